@@ -1,0 +1,37 @@
+"""What can go wrong for a user of the command line, and the exit code that each kind gets.
+
+Everything else that a user can cause is a ValueError, TypeError or OSError of one line and ends
+with exit code 1. Lines read `WHERE: WHAT; WHAT TO DO`.
+"""
+
+
+class UsageError(Exception):
+    """The command was typed wrongly: an unknown name, options that exclude each other. Code 2."""
+
+
+class RefusedError(Exception):
+    """There is too little memory, or the device asked for is not there. Code 3."""
+
+
+class StoppedError(Exception):
+    """A signal ended the run after its state was saved. Code 128 + signal."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """The end of an error line about a name that is not in `names`: the closest of those that are.
+
+    >>> nearest("shapes", ["shapes10", "cifar10"])
+    'the nearest is shapes10'
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    if not close:
+        return "choose from " + ", ".join(names)
+    return (
+        "the nearest is " + close[0] if len(close) == 1 else "the nearest are " + ", ".join(close)
+    )

@@ -1,0 +1,45 @@
+"""Learning rates over the course of a run.
+
+A schedule is a function from t, the epochs done so far (a fraction within an epoch), to the rate.
+"""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def constant(lr: float) -> Schedule:
+    """lr(t) = lr"""
+    return lambda t: lr
+
+
+def step(lr: float, milestones: list[float], factor: float = 0.1) -> Schedule:
+    """lr(t) = lr * factor ** (number of milestones at or before t); milestones in epochs."""
+    return lambda t: lr * factor ** sum(t >= milestone for milestone in milestones)
+
+
+def exponential(lr: float, factor: float, every: float = 1.0) -> Schedule:
+    """lr(t) = lr * factor ** floor(t / every), the staircase of the papers:
+
+    GoogLeNet (section 6)                      factor 0.96 every 8 epochs
+    Rethinking (section 8), Inception-v4 (5)   factor 0.94 every 2 epochs, from 0.045
+    Xception (section 4.3)                     factor 0.94 every 2 epochs, from 0.045
+    """
+    return lambda t: lr * factor ** math.floor(t / every)
+
+
+def cosine(lr: float, epochs: float) -> Schedule:
+    """lr(t) = lr * (1 + cos(pi t / epochs)) / 2, 0 at the end. Loshchilov & Hutter 2016, eq. 5"""
+    return lambda t: 0.5 * lr * (1 + math.cos(math.pi * min(t / epochs, 1.0)))
+
+
+def warm_up(schedule: Schedule, epochs: float) -> Schedule:
+    """`schedule`, times t / epochs during the first epochs. Goyal et al. 2017, section 2.2.
+
+    At t = 0 the rate is 0; the training loop asks for the rate in the middle of each step,
+    so that its first step moves too.
+    """
+    if epochs <= 0:
+        return schedule
+    return lambda t: schedule(t) * min(t / epochs, 1.0)
