@@ -1,0 +1,133 @@
+"""The pictures of a run, as PNG files: drawn by Matplotlib without a display."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import atomic_write
+from .layer import Layer, named_params
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _write(figure: Any, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    atomic_write(path, picture.getvalue())
+
+
+def learning_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss and accuracy over the epochs, training and test, from the lines of log.jsonl."""
+    figure = _figure(9, 3.6)
+    epochs = [line["epoch"] for line in history]
+    for axes, what, scale, label in zip(
+        figure.subplots(1, 2),
+        ("loss", "accuracy"),
+        (1, 100),
+        ("loss", "accuracy, %"),
+        strict=True,
+    ):
+        for split, style in (("train", "--"), ("test", "-")):
+            values = [scale * line[f"{split}_{what}"] for line in history]
+            axes.plot(epochs, values, style, marker="." if len(epochs) < 40 else None, label=split)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    best = max(line["test_accuracy"] for line in history)
+    figure.suptitle(f"test accuracy {history[-1]['test_accuracy']:.1%}, best {best:.1%}")
+    _write(figure, path)
+
+
+def first_filters(layer: Layer, path: Path) -> bool:
+    """The first convolution's filters as colour images, each stretched over its own range.
+
+    False, and no picture, if no weight of the layer reads one or three channels.
+    """
+    weights = [np.asarray(p.data) for p in named_params(layer).values() if p.data.ndim == 4]
+    if not weights or weights[0].shape[2] not in (1, 3):
+        return False
+    filters = weights[0].transpose(3, 0, 1, 2)
+    low, high = (f(filters, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    filters = (filters - low) / np.maximum(high - low, 1e-12)
+    columns = int(np.ceil(np.sqrt(2 * len(filters))))
+    figure = _figure(8, 8 * np.ceil(len(filters) / columns) / columns + 0.4)
+    sheet = tile(filters, columns, margin=1)
+    axes = figure.subplots()
+    axes.imshow(sheet, cmap="gray", interpolation="nearest")
+    axes.set_axis_off()
+    size = f"{filters.shape[1]} x {filters.shape[2]}"
+    figure.suptitle(f"{len(filters)} filters of {size} in the first convolution")
+    _write(figure, path)
+    return True
+
+
+def tile(images: np.ndarray, columns: int, margin: int) -> np.ndarray:
+    """(N, H, W, C) images in 0..1 side by side on white: (rows (H + margin), columns (W + margin), C)."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    sheet = np.ones((rows, height + margin, columns, width + margin, channels))
+    for i, image in enumerate(images):
+        sheet[i // columns, :height, i % columns, :width] = image
+    return sheet.reshape(rows * (height + margin), columns * (width + margin), channels)
+
+
+def confusion(
+    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path
+) -> None:
+    """How often each class was taken for each: one row per true class, in per cent of the row."""
+    count = len(classes)
+    table = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
+    share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.5 * min(count, 40)
+    figure = _figure(side + 0.6, side)
+    axes = figure.subplots()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    if count <= 40:
+        axes.set_xticks(range(count), classes, rotation=45, ha="right")
+        axes.set_yticks(range(count), classes)
+        for i, j in np.argwhere(share >= 0.5):
+            colour = "white" if share[i, j] > 50 else "black"
+            axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", color=colour)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class, % of its images")
+    axes.set_title(f"{(labels == predicted).mean():.1%} of {len(labels)} test images right")
+    _write(figure, path)
+
+
+def predictions(
+    images: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """A sheet of test images, each with the predicted class, and the true one where it differs.
+
+    images: (N, H, W, 3) uint8, at most 40 are shown: mistakes first, up to half of the sheet.
+    """
+    wrong = np.flatnonzero(labels != predicted)[:20]
+    right = np.flatnonzero(labels == predicted)[: 40 - len(wrong)]
+    shown = np.concatenate([wrong, right])
+    rows = max(1, -(-len(shown) // 8))
+    figure = _figure(10, 1.55 * rows + 0.5)
+    all_axes = np.ravel(figure.subplots(rows, 8))
+    for axes in all_axes:
+        axes.set_axis_off()
+    for axes, i in zip(all_axes, shown, strict=False):
+        axes.imshow(images[i].squeeze(), cmap="gray", interpolation="nearest")
+        if labels[i] == predicted[i]:
+            title, colour = classes[labels[i]], "darkgreen"
+        else:
+            title, colour = f"{classes[predicted[i]]}\nis: {classes[labels[i]]}", "firebrick"
+        axes.set_title(title, fontsize=8, color=colour)
+    figure.suptitle("predicted class (red: wrong, with the true class below)", fontsize=10)
+    _write(figure, path)
