@@ -1,0 +1,108 @@
+"""Which array module owns an array, where new arrays are made, and moves between CPU and GPU.
+
+This is the only file that imports CuPy. Layers and kernels follow the arrays they are given: `array_module(x)` is
+`numpy` or `cupy`, and `empty(shape, dtype, like)` makes an array beside `like`.
+"""
+
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray
+Shape = tuple[int, ...]
+
+PLAIN = os.environ.get("INCEPTION_NP_PLAIN", "0") not in ("", "0")
+
+
+class DeviceError(RuntimeError):
+    """A device that was asked for cannot be used."""
+
+
+def array_module(x: Array) -> ModuleType:
+    """The module whose functions work on x: `numpy`, or `cupy` for an array on a GPU."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np
+    return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def compiled(x: Array) -> bool:
+    """True where the Numba kernels apply: a float32 NumPy array, and INCEPTION_NP_PLAIN is not set."""
+    return not PLAIN and isinstance(x, np.ndarray) and x.dtype == np.float32
+
+
+def empty(shape: Shape, dtype: Any, like: Array) -> Array:
+    """A new array beside `like`, its contents undefined."""
+    return array_module(like).empty(shape, dtype)
+
+
+def zeros(shape: Shape, dtype: Any, like: Array) -> Array:
+    """A new array of zeros beside `like`."""
+    return array_module(like).zeros(shape, dtype)
+
+
+def add_to(into: Array | bool | None, dx: Array) -> Array | None:
+    """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
+    if into is None:
+        return dx
+    if into is False:
+        return None
+    into += dx
+    return into
+
+
+def copy_to(out: Array | None, y: Array) -> Array:
+    """y itself, or `out` after y was written there."""
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+def device(name: str) -> str:
+    """Settle a device's name: "cpu", "cuda", or "auto" (a GPU if one answers).
+
+    Raises ValueError for another name and DeviceError where "cuda" was asked for and cannot be had.
+    """
+    if name not in ("cpu", "cuda", "auto"):
+        raise ValueError(f'device: got {name!r}, wanted "cpu", "cuda" or "auto"')
+    if name == "cpu":
+        return "cpu"
+    why = _no_cuda()
+    if why is None:
+        return "cuda"
+    if name == "cuda":
+        raise DeviceError(f"cuda: {why}; use --device cpu, or install the extra gpu12 or gpu13")
+    return "cpu"
+
+
+def _no_cuda() -> str | None:
+    """Why no GPU can be used, or None where one can."""
+    try:
+        import cupy
+    except ImportError:
+        return "CuPy is not installed"
+    try:
+        if cupy.cuda.runtime.getDeviceCount() > 0:
+            return None
+        return "no CUDA device was found"
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return str(error)
+
+
+def asarray(x: Array, device: str) -> Array:
+    """x as an array on "cpu" or "cuda"; the same array where it already lives there."""
+    on_cpu = isinstance(x, (np.ndarray, np.generic))
+    if device == "cpu":
+        return x if on_cpu else array_module(x).asnumpy(x)
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def beside(x: np.ndarray, like: Array) -> Array:
+    """A NumPy array brought to where `like` lives."""
+    xp = array_module(like)
+    return x if xp is np else xp.asarray(x)

@@ -1,0 +1,248 @@
+"""Sequential, Concat and Residual: the three ways in which the papers put layers together.
+
+Each is the chain rule for one shape of graph:
+
+    Sequential   y = f_n(... f_2(f_1(x)))       dx = f_1'(... f_n'(dy))       a chain, pulled back last first
+    Concat       y = [f_1(x), ..., f_n(x)]      dx = sum_i f_i'(dy_i)         fan-out forward, sum backward
+    Residual     y = s(x) + scale * f(x)        dx = s'(dy) + f'(scale * dy)
+
+The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept; a
+layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's arrays die as it
+returns.
+"""
+
+from typing import Any
+
+from .backend import Array, Shape, add_to, array_module, copy_to, empty
+from .kernels.elementwise import scaled_add
+from .layer import Layer, Mode, locate
+
+
+def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
+    """A child's forward: its name goes into errors, and its y into `out` where one is given."""
+    try:
+        if out is None:
+            return layer.forward(x, mode)
+        if layer.takes_out:
+            return layer.forward(x, mode, out=out)  # type: ignore[call-arg]
+        y, cache = layer.forward(x, mode)
+        return copy_to(out, y), cache
+    except (ValueError, TypeError) as error:
+        raise locate(error, name)  # noqa: B904  (the same error, its text extended)
+
+
+def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None) -> Any:
+    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted."""
+    try:
+        if into is None:
+            return layer.backward(dy, x, cache)
+        if layer.takes_out:
+            return layer.backward(dy, x, cache, into=into)  # type: ignore[call-arg]
+        return add_to(into, layer.backward(dy, x, cache))
+    except (ValueError, TypeError) as error:
+        raise locate(error, name)  # noqa: B904
+
+
+def once(kept: list, who: str) -> None:
+    """Refuse a composite's cache that an earlier backward has used up, or that was never filled."""
+    if not kept:
+        raise ValueError(
+            f"{who}: got an empty cache, wanted one that forward made with Mode(keep=True) and no backward has used"
+        )
+
+
+class Sequential(Layer):
+    """One layer after the other. Keywords become the names of the layers: Sequential(conv=..., bn=...)."""
+
+    takes_out = True
+
+    def __init__(self, *layers: Layer, **named: Layer):
+        self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(layers)} | named
+        for name, layer in self.layers.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential: got {type(layer).__name__} for {name!r}, wanted a Layer")
+
+    def children(self) -> dict[str, Any]:
+        return self.layers
+
+    @property
+    def reads_x(self) -> bool:  # type: ignore[override]
+        return any(layer.reads_x for layer in list(self.layers.values())[:1])
+
+    @property
+    def output(self):  # type: ignore[override]
+        last = list(self.layers.values())[-1].output if self.layers else None
+        return last and (lambda kept, out=None: last(kept[-1][0], out))
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        if not self.layers:
+            return copy_to(out, x), []
+        kept: list = []
+        before, last = None, list(self.layers)[-1]
+        for name, layer in self.layers.items():
+            y, cache = run(name, layer, x, mode, out if name == last else None)
+            if mode.keep:
+                need_x = before is not None and layer.reads_x and before.output is None
+                kept.append((cache, x if need_x else None))
+            x, before = y, layer  # inference holds one layer's arrays at a time
+        return x, kept
+
+    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+        if not self.layers:
+            return add_to(into, dy)
+        once(kept, "Sequential")
+        layers = list(self.layers.items())
+        while kept:
+            cache, xk = kept.pop()  # popped: this layer's arrays die as it returns
+            k = len(kept)
+            name, layer = layers[k]
+            if k == 0:
+                return pull(name, layer, dy, x, cache, into)
+            if layer.reads_x and xk is None:
+                xk = layers[k - 1][1].output(kept[-1][0])
+            dy = pull(name, layer, dy, xk, cache)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        for name, layer in self.layers.items():
+            try:
+                shape = layer.out_shape(shape)
+            except (ValueError, TypeError) as error:
+                raise locate(error, name)  # noqa: B904
+        return shape
+
+    def macs(self, shape: Shape) -> int:
+        total = 0
+        for layer in self.layers.values():
+            total += layer.macs(shape)
+            shape = layer.out_shape(shape)
+        return total
+
+
+class Concat(Layer):
+    """Branches side by side on one input, their outputs joined along the channels, in the order given.
+
+    x: (N, H, W, C). Branch i gives (N, H', W', C_i); y: (N, H', W', sum C_i). Raises ValueError where the branches
+    disagree on H' or W'. The joined array is made once, and each branch writes its own slice.
+    """
+
+    takes_out = True
+
+    def __init__(self, **branches: Layer):
+        if not branches:
+            raise ValueError("Concat: got no branches, wanted at least one")
+        for name, branch in branches.items():
+            if not isinstance(branch, Layer):
+                raise TypeError(f"Concat: got {type(branch).__name__} for {name!r}, wanted a Layer")
+        self.branches = branches
+
+    def children(self) -> dict[str, Any]:
+        return self.branches
+
+    @property
+    def reads_x(self) -> bool:  # type: ignore[override]
+        return any(branch.reads_x for branch in self.branches.values())
+
+    @property
+    def output(self):  # type: ignore[override]
+        return self._output if all(b.output is not None for b in self.branches.values()) else None
+
+    def _output(self, kept: list, out: Array | None = None) -> Array:
+        caches, joined, like = kept[0]
+        y = empty(joined, like.dtype, like) if out is None else out
+        stop = 0
+        for branch, (cache, width) in zip(self.branches.values(), caches, strict=True):
+            start, stop = stop, stop + width
+            branch.output(cache, y[..., start:stop])
+        return y
+
+    def _out_shapes(self, shape: Shape) -> dict[str, Shape]:
+        shapes = {}
+        for name, branch in self.branches.items():
+            try:
+                shapes[name] = branch.out_shape(shape)
+            except (ValueError, TypeError) as error:
+                raise locate(error, name)  # noqa: B904
+        if len({s[:-1] for s in shapes.values()}) > 1:
+            raise ValueError(f"Concat: got branches of shapes {shapes}, wanted equal N, H and W")
+        return shapes
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        shapes = self._out_shapes(x.shape)
+        joined = (*next(iter(shapes.values()))[:-1], sum(s[-1] for s in shapes.values()))
+        y = empty(joined, x.dtype, x) if out is None else out
+        caches, stop = [], 0
+        for name, branch in self.branches.items():
+            start, stop = stop, stop + shapes[name][-1]
+            _, cache = run(name, branch, x, mode, y[..., start:stop])
+            if mode.keep:
+                caches.append((cache, stop - start))
+        return y, [(caches, joined, empty((0,), x.dtype, x))] if mode.keep else []
+
+    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+        once(kept, "Concat")
+        caches = kept.pop()[0]
+        names, stop = list(self.branches), dy.shape[-1]
+        dx = into
+        while caches:
+            cache, width = caches.pop()
+            name, start = names[len(caches)], stop - width
+            part = pull(name, self.branches[name], dy[..., start:stop], x, cache, dx)
+            if dx is None:  # the first branch made dx; it may have handed us a view of dy, which is not ours
+                dx = part.copy() if array_module(part).may_share_memory(part, dy) else part
+            stop = start
+        return None if into is False else dx
+
+    def out_shape(self, shape: Shape) -> Shape:
+        shapes = list(self._out_shapes(shape).values())
+        return (*shapes[0][:-1], sum(s[-1] for s in shapes))
+
+    def macs(self, shape: Shape) -> int:
+        return sum(branch.macs(shape) for branch in self.branches.values())
+
+
+class Residual(Layer):
+    """y = shortcut(x) + scale * body(x). He et al. 2016, equation 1; the scale: Szegedy et al. 2016, section 3.3.
+
+    shortcut=None is the identity. x, y: (N, H, W, C). Raises ValueError where the two shapes differ.
+    """
+
+    takes_out = True
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, scale: float = 1.0):
+        for layer in (body, shortcut):
+            if layer is not None and not isinstance(layer, Layer):
+                raise TypeError(f"Residual: got {type(layer).__name__}, wanted a Layer")
+        self.body, self.shortcut, self.scale = body, shortcut, float(scale)
+
+    @property
+    def reads_x(self) -> bool:  # type: ignore[override]
+        return bool(self.body.reads_x or (self.shortcut is not None and self.shortcut.reads_x))
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        f, body_cache = run("body", self.body, x, mode)
+        s, cut_cache = (x, None) if self.shortcut is None else run("shortcut", self.shortcut, x, mode)
+        if s.shape != f.shape:
+            raise ValueError(f"Residual: got {f.shape} from the body, wanted the shortcut's {s.shape}")
+        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache)] if mode.keep else []
+
+    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+        once(kept, "Residual")
+        body_cache, cut_cache = kept.pop()
+        df = dy if self.scale == 1 else self.scale * dy
+        if self.shortcut is None:
+            dx = dy.copy() if into is None else add_to(into, dy)
+        else:
+            dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into)
+            if into is None and array_module(dx).may_share_memory(dx, dy):
+                dx = dx.copy()
+        return pull("body", self.body, df, x, body_cache, False if into is False else dx)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        after = self.body.out_shape(shape)
+        cut = shape if self.shortcut is None else self.shortcut.out_shape(shape)
+        if after != cut:
+            raise ValueError(f"Residual: got {after} from the body, wanted the shortcut's {cut}")
+        return after
+
+    def macs(self, shape: Shape) -> int:
+        return self.body.macs(shape) + (self.shortcut.macs(shape) if self.shortcut is not None else 0)

@@ -1,0 +1,70 @@
+"""The passes of batch normalisation over (N, H, W, C) arrays; the mathematics is in layers/batchnorm.py.
+
+With `relu` the passes of ReLU ride along: forward stores max(0, y), and backward lets dy through only where y > 0,
+which it finds again from x, so that neither y nor a mask need be kept.
+"""
+
+from ..backend import Array, copy_to
+
+NHW = (0, 1, 2)
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel, (C,) each, in two passes: mean first, then the mean square about it."""
+    mean = x.mean(NHW)
+    centred = x - mean
+    return mean, (centred * centred).mean(NHW)
+
+
+def batch_norm(
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    gamma: Array | None,
+    beta: Array,
+    *,
+    relu: bool = False,
+    out: Array | None = None,
+) -> Array:
+    """gamma * (x - mean) * rstd + beta, then ReLU if asked. gamma=None means 1."""
+    return copy_to(out, _plain(x, mean, rstd, gamma, beta, relu))
+
+
+def batch_norm_grad(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    gamma: Array | None,
+    beta: Array,
+    *,
+    relu: bool,
+    train: bool,
+    out: Array | None = None,
+) -> tuple[Array, Array | None, Array]:
+    """dx (N, H, W, C), dgamma (C,) or None, dbeta (C,). `out`, where dx goes, may be x itself.
+
+    train: mean and rstd came from this x, so that dx has their terms too; otherwise they were constants.
+    """
+    dx, dgamma, dbeta = _plain_grad(dy, x, mean, rstd, gamma, beta, relu, train)
+    return copy_to(out, dx), dgamma, dbeta
+
+
+def _plain(x, mean, rstd, gamma, beta, relu):
+    xhat = (x - mean) * rstd
+    y = xhat + beta if gamma is None else gamma * xhat + beta
+    return y * (y.real > 0) if relu else y
+
+
+def _plain_grad(dy, x, mean, rstd, gamma, beta, relu, train):
+    xhat = (x - mean) * rstd
+    if relu:
+        y = xhat + beta if gamma is None else gamma * xhat + beta
+        dy = dy * (y.real > 0)
+    dbeta = dy.sum(NHW)
+    dgamma = None if gamma is None else (dy * xhat).sum(NHW)
+    g = dy if gamma is None else gamma * dy
+    if not train:
+        return rstd * g, dgamma, dbeta
+    dx = rstd * (g - g.mean(NHW) - xhat * (g * xhat).mean(NHW))
+    return dx, dgamma, dbeta

@@ -1,0 +1,92 @@
+// Batch normalisation with ReLU (kernels/batchnorm.py). x, dy: (rows, C); statistics: (C,).
+#include "common.cuh"
+#include "reduce.cuh"
+
+// Blocks: (C / 32, parts). Part p is rows [p * share, (p + 1) * share); it gives its own mean and its sum of squares
+// about that mean. Squares about 0 would cancel where the mean is large beside the deviation.
+extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
+                                         int share) {
+  __shared__ float scratch[ROWS * LANES];
+  const int c = blockIdx.x * LANES + threadIdx.x, first = blockIdx.y * share, last = min(first + share, rows);
+  float sum = 0, squares = 0;
+  if (c < C)
+    for (int r = first + threadIdx.y; r < last; r += ROWS) sum += x[(long long)r * ldx + c];
+  const float mean = sum_over_rows(sum, scratch) / (last - first);
+  if (c < C)
+    for (int r = first + threadIdx.y; r < last; r += ROWS) {
+      const float v = x[(long long)r * ldx + c] - mean;
+      squares += v * v;
+    }
+  squares = sum_over_rows(squares, scratch);
+  if (threadIdx.y == 0 && c < C) {
+    part[((long long)blockIdx.y * 2) * C + c] = mean;
+    part[((long long)blockIdx.y * 2 + 1) * C + c] = squares;
+  }
+}
+
+// Join the parts one after the other (Chan, Golub & LeVeque 1983): of a and b rows with means p and q,
+// mean = p + (q - p) b / (a + b), squares add up and gain (q - p)^2 a b / (a + b).
+extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
+                                        int rows, int C, int share, int parts) {
+  EACH_ELEMENT(c, C);
+  double m = 0, squares = 0, a = 0;
+  for (int p = 0; p < parts; p++) {
+    const double b = min(share, rows - p * share), delta = part[(long long)p * 2 * C + c] - m;
+    m += delta * b / (a + b);
+    squares += part[((long long)p * 2 + 1) * C + c] + delta * delta * a * b / (a + b);
+    a += b;
+  }
+  mean[c] = (float)m;
+  var[c] = (float)(squares / rows);
+}
+
+extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ mean, const float* __restrict__ rstd,
+                                      const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int total,
+                                      int C, int ldx, int ldy, int relu) {
+  EACH_ELEMENT(i, total);
+  const int c = i % C;
+  const float xhat = (x[place(i, C, ldx)] - mean[c]) * rstd[c];
+  const float v = (gamma ? gamma[c] * xhat : xhat) + beta[c];
+  y[place(i, C, ldy)] = relu ? v * (v > 0) : v;
+}
+
+// dy where ReLU let y through; y is made again from xhat.
+__device__ __forceinline__ float through(float dy, float xhat, const float* gamma, const float* beta, int c, int relu) {
+  return !relu || (gamma ? gamma[c] * xhat : xhat) + beta[c] > 0 ? dy : 0.f;
+}
+
+// Blocks: (C / 32, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * xhat.
+extern "C" __global__ void batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
+                                           const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                           const float* __restrict__ beta, float* __restrict__ part, int rows, int C, int lddy,
+                                           int ldx, int relu) {
+  __shared__ float scratch[ROWS * LANES];
+  const int c = blockIdx.x * LANES + threadIdx.x;
+  float plain = 0, with_xhat = 0;
+  if (c < C)
+    for (int r = blockIdx.y * ROWS + threadIdx.y; r < rows; r += gridDim.y * ROWS) {
+      const float xhat = (x[(long long)r * ldx + c] - mean[c]) * rstd[c];
+      const float v = through(dy[(long long)r * lddy + c], xhat, gamma, beta, c, relu);
+      plain += v;
+      with_xhat += v * xhat;
+    }
+  plain = sum_over_rows(plain, scratch);
+  with_xhat = sum_over_rows(with_xhat, scratch);
+  if (threadIdx.y == 0 && c < C) {
+    part[((long long)blockIdx.y * 2) * C + c] = plain;
+    part[((long long)blockIdx.y * 2 + 1) * C + c] = with_xhat;
+  }
+}
+
+// sums[0] = sum dy = dbeta, sums[1] = sum dy * xhat = dgamma. dx may be x: each thread reads its x before it writes.
+extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const float* x, const float* __restrict__ mean,
+                                         const float* __restrict__ rstd, const float* __restrict__ gamma,
+                                         const float* __restrict__ beta, const float* __restrict__ sums, float* dx, int rows, int C,
+                                         int lddy, int ldx, int lddx, int relu, int train) {
+  EACH_ELEMENT(i, rows * C);
+  const int c = i % C;
+  const float xhat = (x[place(i, C, ldx)] - mean[c]) * rstd[c];
+  float v = through(dy[place(i, C, lddy)], xhat, gamma, beta, c, relu);
+  if (train) v -= sums[c] / rows + xhat * (sums[C + c] / rows);
+  dx[place(i, C, lddx)] = rstd[c] * (gamma ? gamma[c] * v : v);
+}

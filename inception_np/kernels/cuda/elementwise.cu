@@ -1,0 +1,43 @@
+// ReLU, the sum of a residual unit, sums over rows (kernels/elementwise.py).
+#include "common.cuh"
+#include "reduce.cuh"
+
+// x * (x > 0), not max(x, 0): a NaN is not hidden.
+extern "C" __global__ void relu(const float* __restrict__ x, float* __restrict__ y, int total, int C, int ldx, int ldy) {
+  EACH_ELEMENT(i, total);
+  const float v = x[place(i, C, ldx)];
+  y[place(i, C, ldy)] = v * (v > 0);
+}
+
+extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __restrict__ y, float* dx, int total,
+                                   int C, int lddy, int ldy, int lddx, int add) {
+  EACH_ELEMENT(i, total);
+  const float v = dy[place(i, C, lddy)] * (y[place(i, C, ldy)] > 0);
+  float* at = dx + place(i, C, lddx);
+  *at = add ? *at + v : v;
+}
+
+extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, float scale, int total, int C, int lda,
+                                      int ldb, int ldy) {
+  EACH_ELEMENT(i, total);
+  y[place(i, C, ldy)] = a[place(i, C, lda)] + scale * b[place(i, C, ldb)];
+}
+
+// Blocks: (C / 32, parts of the rows). part[y][c] is one block's share of the sum.
+extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
+  __shared__ float scratch[ROWS * LANES];
+  const int c = blockIdx.x * LANES + threadIdx.x;
+  float sum = 0;
+  if (c < C)
+    for (int r = blockIdx.y * ROWS + threadIdx.y; r < rows; r += gridDim.y * ROWS) sum += x[(long long)r * ldx + c];
+  sum = sum_over_rows(sum, scratch);
+  if (threadIdx.y == 0 && c < C) part[(long long)blockIdx.y * C + c] = sum;
+}
+
+// into += part[0] + part[1] + ..., in this order.
+extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count) {
+  EACH_ELEMENT(i, count);
+  double sum = 0;
+  for (int p = 0; p < parts; p++) sum += part[(long long)p * count + i];
+  into[i] += (float)sum;
+}

@@ -1,0 +1,83 @@
+"""Depthwise convolution: every channel is convolved on its own, with `multiplier` filters.
+
+    y[n,p,q, c m + k] = b[c m + k] + sum_{i,j} x[n, p s + i d - t, q s + j d - l, c] w[i,j,c,k]        m = multiplier
+
+The plain version adds one shifted image per tap; no columns are needed since no channels are mixed.
+"""
+
+from ..backend import Array, Shape, zeros
+from .window import Pads, Pair, out_size, pad_images, taps
+
+
+def depthwise2d(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """x (N, H, W, C), w (kh, kw, C, multiplier), bias (C multiplier,) or None -> y (N, H', W', C multiplier)."""
+    return _plain(x, w, bias, stride, pads, dilation, out)
+
+
+def depthwise2d_dx(
+    dy: Array,
+    w: Array,
+    x_shape: Shape,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    *,
+    add: Array | None = None,
+) -> Array:
+    """The adjoint of x -> y: dx (N, H, W, C), or added to `add`."""
+    return _plain_dx(dy, w, x_shape, stride, pads, dilation, add)
+
+
+def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
+    """The adjoint of w -> y, added into dw (kh, kw, C, multiplier)."""
+    _plain_dw(x, dy, dw, stride, pads, dilation)
+
+
+def _plain(x, w, bias, stride, pads, dilation, out):
+    kh, kw, c, m = w.shape
+    out_hw = out_size(x.shape[1:3], (kh, kw), stride, pads, dilation)
+    y = zeros((len(x), *out_hw, c, m), x.dtype, x)
+    padded = pad_images(x, pads)
+    for i, j, at in taps((kh, kw), stride, dilation, out_hw):
+        y += padded[at][..., None] * w[i, j]
+    y = y.reshape(len(x), *out_hw, c * m)
+    if bias is not None:
+        y += bias
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+def _plain_dx(dy, w, x_shape, stride, pads, dilation, add):
+    n, h, width, c = x_shape
+    kh, kw, _, m = w.shape
+    out_hw = dy.shape[1:3]
+    (top, bottom), (left, right) = pads
+    dy = dy.reshape(n, *out_hw, c, m)
+    padded = zeros((n, h + top + bottom, width + left + right, c), dy.dtype, dy)
+    for i, j, at in taps((kh, kw), stride, dilation, out_hw):
+        padded[at] += (dy * w[i, j]).sum(-1)
+    dx = padded[:, top : top + h, left : left + width]
+    if add is None:
+        return dx
+    add += dx
+    return add
+
+
+def _plain_dw(x, dy, dw, stride, pads, dilation):
+    kh, kw, c, m = dw.shape
+    out_hw = dy.shape[1:3]
+    dy = dy.reshape(len(x), *out_hw, c, m)
+    padded = pad_images(x, pads)
+    for i, j, at in taps((kh, kw), stride, dilation, out_hw):
+        dw[i, j] += (padded[at][..., None] * dy).sum((0, 1, 2))

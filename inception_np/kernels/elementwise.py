@@ -1,0 +1,23 @@
+"""ReLU, the sum of a residual unit, and the sum that a bias gradient is."""
+
+from ..backend import Array, add_to, copy_to
+
+
+def relu(x: Array, *, out: Array | None = None) -> Array:
+    """y = x where x > 0, else 0, in x's shape. A NaN gives 0 times NaN, which is NaN: it is not hidden."""
+    return copy_to(out, x * (x.real > 0))
+
+
+def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
+    """dy where y > 0, else 0; the slope at 0 is 0."""
+    return add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
+
+
+def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) -> Array:
+    """a + scale * b, of equal shapes."""
+    return copy_to(out, a + b if scale == 1 else a + scale * b)
+
+
+def sum_rows(dy: Array, into: Array) -> None:
+    """The sum of dy (..., C) over all axes but the last, added into `into` (C,)."""
+    into += dy.reshape(-1, dy.shape[-1]).sum(0)

@@ -1,0 +1,21 @@
+"""Rows times a matrix: y = x w + b with x (N, in), w (in, out), b (out,) or None, and its two adjoints."""
+
+from ..backend import Array, add_to, copy_to
+
+
+def linear(x: Array, w: Array, bias: Array | None, *, out: Array | None = None) -> Array:
+    """y (N, out)."""
+    y = x @ w
+    if bias is not None:
+        y += bias
+    return copy_to(out, y)
+
+
+def linear_dx(dy: Array, w: Array, *, add: Array | None = None) -> Array:
+    """dx = dy w^T (N, in), or added to `add`."""
+    return add_to(add, dy @ w.T)  # type: ignore[return-value]
+
+
+def linear_dw(x: Array, dy: Array, dw: Array) -> None:
+    """x^T dy, added into dw (in, out)."""
+    dw += x.T @ dy

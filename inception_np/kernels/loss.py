@@ -1,0 +1,16 @@
+"""Softmax and cross-entropy in one pass; the mathematics is in loss.py."""
+
+from ..backend import Array, array_module
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
+    """logits (N, K), labels (N,) integers -> loss, a number, and dlogits (N, K), both for the mean over the batch."""
+    xp = array_module(logits)
+    n, k = logits.shape
+    target = xp.full((n, k), smoothing / k, logits.real.dtype)
+    target[xp.arange(n), labels] += 1 - smoothing
+    shifted = logits - logits.real.max(1, keepdims=True)  # the largest is 0: exp cannot overflow
+    e = xp.exp(shifted)
+    total = e.sum(1, keepdims=True)
+    loss = -(target * (shifted - xp.log(total))).sum() / n
+    return loss, (e / total - target) / n

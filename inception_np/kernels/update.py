@@ -1,0 +1,43 @@
+"""One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero."""
+
+from ..backend import Array
+
+
+def sgd_step(
+    data: Array,
+    grad: Array,
+    velocity: Array | None,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
+    """data, grad, velocity: (P,). velocity None means no momentum."""
+    g = grad + weight_decay * data if weight_decay else grad
+    if velocity is not None:
+        velocity *= momentum
+        velocity += g
+        g = g + momentum * velocity if nesterov else velocity
+    data -= lr * g
+    grad[...] = 0
+
+
+def rmsprop_step(
+    data: Array,
+    grad: Array,
+    square: Array,
+    velocity: Array,
+    lr: float,
+    decay: float,
+    momentum: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """data, grad, square (the running mean of g^2) and velocity: (P,)."""
+    g = grad + weight_decay * data if weight_decay else grad
+    square *= decay
+    square += (1 - decay) * g * g
+    velocity *= momentum
+    velocity += lr * g * (square + eps) ** -0.5
+    data -= velocity
+    grad[...] = 0

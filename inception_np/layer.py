@@ -1,0 +1,221 @@
+"""Layer, Param, Buffer, Mode, and the functions over a tree of layers.
+
+A layer is a pair of functions and the arrays they share:
+
+    y, cache = layer.forward(x, mode)
+    dx = layer.backward(dy, x, cache)       # the derivative at x; adds into every Param.grad
+
+Nothing is stored on the layer between the two. The caller had x and hands it back; the cache holds what backward
+needs beyond x. So a layer may be used twice in one network, two batches may be in flight, and a forward pass may be
+repeated: the caches are values, and each backward reads its own.
+
+The laws that every layer keeps:
+
+1. forward changes nothing: not x, not a Param, not a running average. Randomness comes from mode.rng.
+2. backward is the only place where a layer changes: param.grad += ..., and running averages move.
+3. Write only to arrays you made: y may be x, and dx may be dy, so nobody adds into what a layer returned.
+4. A leaf's cache is a small tuple, an array or None; a composite's is a list, used once.
+5. The cache never holds x, nor an expansion of x.
+6. dtype and device follow x.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .backend import Array, Shape, asarray
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a forward pass runs.
+
+    train: batch statistics and dropout. keep: keep what backward needs (a saliency map wants keep without train).
+    rng: where dropout draws its masks from.
+    """
+
+    train: bool = False
+    keep: bool = False
+    rng: np.random.Generator | None = None
+
+
+class Param:
+    """An array that is learned, and the gradient that backward adds to."""
+
+    def __init__(self, data: Array):
+        self.data = data
+        self.grad = np.zeros(data.shape, data.dtype)
+
+
+class Buffer:
+    """An array that belongs to a layer's state and is not learned, such as a running average."""
+
+    def __init__(self, data: Array):
+        self.data = data
+
+
+class Layer:
+    """The base of all layers; a layer of your own needs `forward` and `backward` and nothing else.
+
+    reads_x    does backward look at x? (ReLU, pooling and dropout do not: then nobody keeps x for them)
+    output     None, or output(cache, out=None) -> y for a layer that can give its y back from its cache
+    takes_out  True for a layer whose forward takes `out=`, an array to write y into, and whose backward takes
+               `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
+    """
+
+    reads_x: Any = True
+    output: Any = None
+    takes_out = False
+
+    def forward(self, x: Array, mode: Mode) -> tuple[Any, Any]:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(x, mode)")
+
+    def backward(self, dy: Any, x: Array, cache: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no backward(dy, x, cache)")
+
+    def children(self) -> dict[str, Any]:
+        """Its Params, Buffers and Layers by name, in order of definition."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, (Param, Buffer, Layer))}
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """The shape of y for an x of this shape. Found here by trying; our layers know it without computing."""
+        return self.forward(np.zeros(shape, np.float32), Mode())[0].shape
+
+    def macs(self, shape: Shape) -> int:
+        """Multiply-adds of convolutions and linear layers for one image of an x of this shape."""
+        return 0
+
+
+def locate(error: Exception, name: str) -> Exception:
+    """Put a child's name before an error's text, so that it arrives as "3a.b3.conv: Conv2D: got ..."."""
+    path = getattr(error, "path", "")
+    text = str(error).removeprefix(f"{path}: ") if path else str(error)
+    error.path = f"{name}.{path}" if path else name  # type: ignore[attr-defined]
+    error.args = (f"{error.path}: {text}",)  # type: ignore[attr-defined]
+    return error
+
+
+def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every Param, Buffer and Layer below `layer` with its dotted path, parents before children."""
+    for name, child in layer.children().items():
+        yield path + name, child
+        if isinstance(child, Layer):
+            yield from walk(child, f"{path}{name}.")
+
+
+def _named(layer: Layer, kind: type) -> dict[str, Any]:
+    seen: set[int] = set()
+    found = {}
+    for path, child in walk(layer):
+        if isinstance(child, kind) and id(child) not in seen:
+            seen.add(id(child))
+            found[path] = child
+    return found
+
+
+def named_params(layer: Layer) -> dict[str, Param]:
+    """Every Param by its dotted path, each object once, so that a shared layer counts once."""
+    return _named(layer, Param)
+
+
+def named_buffers(layer: Layer) -> dict[str, Buffer]:
+    """Every Buffer by its dotted path, each object once."""
+    return _named(layer, Buffer)
+
+
+L = TypeVar("L", bound=Layer)
+
+ALIGN = 64  # bytes: one AVX-512 register, one cache line
+
+
+def flatten(layer: L) -> L:
+    """Make every p.data and p.grad a view of one of two vectors, in place, and return the layer.
+
+    Zeroing, an optimiser's step, a norm or an all-reduce is then one array operation. Every parameter begins at a
+    multiple of 64 bytes; the gaps between are zeros and stay zeros. `vectors(layer)` gives the two vectors.
+    """
+    params = list(named_params(layer).values())
+    if not params:
+        raise ValueError(f"flatten: {type(layer).__name__} has no parameters")
+    kinds = {(type(p.data), p.data.dtype) for p in params}
+    if len(kinds) > 1:
+        raise TypeError(f"flatten: got parameters of several kinds {kinds}, wanted one; cast or move the layer first")
+    step = max(1, ALIGN // params[0].data.dtype.itemsize)
+    starts = np.cumsum([0] + [-(-p.data.size // step) * step for p in params]).tolist()
+    data, grad = (_aligned_zeros(starts[-1], params[0].data) for _ in range(2))
+    for p, start in zip(params, starts, strict=False):
+        for vector, name in ((data, "data"), (grad, "grad")):
+            view = vector[start : start + p.data.size].reshape(p.data.shape)
+            view[...] = getattr(p, name)
+            setattr(p, name, view)
+    layer._vectors = (data, grad)  # type: ignore[attr-defined]
+    return layer
+
+
+def vectors(layer: Layer) -> tuple[Array, Array]:
+    """The parameter vector and the gradient vector of a layer, flattening it first where needed."""
+    if not is_flat(layer):
+        flatten(layer)
+    return layer._vectors  # type: ignore[attr-defined]
+
+
+def is_flat(layer: Layer) -> bool:
+    """Are all parameters views of the layer's two vectors? (Assigning a new array to p.data undoes it.)"""
+    if not hasattr(layer, "_vectors"):
+        return False
+    data, grad = layer._vectors
+    base = data if data.base is None else data.base
+    gbase = grad if grad.base is None else grad.base
+    return all(p.data.base is base and p.grad.base is gbase for p in named_params(layer).values())
+
+
+def _aligned_zeros(size: int, like: Array) -> Array:
+    if not isinstance(like, np.ndarray):
+        from .backend import zeros
+
+        return zeros((size,), like.dtype, like)
+    raw = np.zeros(size * like.itemsize + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + size * like.itemsize].view(like.dtype)
+
+
+def _replace(layer: L, convert: Any) -> L:
+    was_flat = is_flat(layer)
+    for p in named_params(layer).values():
+        p.data, p.grad = convert(p.data), convert(p.grad)
+    for b in named_buffers(layer).values():
+        b.data = convert(b.data)
+    return flatten(layer) if was_flat else layer
+
+
+def cast(layer: L, dtype: Any) -> L:
+    """Give every parameter, gradient and buffer another dtype, in place, and return the layer.
+
+    float32 to train, float64 to check gradients, complex128 for complex-step checks. Raises TypeError otherwise.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64, np.complex128):
+        raise TypeError(f"cast: got {dtype}, wanted float32, float64 or complex128")
+
+    def convert(a: Array) -> Array:
+        if a.dtype.kind == "c" and dtype.kind != "c":
+            a = a.real
+        return a.astype(dtype)
+
+    return _replace(layer, convert)
+
+
+def move(layer: L, device: str) -> L:
+    """Bring every parameter, gradient and buffer to "cpu" or "cuda", in place, and return the layer."""
+    from .backend import device as settle
+
+    where = settle(device)
+    return _replace(layer, lambda a: asarray(a, where))
+
+
+def zero_grad(layer: Layer) -> None:
+    """Set every gradient to zero."""
+    for p in named_params(layer).values():
+        p.grad[...] = 0

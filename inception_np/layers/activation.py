@@ -1,0 +1,73 @@
+"""ReLU and dropout: layers that let part of their input through."""
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, Shape, add_to, beside, copy_to
+from ..kernels.elementwise import relu, relu_dx
+from ..layer import Layer, Mode
+from .check import check_between, check_dy, check_floating
+
+
+class ReLU(Layer):
+    """y = max(0, x). Nair & Hinton 2010.
+
+        dx = dy where x > 0, else 0         (the slope at 0 is 0)
+
+    x > 0 where y > 0, so y serves as the cache: it is the next layer's x anyway. x, y: any shape.
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
+        return copy_to(out, y)
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("ReLU", x)
+        y = relu(x, out=out)
+        return y, y
+
+    def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
+        check_dy("ReLU", dy, y.shape)
+        return None if into is False else relu_dx(dy, y, add=into)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+class Dropout(Layer):
+    """In training, set each entry to 0 with probability `rate` and divide the rest by 1 - rate. Srivastava et al. 2014.
+
+        y = m * x,    m = 0 with probability rate, else 1 / (1 - rate)         dx = m * dy
+
+    so that the mean of y is x and inference (y = x) needs no correction. The mask m is drawn from mode.rng, one float32
+    per entry, on the CPU whatever the device: the same generator state gives the same mask. The cache is the mask as
+    bytes. x, y: any shape. rate: the fraction dropped, 0 <= rate < 1. Raises ValueError for another rate, and in
+    training where mode.rng is None.
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def __init__(self, rate: float):
+        self.rate = check_between("Dropout", "rate", rate, 0, 1)
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("Dropout", x)
+        if not mode.train or self.rate == 0:
+            return copy_to(out, x), None
+        if mode.rng is None:
+            raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
+        kept = beside(mode.rng.random(x.shape, np.float32) >= self.rate, x)
+        return copy_to(out, x * kept * (1 / (1 - self.rate))), kept
+
+    def backward(self, dy: Array, x: Any, kept: Any, into: Any = None) -> Any:
+        if kept is None:
+            return add_to(into, dy)
+        check_dy("Dropout", dy, kept.shape)
+        return add_to(into, dy * kept * (1 / (1 - self.rate)))
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return shape

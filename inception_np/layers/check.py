@@ -1,0 +1,58 @@
+"""What a layer asks of its arrays before it computes."""
+
+from typing import Any
+
+from ..backend import Array, Shape
+
+
+def check_x(who: str, x: Array, channels: int | None = None) -> None:
+    """Images (N, H, W, C) of a floating dtype. Raises TypeError and ValueError that say what came and was wanted."""
+    check_floating(who, x)
+    check_shape(who, x.shape, channels)
+
+
+def check_shape(who: str, shape: Shape, channels: int | None = None) -> None:
+    """(N, H, W, C) with C = channels. Raises ValueError."""
+    if len(shape) != 4:
+        raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted (N, H, W, C)")
+    if channels is not None and shape[3] != channels:
+        raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted {channels} channels (N, H, W, {channels})")
+
+
+def check_floating(who: str, x: Array) -> None:
+    """A floating or complex array. Raises TypeError."""
+    kind = getattr(getattr(x, "dtype", None), "kind", None)
+    if kind not in ("f", "c"):
+        got = f"an array of {x.dtype}" if kind else type(x).__name__
+        raise TypeError(f"{who}: got {got}, wanted an array of float32 or float64")
+
+
+def check_dy(who: str, dy: Array, shape: Shape) -> None:
+    """The gradient of an output of this shape. Raises TypeError and ValueError."""
+    check_floating(who, dy)
+    if tuple(dy.shape) != tuple(shape):
+        raise ValueError(f"{who}: got dy of shape {tuple(dy.shape)}, wanted y's {tuple(shape)}")
+
+
+def check_weights(who: str, x: Array, w: Array) -> None:
+    """x and the layer's weights in one dtype. Raises TypeError, saying how to mend it."""
+    if x.dtype != w.dtype and not (x.dtype.kind == "c" or w.dtype.kind == "c"):
+        raise TypeError(
+            f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {str(x.dtype)!r}) changes it"
+        )
+
+
+def check_count(who: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least `least`. Raises TypeError and ValueError."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{who}: got {name}={value!r}, wanted an int")
+    if value < least:
+        raise ValueError(f"{who}: got {name}={value!r}, wanted at least {least}")
+    return int(value)
+
+
+def check_between(who: str, name: str, value: float, low: float, high: float) -> float:
+    """low <= value < high as a Python float. Raises ValueError."""
+    if not low <= value < high:
+        raise ValueError(f"{who}: got {name}={value!r}, wanted {low} <= {name} < {high}")
+    return float(value)

@@ -1,0 +1,60 @@
+"""The fully connected layer."""
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, Shape
+from ..init import Init, generator, glorot_uniform
+from ..kernels.elementwise import sum_rows
+from ..kernels.linear import linear, linear_dw, linear_dx
+from ..layer import Layer, Mode, Param
+from .check import check_count, check_dy, check_floating, check_weights
+
+
+class Linear(Layer):
+    """y = x w + b.
+
+        dx = dy w^T        dw = x^T dy        db = sum_n dy[n]
+
+    x: (N, in_features), y: (N, out_features), weight: (in_features, out_features), bias: (out_features,).
+    Raises ValueError for other shapes, TypeError for other types.
+    """
+
+    takes_out = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        init: Init = glorot_uniform,
+        rng: np.random.Generator | None = None,
+    ):
+        n_in = check_count("Linear", "in_features", in_features)
+        n_out = check_count("Linear", "out_features", out_features)
+        self.weight = Param(init(generator(rng), (n_in, n_out), n_in, n_out))
+        self.bias = Param(np.zeros(n_out, np.float32)) if bias else None
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("Linear", x)
+        self.out_shape(x.shape)
+        check_weights("Linear", x, self.weight.data)
+        return linear(x, self.weight.data, None if self.bias is None else self.bias.data, out=out), None
+
+    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+        check_dy("Linear", dy, self.out_shape(x.shape))
+        if self.bias is not None:
+            sum_rows(dy, self.bias.grad)
+        linear_dw(x, dy, self.weight.grad)
+        return None if into is False else linear_dx(dy, self.weight.data, add=into)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        n_in, n_out = self.weight.data.shape
+        if len(shape) != 2 or shape[1] != n_in:
+            raise ValueError(f"Linear: got x of shape {tuple(shape)}, wanted (N, {n_in})")
+        return shape[0], n_out
+
+    def macs(self, shape: Shape) -> int:
+        return self.weight.data.size

@@ -1,0 +1,199 @@
+"""Pooling: the maximum or the mean of a window, per channel."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..backend import Array, Shape, empty, zeros
+from ..kernels.pool import (
+    avg_pool,
+    avg_pool_dx,
+    global_avg_pool,
+    global_avg_pool_dx,
+    max_pool,
+    max_pool_dx,
+)
+from ..kernels.window import check_pad, out_size, pads_for, pair
+from ..layer import Layer, Mode
+from .check import check_dy, check_floating, check_shape, check_x
+
+
+class _Pool2D(Layer):
+    """The geometry that both kinds of window pooling share."""
+
+    reads_x = False
+    takes_out = True
+
+    def __init__(self, size: Any, *, stride: Any = None, pad: Any = 0, ceil: bool = False):
+        who = type(self).__name__
+        self.size = pair(size, f"{who}: size")
+        self.stride = self.size if stride is None else pair(stride, f"{who}: stride")
+        self.pad, self.ceil = check_pad(pad, who), bool(ceil)
+        if not isinstance(self.pad, str):
+            for k, ends in zip(self.size, self.pad, strict=True):
+                if max(ends) >= k:
+                    raise ValueError(f"{who}: got pad={pad!r}, wanted less than size={size!r}")
+
+    def _geometry(self, shape: Shape) -> tuple:
+        check_shape(type(self).__name__, shape)
+        pads = pads_for(self.pad, shape[1:3], self.size, self.stride)
+        return pads, out_size(shape[1:3], self.size, self.stride, pads, ceil=self.ceil)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return (shape[0], *self._geometry(shape)[1], shape[3])
+
+
+class MaxPool2D(_Pool2D):
+    """y[n,p,q,c] = max over the window of x[n, p s + i - t, q s + j - l, c].
+
+    The derivative of a maximum is 1 for the entry that wins and 0 for the others, so backward sends each dy to the
+    winner of its window, and a pixel that wins several windows gets the sum. Of equal entries the first in row-major
+    order wins. Padding never wins. The cache is the winners' taps, a byte each.
+
+    x: (N, H, W, C), y: (N, H', W', C). stride=None means `size`. ceil: the last window may hang over the end (Caffe's
+    output size). Raises ValueError for shapes and values, ImageTooSmall where the window does not fit.
+    """
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_x("MaxPool2D", x)
+        pads, out_hw = self._geometry(x.shape)
+        y, winners = max_pool(x, self.size, self.stride, pads, out_hw, out=out)
+        return y, (winners, x.shape)
+
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        winners, shape = cache
+        check_dy("MaxPool2D", dy, winners.shape)
+        if into is False:
+            return None
+        pads, _ = self._geometry(shape)
+        return max_pool_dx(dy, winners, shape, self.size, self.stride, pads, add=into)
+
+
+class AvgPool2D(_Pool2D):
+    """y[n,p,q,c] = 1 / D[p,q] * sum over the window of x[n, p s + i - t, q s + j - l, c].
+
+    D is the number of real pixels in the window (TensorFlow's choice); with count_include_pad padding counts too
+    (PyTorch's and Caffe's default). It is linear, so backward spreads dy / D over the window. The cache is x's shape.
+
+    x: (N, H, W, C), y: (N, H', W', C). stride=None means `size`. Raises as MaxPool2D does.
+    """
+
+    def __init__(
+        self,
+        size: Any,
+        *,
+        stride: Any = None,
+        pad: Any = 0,
+        ceil: bool = False,
+        count_include_pad: bool = False,
+    ):
+        super().__init__(size, stride=stride, pad=pad, ceil=ceil)
+        self.count_include_pad = bool(count_include_pad)
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_x("AvgPool2D", x)
+        pads, out_hw = self._geometry(x.shape)
+        y = avg_pool(x, self.size, self.stride, pads, out_hw, self.count_include_pad, out=out)
+        return y, x.shape
+
+    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
+        check_dy("AvgPool2D", dy, self.out_shape(shape))
+        if into is False:
+            return None
+        pads, _ = self._geometry(shape)
+        return avg_pool_dx(dy, shape, self.size, self.stride, pads, self.count_include_pad, add=into)
+
+
+class GlobalAvgPool(Layer):
+    """y[n,c] = mean over the plane of x[n,:,:,c]; dx[n,h,w,c] = dy[n,c] / (H W). Lin et al. 2014, section 3.2.
+
+    x: (N, H, W, C), y: (N, C). Raises ValueError for another number of axes.
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_x("GlobalAvgPool", x)
+        return global_avg_pool(x, out=out), x.shape
+
+    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
+        check_dy("GlobalAvgPool", dy, (shape[0], shape[3]))
+        return None if into is False else global_avg_pool_dx(dy, shape, add=into)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        check_shape("GlobalAvgPool", shape)
+        return shape[0], shape[3]
+
+
+class AdaptiveAvgPool2D(Layer):
+    """The mean over a grid of windows that cover the plane: window p of s spans rows floor(p H/s) to ceil((p+1) H/s).
+
+    Windows overlap where s does not divide H. Backward spreads each dy evenly over its window. torchvision's GoogLeNet
+    pools so before its auxiliary heads; no paper does. x: (N, H, W, C), y: (N, size, size, C).
+    """
+
+    reads_x = False
+
+    def __init__(self, size: Any):
+        self.size = pair(size, "AdaptiveAvgPool2D: size")
+
+    def _windows(self, shape: Shape) -> Iterator[tuple[int, int, tuple]]:
+        spans = []
+        for n, s in zip(shape[1:3], self.size, strict=True):
+            spans.append([slice(p * n // s, -(-(p + 1) * n // s)) for p in range(s)])
+        for p, rows in enumerate(spans[0]):
+            for q, columns in enumerate(spans[1]):
+                yield p, q, (slice(None), rows, columns)
+
+    def forward(self, x: Array, mode: Mode) -> tuple[Array, Any]:
+        check_x("AdaptiveAvgPool2D", x)
+        y = empty(self.out_shape(x.shape), x.dtype, x)
+        for p, q, window in self._windows(x.shape):
+            y[:, p, q] = x[window].mean((1, 2))
+        return y, x.shape
+
+    def backward(self, dy: Array, x: Any, shape: Any) -> Array:
+        check_dy("AdaptiveAvgPool2D", dy, self.out_shape(shape))
+        dx = zeros(shape, dy.dtype, dy)
+        for p, q, window in self._windows(shape):
+            _, height, width, _ = dx[window].shape
+            dx[window] += dy[:, p, q][:, None, None] * (1 / (height * width))
+        return dx
+
+    def out_shape(self, shape: Shape) -> Shape:
+        check_shape("AdaptiveAvgPool2D", shape)
+        return shape[0], *self.size, shape[3]
+
+
+class Flatten(Layer):
+    """y[n] = x[n] laid out as one row, in row-major order; backward folds it up again.
+
+    x: (N, ...), y: (N, product of the rest).
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("Flatten", x)
+        y = x.reshape(self.out_shape(x.shape))
+        if out is None:
+            return y, x.shape
+        out[...] = y
+        return out, x.shape
+
+    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
+        check_dy("Flatten", dy, self.out_shape(shape))
+        if into is False:
+            return None
+        dx = dy.reshape(shape)
+        if into is None:
+            return dx
+        into += dx
+        return into
+
+    def out_shape(self, shape: Shape) -> Shape:
+        size = 1
+        for n in shape[1:]:
+            size *= n
+        return shape[0], size

@@ -1,0 +1,42 @@
+"""Softmax cross-entropy."""
+
+from typing import Any
+
+import numpy as np
+
+from .backend import Array, array_module
+from .kernels.loss import softmax_cross_entropy as _kernel
+from .layers.check import check_between, check_floating
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> tuple[Any, Array]:
+    """The mean over the batch of the cross-entropy between softmax(logits) and smoothed labels, and its gradient.
+
+        p = exp(z) / sum exp(z)        q[k] = (1 - smoothing) [k = label] + smoothing / K
+        loss = -1/N sum_n sum_k q log p        dlogits = (p - q) / N
+
+    The largest logit of each row is subtracted first, which changes nothing but keeps exp within range. Smoothing:
+    Szegedy et al. 2016 (Rethinking), section 7.
+
+    logits: (N, K), labels: (N,) integers in [0, K). Returns loss, a number of the logits' dtype (an array of no axes on
+    a GPU), and dlogits (N, K). Raises TypeError for labels that are not integers, ValueError for shapes, an empty
+    batch, labels out of range and a smoothing outside [0, 1).
+    """
+    who = "softmax_cross_entropy"
+    check_floating(who, logits)
+    if logits.ndim != 2:
+        raise ValueError(f"{who}: got logits of shape {logits.shape}, wanted (N, classes)")
+    n, k = logits.shape
+    if n == 0:
+        raise ValueError(f"{who}: got an empty batch {logits.shape}, wanted at least one row of logits")
+    xp = array_module(logits)
+    labels = np.asarray(labels) if isinstance(labels, (list, tuple)) else labels
+    if getattr(getattr(labels, "dtype", None), "kind", None) not in ("i", "u"):
+        raise TypeError(f"{who}: got labels of {getattr(labels, 'dtype', type(labels).__name__)}, wanted integers")
+    if labels.shape != (n,):
+        raise ValueError(f"{who}: got labels of shape {labels.shape}, wanted ({n},)")
+    if xp is np and (labels.min() < 0 or labels.max() >= k):  # on a GPU this look would wait for it
+        bad = int(np.flatnonzero((labels < 0) | (labels >= k))[0])
+        raise ValueError(f"{who}: got label {labels[bad]} at position {bad}, wanted 0 <= label < {k}")
+    check_between(who, "smoothing", smoothing, 0, 1)
+    return _kernel(logits, labels, float(smoothing))

@@ -1,0 +1,109 @@
+"""The networks: one paper per file, and `create_model`, which makes any of them by name."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from ..backend import device as settle_device
+from ..layer import cast, move
+from ..layers.check import check_count
+from .inception_v1 import inception_v1, inception_v1_cifar
+from .network import Network
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The function that builds a network, the image size it is meant for, and the sources it can follow."""
+
+    builder: Callable[..., Network]
+    image: tuple[int, int]
+    presets: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        return 10 if self.image == (32, 32) else 1000
+
+    @property
+    def width(self) -> float:
+        return 1 / 4 if self.image == (32, 32) else 1.0
+
+
+MODELS = {
+    "inception_v1": Entry(inception_v1, (224, 224), ("paper", "caffe", "torchvision", "tf_slim")),
+    "inception_v1_cifar": Entry(inception_v1_cifar, (32, 32), ("paper",)),
+}
+ALIASES = {"googlenet": "inception_v1", "googlenet_cifar": "inception_v1_cifar"}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that create_model knows, those that match a shell pattern such as "*_cifar"."""
+    return [name for name in MODELS if fnmatchcase(name, pattern)]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    width: float | None = None,
+    aux: bool | None = None,
+    preset: str = "paper",
+    seed: int = 0,
+    dtype: Any = "float32",
+    device: str = "cpu",
+    **options: Any,
+) -> Network:
+    """A network with freshly drawn weights: one seed, one network, on every device.
+
+    name: one of list_models(). num_classes: None is 1000, or 10 for the _cifar networks. width: a factor on the paper's
+    channel counts; None is 1, or 1/4 for the _cifar networks. aux: None builds the auxiliary heads that the source has,
+    False leaves them out. preset: "paper" is the literal paper, others a released network by its source's name.
+    options: those of the network's own function, such as inception_v1(naive=True). Images are (N, H, W, in_channels).
+    Raises ValueError for unknown names and values, TypeError for types, DeviceError for a device that is not there.
+    """
+    entry, name = find(name)
+    if preset not in entry.presets:
+        raise ValueError(f"{name}: got preset={preset!r}, wanted one of {', '.join(entry.presets)}")
+    if width is not None and not (isinstance(width, (int, float)) and width > 0):
+        raise ValueError(f"{name}: got width={width!r}, wanted a number above 0")
+    if aux not in (None, True, False):
+        raise TypeError(f"{name}: got aux={aux!r}, wanted None, True or False")
+    fixed = {"num_classes", "in_channels", "width", "aux", "preset", "rng"}
+    known = [p for p in inspect.signature(entry.builder).parameters if p not in fixed]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{name}: got the option {option!r}, wanted one of {', '.join(known) or 'none'}")
+    chosen = {
+        "num_classes": entry.classes if num_classes is None else check_count(name, "num_classes", num_classes),
+        "in_channels": check_count(name, "in_channels", in_channels),
+        "width": entry.width if width is None else float(width),
+        "aux": aux,
+        **options,
+    }
+    device = settle_device(device)
+    network = entry.builder(preset=preset, rng=np.random.default_rng(seed), **chosen)
+    network.name, network.preset, network.options = name, preset, chosen
+    network.num_classes = chosen["num_classes"]
+    network.image = (*entry.image, chosen["in_channels"])
+    if np.dtype(dtype) != np.float32:
+        cast(network, dtype)
+    return network if device == "cpu" else move(network, device)
+
+
+def find(name: str) -> tuple[Entry, str]:
+    """The entry of a network and its own name, for a name or an alias. Raises ValueError with the nearest names."""
+    if not isinstance(name, str):
+        raise TypeError(f"create_model: got {name!r}, wanted a network's name, such as 'inception_v1'")
+    own = ALIASES.get(name, name)
+    if own not in MODELS:
+        near = get_close_matches(name, [*MODELS, *ALIASES], n=3, cutoff=0.4) or list(MODELS)
+        raise ValueError(f"create_model: got the name {name!r}, wanted one like {', '.join(near)}")
+    return MODELS[own], own
+
+
+__all__ = ["ALIASES", "MODELS", "Entry", "Network", "create_model", "find", "list_models"]

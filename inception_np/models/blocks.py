@@ -1,0 +1,116 @@
+"""What two or more of the papers share."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..compose import Concat, Sequential
+from ..kernels.window import ImageTooSmall, pair
+from ..layer import Layer, locate
+from ..layers.linear import Linear
+from ..layers.pool import AvgPool2D, GlobalAvgPool
+from .network import Network
+
+Conv = Callable[..., Layer]  # conv(in_channels, out_channels, kernel, stride=, pad=): a paper's unit
+EITHER_WAY = ((1, 3), (3, 1))  # a 1x3 and a 3x1 side by side: Rethinking, figure 7
+
+
+def scaled(channels: Any, width: float) -> Any:
+    """Channel counts times the width factor, whole numbers of 1 at least; a table of them in its own form.
+
+    >>> scaled({"3a": (64, (96, 128))}, 1 / 4)
+    {'3a': (16, (24, 32))}
+    """
+    if isinstance(channels, dict):
+        return {name: scaled(row, width) for name, row in channels.items()}
+    if isinstance(channels, tuple):
+        return tuple(scaled(row, width) for row in channels)
+    return max(1, round(channels * width))
+
+
+class Stages:
+    """The stages of a network as they are put together, and the shape that comes out of the last one.
+
+    image: the (H, W, C) that the network is meant for. add: a stage by its name in the paper's table. channels: what
+    the next stage takes. Raises ValueError where a stage does not fit, naming it.
+    """
+
+    def __init__(self, *image: int):
+        self.layers: dict[str, Layer] = {}
+        self.shape = (1, *image)
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
+
+    def add(self, name: str, stage: Layer) -> None:
+        try:
+            self.shape = stage.out_shape(self.shape)
+        except ValueError as error:
+            raise locate(error, name) from None
+        self.layers[name] = stage
+
+
+def tower(conv: Conv, channels: int, outs: tuple, kernels: tuple, **last: Any) -> Sequential:
+    """Convolutions one behind the other, with `outs` channels; `last` are the stride and pad of the last one.
+
+    They are named by their kernels, as the figures are drawn: "1x1", "3x3", and "3x3a", "3x3b" where one comes twice.
+    A kernel that is a pair of kernels stands for a fork: both read the same input and their outputs are joined.
+    """
+    names = [_label(kernel) for kernel in kernels]
+    layers: dict[str, Layer] = {}
+    for i, (name, out, kernel) in enumerate(zip(names, outs, kernels, strict=True)):
+        if names.count(name) > 1:
+            name += "abcd"[names[:i].count(name)]
+        if isinstance(out, tuple):
+            sides = zip(out, kernel, strict=True)
+            layers[name] = Concat(**{_label(side): conv(channels, c, side) for c, side in sides})
+            channels = sum(out)
+        else:
+            layers[name] = conv(channels, out, kernel, **(last if i == len(names) - 1 else {}))
+            channels = out
+    return Sequential(**layers)
+
+
+def _label(kernel: Any) -> str:
+    if kernel == EITHER_WAY:
+        return "fork"
+    kh, kw = pair(kernel, "tower: kernel")
+    return f"{kh}x{kw}"
+
+
+def pooled(conv: Conv, channels: int, out: int, counted: bool = False) -> Sequential:
+    """3x3 average pooling and a 1x1 projection. counted: padding counts in the average (PyTorch, Caffe)."""
+    pool = AvgPool2D(3, stride=1, pad="same", count_include_pad=counted)
+    return Sequential(pool=pool, proj=conv(channels, out, 1))
+
+
+def bn_auxiliary(
+    conv: Conv,
+    linear: Conv,
+    grid: tuple[int, ...],
+    row: tuple[int, int],
+    classes: int,
+    full: dict[str, Any] | None = None,
+) -> Sequential:
+    """The auxiliary classifier with batch norm: Rethinking, figure 8 and section 6.
+
+    Average pooling 5x5/3, a 1x1 convolution, and what GoogLeNet has as a fully connected layer as a convolution as
+    large as the pooled map, so that it is normalised like the others. grid: the (N, H, W, C) of the stage it reads.
+    full: further arguments of that convolution.
+    """
+    pool = AvgPool2D(5, stride=3)
+    reduced, hidden = row
+    try:
+        _, h, w, channels = pool.out_shape(grid)
+    except ImageTooSmall as error:
+        raise locate(error, "aux") from None
+    return Sequential(
+        pool=pool,
+        conv=conv(channels, reduced, 1),
+        full=conv(reduced, hidden, (h, w), pad="valid", **(full or {})),
+        average=GlobalAvgPool(),  # of one position, unless the images are larger than those the network is meant for
+        fc=linear(hidden, classes),
+    )
+
+
+__all__ = ["EITHER_WAY", "Conv", "Linear", "Network", "Stages", "bn_auxiliary", "pooled", "scaled", "tower"]

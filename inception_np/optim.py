@@ -1,0 +1,114 @@
+"""Optimisers over a layer's flat vectors: with w the parameters and g their gradient,
+
+    SGD       v = momentum v + g                    w = w - lr v            Sutskever et al. 2013, in PyTorch's form
+    Nesterov  v = momentum v + g                    w = w - lr (g + momentum v)
+    RMSProp   s = decay s + (1 - decay) g^2         v = momentum v + lr g / sqrt(s + eps)         w = w - v
+
+Weight decay adds weight_decay * w to g first. RMSProp has its eps inside the root, where TensorFlow puts it and where
+the Inception papers' eps = 1.0 belongs; s begins at 1, also as in TensorFlow.
+"""
+
+from .backend import Array, zeros
+from .kernels.update import rmsprop_step, sgd_step
+from .layer import Layer, vectors
+
+
+class _Optimizer:
+    """Holds the layer's two vectors, which flattening makes; `state` maps names to its own vectors, for checkpoints."""
+
+    def __init__(self, layer: Layer, lr: float, numbers: dict[str, float]):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{type(self).__name__}: got {type(layer).__name__}, wanted a Layer")
+        for name, value in {"lr": lr, **numbers}.items():
+            if not value >= 0:
+                raise ValueError(f"{type(self).__name__}: got {name}={value!r}, wanted at least 0")
+        self.layer, self.lr = layer, float(lr)
+        self.data, self.grad = vectors(layer)
+        self.state: dict[str, Array] = {}
+
+    def _vector(self) -> Array:
+        return zeros(self.data.shape, self.data.dtype, self.data)
+
+    def _check(self) -> None:
+        if vectors(self.layer)[0] is not self.data:
+            raise ValueError(
+                f"{type(self).__name__}: got a layer whose parameters were replaced (cast, moved or assigned) after "
+                "the optimiser was made, wanted the same arrays; make the optimiser afterwards"
+            )
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with momentum, as in the module's equations.
+
+    `lr` may be changed between steps. Raises ValueError for negative numbers, and for Nesterov without momentum.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ):
+        super().__init__(layer, lr, {"momentum": momentum, "weight_decay": weight_decay})
+        if nesterov and not momentum:
+            raise ValueError("SGD: got nesterov=True with momentum=0, wanted a momentum above 0")
+        self.momentum, self.weight_decay = float(momentum), float(weight_decay)
+        self.nesterov = bool(nesterov)
+        if momentum:
+            self.state["velocity"] = self._vector()
+
+    def step(self) -> None:
+        """Use the gradients and set them to zero."""
+        self._check()
+        sgd_step(
+            self.data,
+            self.grad,
+            self.state.get("velocity"),
+            self.lr,
+            self.momentum,
+            self.weight_decay,
+            self.nesterov,
+        )
+
+
+class RMSProp(_Optimizer):
+    """RMSProp with momentum, as in the module's equations. Tieleman & Hinton 2012; Szegedy et al. 2016, section 8.
+
+    `lr` may be changed between steps. Raises ValueError for negative numbers.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        lr: float,
+        *,
+        decay: float = 0.9,
+        momentum: float = 0.0,
+        eps: float = 1.0,
+        weight_decay: float = 0.0,
+    ):
+        numbers = {"decay": decay, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(layer, lr, numbers)
+        self.decay, self.momentum = float(decay), float(momentum)
+        self.eps, self.weight_decay = float(eps), float(weight_decay)
+        self.state["square"] = self._vector()
+        self.state["square"] += 1
+        self.state["velocity"] = self._vector()
+
+    def step(self) -> None:
+        """Use the gradients and set them to zero."""
+        self._check()
+        rmsprop_step(
+            self.data,
+            self.grad,
+            self.state["square"],
+            self.state["velocity"],
+            self.lr,
+            self.decay,
+            self.momentum,
+            self.eps,
+            self.weight_decay,
+        )
