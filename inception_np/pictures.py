@@ -80,9 +80,7 @@ def tile(images: np.ndarray, columns: int, margin: int) -> np.ndarray:
     return sheet.reshape(rows * (height + margin), columns * (width + margin), channels)
 
 
-def confusion(
-    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path
-) -> None:
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """How often each class was taken for each: one row per true class, in per cent of the row."""
     count = len(classes)
     table = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
