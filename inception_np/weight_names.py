@@ -1,0 +1,159 @@
+"""What other libraries call the layers of our networks: one table per network.
+
+A row names one layer that owns arrays: our path, PyTorch's (torchvision and timm agree wherever
+both have the network) and Keras's. Rows stand in the order in which PyTorch defines the layers,
+and Keras creates its layers in the same order. Keras leaves most layers without a name of their
+own, and then this order is the only key that there is: `conv2d_k` is the k-th convolution without
+a name, `batch_normalization_k` the k-th normalisation.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SOURCES = ("torchvision", "timm", "keras")
+
+
+class Row(NamedTuple):
+    """One layer's paths. keras: "conv2d" and "batch_normalization" get their number from `table`.
+
+    aux: belongs to an auxiliary head. classifier: its outputs are the classes. flat: the height and
+    width of the map that the layer reads flattened (PyTorch flattens channels first, we last).
+    """
+
+    ours: str
+    torch: str
+    keras: str = ""
+    aux: bool = False
+    classifier: bool = False
+    flat: tuple[int, int] | None = None
+
+
+Rows = Iterator[Row]
+
+
+def unit(ours: str, torch: str, keras: str = "", *, aux: bool = False) -> Rows:
+    """Convolution and batch norm: both sides call them conv and bn, Keras K and K_bn."""
+    conv, bn = (keras, f"{keras}_bn") if keras else ("conv2d", "batch_normalization")
+    yield Row(f"{ours}.conv", f"{torch}.conv", conv, aux)
+    yield Row(f"{ours}.bn", f"{torch}.bn", bn, aux)
+
+
+def units(ours: str, torch: str, pairs: dict[str, str], *, aux: bool = False) -> Rows:
+    """The units of one block: pairs has our names in the block and PyTorch's."""
+    for mine, theirs in pairs.items():
+        yield from unit(f"{ours}.{mine}", f"{torch}.{theirs}", aux=aux)
+
+
+# fmt: off
+GOOGLENET_BLOCK = {
+    "b1": "branch1",
+    "b3.reduce": "branch2.0", "b3.conv": "branch2.1",
+    "b5.reduce": "branch3.0", "b5.conv": "branch3.1",
+    "pool.proj": "branch4.1",
+}
+# fmt: on
+
+
+def inception_v1() -> Rows:
+    """torchvision's googlenet."""
+    yield from unit("conv1", "conv1")
+    yield from unit("conv2.reduce", "conv2")
+    yield from unit("conv2.conv", "conv3")
+    for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        yield from units(block, f"inception{block}", GOOGLENET_BLOCK)
+    for ours, theirs in (("aux_4a", "aux1"), ("aux_4d", "aux2")):
+        yield from unit(f"{ours}.conv", f"{theirs}.conv", aux=True)
+        yield Row(f"{ours}.fc1", f"{theirs}.fc1", aux=True, flat=(4, 4))
+        yield Row(f"{ours}.fc2", f"{theirs}.fc2", aux=True, classifier=True)
+    yield Row("fc", "fc", classifier=True)
+
+
+TABLES = {
+    "inception_v1": (inception_v1, ("torchvision",)),
+}
+
+
+def table(name: str, source: str) -> list[Row]:
+    """The rows of one network in one library, Keras's automatic names numbered.
+
+    Raises ValueError where the library does not have the network.
+    """
+    rows, sources = TABLES.get(name, (None, ()))
+    if rows is None or source not in sources:
+        have = [n for n, (_, s) in TABLES.items() if source in s]
+        raise ValueError(f"{source}: got the network {name!r}, wanted one of {', '.join(have)}")
+    if source != "keras":
+        return list(rows())
+    counts = {"conv2d": 0, "batch_normalization": 0}
+    numbered = []
+    for row in rows():
+        if row.aux:  # Keras has no auxiliary heads
+            continue
+        if row.keras in counts:
+            k = counts[row.keras]
+            counts[row.keras] += 1
+            row = row._replace(keras=f"{row.keras}_{k}" if k else row.keras)
+        numbered.append(row)
+    return numbered
+
+
+# A Keras 3 .weights.h5 file numbers its layers anew, by `model.layers`, which is sorted by depth in
+# the graph: there the layers of parallel branches alternate. Per block: for each layer in the
+# file's order, its place in the order of creation.
+A, RA = (3, 1, 4, 0, 2, 5, 6), (1, 2, 0, 3)
+B, RB = (4, 5, 1, 6, 2, 7, 0, 3, 8, 9), (2, 3, 0, 4, 1, 5)
+C = (4, 1, 5, 2, 3, 6, 7, 0, 8)
+STEM = (0, 1, 2, 3, 4)
+ORDERS = {
+    "inception_v3": [STEM, A, A, A, RA, B, B, B, B, RB, C, C],
+    "inception_resnet_v2": [
+        STEM, A,
+        *[part for i in range(1, 11) for part in (A[:6], f"block35_{i}_conv")], RA,
+        *[part for i in range(1, 21) for part in (RA, f"block17_{i}_conv")], (4, 0, 2, 5, 1, 3, 6),
+        *[part for i in range(1, 11) for part in (RA, f"block8_{i}_conv")],
+        "conv_7b",
+    ],
+}  # fmt: skip
+
+
+def keras_positions(name: str) -> dict[tuple[str, int], str]:
+    """(class of layer, number in a .weights.h5 file) -> the layer's name in `table`."""
+    found: dict[tuple[str, int], str] = {("dense", 0): "predictions"}
+    if name == "xception":
+        return found | _xception_positions()
+    convs = norms = created = 0
+    for part in ORDERS[name]:
+        places = [] if isinstance(part, str) else [created + k for k in part]
+        for k in places:
+            found["conv2d", convs] = f"conv2d_{k}" if k else "conv2d"
+            found["batch_normalization", norms] = (
+                f"batch_normalization_{k}" if k else "batch_normalization"
+            )
+            convs, norms = convs + 1, norms + 1
+        created += len(places)
+        if isinstance(part, str):
+            found["conv2d", convs] = part
+            convs += 1
+            if part == "conv_7b":
+                found["batch_normalization", norms] = "conv_7b_bn"
+    return found
+
+
+def _xception_positions() -> dict[tuple[str, int], str]:
+    """Every block's separable convolutions, then its shortcut, which is one of four without names."""
+    kinds: dict[str, list[str]] = {
+        "conv2d": ["block1_conv1", "block1_conv2"],
+        "separable_conv2d": [],
+        "batch_normalization": ["block1_conv1_bn", "block1_conv2_bn"],
+    }
+    shortcuts = 0
+    for block in range(2, 15):
+        names = [f"block{block}_sepconv{j}" for j in (1, 2, 3) if j < 3 or 5 <= block <= 12]
+        kinds["separable_conv2d"] += names
+        kinds["batch_normalization"] += [f"{n}_bn" for n in names]
+        if block in (2, 3, 4, 13):
+            suffix = f"_{shortcuts}" if shortcuts else ""
+            shortcuts += 1
+            for kind in ("conv2d", "batch_normalization"):
+                kinds[kind].append(kind + suffix)
+    return {(kind, k): name for kind, names in kinds.items() for k, name in enumerate(names)}

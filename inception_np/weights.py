@@ -1,0 +1,560 @@
+"""Public weights: other libraries' tensors in our networks, and ours in theirs.
+
+    report = load_state_dict(model, state, source="torchvision")     # or timm, keras
+    state = state_dict(model, source="torchvision")                  # for torch's load_state_dict
+
+Three things differ between the libraries. Names: `weight_names.py` has one table per network.
+Layout: a convolution is (kh, kw, C_in, C_out) here and in Keras, (C_out, C_in, kh, kw) in PyTorch.
+Classes: files converted from TensorFlow may have 1001, the first of them "background".
+
+Loading checks everything before it changes anything: after an error the model is as it was.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backend import beside
+from .layer import Buffer, Layer, Param, named_buffers, named_params, walk
+from .preprocess import HALF, Preprocess
+from .tensorfile import read_tensors
+from .weight_names import SOURCES, Row, keras_positions, table
+
+State = dict[str, np.ndarray]
+
+
+# ------------------------------------------------------------------------------------- layouts
+
+
+class Layout(NamedTuple):
+    """How one tensor is turned: theirs to ours, and back. `shape` is that of the tensor wanted."""
+
+    text: str
+    ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    theirs: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+
+
+def _same(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return w
+
+
+def _flat_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    height, width, channels = shape
+    w = w.reshape(len(w), channels, height, width)
+    return w.transpose(2, 3, 1, 0).reshape(-1, len(w))
+
+
+def _flat_theirs(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return w.reshape(*shape, -1).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+
+
+def _depthwise_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    kh, kw, channels, multiplier = shape
+    return w.reshape(channels, multiplier, kh, kw).transpose(2, 3, 0, 1)
+
+
+def _depthwise_theirs(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return w.transpose(2, 3, 0, 1).reshape(-1, 1, *w.shape[:2])
+
+
+def _conv_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if w.ndim == 2:  # older files store a 1x1 kernel as (O, I)
+        w = w[:, :, None, None]
+    return w.transpose(2, 3, 1, 0)
+
+
+SAME = Layout("", _same, _same)
+CONV = Layout("(O, I, h, w) to (h, w, I, O)", _conv_ours, lambda w, _: w.transpose(3, 2, 0, 1))
+DEPTHWISE = Layout("(C m, 1, h, w) to (h, w, C, m)", _depthwise_ours, _depthwise_theirs)
+LINEAR = Layout("(O, I) to (I, O)", lambda w, _: w.T, lambda w, _: w.T)
+FLAT = Layout("(O, C h w) to (h w C, O)", _flat_ours, _flat_theirs)
+
+
+class Tensor(NamedTuple):
+    """One tensor of ours and its twin."""
+
+    ours: str
+    theirs: str
+    layout: Layout
+    target: Param | Buffer | None  # None: a gamma that our layer does not have
+    shape: tuple[int, ...] = ()  # what the layout needs to know
+    row: Row | None = None
+
+
+BN = {"gamma": ("weight", "gamma"), "beta": ("bias", "beta"),
+      "mean": ("running_mean", "moving_mean"), "var": ("running_var", "moving_variance")}  # fmt: skip
+
+
+def _tensors(layer: Layer, row: Row, source: str) -> list[Tensor]:
+    """The tensors of one row: a layer of ours that owns arrays, and its twin's names."""
+    from .layers.batchnorm import BatchNorm
+    from .layers.conv import Conv2D
+    from .layers.depthwise import SeparableConv2D
+    from .layers.linear import Linear
+
+    keras = source == "keras"
+    ours, theirs, dot = row.ours, row.keras if keras else row.torch, "/" if keras else "."
+
+    def tensor(name: str, twin: str, layout: Layout, target: Any, shape: tuple[int, ...] = ()) -> Tensor:
+        shape = shape or (target.data.shape if target is not None else ())
+        layout = SAME if keras else layout
+        return Tensor(f"{ours}.{name}", f"{theirs}{dot}{twin}", layout, target, shape, row)
+
+    if isinstance(layer, BatchNorm):
+        return [tensor(k, BN[k][keras], SAME, getattr(layer, k)) for k in BN]
+    if isinstance(layer, SeparableConv2D):
+        deep, point = layer.layers["depthwise"].weight, layer.layers["pointwise"].weight
+        names = ("depthwise_kernel", "pointwise_kernel") if keras else ("conv1.weight", "pointwise.weight")  # fmt: skip
+        return [
+            tensor("depthwise.weight", names[0], DEPTHWISE, deep),
+            tensor("pointwise.weight", names[1], CONV, point),
+        ]
+    if not isinstance(layer, (Conv2D, Linear)):
+        raise TypeError(f"{ours}: got {type(layer).__name__}, wanted a layer with weights")
+    shape: tuple[int, ...] = ()
+    if row.flat:
+        shape = (*row.flat, layer.weight.data.shape[0] // (row.flat[0] * row.flat[1]))
+    kind = CONV if isinstance(layer, Conv2D) else FLAT if row.flat else LINEAR
+    kernel = tensor("weight", "kernel" if keras else "weight", kind, layer.weight, shape)
+    bias = [tensor("bias", "bias", SAME, layer.bias)] if layer.bias is not None else []
+    return [kernel, *bias]
+
+
+def _twins(layer: Layer, source: str) -> tuple[list[Tensor], list[str]]:
+    """All tensors of a network, and the prefixes of their auxiliary heads where ours has none."""
+    name = getattr(layer, "name", type(layer).__name__)
+    found = dict(walk(layer))
+    tensors, absent = [], []
+    for row in table(name, source):
+        if row.ours in found:
+            tensors += _tensors(found[row.ours], row, source)
+        elif row.aux:
+            absent.append(row.torch + ".")
+        else:
+            raise ValueError(
+                f"{name}: got a model without {row.ours}, wanted the network that {source} has; "
+                f"create_model({name!r}, preset={source!r}) makes it"
+            )
+    ours = set(named_params(layer)) | set(named_buffers(layer))
+    extra = ours - {t.ours for t in tensors}
+    if extra:
+        raise ValueError(
+            f"{name}: {_some(sorted(extra))} of the model has no place in {source}'s files; "
+            f"create_model({name!r}, preset={source!r}) makes the network that {source} has"
+        )
+    return tensors, absent
+
+
+# -------------------------------------------------------------------------------------- report
+
+
+@dataclass
+class Report:
+    """What loading did with every tensor. `print(report)` is the whole list, one line each.
+
+    loaded: (their name, our name, how it was turned or ""). filled: our names that the file has
+    nothing for and that were set to a neutral value, with the reason. skipped: their names that
+    were not needed, with the reason. missing, unexpected: ours without, theirs left over.
+    """
+
+    source: str
+    model: str
+    loaded: list[tuple[str, str, str]] = field(default_factory=list)
+    filled: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def renamed(self) -> list[tuple[str, str]]:
+        return [(theirs, ours) for theirs, ours, _ in self.loaded if theirs != ours]
+
+    @property
+    def transposed(self) -> list[tuple[str, str]]:
+        return [(ours, how) for _, ours, how in self.loaded if how]
+
+    @property
+    def summary(self) -> str:
+        """One line of counts."""
+        counts = {
+            "loaded": self.loaded,
+            "renamed": self.renamed,
+            "transposed": self.transposed,
+            "filled": self.filled,
+            "skipped": self.skipped,
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+        }
+        return f"{self.model} from {self.source}: " + ", ".join(f"{len(v)} {k}" for k, v in counts.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "source": self.source,
+            "model": self.model,
+            "loaded": [list(row) for row in self.loaded],
+            "filled": [list(row) for row in self.filled],
+            "skipped": [list(row) for row in self.skipped],
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{theirs} -> {ours}{how and f'  {how}'}" for theirs, ours, how in self.loaded]
+        lines += [f"filled: {ours}  {why}" for ours, why in self.filled]
+        lines += [f"skipped: {theirs}  {why}" for theirs, why in self.skipped]
+        lines += [f"missing: {ours}" for ours in self.missing]
+        lines += [f"unexpected: {theirs}" for theirs in self.unexpected]
+        return "\n".join([self.summary, *lines])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# ---------------------------------------------------------------------------- their names, settled
+
+
+def _torch_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
+    """Settle what differs between files of one network: data-parallel prefixes, the head's name."""
+    prefix = "module." if state and all(k.startswith("module.") for k in state) else ""
+    heads = {"inception_resnet_v2": "classif", "xception": "fc"}
+    settled = {}
+    for raw, value in state.items():
+        key = raw.removeprefix(prefix)
+        if name in heads and key.startswith("last_linear."):
+            key = key.replace("last_linear", heads[name])
+        settled[key] = (raw, value)
+    return settled
+
+
+AUTO = re.compile(r"^(conv(?:olution)?2d|batch_?normalization)(?:_(\d+))?$")
+
+
+def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
+    """Settle the names of a Keras file as "layer/variable".
+
+    Automatic names ("conv2d_17") go on counting over all models of a process, so they are sorted
+    by their number: that is the order in which the code creates the layers. Keras 3's .weights.h5
+    has neither names nor that order, see `keras_positions`.
+    """
+    if any(k.startswith("layers/") for k in state):
+        return _keras_by_position(state, name)
+    layers: dict[str, dict[str, str]] = {}
+    for raw in state:
+        parts = raw.removesuffix(":0").split("/")
+        layers.setdefault(parts[0], {})[parts[-1]] = raw
+    numbered: dict[str, list[tuple[int, str]]] = {"conv2d": [], "batch_normalization": []}
+    for layer in layers:
+        if match := AUTO.match(layer):
+            kind = "conv2d" if match[1].startswith("conv") else "batch_normalization"
+            numbered[kind].append((int(match[2] or 0), layer))
+    called = {layer: layer for layer in layers}
+    for kind, found in numbered.items():
+        for k, (_, layer) in enumerate(sorted(found)):
+            called[layer] = kind if k == 0 else f"{kind}_{k}"
+    settled = {}
+    for layer, variables in layers.items():
+        for variable, raw in zip(_keras_variables(list(variables)), variables.values(), strict=True):
+            settled[f"{called[layer]}/{variable}"] = (raw, state[raw])
+    return settled
+
+
+KERAS_VARIABLES = frozenset(
+    "kernel bias depthwise_kernel pointwise_kernel gamma beta moving_mean moving_variance".split()
+)
+
+
+def _keras_variables(names: list[str]) -> list[str]:
+    """Keras 1 called them "block1_conv1_W" and "..._running_std": by their ending, in its order."""
+    if all(n in KERAS_VARIABLES for n in names):
+        return names
+    old = {"_W": "kernel", "_b": "bias", "_gamma": "gamma", "_beta": "beta",
+           "_running_mean": "moving_mean", "_running_std": "moving_variance",
+           "_depthwise_kernel": "depthwise_kernel", "_pointwise_kernel": "pointwise_kernel"}  # fmt: skip
+    return [next((new for end, new in old.items() if n.endswith(end)), n) for n in names]
+
+
+def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
+    """Settle "layers/conv2d_7/vars/0": the seventh Conv2D in Keras's order, its first variable."""
+    called = keras_positions(name)
+    settled = {}
+    for raw, value in state.items():
+        match = re.fullmatch(r"layers/([a-z0-9_]+?)(?:_(\d+))?/vars/(\d+)", raw)
+        layer = called.get((match[1], int(match[2] or 0))) if match else None
+        if match is None or layer is None:
+            settled[raw] = (raw, value)
+            continue
+        if match[1] == "batch_normalization":  # three variables where there is no gamma
+            names = ("gamma", "beta", "moving_mean", "moving_variance")
+            names = names if raw.rpartition("/")[0] + "/3" in state else names[1:]
+        elif match[1] == "separable_conv2d":
+            names = ("depthwise_kernel", "pointwise_kernel")
+        else:
+            names = ("kernel", "bias")
+        j = int(match[3])
+        settled[f"{layer}/{names[j]}" if j < len(names) else raw] = (raw, value)
+    return settled
+
+
+# -------------------------------------------------------------------------------- loading, giving
+
+
+def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict: bool = True) -> Report:
+    """Put another library's tensors into the model, in place, and say what was done with each.
+
+    state: arrays or torch tensors by that library's names. source: "torchvision", "timm" or
+    "keras"; the model must be the network with that library's details, create_model(name,
+    preset=source). Keras's names are those of `model.layers` ("conv2d_3/kernel", whatever number
+    they begin with), of a legacy .h5 file or of a Keras 3 .weights.h5 ("layers/conv2d_3/vars/0").
+    A classifier of 1001 classes loses its first, the background, where the model has 1000.
+    strict: every tensor of ours must be there and every one of theirs used, but for counters of
+    batches and for the auxiliary heads of a model without them.
+
+    Raises ValueError where tensors are missing, left over or of another shape, and TypeError for a
+    layer that is no network or values that are no arrays; nothing is changed then.
+    """
+    name = check_source(layer, source)
+    tensors, absent = _twins(layer, source)
+    settle = _keras_names if source == "keras" else _torch_names
+    given = settle(state, name)
+    report = Report(source, name)
+    values: list[tuple[Any, np.ndarray]] = []
+    for tensor in tensors:
+        raw, value = given.pop(tensor.theirs, ("", None))
+        if value is None and tensor.target is not None:
+            if tensor.ours.endswith(".gamma"):
+                report.filled.append((tensor.ours, "ones: the file has no gamma"))
+                values.append((tensor.target, np.ones(tensor.shape)))
+            else:
+                report.missing.append(f"{tensor.ours} ({tensor.theirs})")
+        elif value is not None and tensor.target is None:
+            if (_checked(raw, value) == 1).all():
+                report.skipped.append((raw, "a gamma of ones, and the model has none"))
+            else:
+                report.unexpected.append(raw)
+        elif value is not None:
+            turned, how = _turned(raw, _checked(raw, value), tensor)
+            report.loaded.append((raw, tensor.ours, how))
+            values.append((tensor.target, turned))
+    for key, (raw, _) in given.items():
+        if key.endswith("num_batches_tracked"):
+            report.skipped.append((raw, "a counter that we do not keep"))
+        elif key.startswith(tuple(absent)):
+            report.skipped.append((raw, "an auxiliary head, and the model has none"))
+        else:
+            report.unexpected.append(raw)
+    if strict and (report.missing or report.unexpected):
+        raise ValueError(_complaint(report))
+    ready = [(t, beside(v.astype(t.data.dtype), t.data)) for t, v in values]
+    for target, value in ready:
+        target.data[...] = value
+    return report
+
+
+def from_native(layer: Layer, state: Mapping[str, np.ndarray], source: str) -> State:
+    """Our state in another library's names and layouts, in that library's order.
+
+    torch.from_numpy of each value makes what torch's load_state_dict takes, and `load_foreign`
+    takes it back. A gamma that our network does not have is given to PyTorch as ones, and PyTorch's
+    counters of batches as 0. Raises as `load_foreign` does.
+    """
+    check_source(layer, source)
+    theirs: State = {}
+    for tensor in _twins(layer, source)[0]:
+        if tensor.ours in state:
+            turned = tensor.layout.theirs(state[tensor.ours], tensor.shape)
+            theirs[tensor.theirs] = np.array(turned, order="C")
+        elif source != "keras":
+            beta = state[tensor.ours.removesuffix("gamma") + "beta"]
+            theirs[tensor.theirs] = np.ones_like(beta)
+        if tensor.theirs.endswith(".running_var"):
+            counter = tensor.theirs.removesuffix("running_var") + "num_batches_tracked"
+            theirs[counter] = np.zeros((), np.int64)
+    return theirs
+
+
+def check_source(layer: Layer, source: str) -> str:
+    """The network's name, if that library has it. Raises ValueError or TypeError otherwise."""
+    name = getattr(layer, "name", None)
+    if source not in SOURCES:
+        raise ValueError(f"source: got {source!r}, wanted native, {', '.join(SOURCES)}")
+    if name is None:
+        raise TypeError(f"source {source!r}: got {type(layer).__name__}, wanted a network")
+    table(name, source)
+    return name
+
+
+def _checked(raw: str, value: Any) -> np.ndarray:
+    """A NumPy array of floating-point numbers."""
+    if hasattr(value, "detach"):
+        value = _as_numpy(value)
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind != "f":
+        got = f"{value.dtype}" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(f"{raw}: got {got}, wanted an array of floating-point numbers")
+    return np.asarray(value)
+
+
+def _turned(raw: str, value: np.ndarray, tensor: Tensor) -> tuple[np.ndarray, str]:
+    """Their tensor in our layout, without the background class where ours has none."""
+    how, shape = tensor.layout.text, tensor.target.data.shape  # type: ignore[union-attr]
+    if tensor.row is not None and tensor.row.classifier and shape[-1] == 1000:
+        axis = 0 if tensor.layout is not SAME else value.ndim - 1
+        if value.ndim and value.shape[axis] == 1001:
+            value = value[1:] if axis == 0 else value[..., 1:]
+            how = f"{how}; class 0 (background) dropped".removeprefix("; ")
+    try:
+        turned = tensor.layout.ours(value, tensor.shape)
+    except (ValueError, IndexError):
+        turned = value
+    if turned.shape != shape:
+        raise ValueError(
+            f"{raw}: got shape {value.shape}, wanted {tensor.ours}'s {shape}"
+            + (f", turned from {tensor.layout.text}" if tensor.layout.text else "")
+        )
+    return turned, how
+
+
+def _complaint(report: Report) -> str:
+    parts = [
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (("missing", report.missing), ("unexpected", report.unexpected))
+        if names
+    ]
+    return (
+        f"{report.model} from {report.source}: got {', '.join(parts)}, wanted every tensor "
+        "exactly once; strict=False loads the others"
+    )
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def read_weights(path: str | Path) -> State:
+    """The tensors of a weights file by the names that they have there.
+
+    .safetensors; .h5, .hdf5, .weights.h5 and .keras of Keras (needs h5py, the extra "keras");
+    .pt, .pth and .bin of PyTorch, only through torch.load(weights_only=True) and only where torch
+    2.10 or newer is installed (earlier ones can be made to run a file's code all the same).
+    Raises ValueError of one line for another kind of file and for one that is damaged,
+    FileNotFoundError where there is none, ImportError where a library is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    readers: dict[str, Callable[[Path], State]] = {
+        ".safetensors": _read_safetensors,
+        ".h5": _read_keras, ".hdf5": _read_keras, ".keras": _read_keras,
+        ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch,
+    }  # fmt: skip
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: got a file ending in {path.suffix!r}, wanted {', '.join(readers)}")
+    state = reader(path)
+    if not state:
+        raise ValueError(f"{path}: got a file without tensors, wanted a network's weights")
+    return state
+
+
+def _read_safetensors(path: Path) -> State:
+    return read_tensors(path, verified=False)[0]
+
+
+def _read_torch(path: Path) -> State:
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(
+            f"{path}: reading PyTorch's files needs torch; install it, or save the state_dict as .safetensors"
+        ) from None
+    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 10):
+        raise ImportError(f"{path}: got torch {torch.__version__}, wanted 2.10 or newer to read it")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch explains at length how to switch the check off; the first sentence is enough
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"{path}: PyTorch cannot read it safely ({reason})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"{path}: got {type(state).__name__}, wanted a state_dict of tensors")
+    return {str(name): _as_numpy(tensor) for name, tensor in state.items()}
+
+
+def _as_numpy(tensor: Any) -> np.ndarray:
+    """A torch tensor as an array; half precision, of which NumPy has one kind only, as float32."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of one GiB
+
+
+def _read_keras(path: Path) -> State:
+    """Every data set of an HDF5 file, in the order in which its layers list them."""
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError(f'{path}: reading it needs h5py; pip install "inception-np[keras]"') from None
+    import io
+    import zipfile
+
+    try:
+        source: Any = path
+        if path.suffix.lower() == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                info = archive.getinfo("model.weights.h5")
+                if info.file_size > LARGEST_FILE:
+                    raise ValueError(f"model.weights.h5 says it has {info.file_size} bytes")
+                source = io.BytesIO(archive.read(info))
+        with h5py.File(source, "r") as file:
+            return _keras_tensors(file)
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0].strip("'\"")
+        raise ValueError(f"{path}: got a file that HDF5 cannot read ({reason})") from None
+
+
+def _keras_tensors(file: Any) -> State:
+    """Keras 3 keeps "layers/<class>_<k>/vars/<j>"; before, each layer's group lists its weights."""
+    import h5py
+
+    state: State = {}
+    total = 0
+
+    def take(group: Any, name: str, key: str) -> None:
+        nonlocal total
+        node = group
+        for part in name.split("/"):
+            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+                raise ValueError(f"{key} is a link, wanted a data set")
+            node = node[part]
+        if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+            raise ValueError(f"{key} lies outside the file, wanted a data set in it")
+        total += node.size * node.dtype.itemsize
+        if total > LARGEST_FILE:
+            raise ValueError(f"{key} brings the tensors to {total} bytes")
+        state[key] = node[()]
+
+    root = file["model_weights"] if "model_weights" in file else file
+    if "layer_names" in root.attrs:
+        for layer in map(_text, root.attrs["layer_names"]):
+            for weight in map(_text, root[layer].attrs["weight_names"]):
+                take(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
+        return state
+    for layer in file.get("layers", ()):
+        variables = file["layers"][layer].get("vars", ())
+        for j in sorted(variables, key=lambda j: (len(j), j)):
+            take(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
+    return state
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
