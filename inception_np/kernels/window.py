@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, Shape
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -50,7 +50,7 @@ def check_pad(pad: Any, name: str) -> Any:
     return (h, h), (w, w)
 
 
-def pads_for(pad: Any, hw: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
+def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
     """The pads ((top, bottom), (left, right)) that `pad`, as check_pad gives it, means for an image of size hw."""
     if pad == "valid":
         return (0, 0), (0, 0)
@@ -63,7 +63,7 @@ def pads_for(pad: Any, hw: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1
     return both[0], both[1]
 
 
-def out_size(hw: Pair, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), ceil: bool = False) -> Pair:
+def out_size(hw: Shape, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), ceil: bool = False) -> Pair:
     """The number of window positions (H', W'). Raises ImageTooSmall where there is none.
 
     With ceil, a window that would begin beyond the last pixel and its left padding is left out, as in PyTorch.

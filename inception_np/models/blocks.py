@@ -6,9 +6,7 @@ from typing import Any
 from ..compose import Concat, Sequential
 from ..kernels.window import ImageTooSmall, pair
 from ..layer import Layer, locate
-from ..layers.linear import Linear
 from ..layers.pool import AvgPool2D, GlobalAvgPool
-from .network import Network
 
 Conv = Callable[..., Layer]  # conv(in_channels, out_channels, kernel, stride=, pad=): a paper's unit
 EITHER_WAY = ((1, 3), (3, 1))  # a 1x3 and a 3x1 side by side: Rethinking, figure 7
@@ -111,6 +109,3 @@ def bn_auxiliary(
         average=GlobalAvgPool(),  # of one position, unless the images are larger than those the network is meant for
         fc=linear(hidden, classes),
     )
-
-
-__all__ = ["EITHER_WAY", "Conv", "Linear", "Network", "Stages", "bn_auxiliary", "pooled", "scaled", "tower"]

@@ -37,6 +37,25 @@ ROWS = {
     "5b": (384,    (192, 384),        (48, 128),         128),
 }
 # fmt: on
+# Table 1 as printed: parameters and operations, with K = 1024 weights, and why ours differ.
+PRINTED = {
+    "conv1": "2.7K, 34M: a separable first convolution (2,712 weights); a dense 7x7 has 9,408 and 118M",
+    "conv2": "112K, 360M",
+    "3a": "159K, 128M",
+    "3b": "380K, 304M: 379K by its own filter columns",
+    "4a": "364K, 73M: 366.75K by its own filter columns",
+    "4b": "437K, 88M: 438K by its own filter columns",
+    "4c": "463K, 100M: 497.5K by its own filter columns",
+    "4d": "580K, 119M: 590.5K by its own filter columns",
+    "4e": "840K, 170M: 847K by its own filter columns",
+    "5a": "1072K, 54M: 1018K and 51M by its own filter columns",
+    "5b": "1388K, 71M: 1409K by its own filter columns",
+    "fc": "1000K, 1M",
+}
+NOTE = (
+    "The paper's parameter column counts weights in units of 1024, and no rounding reproduces its rows 3b to 5b from\n"
+    "the filters printed beside them; its operations agree with those filters to 1 % except in conv1 and 5a."
+)
 HEADS = ("4a", "4d")  # the stages that the auxiliary classifiers read
 
 
@@ -130,19 +149,22 @@ def inception_v1(
     }
     heads = HEADS if aux is not False and preset != "tf_slim" else ()
     pools = {"3b": ("pool3", 3), "4e": ("pool4", 2 if released else 3)}
-    network = _modules(stages, w(192), pools, width, naive, conv, 3 if released else 5)
+    channels = _modules(stages, w(192), pools, width, naive, conv, 3 if released else 5)
 
-    def head(channels: int) -> Layer:
+    def head(inputs: int) -> Layer:
         pool = AdaptiveAvgPool2D(4) if preset == "torchvision" else AvgPool2D(5, stride=3)
-        return auxiliary(channels, pool, 4 * 4, width, num_classes, conv, linear)
+        return auxiliary(inputs, pool, 4 * 4, width, num_classes, conv, linear)
 
-    classifiers = {stage: head(network[stage]) for stage in heads}
+    classifiers = {stage: head(channels[stage]) for stage in heads}
     stages["pool5"] = GlobalAvgPool()  # 7x7 in Table 1, which at 224x224 is the whole plane
     stages["dropout"] = Dropout(0.2 if released else 0.4)
-    stages["fc"] = linear(network["5b"], num_classes)
+    stages["fc"] = linear(channels["5b"], num_classes)
     if preset == "caffe":
         _caffe_biases(stages, classifiers)
-    return Network(Sequential(**stages), classifiers, aux_weight=0.3)
+    network = Network(Sequential(**stages), classifiers, aux_weight=0.3)
+    if preset in ("paper", "caffe") and width == 1 and not naive:
+        network.printed, network.notes = PRINTED, [NOTE]
+    return network
 
 
 def inception_v1_cifar(
@@ -169,15 +191,15 @@ def inception_v1_cifar(
         "conv2": Sequential(reduce=conv(w(64), w(64), 1), conv=conv(w(64), w(192), 3), **norm),
         "pool2": MaxPool2D(3, stride=2, ceil=True),
     }
-    network = _modules(stages, w(192), {"3b": ("pool3", 3), "4e": ("pool4", 3)}, width, naive, conv, 5)
+    channels = _modules(stages, w(192), {"3b": ("pool3", 3), "4e": ("pool4", 3)}, width, naive, conv, 5)
 
-    def head(channels: int) -> Layer:
-        return auxiliary(channels, AvgPool2D(5, stride=3), 2 * 2, width, num_classes, conv, linear)
+    def head(inputs: int) -> Layer:
+        return auxiliary(inputs, AvgPool2D(5, stride=3), 2 * 2, width, num_classes, conv, linear)
 
-    classifiers = {stage: head(network[stage]) for stage in (HEADS if aux is not False else ())}
+    classifiers = {stage: head(channels[stage]) for stage in (HEADS if aux is not False else ())}
     stages["pool5"] = GlobalAvgPool()
     stages["dropout"] = Dropout(0.4)
-    stages["fc"] = linear(network["5b"], num_classes)
+    stages["fc"] = linear(channels["5b"], num_classes)
     return Network(Sequential(**stages), classifiers, aux_weight=0.3)
 
 

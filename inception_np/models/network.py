@@ -20,7 +20,7 @@ class Network(Layer):
 
     trunk: the paper's stages by name. heads: stage name -> classifier. aux_weight: how much each head's loss counts.
     name, preset, options: what create_model was called with, enough to make the network again. image: the (H, W, C)
-    it was designed for. Raises ValueError for images too small, naming the layer and the smallest size that works.
+    it was designed for. printed, notes: the paper's own figures by stage, for `summary` to set beside ours. Raises ValueError for images too small, naming the layer and the smallest size that works.
     """
 
     def __init__(self, trunk: Sequential, heads: dict[str, Layer] | None = None, *, aux_weight: float = 0.3):
@@ -31,6 +31,8 @@ class Network(Layer):
         self.name, self.preset, self.num_classes = "", "", 0
         self.options: dict[str, Any] = {}
         self.image: tuple[int, int, int] = (0, 0, 0)
+        self.printed: dict[str, str] = {}
+        self.notes: list[str] = []
 
     def children(self) -> dict[str, Any]:
         return {**self.trunk.layers, **{f"aux_{stage}": head for stage, head in self.heads.items()}}
@@ -50,7 +52,8 @@ class Network(Layer):
 
     def forward(self, x: Array, mode: Mode) -> tuple[Any, list]:
         check_x(self.name or "Network", x)
-        kept, aux = [], {}
+        kept: list = []
+        aux: dict[str, Array] = {}
         h = x
         try:
             for stage, part in self.parts(mode.train):
