@@ -100,7 +100,8 @@ def summary(layer_or_name: Layer | str, input: Any = None, **options: Any) -> Ta
     stages = trunk.layers if isinstance(trunk, Sequential) else {type(layer).__name__: layer}
     printed = getattr(layer, "printed", {})
     layer.out_shape((1, *size))  # names the layer that is too small for it
-    rows, shape, sees, jump = [], (1, *size), 1, 1
+    shape: Shape = (1, *size)
+    rows, sees, jump = [], 1, 1
     for name, stage in stages.items():
         params = sum(p.data.size for p in named_params(stage).values())
         macs = stage.macs(shape)
@@ -117,9 +118,10 @@ def summary(layer_or_name: Layer | str, input: Any = None, **options: Any) -> Ta
 
 
 def receptive_field(layer: Layer, shape: Shape, sees: int, jump: int) -> tuple[int, int]:
-    """How many pixels of the image (along the height) an output pixel of `layer` sees, and how far apart neighbours are.
+    """How many pixels of the image (along the height) one output pixel of `layer` sees, and how far apart two look.
 
-    Through a window of k taps d apart with stride s:  sees' = sees + d (k - 1) jump,  jump' = s jump. Branches: the most.
+    Through a window of k taps d apart with stride s:  sees' = sees + d (k - 1) jump,  jump' = s jump.
+    Of several branches, the one that sees most.
     """
     if isinstance(layer, Sequential):
         for child in layer.layers.values():

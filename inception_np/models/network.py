@@ -20,7 +20,8 @@ class Network(Layer):
 
     trunk: the paper's stages by name. heads: stage name -> classifier. aux_weight: how much each head's loss counts.
     name, preset, options: what create_model was called with, enough to make the network again. image: the (H, W, C)
-    it was designed for. printed, notes: the paper's own figures by stage, for `summary` to set beside ours. Raises ValueError for images too small, naming the layer and the smallest size that works.
+    it was designed for. printed, notes: the paper's own figures by stage, for `summary` to set beside ours. Raises
+    ValueError for images too small, naming the layer and the smallest size that works.
     """
 
     def __init__(self, trunk: Sequential, heads: dict[str, Layer] | None = None, *, aux_weight: float = 0.3):
