@@ -126,9 +126,7 @@ def keras_positions(name: str) -> dict[tuple[str, int], str]:
         places = [] if isinstance(part, str) else [created + k for k in part]
         for k in places:
             found["conv2d", convs] = f"conv2d_{k}" if k else "conv2d"
-            found["batch_normalization", norms] = (
-                f"batch_normalization_{k}" if k else "batch_normalization"
-            )
+            found["batch_normalization", norms] = f"batch_normalization_{k}" if k else "batch_normalization"
             convs, norms = convs + 1, norms + 1
         created += len(places)
         if isinstance(part, str):

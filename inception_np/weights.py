@@ -10,19 +10,15 @@ Classes: files converted from TensorFlow may have 1001, the first of them "backg
 Loading checks everything before it changes anything: after an error the model is as it was.
 """
 
-import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backend import beside
+from .backend import asarray, beside
 from .layer import Buffer, Layer, Param, named_buffers, named_params, walk
-from .preprocess import HALF, Preprocess
-from .tensorfile import read_tensors
 from .weight_names import SOURCES, Row, keras_positions, table
 
 State = dict[str, np.ndarray]
@@ -108,7 +104,7 @@ def _tensors(layer: Layer, row: Row, source: str) -> list[Tensor]:
     if isinstance(layer, BatchNorm):
         return [tensor(k, BN[k][keras], SAME, getattr(layer, k)) for k in BN]
     if isinstance(layer, SeparableConv2D):
-        deep, point = layer.layers["depthwise"].weight, layer.layers["pointwise"].weight
+        deep, point = (layer.layers[part].weight for part in ("depthwise", "pointwise"))  # type: ignore[attr-defined]
         names = ("depthwise_kernel", "pointwise_kernel") if keras else ("conv1.weight", "pointwise.weight")  # fmt: skip
         return [
             tensor("depthwise.weight", names[0], DEPTHWISE, deep),
@@ -140,8 +136,7 @@ def _twins(layer: Layer, source: str) -> tuple[list[Tensor], list[str]]:
                 f"{name}: got a model without {row.ours}, wanted the network that {source} has; "
                 f"create_model({name!r}, preset={source!r}) makes it"
             )
-    ours = set(named_params(layer)) | set(named_buffers(layer))
-    extra = ours - {t.ours for t in tensors}
+    extra = set(_slots(layer)) - {t.ours for t in tensors}
     if extra:
         raise ValueError(
             f"{name}: {_some(sorted(extra))} of the model has no place in {source}'s files; "
@@ -181,7 +176,7 @@ class Report:
     @property
     def summary(self) -> str:
         """One line of counts."""
-        counts = {
+        counts: dict[str, list] = {
             "loaded": self.loaded,
             "renamed": self.renamed,
             "transposed": self.transposed,
@@ -266,7 +261,7 @@ def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, An
 
 
 KERAS_VARIABLES = frozenset(
-    "kernel bias depthwise_kernel pointwise_kernel gamma beta moving_mean moving_variance".split()
+    ["kernel", "bias", "depthwise_kernel", "pointwise_kernel", "gamma", "beta", "moving_mean", "moving_variance"]
 )
 
 
@@ -290,6 +285,7 @@ def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[s
         if match is None or layer is None:
             settled[raw] = (raw, value)
             continue
+        names: tuple[str, ...]
         if match[1] == "batch_normalization":  # three variables where there is no gamma
             names = ("gamma", "beta", "moving_mean", "moving_variance")
             names = names if raw.rpartition("/")[0] + "/3" in state else names[1:]
@@ -305,45 +301,52 @@ def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[s
 # -------------------------------------------------------------------------------- loading, giving
 
 
-def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict: bool = True) -> Report:
-    """Put another library's tensors into the model, in place, and say what was done with each.
+def load_state_dict(layer: Layer, state: Mapping[str, Any], *, source: str = "native", strict: bool = True) -> Report:
+    """Put the arrays of `state` into the layer's parameters and running averages, in place.
 
-    state: arrays or torch tensors by that library's names. source: "torchvision", "timm" or
-    "keras"; the model must be the network with that library's details, create_model(name,
-    preset=source). Keras's names are those of `model.layers` ("conv2d_3/kernel", whatever number
-    they begin with), of a legacy .h5 file or of a Keras 3 .weights.h5 ("layers/conv2d_3/vars/0").
-    A classifier of 1001 classes loses its first, the background, where the model has 1000.
-    strict: every tensor of ours must be there and every one of theirs used, but for counters of
-    batches and for the auxiliary heads of a model without them.
+    Gives a report of what was done with each. Floating point of another width is rounded to the layer's.
 
-    Raises ValueError where tensors are missing, left over or of another shape, and TypeError for a
-    layer that is no network or values that are no arrays; nothing is changed then.
+    source: "native" is our own paths and layouts, for any layer. "torchvision", "timm" and "keras" are that library's,
+    for the networks that it has; the model must be the one with that library's details, create_model(name,
+    preset=source). Arrays may be torch tensors. Keras's names are those of `model.layers` ("conv2d_3/kernel", whatever
+    number they begin with), of a legacy .h5 file, or of a Keras 3 .weights.h5 file ("layers/conv2d_3/vars/0"). A
+    classifier of 1001 classes loses its first, the background, where the model has 1000.
+    strict: every array of ours must be there and every one of theirs used, but for counters of batches and for the
+    auxiliary heads of a model without them.
+
+    Raises ValueError where arrays are missing, left over or of another shape, and TypeError for a layer that is no
+    network or values that are no floating-point arrays; nothing is changed then.
     """
-    name = check_source(layer, source)
-    tensors, absent = _twins(layer, source)
-    settle = _keras_names if source == "keras" else _torch_names
-    given = settle(state, name)
-    report = Report(source, name)
+    report = Report(source, getattr(layer, "name", "") or type(layer).__name__)
+    given: dict[str, tuple[str, Any]]
+    absent: list[str] = []
+    if source == "native":
+        tensors = [Tensor(path, path, SAME, t, tuple(t.data.shape)) for path, t in _slots(layer).items()]
+        given = {path: (path, value) for path, value in state.items()}
+    else:
+        name = check_source(layer, source)
+        tensors, absent = _twins(layer, source)
+        given = (_keras_names if source == "keras" else _torch_names)(state, name)
     values: list[tuple[Any, np.ndarray]] = []
     for tensor in tensors:
         raw, value = given.pop(tensor.theirs, ("", None))
         if value is None and tensor.target is not None:
-            if tensor.ours.endswith(".gamma"):
+            if source != "native" and tensor.ours.endswith(".gamma"):
                 report.filled.append((tensor.ours, "ones: the file has no gamma"))
                 values.append((tensor.target, np.ones(tensor.shape)))
             else:
-                report.missing.append(f"{tensor.ours} ({tensor.theirs})")
+                report.missing.append(tensor.ours if source == "native" else f"{tensor.ours} ({tensor.theirs})")
         elif value is not None and tensor.target is None:
-            if (_checked(raw, value) == 1).all():
+            if (_checked(raw, value, "f") == 1).all():
                 report.skipped.append((raw, "a gamma of ones, and the model has none"))
             else:
                 report.unexpected.append(raw)
         elif value is not None:
-            turned, how = _turned(raw, _checked(raw, value), tensor)
+            turned, how = _turned(raw, _checked(raw, value, tensor.target.data.dtype.kind), tensor)  # type: ignore[union-attr]
             report.loaded.append((raw, tensor.ours, how))
             values.append((tensor.target, turned))
     for key, (raw, _) in given.items():
-        if key.endswith("num_batches_tracked"):
+        if source != "native" and key.endswith("num_batches_tracked"):
             report.skipped.append((raw, "a counter that we do not keep"))
         elif key.startswith(tuple(absent)):
             report.skipped.append((raw, "an auxiliary head, and the model has none"))
@@ -351,32 +354,41 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
             report.unexpected.append(raw)
     if strict and (report.missing or report.unexpected):
         raise ValueError(_complaint(report))
-    ready = [(t, beside(v.astype(t.data.dtype), t.data)) for t, v in values]
+    ready = [(t, beside(v.astype(t.data.dtype, copy=False), t.data)) for t, v in values]
     for target, value in ready:
         target.data[...] = value
     return report
 
 
-def from_native(layer: Layer, state: Mapping[str, np.ndarray], source: str) -> State:
-    """Our state in another library's names and layouts, in that library's order.
+def state_dict(layer: Layer, *, source: str = "native") -> State:
+    """Copies of every parameter and running average by name, contiguous, on the CPU.
 
-    torch.from_numpy of each value makes what torch's load_state_dict takes, and `load_foreign`
-    takes it back. A gamma that our network does not have is given to PyTorch as ones, and PyTorch's
-    counters of batches as 0. Raises as `load_foreign` does.
+    source: whose names, layouts and order they get, as in `load_state_dict`, which takes them back. For torchvision
+    and timm, torch.from_numpy of each value makes what PyTorch's load_state_dict takes: a gamma that our network does
+    not have is given as ones, and PyTorch's counters of batches as 0. Raises as `load_state_dict` does.
     """
+    state = {path: np.array(asarray(slot.data, "cpu"), order="C") for path, slot in _slots(layer).items()}
+    return state if source == "native" else renamed(layer, state, source)
+
+
+def renamed(layer: Layer, state: Mapping[str, np.ndarray], source: str) -> State:
+    """Arrays by our paths (weights, or their gradients) in another library's names, layouts and order."""
     check_source(layer, source)
     theirs: State = {}
     for tensor in _twins(layer, source)[0]:
         if tensor.ours in state:
             turned = tensor.layout.theirs(state[tensor.ours], tensor.shape)
             theirs[tensor.theirs] = np.array(turned, order="C")
-        elif source != "keras":
-            beta = state[tensor.ours.removesuffix("gamma") + "beta"]
-            theirs[tensor.theirs] = np.ones_like(beta)
-        if tensor.theirs.endswith(".running_var"):
+        elif tensor.target is None and source != "keras":
+            theirs[tensor.theirs] = np.ones_like(state[tensor.ours.removesuffix("gamma") + "beta"])
+        if tensor.theirs.endswith(".running_var") and tensor.theirs in theirs:
             counter = tensor.theirs.removesuffix("running_var") + "num_batches_tracked"
             theirs[counter] = np.zeros((), np.int64)
     return theirs
+
+
+def _slots(layer: Layer) -> dict[str, Param | Buffer]:
+    return {**named_params(layer), **named_buffers(layer)}
 
 
 def check_source(layer: Layer, source: str) -> str:
@@ -390,11 +402,11 @@ def check_source(layer: Layer, source: str) -> str:
     return name
 
 
-def _checked(raw: str, value: Any) -> np.ndarray:
-    """A NumPy array of floating-point numbers."""
+def _checked(raw: str, value: Any, kind: str) -> np.ndarray:
+    """A NumPy array of floating-point numbers (or of the layer's complex ones)."""
     if hasattr(value, "detach"):
-        value = _as_numpy(value)
-    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind != "f":
+        value = as_numpy(value)
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind not in ("f", kind):
         got = f"{value.dtype}" if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(f"{raw}: got {got}, wanted an array of floating-point numbers")
     return np.asarray(value)
@@ -432,129 +444,9 @@ def _complaint(report: Report) -> str:
     )
 
 
-# -------------------------------------------------------------------------------------- files
-
-
-def read_weights(path: str | Path) -> State:
-    """The tensors of a weights file by the names that they have there.
-
-    .safetensors; .h5, .hdf5, .weights.h5 and .keras of Keras (needs h5py, the extra "keras");
-    .pt, .pth and .bin of PyTorch, only through torch.load(weights_only=True) and only where torch
-    2.10 or newer is installed (earlier ones can be made to run a file's code all the same).
-    Raises ValueError of one line for another kind of file and for one that is damaged,
-    FileNotFoundError where there is none, ImportError where a library is missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
-    readers: dict[str, Callable[[Path], State]] = {
-        ".safetensors": _read_safetensors,
-        ".h5": _read_keras, ".hdf5": _read_keras, ".keras": _read_keras,
-        ".pt": _read_torch, ".pth": _read_torch, ".bin": _read_torch,
-    }  # fmt: skip
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path}: got a file ending in {path.suffix!r}, wanted {', '.join(readers)}")
-    state = reader(path)
-    if not state:
-        raise ValueError(f"{path}: got a file without tensors, wanted a network's weights")
-    return state
-
-
-def _read_safetensors(path: Path) -> State:
-    return read_tensors(path, verified=False)[0]
-
-
-def _read_torch(path: Path) -> State:
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(
-            f"{path}: reading PyTorch's files needs torch; install it, or save the state_dict as .safetensors"
-        ) from None
-    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 10):
-        raise ImportError(f"{path}: got torch {torch.__version__}, wanted 2.10 or newer to read it")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch explains at length how to switch the check off; the first sentence is enough
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise ValueError(f"{path}: PyTorch cannot read it safely ({reason})") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{path}: got {type(state).__name__}, wanted a state_dict of tensors")
-    return {str(name): _as_numpy(tensor) for name, tensor in state.items()}
-
-
-def _as_numpy(tensor: Any) -> np.ndarray:
+def as_numpy(tensor: Any) -> np.ndarray:
     """A torch tensor as an array; half precision, of which NumPy has one kind only, as float32."""
     tensor = tensor.detach().cpu()
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()
     return tensor.numpy()
-
-
-LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of one GiB
-
-
-def _read_keras(path: Path) -> State:
-    """Every data set of an HDF5 file, in the order in which its layers list them."""
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError(f'{path}: reading it needs h5py; pip install "inception-np[keras]"') from None
-    import io
-    import zipfile
-
-    try:
-        source: Any = path
-        if path.suffix.lower() == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                info = archive.getinfo("model.weights.h5")
-                if info.file_size > LARGEST_FILE:
-                    raise ValueError(f"model.weights.h5 says it has {info.file_size} bytes")
-                source = io.BytesIO(archive.read(info))
-        with h5py.File(source, "r") as file:
-            return _keras_tensors(file)
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0].strip("'\"")
-        raise ValueError(f"{path}: got a file that HDF5 cannot read ({reason})") from None
-
-
-def _keras_tensors(file: Any) -> State:
-    """Keras 3 keeps "layers/<class>_<k>/vars/<j>"; before, each layer's group lists its weights."""
-    import h5py
-
-    state: State = {}
-    total = 0
-
-    def take(group: Any, name: str, key: str) -> None:
-        nonlocal total
-        node = group
-        for part in name.split("/"):
-            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-                raise ValueError(f"{key} is a link, wanted a data set")
-            node = node[part]
-        if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
-            raise ValueError(f"{key} lies outside the file, wanted a data set in it")
-        total += node.size * node.dtype.itemsize
-        if total > LARGEST_FILE:
-            raise ValueError(f"{key} brings the tensors to {total} bytes")
-        state[key] = node[()]
-
-    root = file["model_weights"] if "model_weights" in file else file
-    if "layer_names" in root.attrs:
-        for layer in map(_text, root.attrs["layer_names"]):
-            for weight in map(_text, root[layer].attrs["weight_names"]):
-                take(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
-        return state
-    for layer in file.get("layers", ()):
-        variables = file["layers"][layer].get("vars", ())
-        for j in sorted(variables, key=lambda j: (len(j), j)):
-            take(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
-    return state
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
