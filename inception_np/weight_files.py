@@ -1,9 +1,8 @@
-"""Files of other libraries' weights: .safetensors, Keras's HDF5, PyTorch's pickles, read without running any of them."""
+"""Files of other libraries' weights: .safetensors, Keras's HDF5, PyTorch's pickles; read without running code."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
 
 from .tensorfile import read_tensors
 from .weights import State, as_numpy

@@ -44,12 +44,41 @@ def units(ours: str, torch: str, pairs: dict[str, str], *, aux: bool = False) ->
         yield from unit(f"{ours}.{mine}", f"{torch}.{theirs}", aux=aux)
 
 
+# Blocks: our names, as compose's branches and their kernels have them, and PyTorch's.
 # fmt: off
-GOOGLENET_BLOCK = {
+GOOGLENET = {
     "b1": "branch1",
     "b3.reduce": "branch2.0", "b3.conv": "branch2.1",
     "b5.reduce": "branch3.0", "b5.conv": "branch3.1",
     "pool.proj": "branch4.1",
+}
+V3_5 = {
+    "b0": "branch1x1",
+    "b1.1x1": "branch5x5_1", "b1.5x5": "branch5x5_2",
+    "b2.1x1": "branch3x3dbl_1", "b2.3x3a": "branch3x3dbl_2", "b2.3x3b": "branch3x3dbl_3",
+    "b3.proj": "branch_pool",
+}
+V3_6A = {
+    "b0.3x3": "branch3x3",
+    "b1.1x1": "branch3x3dbl_1", "b1.3x3a": "branch3x3dbl_2", "b1.3x3b": "branch3x3dbl_3",
+}
+V3_6 = {
+    "b0": "branch1x1",
+    "b1.1x1": "branch7x7_1", "b1.1x7": "branch7x7_2", "b1.7x1": "branch7x7_3",
+    "b2.1x1": "branch7x7dbl_1", "b2.7x1a": "branch7x7dbl_2", "b2.1x7a": "branch7x7dbl_3",
+    "b2.7x1b": "branch7x7dbl_4", "b2.1x7b": "branch7x7dbl_5",
+    "b3.proj": "branch_pool",
+}
+V3_7A = {
+    "b0.1x1": "branch3x3_1", "b0.3x3": "branch3x3_2",
+    "b1.1x1": "branch7x7x3_1", "b1.1x7": "branch7x7x3_2", "b1.7x1": "branch7x7x3_3", "b1.3x3": "branch7x7x3_4",
+}
+V3_7 = {
+    "b0": "branch1x1",
+    "b1.1x1": "branch3x3_1", "b1.fork.1x3": "branch3x3_2a", "b1.fork.3x1": "branch3x3_2b",
+    "b2.1x1": "branch3x3dbl_1", "b2.3x3": "branch3x3dbl_2",
+    "b2.fork.1x3": "branch3x3dbl_3a", "b2.fork.3x1": "branch3x3dbl_3b",
+    "b3.proj": "branch_pool",
 }
 # fmt: on
 
@@ -60,7 +89,7 @@ def inception_v1() -> Rows:
     yield from unit("conv2.reduce", "conv2")
     yield from unit("conv2.conv", "conv3")
     for block in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
-        yield from units(block, f"inception{block}", GOOGLENET_BLOCK)
+        yield from units(block, f"inception{block}", GOOGLENET)
     for ours, theirs in (("aux_4a", "aux1"), ("aux_4d", "aux2")):
         yield from unit(f"{ours}.conv", f"{theirs}.conv", aux=True)
         yield Row(f"{ours}.fc1", f"{theirs}.fc1", aux=True, flat=(4, 4))
@@ -68,8 +97,24 @@ def inception_v1() -> Rows:
     yield Row("fc", "fc", classifier=True)
 
 
+def inception_v3() -> Rows:
+    """torchvision's and timm's inception_v3 (timm's has the head only where asked), Keras's InceptionV3."""
+    for name in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"):
+        yield from unit(f"Conv2d_{name}", f"Conv2d_{name}")
+    blocks = {"5b": V3_5, "5c": V3_5, "5d": V3_5, "6a": V3_6A, "6b": V3_6, "6c": V3_6, "6d": V3_6, "6e": V3_6}
+    for name, pairs in blocks.items():
+        yield from units(f"Mixed_{name}", f"Mixed_{name}", pairs)
+    yield from unit("aux_Mixed_6e.conv", "AuxLogits.conv0", aux=True)
+    yield from unit("aux_Mixed_6e.full", "AuxLogits.conv1", aux=True)
+    yield Row("aux_Mixed_6e.fc", "AuxLogits.fc", aux=True, classifier=True)
+    for name, pairs in {"7a": V3_7A, "7b": V3_7, "7c": V3_7}.items():
+        yield from units(f"Mixed_{name}", f"Mixed_{name}", pairs)
+    yield Row("fc", "fc", "predictions", classifier=True)
+
+
 TABLES = {
     "inception_v1": (inception_v1, ("torchvision",)),
+    "inception_v3": (inception_v3, SOURCES),
 }
 
 
