@@ -1,10 +1,13 @@
-"""A network as a file.
+"""A network's numbers as a dictionary and as a file.
 
     save(model, "model.safetensors")          weights, running averages, the name and its options
     model = load("model.safetensors")         the same network again
 
-The file's format is described in tensorfile.py; `state_dict` and `load_state_dict`, which go
-between a network and a dictionary of arrays, are in weights.py.
+    state = state_dict(model)                 {"3a.b3.conv.weight": array, ...}
+    load_state_dict(model, state)             all of them or none
+
+The file's format is described in tensorfile.py. What other programs' weights are called and how
+they are laid out is in weights.py (`source="torchvision"`, `"timm"`, `"keras"`).
 """
 
 import json
@@ -14,11 +17,66 @@ from typing import Any
 
 import numpy as np
 
-from .layer import Layer, cast
+from .backend import asarray, beside
+from .layer import Layer, cast, named_buffers, named_params
 from .tensorfile import read_tensors, write_tensors
-from .weights import load_state_dict, state_dict
 
 FORMAT = "inception_np 1"
+
+
+def state_dict(layer: Layer, *, source: str = "native") -> dict[str, np.ndarray]:
+    """Copies of every parameter and running average by their paths, on the CPU.
+
+    source: whose names and layouts the arrays get; ours unless told otherwise.
+    """
+    state = {path: np.array(asarray(slot.data, "cpu")) for path, slot in _slots(layer).items()}
+    if source == "native":
+        return state
+    from .weights import from_native
+
+    return from_native(layer, state, source)
+
+
+def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: str = "native") -> Any:
+    """Copy the arrays into the layer's parameters and running averages.
+
+    Every one must be there, in its shape, and no other; floating point of another width is
+    rounded to the layer's. Raises ValueError or TypeError that lists what does not fit, and then
+    nothing has changed. For another source than ours, see weights.py.
+    """
+    if source != "native":
+        from .weights import load_foreign
+
+        return load_foreign(layer, state, source)
+    slots = _slots(layer)
+    missing = [path for path in slots if path not in state]
+    unexpected = [path for path in state if path not in slots]
+    if missing or unexpected:
+        raise ValueError(
+            f"state: {_listed('missing', missing)}, {_listed('unexpected', unexpected)}; "
+            "it belongs to another network, or to other options of this one"
+        )
+    values = {path: np.asarray(state[path]) for path in slots}
+    wrong = [
+        f"{path} {values[path].shape} instead of {tuple(slot.data.shape)}"
+        for path, slot in slots.items()
+        if values[path].shape != tuple(slot.data.shape)
+    ]
+    if wrong:
+        raise ValueError(
+            f"state: {_listed('wrong shapes', wrong)}; "
+            "it belongs to other options of this network (width, classes, channels)"
+        )
+    kinds = [
+        f"{path} {values[path].dtype} instead of {slot.data.dtype}"
+        for path, slot in slots.items()
+        if values[path].dtype.kind not in ("f", slot.data.dtype.kind)
+    ]
+    if kinds:
+        raise TypeError(f"state: {_listed('wrong types', kinds)}; give floating point arrays")
+    for path, slot in slots.items():
+        slot.data[...] = beside(values[path].astype(slot.data.dtype, copy=False), slot.data)
+    return None
 
 
 def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | None = None) -> None:
@@ -102,3 +160,13 @@ def described(path: str | os.PathLike, metadata: Mapping[str, str]) -> tuple[dic
 
 # A file may ask for any network that exists, but not for one that no machine could hold.
 LARGEST = {"width": 16, "num_classes": 1_000_000, "in_channels": 10_000}
+
+
+def _slots(layer: Layer) -> dict[str, Any]:
+    return {**named_params(layer), **named_buffers(layer)}
+
+
+def _listed(what: str, found: list[str]) -> str:
+    """ "2 missing (a, b)", the first five of them."""
+    more = ", ..." if len(found) > 5 else ""
+    return f"{len(found)} {what}" + (f" ({', '.join(found[:5])}{more})" if found else "")

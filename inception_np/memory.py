@@ -1,0 +1,79 @@
+"""How much memory a training step needs, and how much there is, before anything is allocated."""
+
+from pathlib import Path
+from typing import Any
+
+from .layer import Layer, named_params, walk
+from .models.network import Network
+
+
+def needed(net: Network, image: tuple[int, ...], vectors: int) -> tuple[int, int]:
+    """(bytes whatever the batch, bytes for each image of the batch) of a training step.
+
+    vectors: how many arrays as large as the weights there are beside them (gradient, velocity ...).
+    """
+    weights = sum(p.data.nbytes for p in named_params(net).values())
+    itemsize = next(iter(named_params(net).values())).data.itemsize
+    elements = activations(net, image)
+    # Every layer's output is kept or made again; at the widest place there are two gradients too.
+    return weights * (1 + vectors), (sum(elements) + 3 * max(elements)) * itemsize
+
+
+def activations(net: Network, image: tuple[int, ...]) -> list[int]:
+    """The elements of the output of every layer that computes something, for one image (H, W, C)."""
+    sizes = []
+
+    def noted(layer: Any) -> None:
+        out_shape = layer.out_shape
+
+        def note(shape: tuple[int, ...]) -> tuple[int, ...]:
+            after = out_shape(shape)
+            size = 1
+            for n in after:
+                size *= n
+            sizes.append(size)
+            return after
+
+        layer.out_shape = note
+
+    leaves = {id(x): x for _, x in walk(net) if isinstance(x, Layer) and not _inner(x)}
+    for leaf in leaves.values():
+        noted(leaf)
+    try:
+        shape = (1, *image)
+        for name, stage in net.trunk.layers.items():
+            shape = stage.out_shape(shape)
+            if name in net.heads:
+                net.heads[name].out_shape(shape)
+    finally:
+        for leaf in leaves.values():
+            del leaf.out_shape
+    return sizes
+
+
+def _inner(layer: Layer) -> bool:
+    return any(isinstance(child, Layer) for child in layer.children().values())
+
+
+def available() -> int:
+    """Bytes that this process may still take: the machine's or its control group's, the smaller."""
+    limits: list[int] = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        group = Path("/sys/fs/cgroup")
+        most, used = (group / name for name in ("memory.max", "memory.current"))
+        if most.exists() and most.read_text().strip() != "max":
+            limits.append(int(most.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=2**63)
+
+
+def readable(count: float) -> str:
+    """'1.5 GiB'"""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"

@@ -1,0 +1,75 @@
+"""What a run says while it runs, on standard error: a bar on a terminal, plain lines in a pipe."""
+
+import sys
+import time
+from typing import Any
+
+
+class Progress:
+    """Use it in a `with` block; `step` after every batch, `epoch` after every epoch."""
+
+    SILENCE = 10.0  # seconds between two lines within an epoch
+
+    def __init__(self, epochs: int, steps: int) -> None:
+        self.epochs, self.steps = epochs, steps
+        self.bar: Any = None
+        self.started = self.spoke = time.monotonic()
+        self.first: int | None = None  # the step at which this process began
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"))
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("starting", total=self.epochs * self.steps, epoch=f"1/{self.epochs}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        if self.bar:
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, epoch: int, step: int, sums: dict[str, Any]) -> None:
+        """epoch: those finished. sums: of loss, right answers, images and seconds in this one."""
+        done, now = epoch * self.steps + step, time.monotonic()
+        if self.first is None:
+            self.first, self.started = done, now
+        if not self.bar and now - self.spoke < self.SILENCE:
+            return
+        rate = (now - self.started) / max(done - self.first, 1)
+        text = (
+            f"loss {sums['loss'] / sums['images']:.3f}  accuracy {sums['right'] / sums['images']:6.1%}  "
+            f"{sums['images'] / max(sums['seconds'], 1e-9):,.0f} images/s  "
+            f"{_clock(rate * (self.epochs * self.steps - done))} left"
+        )
+        if self.bar:
+            self.bar.update(self.task, completed=done, description=text, epoch=f"{epoch + 1}/{self.epochs}")
+        elif step < self.steps:
+            self.say(f"epoch {epoch + 1}/{self.epochs}, step {step}/{self.steps}  {text}")
+            self.spoke = now
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """line: what log.jsonl gets."""
+        width = len(str(self.epochs))
+        self.say(
+            f"epoch {line['epoch']:{width}}/{self.epochs}  loss {line['train_loss']:.3f}  "
+            f"accuracy {line['train_accuracy']:6.1%}  test loss {line['test_loss']:.3f}  "
+            f"test accuracy {line['test_accuracy']:6.1%}  "
+            f"{line['images'] / max(line['seconds'], 1e-9):,.0f} images/s  {line['seconds']:.1f} s"
+        )
+        self.spoke = time.monotonic()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
