@@ -1,0 +1,165 @@
+"""Central differences and Richardson's extrapolation, with an estimate of their own error and a watch on kinks.
+
+    D(h) = (f(t + h v) - f(t - h v)) / 2h = f' + c2 h^2 + c4 h^4 + ...        rounding adds about ulp |f| / h
+
+A large step is spoilt by c2 h^2, a small one by rounding. `central` takes the step of a falling row of steps where
+two neighbours agree best. Richardson cancels the c2 and c4 terms from three steps: (4 D(h/2) - D(h)) / 3 and again
+with 16 and 15; the difference of the last two columns estimates what is left. Both bound the rounding by what one ulp
+of y, in each of its entries, can do. Neither sees a step that changes a decision (kinks.py): it is halved, and given
+up after four halvings, and the direction is listed, never passed in silence.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .complex_step import compare_elements, projected
+from .kinks import decisions, nearest
+from .report import Check, ratio
+from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree
+
+FIRST = {"central": 2.0**-10, "richardson": 2.0**-6}  # relative to the size of the tensor's entries
+HALVINGS = 4
+
+
+@dataclass
+class Estimate:
+    value: float
+    bound: float  # of its error, by its own reckoning
+    excluded: str = ""  # why there is no estimate
+
+
+class Differences:
+    """Difference quotients of a subject: `method` is "central" or "richardson"."""
+
+    def __init__(self, subject: Subject, method: str):
+        self.subject, self.method = subject, method
+        self.pattern, self.margin, self.decisions, _ = decisions(subject, subject.point)
+        self.rounding = ULP * sum(float(np.abs(d * y).sum()) for d, y in zip(*map(leaves, (subject.dy, subject.y)), strict=True))
+
+    def estimate(self, direction: Point, size: float) -> Estimate:
+        """The derivative along a direction whose largest entry moves by `size` per unit of step."""
+        h = FIRST[self.method] * size
+        for _ in range(HALVINGS + 1):
+            where = self._crossing(direction, h)
+            if not where:
+                return self._richardson(direction, h) if self.method == "richardson" else self._central(direction, h)
+            h /= 16
+        return Estimate(0.0, 0.0, where)
+
+    def _quotient(self, direction: Point, h: float) -> float:
+        up = self.subject.forward(self.subject.moved(direction, h))
+        down = self.subject.forward(self.subject.moved(direction, -h))
+        return dot(self.subject.dy, difference(up, down)) / (2 * h)
+
+    def _central(self, direction: Point, h: float) -> Estimate:
+        best = Estimate(0.0, float("inf"))
+        before = self._quotient(direction, h)
+        for _ in range(5):
+            h /= 4
+            now = self._quotient(direction, h)
+            bound = abs(now - before) + 8 * self.rounding / h
+            if bound < best.bound:
+                best = Estimate(now, bound)
+            before = now
+        return best
+
+    def _richardson(self, direction: Point, h: float) -> Estimate:
+        best = Estimate(0.0, float("inf"))
+        for _ in range(3):
+            d = [self._quotient(direction, h / 2**k) for k in range(3)]
+            first = [(4 * d[1] - d[0]) / 3, (4 * d[2] - d[1]) / 3]
+            value = (16 * first[1] - first[0]) / 15
+            bound = abs(value - first[1]) + 32 * self.rounding / h
+            if bound < best.bound:
+                best = Estimate(value, bound)
+            h /= 8
+        return best
+
+    def _crossing(self, direction: Point, h: float) -> str:
+        """Where a step of +h or -h changes a decision; "" where it does not."""
+        if not self.decisions:
+            return ""
+        for sign in (1, -1):
+            pattern, _, _, margins = decisions(self.subject, self.subject.moved(direction, sign * h))
+            if not np.array_equal(pattern, self.pattern):
+                return f"{int((pattern != self.pattern).sum())} decisions change within h = {h:.0e}; nearest {nearest(margins)}"
+        return ""
+
+    def elements(self) -> list[Check]:
+        """Every entry of x and of every parameter."""
+        checks = []
+        gradient = self.subject.gradient
+        largest = max(float(np.abs(g).max()) for g in gradient.values() if g.size)
+        for name, analytic in gradient.items():
+            numeric, bound = analytic.copy(), np.zeros(analytic.shape)
+            excluded = []
+            size = max(float(np.abs(self.subject.point[name]).max()), 1e-3)
+            v = np.zeros(analytic.shape)
+            for i in np.ndindex(analytic.shape):
+                v[i] = 1
+                e = self.estimate({name: v}, size)
+                v[i] = 0
+                if e.excluded:
+                    excluded.append(f"{name}{list(i)} left out: {e.excluded}")
+                else:
+                    numeric[i], bound[i] = e.value, e.bound
+            tolerance = 10 * bound + 1e-12 * np.abs(analytic).max()
+            check = compare_elements(name, f"every element by {self.method}", analytic, numeric, tolerance, largest)
+            check.excluded = excluded
+            checks.append(check)
+        return checks
+
+    def along(self, label: str, how: str, direction: Point) -> Check:
+        """One direction."""
+        largest = max(float(np.abs(v).max()) for v in direction.values())
+        size = max(max(float(np.abs(self.subject.point[k]).max()) for k in direction), 1e-3) / largest
+        e = self.estimate(direction, size)
+        analytic, scale = projected(self.subject.gradient, direction)
+        if e.excluded:
+            return Check(label, how, 0.0, 1.0, analytic, analytic, scale, excluded=[f"{label} left out: {e.excluded}"])
+        unit = scale or 1.0
+        error, tolerance = abs(e.value - analytic) / unit, (10 * e.bound + 1e-12 * scale) / unit
+        return Check(label, how, error, tolerance, analytic, e.value, scale, norm_error=error, element_error=error)
+
+
+def difference(a: object, b: object) -> object:
+    """a - b, array by array: subtracted before the projection, so that large equal parts cancel exactly."""
+    parts = iter([p - q for p, q in zip(leaves(a), leaves(b), strict=True)])
+    return map_tree(lambda _: next(parts), a)
+
+
+def second_opinion(subject: Subject, direction: Point, slope: float) -> str:
+    """Does a difference quotient confirm the complex step's slope? "" if so, or if a kink forbids to tell.
+
+    A forward that is not analytic, one with np.abs or np.var say, gives the complex step a slope that no difference
+    confirms, however small the step.
+    """
+    scale = sum(float(np.abs(subject.gradient[k] * v).sum()) for k, v in direction.items()) + abs(slope)
+    rounding = ULP * sum(float(np.abs(d * y).sum()) for d, y in zip(*map(leaves, (subject.dy, subject.y)), strict=True))
+    middle = subject.y
+    for h in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
+        up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
+        right, left = dot(subject.dy, difference(up, middle)) / h, dot(subject.dy, difference(middle, down)) / h
+        both = (left + right) / 2
+        if abs(both - slope) <= 1e-4 * scale + 100 * rounding / h:
+            return ""
+    if abs(right - left) > 1e-3 * scale:
+        return ""  # two sides, two slopes: a kink
+    return f"complex step gives the slope {slope:.6g} where differences give {both:.6g}"
+
+
+def v_curve(subject: Subject, direction: Point, analytic: float) -> tuple[Array, Array, Array]:
+    """Steps from 1 to 1e-16, and the relative error of the central difference and of the complex step at each."""
+    steps = 10.0 ** -np.arange(0, 16.5, 0.5)
+    unit = abs(analytic) or 1.0
+    central, complex_step = [], []
+    for h in steps:
+        up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
+        central.append(abs(dot(subject.dy, difference(up, down)) / (2 * h) - analytic) / unit)
+        point = {k: a + (1j * h * direction[k] if k in direction else 0j) for k, a in subject.point.items()}
+        complex_step.append(abs(subject.project(subject.forward(point)) / h - analytic) / unit)
+    return steps, np.array(central), np.array(complex_step)
+
+
+__all__ = ["Differences", "Estimate", "difference", "ratio", "second_opinion", "v_curve"]

@@ -1,0 +1,156 @@
+"""Kinks: where ReLU and the maximum have no derivative, and how far a point is from the nearest of them.
+
+A layer with a kink makes decisions: one bit per ReLU unit, one winner per pooling window. Along a step that changes no
+decision the layer is smooth; along one that does, a difference quotient mixes two slopes and says nothing.
+
+A layer of your own with a kink can tell its decisions too, with a method
+
+    def kinks(self, x, cache): return decisions, margins     # two arrays, one entry per decision
+
+where a margin is how far the input may move before the decision changes.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..kernels.conv import conv2d
+from ..compose import Concat, Residual, Sequential
+from ..layer import Layer, Mode, walk
+from ..layers.activation import ReLU
+from ..layers.conv import ConvReLU
+from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.pool import MaxPool2D
+from ..models.network import Network
+from .subject import Array, Point, Subject
+
+
+def kinks(layer: Layer, x: Array, y: Array, cache: Any) -> tuple[Array, Array] | None:
+    """A leaf's decisions and margins, or None for a smooth one. cache: a copy that nothing has used up."""
+    if hasattr(layer, "kinks"):
+        return layer.kinks(x, cache)
+    if isinstance(layer, ReLU):
+        before = x
+    elif isinstance(layer, ConvReLU):
+        bias = None if layer.bias is None else layer.bias.data
+        before = conv2d(x, layer.weight.data, bias, *layer._geometry(x.shape))
+    elif isinstance(layer, ConvBNReLU):
+        z, (mean, _, rstd, _) = cache[0]
+        before = layer.bn.apply(z, mean, rstd, False, None)
+    elif isinstance(layer, MaxPool2D):
+        return _winners_and_gaps(layer, x, y, cache[0])
+    else:
+        return None
+    return before.real > 0, np.abs(before.real)
+
+
+def _winners_and_gaps(layer: MaxPool2D, x: Array, y: Array, winners: Array) -> tuple[Array, Array]:
+    """The gap of a window: its largest entry less its second largest."""
+    geometry = (layer.stride, layer._geometry(x.shape)[0], winners.shape[1:3])
+    second = np.full(y.shape, -np.inf)
+    for tap in range(layer.size[0] * layer.size[1]):
+        seen = _tap(x.real, *divmod(tap, layer.size[1]), *geometry)
+        second = np.where(winners == tap, second, np.maximum(second, seen))
+    return winners, y.real - second
+
+
+def _tap(x: Array, i: int, j: int, stride: Any, pads: Any, out_hw: Any) -> Array:
+    """What tap (i, j) of every window sees, -inf beyond the image."""
+    rows = np.arange(out_hw[0]) * stride[0] - pads[0][0] + i
+    columns = np.arange(out_hw[1]) * stride[1] - pads[1][0] + j
+    inside = ((rows >= 0) & (rows < x.shape[1]))[:, None] & (columns >= 0) & (columns < x.shape[2])
+    seen = x[:, rows.clip(0, x.shape[1] - 1)][:, :, columns.clip(0, x.shape[2] - 1)]
+    return np.where(inside[..., None], seen, -np.inf)
+
+
+@dataclass
+class Call:
+    """One call of a unit inside a forward pass. mode holds the generator as it was before the call."""
+
+    path: str
+    layer: Layer
+    x: Array
+    y: Any
+    cache: Any
+    mode: Any
+
+
+class Recorder:
+    """Watch a subject's layers: `with Recorder(subject) as seen:` fills `seen.calls` with the calls of its units.
+
+    A unit is a layer that is not put together of others: all but the combinators, networks, and any layer that calls
+    two others or more.
+    """
+
+    def __init__(self, subject: Subject, caches: bool = False):
+        self.subject, self.caches = subject, caches
+        self.calls: list[Call] = []
+        self._open: list[list[Call]] = [self.calls]  # for every layer that is being run: its units so far
+        self._count = [0]  # and how many layers it has called
+
+    def __enter__(self) -> "Recorder":
+        self._watched: list[Layer] = []
+        for path, layer in [("", self.subject.layer), *walk(self.subject.layer)]:
+            if isinstance(layer, Layer) and not any(layer is w for w in self._watched):
+                self._watched.append(layer)
+                layer.forward = self._watch(path, layer, layer.forward)  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for layer in self._watched:
+            del layer.forward  # the class's own again
+
+    def _watch(self, path: str, layer: Layer, forward: Any) -> Any:
+        def watched(x: Array, mode: Any, **options: Any) -> Any:
+            before = copy.deepcopy(mode)
+            self._open.append([])
+            self._count.append(0)
+            y, cache = forward(x, mode, **options)
+            inner, count = self._open.pop(), self._count.pop()
+            self._count[-1] += 1
+            if isinstance(layer, (Sequential, Concat, Residual, Network)) or count > 1:
+                self._open[-1].extend(inner)
+            else:
+                kept = copy.deepcopy(cache) if self.caches else None
+                self._open[-1].append(Call(path, layer, x, y, kept, before))
+            return y, cache
+
+        return watched
+
+
+def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[tuple[str, Array]]]:
+    """All decisions at a point as one array, the smallest margin, their number, and the margins of every unit."""
+    with Recorder(subject, caches=True) as seen:
+        subject._run(point, keep=True)
+    patterns, margins = [], []
+    for call in seen.calls:
+        pair = kinks(call.layer, call.x, call.y, call.cache)
+        if pair is None:
+            continue
+        pattern, gap = np.asarray(pair[0]), np.array(pair[1], float)
+        if isinstance(call.layer, MaxPool2D) and call.x is not point["x"]:
+            gap[(gap == 0) & (call.y == 0)] = np.inf  # a window of zeros that a ReLU holds there
+        patterns.append(pattern.ravel().astype(np.int64))
+        margins.append((call.path or subject.name, gap))
+    if not patterns:
+        return np.zeros(0, np.int64), float("inf"), 0, []
+    together = np.concatenate(patterns)
+    return together, min(float(m.min()) for _, m in margins if m.size), together.size, margins
+
+
+def margin(layer: Layer, x: Array, *, mode: Mode | None = None, seed: int = 0) -> float:
+    """How far the nearest kink is: the smallest |input| of any ReLU and the smallest lead of any window's winner.
+
+    Infinite for a smooth layer, 0 on a kink. x: what forward takes. Raises what check_gradients raises.
+    """
+    subject = Subject(layer, x, mode or Mode(train=True, keep=True), seed)
+    return decisions(subject, subject.point)[1]
+
+
+def nearest(margins: list[tuple[str, Array]]) -> str:
+    """Where the nearest kink is, in words."""
+    path, m = min(margins, key=lambda item: float(item[1].min()))
+    at = tuple(int(i) for i in np.unravel_index(int(m.argmin()), m.shape))
+    return f"{path} at {at}, margin {m.min():.1e}"

@@ -1,0 +1,203 @@
+"""What a check found: rows, the worst of them, and a way to print, draw and repeat it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass
+class Check:
+    """One tensor, compared in one way.
+
+    error and tolerance are relative to `scale`, the size of what was compared: the largest entry of the gradient for
+    a comparison element by element, sum |g_i v_i| along a direction v. Both belong to the worst entry, the one whose
+    error over tolerance is largest.
+    """
+
+    tensor: str
+    how: str
+    error: float
+    tolerance: float
+    analytic: float
+    numeric: float
+    scale: float
+    index: tuple[int, ...] | None = None
+    ratios: Array = field(default_factory=lambda: np.zeros(0))  # error / tolerance of every comparison
+    norm_error: float = 0.0  # largest error of any entry over the largest entry
+    element_error: float = 0.0  # largest relative error of any single entry
+    maps: tuple[Array, Array] | None = None  # analytic and numeric gradient, element by element
+    excluded: list[str] = field(default_factory=list)  # directions left out because of a kink
+
+    @property
+    def ratio(self) -> float:
+        return ratio(self.error, self.tolerance)
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= 1
+
+
+def ratio(error: Any, tolerance: Any) -> Any:
+    """error / tolerance, where 0 / 0 is 0 and NaN is infinite."""
+    error, tolerance = np.asarray(error, float), np.asarray(tolerance, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where(error == 0, 0.0, error / tolerance)
+    return np.where(np.isnan(r), np.inf, r)[()]
+
+
+@dataclass
+class GradReport:
+    """What check_gradients found. `print(report)` fits a screen, `report.plot(path)` draws it.
+
+    ok         nothing failed
+    worst      the check with the largest error over tolerance
+    checks     all of them, one per tensor or direction
+    problems   what else is wrong, in words: laws that the layer breaks, directions that could not be judged
+    condition  how much the gradient moves, in its largest entry, when every number moves by its last digit: 1 for a
+               convolution, about |mean| / std for batch norm
+    """
+
+    name: str
+    method: str
+    seed: int
+    checks: list[Check]
+    problems: list[str]
+    condition: float = 1.0
+    decisions: int = 0
+    margin: float = float("inf")
+    seconds: float = 0.0
+    snippet: str = ""
+    sweep: Callable | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and all(c.ok for c in self.checks)
+
+    @property
+    def worst(self) -> Check:
+        return max(self.checks, key=lambda c: c.ratio)
+
+    @property
+    def excluded(self) -> list[str]:
+        """The directions that were left out because every step along them crossed a kink."""
+        return [text for c in self.checks for text in c.excluded]
+
+    def failures(self) -> list[Check]:
+        """The checks that failed, the worst first."""
+        return sorted((c for c in self.checks if not c.ok), key=lambda c: -c.ratio)
+
+    def as_json(self) -> dict[str, Any]:
+        """{"ok", "name", "checks": [{"tensor", "error", "tolerance", ...}]}: plain numbers and strings."""
+        keys = ("tensor", "how", "error", "tolerance", "analytic", "numeric", "norm_error", "element_error")
+        rows = [{k: getattr(c, k) for k in keys} | {"ok": bool(c.ok)} for c in self.checks]
+        return {
+            "ok": bool(self.ok),
+            "name": self.name,
+            "method": self.method,
+            "condition": self.condition,
+            "decisions": self.decisions,
+            "excluded": self.excluded,
+            "problems": self.problems,
+            "seconds": self.seconds,
+            "checks": rows,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        compared = sum(max(1, c.ratios.size) for c in self.checks)
+        state = "ok" if self.ok else "WRONG"
+        lines = [f"{self.name}: {state} by {self.method}, {compared} comparisons, {self.seconds:.2f} s"]
+        rows = (self.failures() or sorted(self.checks, key=lambda c: -c.ratio))[:6]
+        if rows:
+            width = max(len(c.tensor) for c in rows)
+            lines += [
+                f"  {c.tensor:<{width}}  error {c.error:.1e}, tolerance {c.tolerance:.1e}  ({c.how})" for c in rows
+            ]
+            w = self.worst
+            where = w.tensor + (str(list(w.index)) if w.index is not None else "")
+            lines.append(f"  worst: {where}  backward {w.analytic:.15g}  numeric {w.numeric:.15g}")
+            if len(self.failures()) > len(rows):
+                lines.append(f"  and {len(self.failures()) - len(rows)} more that fail")
+        lines.append(f"  log10(error / tolerance)  {self._histogram()}")
+        if self.condition > 100:
+            lines.append(f"  condition {self.condition:.1e}: the last digits of x move the gradient that many digits")
+        if self.decisions:
+            kinks = f"  kinks: {self.decisions} decisions, the nearest {self.margin:.1e} away"
+            lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
+        lines += [f"  {text}" for text in self.excluded[:3]]
+        lines += [f"  PROBLEM: {text}" for text in self.problems[:4]]
+        if not self.ok and self.snippet:
+            lines += ["  to repeat it:", *(f"    {line}" for line in self.snippet.splitlines())]
+        return lines
+
+    def _histogram(self) -> str:
+        r = np.concatenate([c.ratios if c.ratios.size else np.array([c.ratio]) for c in self.checks] or [np.zeros(0)])
+        edges = [-np.inf, -4, -3, -2, -1, 0, 3, 6, np.inf]
+        names = ["<-4", "-4", "-3", "-2", "-1", "0", "3", ">6"]
+        with np.errstate(divide="ignore"):
+            counts = np.histogram(np.clip(np.log10(r), -99, 99), np.clip(edges, -100, 100))[0]
+        return "  ".join(f"{n}:{c}" for n, c in zip(names, counts, strict=True) if c)
+
+    def plot(self, path: Any = None) -> Any:
+        """Draw three panels and return the matplotlib Figure, saved to `path` where one is given.
+
+        Left: error over tolerance of every entry of the worst tensor, laid out (rows, columns x channels), or of every
+        check where entries were not compared one by one. Middle: backward against numeric. Right: the error of a
+        central difference over its step for one entry, the "V", with the complex step's beside it.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(13, 4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        mapped = max((c for c in self.checks if c.maps is not None), key=lambda c: c.ratio, default=None)
+        self._draw_errors(figure, left, mapped)
+        self._draw_scatter(middle)
+        self._draw_v(right)
+        figure.suptitle(f"{self.name}: {'ok' if self.ok else 'WRONG'} by {self.method}")
+        if path is not None:
+            figure.savefig(path, dpi=110)
+        return figure
+
+    def _draw_errors(self, figure: Any, ax: Any, mapped: Check | None) -> None:
+        if mapped is None:
+            shown = sorted(self.checks, key=lambda c: -c.ratio)[:12][::-1]
+            ax.barh([c.tensor[-24:] for c in shown], [max(c.ratio, 1e-6) for c in shown], color="C0")
+            ax.set(xscale="log", xlabel="error / tolerance", title="the worst checks")
+            ax.axvline(1, color="C3")
+            return
+        r = mapped.ratios
+        shape = mapped.maps[0].shape  # type: ignore[index]
+        if len(shape) == 4:  # a picture per channel, side by side
+            r = r.reshape(shape).max(0).transpose(0, 2, 1).reshape(shape[1], -1)
+            ax.set(xlabel=f"{shape[3]} channels, each {shape[1]} x {shape[2]}")
+            for k in range(1, shape[3]):
+                ax.axvline(k * shape[2] - 0.5, color="white", lw=1)
+        else:
+            r = r.reshape(-1, shape[-1]) if shape else r.reshape(1, 1)
+        image = ax.imshow(np.log10(np.maximum(r, 1e-6)), cmap="magma", vmin=-4, vmax=4, aspect="auto")
+        figure.colorbar(image, ax=ax, label="log10(error / tolerance)")
+        ax.set_title(f"{mapped.tensor}: where it is wrong")
+
+    def _draw_scatter(self, ax: Any) -> None:
+        for c in self.checks:
+            a, n = c.maps if c.maps is not None else (np.array(c.analytic), np.array(c.numeric))
+            ax.plot(n.ravel(), a.ravel(), ".", ms=4, color="C0" if c.ok else "C3")
+        low, high = ax.get_xlim()
+        ax.plot([low, high], [low, high], color="grey", lw=0.8, zorder=0)
+        ax.set(xlabel="numeric", ylabel="backward", title="right on the line, wrong (red) off it")
+
+    def _draw_v(self, ax: Any) -> None:
+        if self.sweep is None:
+            ax.axis("off")
+            return
+        label, steps, central, complex_step = self.sweep()
+        ax.loglog(steps, np.maximum(central, 1e-18), "o-", ms=3, label="central difference")
+        ax.loglog(steps, np.maximum(complex_step, 1e-18), "s-", ms=3, label="complex step")
+        ax.set(xlabel="step h", ylabel="relative error against backward", title=label)
+        ax.legend()
