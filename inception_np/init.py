@@ -80,3 +80,23 @@ def truncated_normal(std: float, cut: float = 2.0) -> Init:
         return w
 
     return draw
+
+
+def normal(std: float) -> Init:
+    """Normal with mean 0, nowhere cut."""
+    return lambda rng, shape, fan_in, fan_out: _normal(rng, shape, std)
+
+
+def he_truncated(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+    """TF-slim's variance_scaling_initializer: a normal cut at two standard deviations, of 1.3 * 2 / fan_in before."""
+    return truncated_normal((1.3 * 2 / fan_in) ** 0.5)(rng, shape, fan_in, fan_out)
+
+
+def he_normal_out(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+    """He's with the fan of the backward pass: 2 / fan_out."""
+    return _normal(rng, shape, (2 / fan_out) ** 0.5)
+
+
+def torch_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+    """What PyTorch draws unless told otherwise: uniform on +-1 / sqrt(fan_in)."""
+    return _uniform(rng, shape, 1 / (3 * fan_in))

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..compose import Concat, Sequential
-from ..kernels.window import ImageTooSmall, pair
+from ..kernels.window import pair
 from ..layer import Layer, locate
-from ..layers.pool import AvgPool2D, GlobalAvgPool
+from ..layers.pool import AvgPool2D, GlobalAvgPool2D
 
 Conv = Callable[..., Layer]  # conv(in_channels, out_channels, kernel, stride=, pad=): a paper's unit
 EITHER_WAY = ((1, 3), (3, 1))  # a 1x3 and a 3x1 side by side: Rethinking, figure 7
@@ -82,30 +82,20 @@ def pooled(conv: Conv, channels: int, out: int, counted: bool = False) -> Sequen
     return Sequential(pool=pool, proj=conv(channels, out, 1))
 
 
-def bn_auxiliary(
-    conv: Conv,
-    linear: Conv,
-    grid: tuple[int, ...],
-    row: tuple[int, int],
-    classes: int,
-    full: dict[str, Any] | None = None,
-) -> Sequential:
+def bn_auxiliary(conv: Conv, linear: Conv, grid: tuple, row: tuple[int, int], classes: int, **full: Any) -> Sequential:
     """The auxiliary classifier with batch norm: Rethinking, figure 8 and section 6.
 
     Average pooling 5x5/3, a 1x1 convolution, and what GoogLeNet has as a fully connected layer as a convolution as
-    large as the pooled map, so that it is normalised like the others. grid: the (N, H, W, C) of the stage it reads.
-    full: further arguments of that convolution.
+    large as the pooled map, so that it is normalised like the others. grid: the (N, H, W, C) that it reads. row: the
+    channels of the two convolutions. full: further arguments of the second one.
     """
     pool = AvgPool2D(5, stride=3)
+    _, h, w, channels = pool.out_shape(grid)
     reduced, hidden = row
-    try:
-        _, h, w, channels = pool.out_shape(grid)
-    except ImageTooSmall as error:
-        raise locate(error, "aux") from None
     return Sequential(
         pool=pool,
         conv=conv(channels, reduced, 1),
-        full=conv(reduced, hidden, (h, w), pad="valid", **(full or {})),
-        average=GlobalAvgPool(),  # of one position, unless the images are larger than those the network is meant for
+        full=conv(reduced, hidden, (h, w), pad="valid", **full),
+        average=GlobalAvgPool2D(),  # over one position, unless the images are larger than the network is meant for
         fc=linear(hidden, classes),
     )

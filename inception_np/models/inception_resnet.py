@@ -1,0 +1,322 @@
+"""Inception-ResNet-v1 and v2. Szegedy, Ioffe, Vanhoucke and Alemi 2016, "Inception-v4, Inception-ResNet and the Impact
+of Residual Connections on Learning", figures 3, 7 and 10 to 19.
+
+    block(x) = relu(x + s * up(towers(x)))
+
+`up`, the filter expansion, is a 1x1 convolution with a bias, without batch norm and without activation, which brings
+the joined towers back to the width of x. s is between 0.1 and 0.3 (section 3.3): with 1, networks of more than about a
+thousand filters die. The figures draw a ReLU before the towers as well; it is the last one of the block before.
+
+Three networks:
+
+    inception_resnet_v1             the paper's: figures 14, 10, 7, 11, 12, 13
+    inception_resnet_v2, "paper"    the paper's to the letter: figures 3, 16, 7, 17, 18, 19
+    inception_resnet_v2, others     as released, the network of every public checkpoint; so is the one for 32x32
+
+The letter of v2 needs two repairs: figure 17 prints 1154 filters where Reduction-A gives 1152, and figure 19 prints
+2048 where Reduction-B gives 2144; x + up(...) has no meaning there. From it the released network differs in
+
+    stem             figure 14's with a pool for its last convolution, and then the 35x35 module of Inception-v3
+    widths           320, 1088 and 2080 on the three grids, not 384, 1152 and 2144
+    blocks           10, 20 and 10; figure 15 prints 5, 10 and 5, with which v2 would cost a quarter less than
+                     Inception-v4 instead of as much, as section 3.2 says
+    the last block   has s = 1 and no ReLU
+    Conv2d_7b        a 1x1 of 1536 before the average pool
+    auxiliary head   behind the last block of the 17x17 grid
+    batch norm       has no gamma in tf_slim and keras
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from ..compose import Concat, Residual, Sequential
+from ..init import Init, glorot_uniform, torch_uniform
+from ..layer import Layer
+from ..layers.activation import Dropout, ReLU
+from ..layers.conv import Conv2D
+from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.linear import Linear
+from ..layers.pool import GlobalAvgPool2D, MaxPool2D
+from .blocks import Conv, Stages, bn_auxiliary, scaled, tower
+from .inception_v3 import figure_5
+from .inception_v4 import ORDERS, reduction_a
+from .inception_v4 import STEM as FIGURE_3
+from .inception_v4 import stem as figure_3
+from .network import Network
+
+AUXILIARY = (128, 768)  # the released code's
+
+
+class Filters(NamedTuple):
+    """A network's channels, in the order of the concatenation; a tuple in a row is a tower."""
+
+    block_a: tuple
+    reduction_a: tuple  # figure 7: Table 1's n and (k, l, m)
+    block_b: tuple
+    reduction_b: tuple
+    block_c: tuple
+
+
+# fmt: off
+V1 = Filters(
+    block_a=(32, (32, 32), (32, 32, 32)),                  # figure 10
+    reduction_a=(384, (192, 192, 256)),
+    block_b=(128, (128, 128, 128)),                        # figure 11
+    reduction_b=((256, 384), (256, 256), (256, 256, 256)), # figure 12
+    block_c=(192, (192, 192, 192)),                        # figure 13
+)
+V2 = Filters(
+    block_a=(32, (32, 32), (32, 48, 64)),                  # figure 16
+    reduction_a=(384, (256, 256, 384)),
+    block_b=(192, (128, 160, 192)),                        # figure 17
+    reduction_b=((256, 384), (256, 288), (256, 288, 320)), # figure 18
+    block_c=(192, (192, 224, 256)),                        # figure 19
+)
+# fmt: on
+FIGURE_14 = (32, 32, 64, 80, 192, 256)  # the released v2 stops at 192
+MIXED_5B = (96, (48, 64), (64, 96, 96), 64)  # released v2
+CONV_7B = 1536  # released v2
+
+
+class Source(NamedTuple):
+    """What the sources do not share: constants, and no layer."""
+
+    init: Init
+    eps: float = 1e-3
+    decay: float = 0.99
+    gamma: bool = True
+    heads: bool = False
+    dropout: float = 0.2
+
+
+SOURCES = {
+    # The paper states neither batch norm's constants nor the initial weights: the code's, with gamma
+    "paper": Source(glorot_uniform),
+    "tf_slim": Source(glorot_uniform, decay=0.9997, gamma=False, heads=True),
+    "keras": Source(glorot_uniform, gamma=False, dropout=0.0),
+    "timm": Source(torch_uniform, decay=0.9, dropout=0.0),
+}
+
+
+def residual(up: Conv, channels: int, towers: Concat, joined: int, scale: float, relu: bool) -> Layer:
+    """x + scale * up(towers(x)), and a ReLU behind it. joined: the channels of the towers together."""
+    block = Residual(Sequential(towers=towers, up=up(joined, channels, 1)), scale=scale)
+    return Sequential(sum=block, relu=ReLU()) if relu else Sequential(sum=block)
+
+
+def block_a(conv: Conv, up: Conv, channels: int, row: tuple, scale: float) -> Layer:
+    """Figures 10 and 16, on the 35x35 grid."""
+    b0, b1, b2 = row
+    towers = Concat(
+        b0=conv(channels, b0, 1),
+        b1=tower(conv, channels, b1, (1, 3)),
+        b2=tower(conv, channels, b2, (1, 3, 3)),
+    )
+    return residual(up, channels, towers, b0 + b1[-1] + b2[-1], scale, True)
+
+
+def block_b(conv: Conv, up: Conv, channels: int, row: tuple, scale: float) -> Layer:
+    """Figures 11 and 17, on the 17x17 grid."""
+    b0, b1 = row
+    towers = Concat(b0=conv(channels, b0, 1), b1=tower(conv, channels, b1, (1, (1, 7), (7, 1))))
+    return residual(up, channels, towers, b0 + b1[-1], scale, True)
+
+
+def reduction_b(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
+    """Figures 12 and 18, 17x17 -> 8x8."""
+    b0, b1, b2 = row
+    return Concat(
+        b0=tower(conv, channels, b0, (1, 3), stride=2, pad=edge),
+        b1=tower(conv, channels, b1, (1, 3), stride=2, pad=edge),
+        b2=tower(conv, channels, b2, (1, 3, 3), stride=2, pad=edge),
+        b3=MaxPool2D(3, stride=2, pad=edge),
+    )
+
+
+def block_c(conv: Conv, up: Conv, channels: int, row: tuple, scale: float, relu: bool = True) -> Layer:
+    """Figures 13 and 19, on the 8x8 grid."""
+    b0, b1 = row
+    towers = Concat(b0=conv(channels, b0, 1), b1=tower(conv, channels, b1, (1, (1, 3), (3, 1))))
+    return residual(up, channels, towers, b0 + b1[-1], scale, relu)
+
+
+def figure_14(conv: Conv, stages: Stages, row: tuple, ends: int, edge: str) -> None:
+    """Figure 14, 299x299 -> 35x35, added to `stages`. A row of five (as released) ends in a pool."""
+    c1, c2, c3, c4, c5 = row[:5]
+    stages.add("Conv2d_1a", conv(stages.channels, c1, 3, stride=ends, pad=edge))
+    stages.add("Conv2d_2a", conv(c1, c2, 3, pad=edge))
+    stages.add("Conv2d_2b", conv(c2, c3, 3))
+    stages.add("MaxPool_3a", MaxPool2D(3, stride=2, pad=edge))
+    stages.add("Conv2d_3b", conv(c3, c4, 1))
+    stages.add("Conv2d_4a", conv(c4, c5, 3, pad=edge))
+    if len(row) == 6:
+        stages.add("Conv2d_4b", conv(c5, row[5], 3, stride=ends, pad=edge))
+    else:
+        stages.add("MaxPool_5a", MaxPool2D(3, stride=ends, pad=edge))
+
+
+def inception_resnet_v1(
+    *,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    aux: bool | None,
+    preset: str,
+    rng: np.random.Generator,
+    scale_a: float = 0.17,
+    scale_b: float = 0.10,
+    scale_c: float = 0.20,
+    blocks_a: int = 5,
+    blocks_b: int = 10,
+    blocks_c: int = 5,
+    linear_c: bool = False,
+    dropout: float = 0.2,
+) -> Network:
+    """Figure 15 with v1's figures, for images of 299x299.
+
+    scale_a, scale_b, scale_c: s on the three grids. The paper says 0.1 to 0.3; these three are the released v2's.
+    blocks_a, blocks_b, blocks_c: how many blocks. linear_c: one C block more, with s = 1 and without ReLU, as FaceNet
+    has it. dropout: the fraction dropped before the last layer. There are no auxiliary heads, unless aux=True.
+    """
+    scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
+    source = SOURCES[preset]._replace(dropout=dropout)
+    return _build(299, "v1", V1, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+
+
+def inception_resnet_v1_cifar(
+    *,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    aux: bool | None,
+    preset: str,
+    rng: np.random.Generator,
+    scale_a: float = 0.17,
+    scale_b: float = 0.10,
+    scale_c: float = 0.20,
+    blocks_a: int = 2,
+    blocks_b: int = 3,
+    blocks_c: int = 2,
+    linear_c: bool = False,
+    dropout: float = 0.2,
+) -> Network:
+    """For images of 32x32 (not the paper's): every block as it is, but both ends of the stem keep the resolution, every
+    window is padded, and 2, 3 and 2 blocks see grids of 16, 8 and 4. The options are inception_resnet_v1's."""
+    scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
+    source = SOURCES[preset]._replace(dropout=dropout)
+    return _build(32, "v1", V1, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+
+
+def inception_resnet_v2(
+    *,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    aux: bool | None,
+    preset: str,
+    rng: np.random.Generator,
+    scale_a: float = 0.17,
+    scale_b: float = 0.10,
+    scale_c: float = 0.20,
+    blocks_a: int | None = None,
+    blocks_b: int | None = None,
+    blocks_c: int | None = None,
+    linear_c: bool | None = None,
+    dropout: float | None = None,
+) -> Network:
+    """For images of 299x299: "paper" is figure 15 with v2's figures, repaired; the other presets are as released.
+
+    blocks_a, blocks_b, blocks_c: how many blocks; None is 5, 10, 5 in the paper and 10, 20, 9 as released, with
+    linear_c one C block more, without ReLU and with s = 1. The other options are inception_resnet_v1's, None is the
+    preset's. The released code has an auxiliary head, timm's and Keras's ports do not.
+    """
+    released = preset != "paper"
+    source = SOURCES[preset]
+    source = source._replace(dropout=source.dropout if dropout is None else dropout)
+    counts = (10, 20, 9) if released else (5, 10, 5)
+    blocks = tuple(n if b is None else b for b, n in zip((blocks_a, blocks_b, blocks_c), counts, strict=True))
+    linear_c = released if linear_c is None else linear_c
+    graph = "released" if released else "v2"
+    scales = (scale_a, scale_b, scale_c)
+    return _build(299, graph, V2, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+
+
+def inception_resnet_v2_cifar(
+    *,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    aux: bool | None,
+    preset: str,
+    rng: np.random.Generator,
+    scale_a: float = 0.17,
+    scale_b: float = 0.10,
+    scale_c: float = 0.20,
+    blocks_a: int = 2,
+    blocks_b: int = 3,
+    blocks_c: int = 1,
+    linear_c: bool = True,
+    dropout: float | None = None,
+) -> Network:
+    """The released network for images of 32x32, whatever the preset (not the paper's): both ends of the stem keep the
+    resolution, every window is padded, and 2, 3 and 1 + 1 blocks see grids of 16, 8 and 4. No auxiliary head unless
+    aux=True. The options are inception_resnet_v2's."""
+    source = SOURCES[preset]
+    source = source._replace(dropout=source.dropout if dropout is None else dropout, heads=False)
+    scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
+    return _build(32, "released", V2, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+
+
+def _build(
+    size: int,
+    graph: str,
+    filters: Filters,
+    num_classes: int,
+    in_channels: int,
+    width: float,
+    aux: bool | None,
+    source: Source,
+    rng: np.random.Generator,
+    scales: tuple[float, float, float],
+    blocks: tuple[int, ...],
+    linear_c: bool,
+) -> Network:
+    ends, edge = (1, "same") if size == 32 else (2, "valid")
+    conv = partial(ConvBNReLU, eps=source.eps, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
+    up = partial(Conv2D, init=source.init, rng=rng)
+    linear = partial(Linear, init=source.init, rng=rng)
+    w = partial(scaled, width=width)
+    f = Filters(*w(tuple(filters)))
+    stages = Stages(size, size, in_channels)
+
+    if graph == "v2":
+        figure_3(conv, stages, w(FIGURE_3), ORDERS["paper"][0], ends, ends, edge)
+    else:
+        figure_14(conv, stages, w(FIGURE_14 if graph == "v1" else FIGURE_14[:5]), ends, edge)
+    if graph == "released":
+        stages.add("Mixed_5b", figure_5(conv, stages.channels, w(MIXED_5B), 5))
+    for i in range(blocks[0]):
+        stages.add(f"block35_{i + 1}", block_a(conv, up, stages.channels, f.block_a, scales[0]))
+    stages.add("Mixed_6a", reduction_a(conv, stages.channels, f.reduction_a, edge))
+    for i in range(blocks[1]):
+        stages.add(f"block17_{i + 1}", block_b(conv, up, stages.channels, f.block_b, scales[1]))
+    heads = {}
+    if source.heads if aux is None else aux:
+        heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+    stages.add("Mixed_7a", reduction_b(conv, stages.channels, f.reduction_b, edge))
+    for i in range(blocks[2]):
+        stages.add(f"block8_{i + 1}", block_c(conv, up, stages.channels, f.block_c, scales[2]))
+    if linear_c:
+        last = block_c(conv, up, stages.channels, f.block_c, 1.0, relu=False)
+        stages.add(f"block8_{blocks[2] + 1}", last)
+    if graph == "released":
+        stages.add("Conv2d_7b", conv(stages.channels, w(CONV_7B), 1))
+    head = Sequential(
+        pool=GlobalAvgPool2D(),
+        dropout=Dropout(source.dropout),
+        fc=linear(stages.channels, num_classes),
+    )
+    stages.add("Logits", head)
+    return Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
