@@ -22,7 +22,7 @@ _HOME = {
     "layers.depthwise": ("DepthwiseConv2D", "SeparableConv2D"),
     "layers.linear": ("Linear",),
     "layers.lrn": ("LRN",),
-    "layers.pool": ("AdaptiveAvgPool2D", "AvgPool2D", "Flatten", "GlobalAvgPool", "MaxPool2D"),
+    "layers.pool": ("AdaptiveAvgPool2D", "AvgPool2D", "Flatten", "GlobalAvgPool2D", "MaxPool2D"),
     "loss": ("softmax_cross_entropy",),
     "optim": ("SGD", "RMSProp"),
     "models": ("create_model", "list_models"),

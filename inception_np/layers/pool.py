@@ -103,7 +103,7 @@ class AvgPool2D(_Pool2D):
         return avg_pool_dx(dy, shape, self.size, self.stride, pads, self.count_include_pad, add=into)
 
 
-class GlobalAvgPool(Layer):
+class GlobalAvgPool2D(Layer):
     """y[n,c] = mean over the plane of x[n,:,:,c]; dx[n,h,w,c] = dy[n,c] / (H W). Lin et al. 2014, section 3.2.
 
     x: (N, H, W, C), y: (N, C). Raises ValueError for another number of axes.
@@ -113,15 +113,15 @@ class GlobalAvgPool(Layer):
     takes_out = True
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_x("GlobalAvgPool", x)
+        check_x("GlobalAvgPool2D", x)
         return global_avg_pool(x, out=out), x.shape
 
     def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
-        check_dy("GlobalAvgPool", dy, (shape[0], shape[3]))
+        check_dy("GlobalAvgPool2D", dy, (shape[0], shape[3]))
         return None if into is False else global_avg_pool_dx(dy, shape, add=into)
 
     def out_shape(self, shape: Shape) -> Shape:
-        check_shape("GlobalAvgPool", shape)
+        check_shape("GlobalAvgPool2D", shape)
         return shape[0], shape[3]
 
 

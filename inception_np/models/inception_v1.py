@@ -19,7 +19,7 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
 from ..layers.linear import Linear
 from ..layers.lrn import LRN
-from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool, MaxPool2D
+from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from .blocks import scaled
 from .network import Network
 
@@ -156,7 +156,7 @@ def inception_v1(
         return auxiliary(inputs, pool, 4 * 4, width, num_classes, conv, linear)
 
     classifiers = {stage: head(channels[stage]) for stage in heads}
-    stages["pool5"] = GlobalAvgPool()  # 7x7 in Table 1, which at 224x224 is the whole plane
+    stages["pool5"] = GlobalAvgPool2D()  # 7x7 in Table 1, which at 224x224 is the whole plane
     stages["dropout"] = Dropout(0.2 if released else 0.4)
     stages["fc"] = linear(channels["5b"], num_classes)
     if preset == "caffe":
@@ -197,7 +197,7 @@ def inception_v1_cifar(
         return auxiliary(inputs, AvgPool2D(5, stride=3), 2 * 2, width, num_classes, conv, linear)
 
     classifiers = {stage: head(channels[stage]) for stage in (HEADS if aux is not False else ())}
-    stages["pool5"] = GlobalAvgPool()
+    stages["pool5"] = GlobalAvgPool2D()
     stages["dropout"] = Dropout(0.4)
     stages["fc"] = linear(channels["5b"], num_classes)
     return Network(Sequential(**stages), classifiers, aux_weight=0.3)
