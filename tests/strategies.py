@@ -16,6 +16,15 @@ import inception_np
 from inception_np.layer import cast
 
 
+class Names(dict):
+    """Every public name of the library."""
+
+    def __missing__(self, name):
+        if name in inception_np.__all__:
+            return getattr(inception_np, name)
+        raise KeyError(name)
+
+
 @dataclass(frozen=True)
 class Case:
     text: str
@@ -24,8 +33,8 @@ class Case:
     train: bool = True
 
     def layer(self, dtype=np.float64):
-        names = vars(inception_np) | {"rng": np.random.default_rng([self.seed, 5])}
-        return cast(randomise(eval(self.text, names), self.seed), dtype)
+        layer = eval(self.text, {"rng": np.random.default_rng([self.seed, 5])}, Names())
+        return cast(randomise(layer, self.seed), dtype)
 
     def x(self, dtype=np.float64):
         return np.random.default_rng([self.seed, 6]).standard_normal(self.shape).astype(dtype)
