@@ -1,10 +1,10 @@
-"""ReLU and dropout: layers that let part of their input through."""
+"""ReLU, ELU and dropout: layers that let part of their input through."""
 
 from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, add_to, beside, copy_to
+from ..backend import Array, Shape, add_to, array_module, beside, copy_to
 from ..kernels.elementwise import relu, relu_dx
 from ..layer import Layer, Mode
 from .check import check_between, check_dy, check_floating
@@ -32,6 +32,34 @@ class ReLU(Layer):
     def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
         check_dy("ReLU", dy, y.shape)
         return None if into is False else relu_dx(dy, y, add=into)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+class ELU(Layer):
+    """y = x where x > 0, else exp(x) - 1. Clevert et al. 2016, equation 15 with alpha = 1.
+
+        dx = dy where x > 0, else dy * exp(x) = dy * (y + 1)
+
+    x > 0 where y > 0, so y serves as the cache. x, y: any shape.
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
+        return copy_to(out, y)
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("ELU", x)
+        xp, above = array_module(x), x.real > 0
+        y = copy_to(out, xp.where(above, x, xp.exp(xp.where(above, xp.zeros_like(x), x)) - 1))
+        return y, y
+
+    def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
+        check_dy("ELU", dy, y.shape)
+        return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1)))
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

@@ -12,8 +12,17 @@ import numpy as np
 from ..backend import device as settle_device
 from ..layer import cast, move
 from ..layers.check import check_count
+from .inception_resnet import (
+    inception_resnet_v1,
+    inception_resnet_v1_cifar,
+    inception_resnet_v2,
+    inception_resnet_v2_cifar,
+)
 from .inception_v1 import inception_v1, inception_v1_cifar
+from .inception_v3 import inception_v2, inception_v2_cifar, inception_v3, inception_v3_cifar
+from .inception_v4 import inception_v4, inception_v4_cifar
 from .network import Network
+from .xception import xception, xception_cifar
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,18 @@ class Entry:
 MODELS = {
     "inception_v1": Entry(inception_v1, (224, 224), ("paper", "caffe", "torchvision", "tf_slim")),
     "inception_v1_cifar": Entry(inception_v1_cifar, (32, 32), ("paper",)),
+    "inception_v2": Entry(inception_v2, (299, 299), ("paper",)),
+    "inception_v2_cifar": Entry(inception_v2_cifar, (32, 32), ("paper",)),
+    "inception_v3": Entry(inception_v3, (299, 299), ("paper", "torchvision", "timm", "keras", "tf_slim")),
+    "inception_v3_cifar": Entry(inception_v3_cifar, (32, 32), ("paper", "torchvision", "timm", "keras", "tf_slim")),
+    "inception_v4": Entry(inception_v4, (299, 299), ("paper", "timm", "tf_slim")),
+    "inception_v4_cifar": Entry(inception_v4_cifar, (32, 32), ("paper", "timm", "tf_slim")),
+    "inception_resnet_v1": Entry(inception_resnet_v1, (299, 299), ("paper",)),
+    "inception_resnet_v1_cifar": Entry(inception_resnet_v1_cifar, (32, 32), ("paper",)),
+    "inception_resnet_v2": Entry(inception_resnet_v2, (299, 299), ("paper", "timm", "keras", "tf_slim")),
+    "inception_resnet_v2_cifar": Entry(inception_resnet_v2_cifar, (32, 32), ("paper", "timm", "keras", "tf_slim")),
+    "xception": Entry(xception, (299, 299), ("paper", "keras", "timm")),
+    "xception_cifar": Entry(xception_cifar, (32, 32), ("paper", "keras", "timm")),
 }
 ALIASES = {"googlenet": "inception_v1", "googlenet_cifar": "inception_v1_cifar"}
 
