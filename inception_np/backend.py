@@ -1,7 +1,10 @@
 """Which array module owns an array, where new arrays are made, and moves between CPU and GPU.
 
-This is the only file that imports CuPy. Layers and kernels follow the arrays they are given: `array_module(x)` is
-`numpy` or `cupy`, and `empty(shape, dtype, like)` makes an array beside `like`.
+This file and kernels/cuda/launch.py are the only ones that import CuPy. Layers and kernels follow the arrays they are
+given: `array_module(x)` is `numpy` or `cupy`, and `empty(shape, dtype, like)` makes an array beside `like`.
+
+    INCEPTION_NP_PLAIN=1    only the plain kernels, on every device
+    INCEPTION_NP_TF32=1     on a GPU, convolutions round their factors to TF32, for tensor cores
 """
 
 import os
@@ -15,6 +18,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
 PLAIN = os.environ.get("INCEPTION_NP_PLAIN", "0") not in ("", "0")
+TF32 = os.environ.get("INCEPTION_NP_TF32", "0") not in ("", "0")
 
 
 class DeviceError(RuntimeError):
@@ -31,6 +35,16 @@ def array_module(x: Array) -> ModuleType:
 def compiled(x: Array) -> bool:
     """True where the Numba kernels apply: a float32 NumPy array, and INCEPTION_NP_PLAIN is not set."""
     return not PLAIN and isinstance(x, np.ndarray) and x.dtype == np.float32
+
+
+def on_gpu(x: Array) -> bool:
+    """True where the CUDA kernels apply: a float32 CuPy array, and INCEPTION_NP_PLAIN is not set."""
+    return not PLAIN and not isinstance(x, np.ndarray) and array_module(x).__name__ == "cupy" and x.dtype == np.float32
+
+
+def on_tensor_cores(x: Array) -> bool:
+    """True where convolutions round their factors to TF32: on_gpu(x), and INCEPTION_NP_TF32=1."""
+    return TF32 and on_gpu(x)
 
 
 def empty(shape: Shape, dtype: Any, like: Array) -> Array:

@@ -4,13 +4,17 @@ With `relu` the passes of ReLU ride along: forward stores max(0, y), and backwar
 which it finds again from x, so that neither y nor a mask need be kept.
 """
 
-from ..backend import Array, copy_to
+from ..backend import Array, copy_to, on_gpu
 
 NHW = (0, 1, 2)
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of each channel, (C,) each, in two passes: mean first, then the mean square about it."""
+    if on_gpu(x):
+        from .cuda import batchnorm as cuda
+
+        return cuda.moments(x)
     mean = x.mean(NHW)
     centred = x - mean
     return mean, (centred * centred).mean(NHW)
@@ -27,6 +31,10 @@ def batch_norm(
     out: Array | None = None,
 ) -> Array:
     """gamma * (x - mean) * rstd + beta, then ReLU if asked. gamma=None means 1."""
+    if on_gpu(x):
+        from .cuda import batchnorm as cuda
+
+        return cuda.batch_norm(x, mean, rstd, gamma, beta, relu, out)
     return copy_to(out, _plain(x, mean, rstd, gamma, beta, relu))
 
 
@@ -46,6 +54,10 @@ def batch_norm_grad(
 
     train: mean and rstd came from this x, so that dx has their terms too; otherwise they were constants.
     """
+    if on_gpu(x):
+        from .cuda import batchnorm as cuda
+
+        return cuda.batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out)
     dx, dgamma, dbeta = _plain_grad(dy, x, mean, rstd, gamma, beta, relu, train)
     return copy_to(out, dx), dgamma, dbeta
 

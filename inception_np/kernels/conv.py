@@ -12,7 +12,7 @@ A 1x1 convolution needs none: its windows are the pixels.
 
 from collections.abc import Iterator
 
-from ..backend import Array, Shape, array_module, empty, zeros
+from ..backend import Array, Shape, array_module, empty, on_gpu, on_tensor_cores, zeros
 from .window import Pads, Pair, out_size, pad_images, taps
 
 COLUMN_BYTES = 32 << 20  # per block: large enough for one good matrix product, small beside the activations
@@ -34,6 +34,10 @@ def conv2d(
 
     relu: y = max(0, .) in the same pass.
     """
+    if on_tensor_cores(x):
+        from .cuda import conv as cuda
+
+        return cuda.conv2d(x, w, bias, stride, pads, dilation, groups, relu, out)
     return _plain(x, w, bias, stride, pads, dilation, groups, relu, out)
 
 
@@ -49,11 +53,19 @@ def conv2d_dx(
     add: Array | None = None,
 ) -> Array:
     """The adjoint of x -> y: dy (N, H', W', C_out) -> dx (N, H, W, C_in), or added to `add`."""
+    if on_tensor_cores(dy):
+        from .cuda import conv as cuda
+
+        return cuda.conv2d_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
     return _plain_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
 
 
 def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int) -> None:
     """The adjoint of w -> y, added into dw (kh, kw, C_in // groups, C_out)."""
+    if on_tensor_cores(x):
+        from .cuda import conv as cuda
+
+        return cuda.conv2d_dw(x, dy, dw, stride, pads, dilation, groups)
     _plain_dw(x, dy, dw, stride, pads, dilation, groups)
 
 
@@ -98,6 +110,10 @@ def im2col(x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, out
     n, c = len(x), x.shape[3]
     if kernel == (1, 1) and pads == ((0, 0), (0, 0)):
         return x[:, :: stride[0], :: stride[1]].reshape(-1, c)
+    if on_gpu(x):
+        from .cuda import im2col as cuda
+
+        return cuda.im2col(x, kernel, stride, pads, dilation, out_hw)
     padded = pad_images(x, pads)
     columns = array_module(x).empty((n, *out_hw, kernel[0], kernel[1], c), x.dtype)
     for i, j, at in taps(kernel, stride, dilation, out_hw):
@@ -111,6 +127,10 @@ def col2im(dcolumns: Array, dx: Array, kernel: Pair, stride: Pair, pads: Pads, d
     if kernel == (1, 1) and pads == ((0, 0), (0, 0)):
         dx[:, :: stride[0], :: stride[1]] += dcolumns.reshape(n, *out_hw, c)
         return
+    if on_gpu(dx):
+        from .cuda import im2col as cuda
+
+        return cuda.col2im(dcolumns, dx, kernel, stride, pads, dilation, out_hw)
     (top, bottom), (left, right) = pads
     padded = zeros((n, h + top + bottom, w + left + right, c), dx.dtype, dx)
     dcolumns = dcolumns.reshape(n, *out_hw, *kernel, c)

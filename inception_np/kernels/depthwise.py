@@ -5,7 +5,7 @@
 The plain version adds one shifted image per tap; no columns are needed since no channels are mixed.
 """
 
-from ..backend import Array, Shape, zeros
+from ..backend import Array, Shape, on_gpu, zeros
 from .window import Pads, Pair, out_size, pad_images, taps
 
 
@@ -20,6 +20,10 @@ def depthwise2d(
     out: Array | None = None,
 ) -> Array:
     """x (N, H, W, C), w (kh, kw, C, multiplier), bias (C multiplier,) or None -> y (N, H', W', C multiplier)."""
+    if on_gpu(x):
+        from .cuda import depthwise as cuda
+
+        return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
     return _plain(x, w, bias, stride, pads, dilation, out)
 
 
@@ -34,11 +38,19 @@ def depthwise2d_dx(
     add: Array | None = None,
 ) -> Array:
     """The adjoint of x -> y: dx (N, H, W, C), or added to `add`."""
+    if on_gpu(dy):
+        from .cuda import depthwise as cuda
+
+        return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
     return _plain_dx(dy, w, x_shape, stride, pads, dilation, add)
 
 
 def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
     """The adjoint of w -> y, added into dw (kh, kw, C, multiplier)."""
+    if on_gpu(x):
+        from .cuda import depthwise as cuda
+
+        return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
     _plain_dw(x, dy, dw, stride, pads, dilation)
 
 

@@ -1,23 +1,39 @@
 """ReLU, the sum of a residual unit, and the sum that a bias gradient is."""
 
-from ..backend import Array, add_to, copy_to
+from ..backend import Array, add_to, copy_to, on_gpu
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:
     """y = x where x > 0, else 0, in x's shape. A NaN gives 0 times NaN, which is NaN: it is not hidden."""
+    if on_gpu(x):
+        from .cuda import elementwise as cuda
+
+        return cuda.relu(x, out)
     return copy_to(out, x * (x.real > 0))
 
 
 def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
     """dy where y > 0, else 0; the slope at 0 is 0."""
+    if on_gpu(dy):
+        from .cuda import elementwise as cuda
+
+        return cuda.relu_dx(dy, y, add)
     return add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
 
 
 def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) -> Array:
     """a + scale * b, of equal shapes."""
+    if on_gpu(a):
+        from .cuda import elementwise as cuda
+
+        return cuda.scaled_add(a, b, scale, out)
     return copy_to(out, a + b if scale == 1 else a + scale * b)
 
 
 def sum_rows(dy: Array, into: Array) -> None:
     """The sum of dy (..., C) over all axes but the last, added into `into` (C,)."""
+    if on_gpu(dy):
+        from .cuda import elementwise as cuda
+
+        return cuda.sum_rows(dy, into)
     into += dy.reshape(-1, dy.shape[-1]).sum(0)

@@ -1,10 +1,14 @@
 """Softmax and cross-entropy in one pass; the mathematics is in loss.py."""
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, on_gpu
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
     """logits (N, K), labels (N,) integers -> loss, a number, and dlogits (N, K), both for the mean over the batch."""
+    if on_gpu(logits):
+        from .cuda import loss as cuda
+
+        return cuda.softmax_cross_entropy(logits, labels, smoothing)
     xp = array_module(logits)
     n, k = logits.shape
     target = xp.full((n, k), smoothing / k, logits.real.dtype)

@@ -1,6 +1,6 @@
 """Sums over a window of neighbouring channels, and local response normalisation made of them (layers/lrn.py)."""
 
-from ..backend import Array, copy_to
+from ..backend import Array, copy_to, on_gpu
 
 
 def channel_window_sum(x: Array, size: int) -> Array:
@@ -14,6 +14,10 @@ def channel_window_sum(x: Array, size: int) -> Array:
 
 def lrn(x: Array, size: int, alpha: float, beta: float, k: float, *, out: Array | None = None) -> Array:
     """y = x * s^-beta with s = k + alpha * (sum of x^2 over the channel window). x, y: (N, H, W, C)."""
+    if on_gpu(x):
+        from .cuda import lrn as cuda
+
+        return cuda.lrn(x, size, alpha, beta, k, out)
     return copy_to(out, _plain(x, size, alpha, beta, k))
 
 
@@ -28,6 +32,10 @@ def lrn_dx(
     add: Array | None = None,
 ) -> Array:
     """dx (N, H, W, C), or added to `add`."""
+    if on_gpu(x):
+        from .cuda import lrn as cuda
+
+        return cuda.lrn_dx(dy, x, size, alpha, beta, k, add)
     dx = _plain_dx(dy, x, size, alpha, beta, k)
     if add is None:
         return dx

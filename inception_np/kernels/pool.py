@@ -7,7 +7,7 @@ Padding never wins a maximum. Of equal values the first in row-major order wins.
 the window, or, with count_include_pad, of real and padding pixels; what hangs over the end in ceil mode never counts.
 """
 
-from ..backend import Array, Shape, array_module, copy_to, empty, zeros
+from ..backend import Array, Shape, array_module, copy_to, empty, on_gpu, zeros
 from .window import Pads, Pair, pad_images, taps
 
 
@@ -15,6 +15,10 @@ def max_pool(
     x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, *, out: Array | None = None
 ) -> tuple[Array, Array]:
     """x (N, H, W, C) -> y (N, H', W', C) and winners: the tap i * size_w + j that won, uint8 (uint16 over 256 taps)."""
+    if on_gpu(x) and size[0] * size[1] <= 256:
+        from .cuda import pool as cuda
+
+        return cuda.max_pool(x, size, stride, pads, out_hw, out)
     return _plain_max(x, size, stride, pads, out_hw, out)
 
 
@@ -29,6 +33,10 @@ def max_pool_dx(
     add: Array | None = None,
 ) -> Array:
     """dx (N, H, W, C), or added to `add`."""
+    if on_gpu(dy) and size[0] * size[1] <= 256:
+        from .cuda import pool as cuda
+
+        return cuda.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
     return _plain_max_dx(dy, winners, x_shape, size, stride, pads, add)
 
 
@@ -43,6 +51,10 @@ def avg_pool(
     out: Array | None = None,
 ) -> Array:
     """x (N, H, W, C) -> y (N, H', W', C)."""
+    if on_gpu(x):
+        from .cuda import pool as cuda
+
+        return cuda.avg_pool(x, size, stride, pads, out_hw, count_include_pad, out)
     return _plain_avg(x, size, stride, pads, out_hw, count_include_pad, out)
 
 
@@ -57,16 +69,28 @@ def avg_pool_dx(
     add: Array | None = None,
 ) -> Array:
     """dx (N, H, W, C), or added to `add`."""
+    if on_gpu(dy):
+        from .cuda import pool as cuda
+
+        return cuda.avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add)
     return _plain_avg_dx(dy, x_shape, size, stride, pads, count_include_pad, add)
 
 
 def global_avg_pool(x: Array, *, out: Array | None = None) -> Array:
     """x (N, H, W, C) -> y (N, C), the mean over the plane."""
+    if on_gpu(x):
+        from .cuda import pool as cuda
+
+        return cuda.global_avg_pool(x, out)
     return copy_to(out, x.mean((1, 2)))
 
 
 def global_avg_pool_dx(dy: Array, x_shape: Shape, *, add: Array | None = None) -> Array:
     """dy (N, C) -> dx (N, H, W, C), or added to `add`: every pixel gets dy / (H W)."""
+    if on_gpu(dy):
+        from .cuda import pool as cuda
+
+        return cuda.global_avg_pool_dx(dy, x_shape, add)
     share = dy[:, None, None, :] * (1 / (x_shape[1] * x_shape[2]))
     if add is None:
         add = empty(x_shape, dy.dtype, dy)

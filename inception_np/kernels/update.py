@@ -1,6 +1,6 @@
 """One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero."""
 
-from ..backend import Array
+from ..backend import Array, on_gpu
 
 
 def sgd_step(
@@ -13,6 +13,10 @@ def sgd_step(
     nesterov: bool,
 ) -> None:
     """data, grad, velocity: (P,). velocity None means no momentum."""
+    if on_gpu(data):
+        from .cuda import update as cuda
+
+        return cuda.sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov)
     g = grad + weight_decay * data if weight_decay else grad
     if velocity is not None:
         velocity *= momentum
@@ -34,6 +38,10 @@ def rmsprop_step(
     weight_decay: float,
 ) -> None:
     """data, grad, square (the running mean of g^2) and velocity: (P,)."""
+    if on_gpu(data):
+        from .cuda import update as cuda
+
+        return cuda.rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay)
     g = grad + weight_decay * data if weight_decay else grad
     square *= decay
     square += (1 - decay) * g * g

@@ -72,19 +72,20 @@ extern "C" __global__ void avg_pool_dx(const float* __restrict__ dy, float* __re
 }
 
 // The mean over the plane: one thread per image and channel.
-extern "C" __global__ void global_avg_pool(const float* __restrict__ x, float* __restrict__ y, int N, int HW, int C, int ldx) {
+extern "C" __global__ void global_avg_pool(const float* __restrict__ x, float* __restrict__ y, int N, int HW, int C, int ldx,
+                                           int ldy) {
   EACH_ELEMENT(i, N * C);
   const int c = i % C, n = i / C;
   float sum = 0;
   for (int p = 0; p < HW; p++) sum += x[((long long)n * HW + p) * ldx + c];
-  y[i] = sum / HW;
+  y[(long long)n * ldy + c] = sum / HW;
 }
 
 extern "C" __global__ void global_avg_pool_dx(const float* __restrict__ dy, float* __restrict__ dx, int N, int HW, int C,
-                                              int lddx, int add) {
+                                              int lddy, int lddx, int add) {
   EACH_ELEMENT(i, N * HW * C);
   const int c = i % C, n = i / C / HW;
-  const float value = dy[n * C + c] * (1.f / HW);
+  const float value = dy[(long long)n * lddy + c] * (1.f / HW);
   float* at = dx + place(i, C, lddx);
   *at = add ? *at + value : value;
 }

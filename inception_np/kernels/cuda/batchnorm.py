@@ -1,0 +1,53 @@
+"""Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
+
+from ...backend import Array, empty, zeros
+from .elementwise import add_parts
+from .launch import elements, launch, reduction, result, rows
+
+
+def moments(x: Array):
+    c = x.shape[-1]
+    count = x.size // c
+    x, ldx = rows(x)
+    ((across, _, parts), threads), _ = reduction(c, count)
+    share = -(-count // parts)  # rows of each part but the last
+    parts = -(-count // share)
+    part = empty((parts, 2, c), x.dtype, x)
+    mean, var = empty((c,), x.dtype, x), empty((c,), x.dtype, x)
+    launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
+    launch("batchnorm.cu", "moments_join", elements(c), part, mean, var, count, c, share, parts)
+    return mean, var
+
+
+def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None):
+    x, ldx = rows(x)
+    y, ldy = result(out, x.shape, x)
+    args = (x, mean, rstd, gamma, beta, y, x.size, x.shape[-1], ldx, ldy, relu)
+    launch("batchnorm.cu", "batch_norm", elements(x.size), *args)
+    return y
+
+
+def batch_norm_grad(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    gamma: Array | None,
+    beta: Array,
+    relu: bool,
+    train: bool,
+    out: Array | None,
+):
+    c = x.shape[-1]
+    count = x.size // c
+    (dy, lddy), (x, ldx) = rows(dy), rows(x)
+    dx, lddx = result(out, x.shape, x)
+    ((across, _, parts), threads), _ = reduction(c, count)
+    part, sums = empty((parts, 2, c), x.dtype, x), zeros((2, c), x.dtype, x)
+    values = (dy, x, mean, rstd, gamma, beta)
+    args = (*values, part, count, c, lddy, ldx, relu)
+    launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *args)
+    add_parts(part, sums)
+    args = (*values, sums, dx, count, c, lddy, ldx, lddx, relu, train)
+    launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *args)
+    return dx, None if gamma is None else sums[1], sums[0]

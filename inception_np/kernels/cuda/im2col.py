@@ -1,0 +1,21 @@
+"""Launches of im2col.cu; the functions are those of kernels/conv.py."""
+
+from ...backend import Array, empty
+from ..window import Pads, Pair
+from .launch import elements, launch, result, rows, window
+
+
+def im2col(x: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, out_hw: Pair):
+    n, c = len(x), x.shape[3]
+    x, ldx = rows(x)
+    columns = empty((n * out_hw[0] * out_hw[1], kernel[0] * kernel[1] * c), x.dtype, x)
+    d = window(x.shape, out_hw, kernel, stride, pads, dilation)
+    launch("im2col.cu", "im2col", elements(columns.size), x, columns, d, ldx)
+    return columns
+
+
+def col2im(dcolumns: Array, dx: Array, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair, out_hw: Pair):
+    dcolumns = dcolumns if dcolumns.flags.c_contiguous else dcolumns.copy(order="C")
+    dx, lddx = result(dx, dx.shape, dx)
+    d = window(dx.shape, out_hw, kernel, stride, pads, dilation)
+    launch("im2col.cu", "col2im", elements(dx.size), dcolumns, dx, d, lddx)

@@ -1,0 +1,166 @@
+"""Compile the CUDA sources of this folder and launch their kernels.
+
+    launch("pool.cu", "global_avg_pool", elements(n * c), x, y, n, h * w, c, ldx)
+
+The kernel's declaration in the source says what its arguments are. Here arrays are checked against it and numbers are
+converted to it: CUDA itself would take a double for a float, or a float64 array's address for a float32 array's, and
+read nonsense. NVRTC compiles a source when one of its kernels is first launched, in CuPy's cache directory.
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array, Shape, empty
+from ..window import Pads, Pair
+
+FOLDER = Path(__file__).parent
+BLOCK = 256  # threads of a kernel that makes one element per thread
+LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
+SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
+ELEMENTS = {
+    "float": np.float32,
+    "int": np.int32,
+    "unsigned char": np.uint8,
+    "unsigned long long": np.uint64,
+}
+
+Grid = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str, ...] = ()) -> None:
+    """Run one kernel of a source over a grid (blocks, threads per block).
+
+    args: arrays (None is a null pointer), numbers, and Window's tuples, in the order of the declaration.
+    Raises TypeError for an array of another dtype or a wrong number of arguments.
+    """
+    wanted = declarations(source)[kernel]
+    if len(args) != len(wanted):
+        raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
+    blocks, threads = grid
+    if min(blocks) > 0:
+        run = module(source, options).get_function(kernel)
+        run(blocks, threads, tuple(_argument(kernel, *both) for both in zip(args, wanted, strict=True)))
+
+
+def _argument(kernel: str, value: Any, wanted: str) -> Any:
+    if wanted.endswith("*"):
+        dtype = ELEMENTS[wanted.removesuffix("*")]
+        if value is not None and value.dtype != dtype:
+            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {np.dtype(dtype)}")
+        return value
+    if wanted in SCALARS:
+        return SCALARS[wanted](value)
+    fields = structs()[wanted]
+    return np.array([tuple(value)], [(name, np.int32) for name in fields])  # CuPy passes it by value
+
+
+@functools.cache
+def text(source: str) -> str:
+    """A source with its headers in place: one string, so that CuPy's cache sees a header change."""
+    seen = set()
+
+    def header(match: re.Match) -> str:
+        name = match[1]
+        if name in seen:
+            return ""
+        seen.add(name)
+        return (FOLDER / name).read_text()
+
+    return re.sub(r'#include "(.+?)"', header, (FOLDER / source).read_text()).replace("#pragma once", "")
+
+
+@functools.cache
+def declarations(source: str) -> dict[str, list[str]]:
+    """The types of each kernel's arguments: {"relu": ["float*", "float*", "int", ...]}."""
+    found = {}
+    pattern = r"__global__\s+void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\((.*?)\)\s*{"
+    for name, arguments in re.findall(pattern, text(source), re.S):
+        types = (re.sub(r"\bconst\b|__restrict__|\w+$", "", a.strip()).strip() for a in arguments.split(","))
+        found[name] = [re.sub(r"\s*\*$", "*", t) for t in types]
+    return found
+
+
+@functools.cache
+def structs() -> dict[str, list[str]]:
+    """The fields of the structs of common.cuh, all ints: {"Window": ["N", "H", ...]}."""
+    found = re.findall(r"struct (\w+) {\s*int ([^;]+);\s*};", (FOLDER / "common.cuh").read_text())
+    return {name: [f.strip() for f in fields.split(",")] for name, fields in found}
+
+
+@functools.cache
+def module(source: str, options: tuple[str, ...]) -> Any:
+    """The compiled source: an object whose get_function(kernel) can be called with (blocks, threads, arguments)."""
+    import cupy
+
+    return cupy.RawModule(code=text(source), options=("--std=c++17", *options))
+
+
+def elements(count: int) -> Grid:
+    """One thread per element. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
+    if count >= 2**31 - BLOCK:
+        raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
+    return (-(-count // BLOCK),), (BLOCK,)
+
+
+def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
+    """The grid (channels / 32, taps, parts) of a sum over rows, and its number of parts.
+
+    As many parts as keep a GPU busy, but at least 64 rows each; a function of the shape alone, for the same bits
+    everywhere.
+    """
+    across = -(-channels // LANES)
+    parts = max(1, min(-(-rows // 64), -(-1024 // (across * taps))))
+    return ((across, taps, parts), (LANES, ROWS)), parts
+
+
+def pitch(x: Array) -> int | None:
+    """How many elements lie between one pixel of x (..., C) and the next; None where that is no one number.
+
+    C for an array of its own; more for a slice of the channels of a larger array.
+    """
+    ld, size = None, x.itemsize
+    if x.size == 0:
+        return x.shape[-1]
+    if x.shape[-1] > 1 and x.strides[-1] != size:
+        return None
+    pixels = 1
+    for length, stride in zip(reversed(x.shape[:-1]), reversed(x.strides[:-1]), strict=True):
+        if length == 1:
+            continue
+        if ld is None:
+            ld = stride // (pixels * size)
+        if stride != pixels * ld * size or ld < x.shape[-1]:
+            return None
+        pixels *= length
+    return x.shape[-1] if ld is None else ld
+
+
+def address(x: Array) -> int:
+    """Where x begins on the device."""
+    return x.__cuda_array_interface__["data"][0]
+
+
+def rows(x: Array) -> tuple[Array, int]:
+    """x, or a contiguous copy where the kernels could not follow its strides, and its pitch."""
+    ld = pitch(x)
+    return (x, ld) if ld is not None else (x.copy(order="C"), x.shape[-1])
+
+
+def result(out: Array | None, shape: tuple[int, ...], like: Array) -> tuple[Array, int]:
+    """Where a kernel writes, `out` or a new array, and its pitch. Raises ValueError where `out` has none."""
+    y = empty(shape, like.dtype, like) if out is None else out
+    ld = pitch(y)
+    if ld is None:
+        raise ValueError(f"CUDA kernels: got out= or add= with strides {y.strides}, wanted a slice of channels")
+    return y, ld
+
+
+def window(
+    x_shape: Shape, out_hw: Pair, size: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1)
+) -> tuple[int, ...]:
+    """The fields of the sources' struct Window."""
+    return (*x_shape, *out_hw, *size, *stride, *dilation, *pads[0], *pads[1])

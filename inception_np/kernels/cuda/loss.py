@@ -1,0 +1,15 @@
+"""Launches of loss.cu; the function is that of kernels/loss.py."""
+
+from ...backend import Array, empty
+from .launch import launch
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float):
+    n, k = logits.shape
+    logits = logits if logits.flags.c_contiguous else logits.copy(order="C")
+    dlogits, losses = empty((n, k), logits.dtype, logits), empty((n,), logits.dtype, logits)
+    loss = empty((), logits.dtype, logits)
+    args = (logits, labels.astype("int32"), dlogits, losses, n, k, smoothing)
+    launch("loss.cu", "softmax_cross_entropy", ((n,), (32,)), *args)
+    launch("loss.cu", "mean_loss", ((1,), (32,)), losses, loss, n)
+    return loss, dlogits

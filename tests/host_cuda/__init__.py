@@ -1,0 +1,94 @@
+"""The CUDA sources of inception_np/kernels/cuda compiled by g++ for the CPU, and launched as CuPy would launch them.
+
+    with on_host(monkeypatch): ...        # every launch() inside runs on the CPU, on strict_cupy's arrays
+
+`build(text, options)` compiles a source's text, so that a test can plant a fault in it first. Libraries are kept in a
+folder of the system's temporary folder, under a digest of all that went into them.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inception_np.kernels.cuda import launch
+
+SHIM = Path(__file__).with_name("cuda_on_host.h")
+KEPT = Path(tempfile.gettempdir()) / f"inception_np_host_cuda_{os.getuid() if hasattr(os, 'getuid') else 0}"
+BARRIERS = re.compile(r"__sync|__shfl|mma_16x8x8\(|copy_wait")
+
+missing = "needs g++ on x86-64 Linux" if shutil.which("g++") is None or os.uname().machine != "x86_64" else ""
+
+
+@functools.cache
+def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """A source's text as a library: each kernel `name` becomes `host_name`, and `set_descending` turns the order."""
+    names = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\(', text)
+    barriers = "true" if BARRIERS.search(text) else "false"
+    entries = "".join(
+        f'extern "C" void host_{name}(const unsigned* grid, const unsigned* block, void** arguments) '
+        f"{{ launch({name}, grid, block, arguments, {barriers}); }}\n"
+        for name in names
+    )
+    turn = 'extern "C" void set_descending(int yes) { descending = yes; }\n'
+    code = f'#include "{SHIM}"\n{text}\n{turn}{entries}'
+    digest = hashlib.sha256((code + SHIM.read_text() + repr(options)).encode()).hexdigest()[:24]
+    library = KEPT / f"{digest}.so"
+    if not library.exists():
+        KEPT.mkdir(exist_ok=True, mode=0o700)
+        part = library.with_suffix(f".{os.getpid()}")
+        command = "g++ -x c++ -std=c++17 -O1 -fPIC -shared -w -ffp-contract=off -U_FORTIFY_SOURCE"
+        done = subprocess.run([*command.split(), *options, "-", "-o", part], input=code, text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"g++ refused the source:\n{done.stderr[:2000]}")
+        part.rename(library)
+    return ctypes.CDLL(str(library))
+
+
+class HostModule:
+    """What cupy.RawModule is to launch(): get_function(name)(blocks, threads, arguments)."""
+
+    def __init__(self, text: str, options: tuple[str, ...], descending: bool = False):
+        self.library, self.descending = build(text, options), descending
+
+    def get_function(self, name: str) -> Any:
+        def run(blocks: tuple, threads: tuple, arguments: tuple) -> None:
+            self.library.set_descending(int(self.descending))
+            kept = [_value(a) for a in arguments]  # alive until the kernel is done
+            pointers = (ctypes.c_void_p * len(kept))(*(k.ctypes.data for k in kept))
+            three = [(ctypes.c_uint * 3)(*t, *[1] * (3 - len(t))) for t in (blocks, threads)]
+            getattr(self.library, f"host_{name}")(*three, pointers)
+
+        return run
+
+
+def _value(argument: Any) -> np.ndarray:
+    """An argument's own bytes: a pointer for a device array, the value for the rest, as CuPy passes them."""
+    if argument is None:
+        return np.zeros(1, np.uint64)
+    if hasattr(argument, "__cuda_array_interface__"):
+        return np.array([argument.__cuda_array_interface__["data"][0]], np.uint64)
+    if isinstance(argument, np.generic) or (isinstance(argument, np.ndarray) and argument.size == 1):
+        return np.atleast_1d(argument)
+    raise TypeError(f"CuPy cannot pass {type(argument).__name__} to a kernel")
+
+
+def on_host(monkeypatch: Any, *, descending: bool = False, fault: tuple[str, str, str] | None = None) -> None:
+    """Send every launch() to the CPU for one test. fault: (source, its text, the text planted instead)."""
+
+    def module(source: str, options: tuple[str, ...]) -> HostModule:
+        text = launch.text(source)
+        if fault is not None and fault[0] == source:
+            assert fault[1] in text, f"{source} has no {fault[1]!r} to spoil"
+            text = text.replace(fault[1], fault[2])
+        return HostModule(text, options, descending)
+
+    monkeypatch.setattr(launch, "module", module)

@@ -1,0 +1,172 @@
+// CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
+// with one fibre per thread. Blocks run one after the other, in either order of threads (a kernel that needs one
+// order has a race). Shared memory holds NaNs when a block begins. An asynchronous copy is carried out as late as
+// the program allows: when it is waited for. There is no timing here, no weak memory, no divergence within a warp.
+#pragma once
+#define CUDA_ON_HOST 1
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+using std::max;
+using std::min;
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+#define __restrict__ __restrict
+#define __shared__ static __attribute__((section("shared_memory")))
+extern "C" __attribute__((weak, visibility("hidden"))) char __start_shared_memory[], __stop_shared_memory[];
+
+struct Index { unsigned x, y, z; };
+static Index threadIdx, blockIdx, blockDim, gridDim;
+
+// ---- fibres: each has a stack; a barrier hands over to the scheduler until all have come
+struct Fibre {
+  ucontext_t begin;
+  jmp_buf where;
+  std::unique_ptr<char[]> stack;
+  bool started, done;
+};
+static std::vector<Fibre> fibres;
+static jmp_buf scheduler;
+static ucontext_t scheduler_context;
+static unsigned current, threads;
+static void (*body)(void*);
+static void* body_arguments;
+static bool descending = false;
+
+static void hand_over() {
+  if (!_setjmp(fibres[current].where)) _longjmp(scheduler, 1);
+}
+static void run_fibre() {
+  body(body_arguments);
+  fibres[current].done = true;
+  _longjmp(scheduler, 1);
+}
+static void resume(unsigned t) {
+  Fibre& f = fibres[t];
+  current = t;
+  if (_setjmp(scheduler)) return;
+  if (f.started) _longjmp(f.where, 1);
+  f.started = true;
+  setcontext(&f.begin);
+}
+
+struct Barrier { unsigned come, generation; };
+static Barrier block_barrier, warp_barriers[64];
+static void wait_for(Barrier& b, unsigned count) {
+  const unsigned generation = b.generation;
+  if (++b.come == count) b.come = 0, b.generation++;
+  else while (b.generation == generation) hand_over();
+}
+static inline void __syncthreads() { wait_for(block_barrier, threads); }
+static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
+
+static float shuffled[2048];
+static inline float __shfl_xor_sync(unsigned, float v, int o) {
+  const unsigned t = current;
+  shuffled[t] = v;
+  __syncwarp();
+  const float r = shuffled[t ^ o];
+  __syncwarp();
+  return r;
+}
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return (unsigned __int128)a * b >> 64;
+}
+static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
+
+// ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)
+static inline unsigned tf32(float x) { unsigned u; memcpy(&u, &x, 4); return (u + 0x1000u) & ~0x1fffu; }
+static unsigned lanes_a[64][32][4], lanes_b[64][32][2];
+static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
+  const unsigned warp = current / 32, lane = current % 32;
+  memcpy(lanes_a[warp][lane], a, 16);
+  memcpy(lanes_b[warp][lane], b, 8);
+  __syncwarp();
+  for (int q = 0; q < 4; q++) {
+    const unsigned row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
+    float sum = c[q];
+    for (unsigned k = 0; k < 8; k++)
+      sum += __int_as_float(lanes_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
+             __int_as_float(lanes_b[warp][column * 4 + k % 4][k / 4]);
+    c[q] = sum;
+  }
+  __syncwarp();
+}
+
+// ---- asynchronous copies
+struct Copy { float* to; const float* from; int count; unsigned group; };
+static std::vector<Copy> copies[2048];
+static unsigned groups_closed[2048];
+template <int count> static inline void copy_async(float* to, const float* from, const float*) {
+  if ((uintptr_t)to % (4 * count) || (uintptr_t)from % (4 * count)) fprintf(stderr, "misaligned copy\n"), abort();
+  copies[current].push_back({to, from, count, groups_closed[current]});
+}
+static inline void copy_commit() { groups_closed[current]++; }
+template <int pending> static inline void copy_wait() {
+  auto& queue = copies[current];
+  size_t kept = 0;
+  for (const Copy& c : queue)
+    if (c.group + pending >= groups_closed[current]) queue[kept++] = c;
+    else if (c.from) memcpy(c.to, c.from, 4 * c.count);
+    else memset(c.to, 0, 4 * c.count);
+  queue.resize(kept);
+}
+
+// ---- launches. Arguments come as the CUDA driver takes them: an array of pointers to them.
+template <class... A, size_t... I> static void call(void (*kernel)(A...), void** a, std::index_sequence<I...>) {
+  kernel(*(std::remove_reference_t<A>*)a[I]...);
+}
+template <class... A>
+static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* block, void** a, bool barriers) {
+  gridDim = {grid[0], grid[1], grid[2]};
+  blockDim = {block[0], block[1], block[2]};
+  threads = block[0] * block[1] * block[2];
+  auto run = [&] { call(kernel, a, std::index_sequence_for<A...>()); };
+  body = [](void* p) { (*(decltype(run)*)p)(); };
+  body_arguments = &run;
+  const size_t stack = 64 << 10;
+  while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false});
+  for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
+    blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
+    block_barrier = {};
+    memset(warp_barriers, 0, sizeof warp_barriers);
+    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    for (unsigned t = 0; t < threads; t++) {
+      fibres[t].started = fibres[t].done = false;
+      copies[t].clear();
+      groups_closed[t] = 0;
+      if (!barriers) continue;
+      getcontext(&fibres[t].begin);
+      fibres[t].begin.uc_stack.ss_sp = fibres[t].stack.get();
+      fibres[t].begin.uc_stack.ss_size = stack;
+      fibres[t].begin.uc_link = nullptr;
+      makecontext(&fibres[t].begin, run_fibre, 0);
+    }
+    for (bool more = true; more;) {
+      more = false;
+      for (unsigned i = 0; i < threads; i++) {
+        const unsigned t = descending ? threads - 1 - i : i;
+        if (fibres[t].done) continue;
+        current = t;
+        threadIdx = {t % block[0], t / block[0] % block[1], t / block[0] / block[1]};
+        if (barriers) resume(t);
+        else run(), fibres[t].done = true;  // nothing waits: no need of a stack of its own
+        more |= !fibres[t].done;
+      }
+    }
+  }
+}

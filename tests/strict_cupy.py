@@ -1,0 +1,211 @@
+"""A stand-in for CuPy on a machine without a GPU: NumPy's numbers behind CuPy's manners.
+
+An array of it is a wrapper, not a subclass, so that no NumPy function can take it by mistake. It has only what NumPy's
+and CuPy's arrays both have, mixes only with its own kind and with Python's numbers, never turns into a NumPy array
+unless asked by asnumpy(), has no truth value, and its sums are arrays without axes, not scalars. The module has only
+functions that both have (`test_names_exist_in_cupy` compares the list where CuPy is installed). `syncs` counts what
+would make the CPU wait for the GPU.
+
+    with pretend(monkeypatch): ...                     # `import cupy` now finds it, and finds a device
+"""
+
+import operator
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+FUNCTION_NAMES = """abs arange argmax argmin argsort array asarray ascontiguousarray broadcast_to ceil clip concatenate conj cos
+    dot dtype einsum empty empty_like equal exp expand_dims eye flip floor full full_like isfinite isnan linspace
+    log logical_and logical_not logical_or matmul may_share_memory max maximum mean min minimum moveaxis nonzero ones ones_like
+    outer pad power prod ravel repeat reshape roll round sign sin sqrt square squeeze stack sum take tanh
+    tensordot tile transpose tri where zeros zeros_like complex64 complex128 float16 float32 float64 int8 int16
+    int32 int64 uint8 uint16 uint32 uint64 bool_ inf nan pi newaxis"""
+METHOD_NAMES = """all any argmax argmin astype copy cumsum fill max mean min prod ravel repeat reshape sum squeeze swapaxes take
+    transpose var std dot clip conj flatten"""
+ATTRIBUTE_NAMES = "T dtype flags imag itemsize nbytes ndim real shape size strides"
+FUNCTIONS, METHODS, ATTRIBUTES = FUNCTION_NAMES.split(), METHOD_NAMES.split(), ATTRIBUTE_NAMES.split()
+FROM_HOST = {"array", "asarray", "ascontiguousarray"}  # these may be given lists and NumPy arrays
+
+syncs = {"count": 0}
+
+
+class ndarray:  # CuPy's name
+    """A device array's manners around a NumPy array."""
+
+    __array_priority__ = 1000
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, a: np.ndarray, base: "ndarray | None" = None):
+        self._a, self._base = a, base
+
+    @property
+    def base(self) -> "ndarray | None":
+        return self._base
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return {"data": (self._a.ctypes.data, False), "shape": self.shape, "typestr": self.dtype.str, "version": 3}
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` explicitly.")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"numpy.{ufunc.__name__} was given a device array")
+
+    def __array_function__(self, function: Any, *args: Any) -> Any:
+        raise TypeError(f"numpy.{function.__name__} was given a device array")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a device array was asked for its truth value: the CPU would wait for the GPU")
+
+    def __iter__(self) -> Any:
+        raise TypeError("a device array was iterated over: one launch per element")
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+    def __float__(self) -> float:
+        syncs["count"] += 1
+        return float(self._a)
+
+    def __int__(self) -> int:
+        syncs["count"] += 1
+        return int(self._a)
+
+    def item(self) -> Any:
+        syncs["count"] += 1
+        return self._a.item()
+
+    def get(self) -> np.ndarray:
+        syncs["count"] += 1
+        return self._a.copy()
+
+    def set(self, values: np.ndarray) -> None:
+        assert isinstance(values, np.ndarray) and values.dtype == self.dtype and values.shape == self.shape
+        self._a[...] = values
+
+    def view(self, dtype: Any) -> "ndarray":
+        return wrap(self._a.view(dtype), self)
+
+    def __getitem__(self, index: Any) -> "ndarray":
+        return wrap(self._a[unwrap_index(index)], self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._a[unwrap_index(index)] = unwrap(value)
+
+    def __repr__(self) -> str:
+        return f"strict_cupy.ndarray({self.shape}, {self.dtype})"
+
+
+def unwrap(value: Any, host: bool = False) -> Any:
+    """The NumPy array behind a device array; numbers as they are; nothing else."""
+    if isinstance(value, ndarray):
+        return value._a
+    if isinstance(value, (tuple, list)):
+        return type(value)(unwrap(v, host) for v in value)
+    if isinstance(value, (np.ndarray, np.generic)) and not host:
+        raise TypeError(f"a device array met a {type(value).__module__}.{type(value).__name__}")
+    return value
+
+
+def unwrap_index(index: Any) -> Any:
+    if isinstance(index, list) or (isinstance(index, tuple) and any(isinstance(i, list) for i in index)):
+        raise TypeError("a device array was indexed with a list: it would be copied from the CPU")
+    return unwrap(index)
+
+
+def wrap(value: Any, source: ndarray | None = None) -> Any:
+    """A device array around what NumPy gave: a view remembers whose memory it is."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(wrap(v, source) for v in value)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    a = np.asarray(value)
+    if source is not None and np.may_share_memory(a, source._a):
+        return ndarray(a, source if source._base is None else source._base)
+    return ndarray(a)
+
+
+def _method(name: str) -> Any:
+    def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
+        out = kwargs.get("out")
+        result = getattr(self._a, name)(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()})
+        return out if out is not None else wrap(result, self)
+
+    return method
+
+
+def _attribute(name: str) -> property:
+    return property(lambda self: wrap(getattr(self._a, name), self))
+
+
+def _operator(name: str) -> Any:
+    def binary(self: ndarray, other: Any) -> Any:
+        if not isinstance(other, (ndarray, int, float, complex)) or isinstance(other, np.generic):
+            raise TypeError(f"a device array met a {type(other).__module__}.{type(other).__name__}")
+        function = getattr(operator, name.removeprefix("r") if name in REFLECTED else name)
+        a, b = self._a, unwrap(other)
+        return wrap(function(b, a) if name in REFLECTED else function(a, b))
+
+    return binary
+
+
+def _in_place(name: str) -> Any:
+    def update(self: ndarray, other: Any) -> ndarray:
+        if not isinstance(other, (ndarray, int, float, complex)) or isinstance(other, np.generic):
+            raise TypeError(f"a device array met a {type(other).__module__}.{type(other).__name__}")
+        self._a = getattr(operator, f"i{name}")(self._a, unwrap(other))
+        return self
+
+    return update
+
+
+ARITHMETIC = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"]
+REFLECTED = {f"r{name}" for name in ARITHMETIC}
+for name in METHODS:
+    setattr(ndarray, name, _method(name))
+for name in ATTRIBUTES:
+    setattr(ndarray, name, _attribute(name))
+for name in [*ARITHMETIC, *REFLECTED, "eq", "ne", "lt", "le", "gt", "ge"]:
+    setattr(ndarray, f"__{name}__", _operator(name))
+for name in ["and", "or", "xor"]:
+    setattr(ndarray, f"__{name}__", _operator(f"{name}_"))
+for name in ARITHMETIC[:-1]:
+    setattr(ndarray, f"__i{name}__", _in_place(name))
+for name, function in (("neg", operator.neg), ("invert", operator.invert), ("abs", operator.abs)):
+    setattr(ndarray, f"__{name}__", lambda self, function=function: wrap(function(self._a)))
+
+
+def _function(name: str) -> Any:
+    numpys = getattr(np, name)
+    if not callable(numpys) or isinstance(numpys, type):
+        return numpys
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if name not in FROM_HOST and any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
+            raise TypeError(f"cupy.{name} was given a NumPy array")
+        args = tuple(unwrap(a, host=name in FROM_HOST) for a in args)
+        if name in FROM_HOST and args and isinstance(args[0], np.ndarray):
+            args = (args[0].copy(), *args[1:])  # another memory, as on a device
+        out = kwargs.get("out")
+        result = numpys(*args, **{k: unwrap(v, host=True) for k, v in kwargs.items()})
+        return out if out is not None else wrap(result)
+
+    return call
+
+
+def pretend(monkeypatch: Any) -> types.ModuleType:
+    """Put the stand-in where `import cupy` finds it, for one test, and return it."""
+    cupy = types.ModuleType("cupy")
+    for name in FUNCTIONS:
+        setattr(cupy, name, _function(name))
+    cupy.ndarray = ndarray
+    cupy.asnumpy = lambda a: a.get()
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+    cupy.cuda = types.SimpleNamespace(runtime=runtime)
+    monkeypatch.setattr(ndarray, "__module__", "cupy")
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    syncs["count"] = 0
+    return cupy

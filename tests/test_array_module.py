@@ -1,0 +1,190 @@
+"""The plain kernels and all above them keep to what NumPy and CuPy share: they run on a stand-in for CuPy that has
+nothing else and converts nothing, and give NumPy's bits there."""
+
+import numpy as np
+import pytest
+import strict_cupy
+from hypothesis import HealthCheck, given, settings
+from numerics import random_like
+from strategies import LAYERS, networks
+
+from inception_np import SGD, Mode, RMSProp, backend, create_model, list_models, softmax_cross_entropy
+from inception_np.layer import Layer, _replace, named_buffers, named_params, vectors
+from inception_np.models.network import smallest_image
+
+within_test = settings(suppress_health_check=[*HealthCheck])  # the fixture is the same for every example
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """The stand-in as `import cupy`, and only plain kernels."""
+    monkeypatch.setattr(backend, "PLAIN", True)
+    return strict_cupy.pretend(monkeypatch)
+
+
+def to_host(tree):
+    if isinstance(tree, tuple):
+        return tuple(map(to_host, tree))
+    if isinstance(tree, dict):
+        return {k: to_host(v) for k, v in tree.items()}
+    return tree.get()
+
+
+def to_device(tree, cupy):
+    if isinstance(tree, tuple):
+        return tuple(to_device(t, cupy) for t in tree)
+    if isinstance(tree, dict):
+        return {k: to_device(v, cupy) for k, v in tree.items()}
+    return cupy.asarray(tree)
+
+
+def gradients(case, cupy=None):
+    """y, dx, every gradient and every running average of one forward and backward pass, as NumPy arrays."""
+    layer, x = case.layer(np.float32), case.x(np.float32)
+    if cupy:
+        _replace(layer, cupy.asarray)
+        x = cupy.asarray(x)
+    y, cache = layer.forward(x, case.mode())
+    dy = random_like(to_host(y) if cupy else y, case.seed)
+    dx = layer.backward(to_device(dy, cupy) if cupy else dy, x, cache)
+    found = [y, dx, *(p.grad for p in named_params(layer).values()), *(b.data for b in named_buffers(layer).values())]
+    return [to_host(a) for a in found] if cupy else found
+
+
+def compare(case, cupy):
+    """The same bits from both array modules."""
+    with np.errstate(all="ignore"):
+        for got, wanted in zip(gradients(case, cupy), gradients(case), strict=True):
+            assert got.dtype == wanted.dtype and got.shape == wanted.shape
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_gives_the_same_bits(name, cupy):
+    within_test(given(LAYERS[name])(lambda case: compare(case, cupy)))()
+
+
+@within_test
+@given(networks())
+def test_trees_of_layers_give_the_same_bits(cupy, case):
+    compare(case, cupy)
+
+
+def training_step(name, device, optimizer):
+    """The weights after one step of a small version of a network, and how often the CPU waited within the step."""
+    # 1/32 of the channels and the smallest images: the step is about which functions are called
+    net = create_model(name, width=1 / 32, num_classes=3, seed=1, device=device)
+    side = smallest_image(net, heads=True)
+    rng = np.random.default_rng(2)
+    x = backend.asarray(rng.standard_normal((2, side, side + 1, 3), np.float32), device)
+    labels = backend.asarray(np.array([0, 2]), device)
+    step = optimizer(net)
+    before = strict_cupy.syncs["count"]
+    y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(3)))
+    losses = {}
+    if isinstance(y, tuple):
+        pairs = {name: softmax_cross_entropy(logits, labels) for name, logits in y[1].items()}
+        losses = {name: dlogits * net.aux_weight for name, (_, dlogits) in pairs.items()}
+    loss, dy = softmax_cross_entropy(y[0] if losses else y, labels, smoothing=0.1)
+    net.backward((dy, losses) if losses else dy, x, cache)
+    step.step()
+    waited = strict_cupy.syncs["count"] - before
+    data, _ = vectors(net)
+    buffers = [b.data for b in named_buffers(net).values()]
+    return float(loss), [backend.asarray(a, "cpu") for a in (data, *buffers)], waited
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_training_step_of_every_network_gives_the_same_bits(name, cupy):
+    def optimizer(net):
+        return RMSProp(net, 0.1, momentum=0.9) if "v3" in name else SGD(net, 0.1, momentum=0.9, nesterov=True)
+
+    wanted_loss, wanted, _ = training_step(name, "cpu", optimizer)
+    loss, got, waited = training_step(name, "cuda", optimizer)
+    assert loss == wanted_loss
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert waited == 0, "the step waited for the device"
+
+
+def test_inference_gives_the_same_bits(cupy):
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+    wanted, _ = create_model("inception_v1_cifar", width=1 / 32).forward(x, Mode())
+    got, _ = create_model("inception_v1_cifar", width=1 / 32, device="cuda").forward(cupy.asarray(x), Mode())
+    np.testing.assert_array_equal(got.get(), wanted)
+
+
+# -- the stand-in itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda cupy, x: np.asarray(x),
+        lambda cupy, x: np.sum(x),
+        lambda cupy, x: np.add(x, 1),
+        lambda cupy, x: np.ones(3, np.float32) * x,
+        lambda cupy, x: x * np.ones(3, np.float32),
+        lambda cupy, x: x * np.float64(2),
+        lambda cupy, x: cupy.sum(np.ones(3)),
+        lambda cupy, x: bool(x.sum() > 0),
+        lambda cupy, x: list(x),
+        lambda cupy, x: x[[0, 1]],
+        lambda cupy, x: x.__setitem__(0, np.ones(())),
+        lambda cupy, x: np.einsum("i,i", x, x),
+    ],
+)
+def test_what_cupy_refuses_is_refused(misuse, cupy):
+    with pytest.raises(TypeError):
+        misuse(cupy, cupy.asarray(np.arange(3, dtype=np.float32)))
+
+
+@pytest.mark.parametrize("name", ["einsum_path", "errstate", "random", "broadcast_arrays_of_mine", "vecdot"])
+def test_what_cupy_has_not_is_not_there(name, cupy):
+    with pytest.raises(AttributeError):
+        getattr(cupy, name)
+
+
+def test_a_layer_that_calls_numpy_is_caught(cupy):
+    class Wrong(Layer):
+        def forward(self, x, mode):
+            return np.maximum(x, 0), None
+
+    with pytest.raises(TypeError, match=r"numpy\.maximum"):
+        Wrong().forward(cupy.asarray(np.ones(3, np.float32)), Mode())
+
+
+def test_sums_are_arrays_and_views_know_their_base(cupy):
+    x = cupy.asarray(np.ones((2, 3), np.float32))
+    assert type(x.sum()) is strict_cupy.ndarray and x.sum().shape == ()
+    assert x[0].reshape(3, 1).base is x and x.base is None
+    assert (x + 1).base is None
+
+
+def test_names_exist_in_cupy():
+    real = pytest.importorskip("cupy", reason="CuPy is not installed: nothing to compare the stand-in's names with")
+    for name in strict_cupy.FUNCTIONS:
+        assert hasattr(real, name), f"cupy.{name}"
+    for name in strict_cupy.METHODS + strict_cupy.ATTRIBUTES:
+        assert hasattr(real.ndarray, name) and hasattr(np.ndarray, name), f"ndarray.{name}"
+
+
+# -- devices -------------------------------------------------------------------------------------------------------
+
+
+def test_cuda_without_a_gpu_is_one_line_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(backend, "_no_cuda", lambda: "no CUDA device was found")
+    with pytest.raises(backend.DeviceError, match=r"^cuda: no CUDA device was found; use --device cpu.*gpu12") as error:
+        create_model("inception_v1_cifar", device="cuda")
+    assert "\n" not in str(error.value)
+    assert backend.device("auto") == "cpu"
+    assert backend.device("cpu") == "cpu"
+
+
+def test_auto_takes_a_gpu_that_answers(cupy):
+    assert backend.device("auto") == backend.device("cuda") == "cuda"
+
+
+def test_a_device_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="wanted"):
+        backend.device("gpu")
