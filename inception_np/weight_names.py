@@ -80,6 +80,56 @@ V3_7 = {
     "b2.fork.1x3": "branch3x3dbl_3a", "b2.fork.3x1": "branch3x3dbl_3b",
     "b3.proj": "branch_pool",
 }
+V4_4A = {
+    "b0.1x1": "branch0.0", "b0.3x3": "branch0.1",
+    "b1.1x1": "branch1.0", "b1.1x7": "branch1.1", "b1.7x1": "branch1.2", "b1.3x3": "branch1.3",
+}
+V4_5 = {
+    "b0": "branch0",
+    "b1.1x1": "branch1.0", "b1.3x3": "branch1.1",
+    "b2.1x1": "branch2.0", "b2.3x3a": "branch2.1", "b2.3x3b": "branch2.2",
+    "b3.proj": "branch3.1",
+}
+FIGURE_7 = {
+    "b0": "branch0",
+    "b1.1x1": "branch1.0", "b1.3x3a": "branch1.1", "b1.3x3b": "branch1.2",
+}
+V4_6 = {
+    "b0": "branch0",
+    "b1.1x1": "branch1.0", "b1.1x7": "branch1.1", "b1.7x1": "branch1.2",
+    "b2.1x1": "branch2.0", "b2.7x1a": "branch2.1", "b2.1x7a": "branch2.2",
+    "b2.7x1b": "branch2.3", "b2.1x7b": "branch2.4",
+    "b3.proj": "branch3.1",
+}
+V4_7A = {
+    "b0.1x1": "branch0.0", "b0.3x3": "branch0.1",
+    "b1.1x1": "branch1.0", "b1.1x7": "branch1.1", "b1.7x1": "branch1.2", "b1.3x3": "branch1.3",
+}
+V4_7 = {
+    "b0": "branch0",
+    "b1.1x1": "branch1_0", "b1.fork.1x3": "branch1_1a", "b1.fork.3x1": "branch1_1b",
+    "b2.1x1": "branch2_0", "b2.3x1": "branch2_1", "b2.1x3": "branch2_2",
+    "b2.fork.1x3": "branch2_3a", "b2.fork.3x1": "branch2_3b",
+    "b3.proj": "branch3.1",
+}
+RESNET_5B = {
+    "b0": "branch0",
+    "b1.1x1": "branch1.0", "b1.5x5": "branch1.1",
+    "b2.1x1": "branch2.0", "b2.3x3a": "branch2.1", "b2.3x3b": "branch2.2",
+    "b3.proj": "branch3.1",
+}
+BLOCK_35 = {
+    "b0": "branch0",
+    "b1.1x1": "branch1.0", "b1.3x3": "branch1.1",
+    "b2.1x1": "branch2.0", "b2.3x3a": "branch2.1", "b2.3x3b": "branch2.2",
+}
+BLOCK_17 = {"b0": "branch0", "b1.1x1": "branch1.0", "b1.1x7": "branch1.1", "b1.7x1": "branch1.2"}
+BLOCK_8 = {"b0": "branch0", "b1.1x1": "branch1.0", "b1.1x3": "branch1.1", "b1.3x1": "branch1.2"}
+RESNET_7A = {
+    "b0.1x1": "branch0.0", "b0.3x3": "branch0.1",
+    "b1.1x1": "branch1.0", "b1.3x3": "branch1.1",
+    "b2.1x1": "branch2.0", "b2.3x3a": "branch2.1", "b2.3x3b": "branch2.2",
+}
 # fmt: on
 
 
@@ -112,9 +162,49 @@ def inception_v3() -> Rows:
     yield Row("fc", "fc", "predictions", classifier=True)
 
 
+def inception_v4() -> Rows:
+    """timm's inception_v4, which numbers its stages."""
+    for i, name in enumerate(("1a", "2a", "2b")):
+        yield from unit(f"Conv2d_{name}", f"features.{i}")
+    yield from unit("Mixed_3a.b1", "features.3.conv")
+    yield from units("Mixed_4a", "features.4", V4_4A)
+    yield from unit("Mixed_5a.b0", "features.5.conv")
+    blocks = {f"5{c}": V4_5 for c in "bcde"} | {"6a": FIGURE_7} | {f"6{c}": V4_6 for c in "bcdefgh"}
+    blocks |= {"7a": V4_7A} | {f"7{c}": V4_7 for c in "bcd"}
+    for i, (name, pairs) in enumerate(blocks.items()):
+        yield from units(f"Mixed_{name}", f"features.{6 + i}", pairs)
+    yield Row("Logits.fc", "last_linear", classifier=True)
+
+
+def inception_resnet_v2() -> Rows:
+    """timm's inception_resnet_v2, Keras's InceptionResNetV2."""
+    for name in ("1a", "2a", "2b", "3b", "4a"):
+        yield from unit(f"Conv2d_{name}", f"conv2d_{name}")
+    yield from units("Mixed_5b", "mixed_5b", RESNET_5B)
+    for i in range(1, 11):
+        yield from residual(f"block35_{i}", f"repeat.{i - 1}", BLOCK_35)
+    yield from units("Mixed_6a", "mixed_6a", FIGURE_7)
+    for i in range(1, 21):
+        yield from residual(f"block17_{i}", f"repeat_1.{i - 1}", BLOCK_17)
+    yield from units("Mixed_7a", "mixed_7a", RESNET_7A)
+    for i in range(1, 10):
+        yield from residual(f"block8_{i}", f"repeat_2.{i - 1}", BLOCK_8)
+    yield from residual("block8_10", "block8", BLOCK_8)
+    yield from unit("Conv2d_7b", "conv2d_7b", "conv_7b")
+    yield Row("Logits.fc", "classif", "predictions", classifier=True)
+
+
+def residual(ours: str, torch: str, pairs: dict[str, str]) -> Rows:
+    """The towers, and the 1x1 convolution behind them, which Keras names."""
+    yield from units(f"{ours}.sum.body.towers", torch, pairs)
+    yield Row(f"{ours}.sum.body.up", f"{torch}.conv2d", f"{ours}_conv")
+
+
 TABLES = {
     "inception_v1": (inception_v1, ("torchvision",)),
     "inception_v3": (inception_v3, SOURCES),
+    "inception_v4": (inception_v4, ("timm",)),
+    "inception_resnet_v2": (inception_resnet_v2, ("timm", "keras")),
 }
 
 

@@ -123,6 +123,10 @@ def keras():
     if keras.backend.backend() != "torch":
         raise ImportError("keras was imported with another backend")
     keras.backend.set_floatx("float64")
+    # Keras follows JAX and takes float64 back to float32 wherever two types meet; let it be
+    from keras.src.backend.common import dtypes
+
+    dtypes.BIT64_TO_BIT32_DTYPE.pop("float64", None)
     return keras
 
 

@@ -1,0 +1,94 @@
+"""What a network sees in photographs: class probabilities, averaged over crops.
+
+    predictions = predict_images(model, ["photo.jpg"], preprocess=how, crops=10)
+    top(predictions[0].probabilities, classes)        [("otter", 0.81), ...]
+
+What is averaged over crops is the softmax, not the logits (Szegedy et al. 2014, section 7).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backend import asarray, beside
+from .layer import Layer, Mode, named_params
+from .preprocess import Preprocess, open_image, prepare
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One photograph's class probabilities, (classes,), float64; they sum to 1."""
+
+    path: str
+    probabilities: np.ndarray
+
+
+def preprocess_for(model: Any, about: Mapping[str, Any] | None = None) -> Preprocess:
+    """How photographs are prepared for a model: as its checkpoint says (about["preprocess"]).
+
+    Without that, the centre 87.5 % at the model's own image size, pixels in -1 .. 1. Raises ValueError where what the
+    checkpoint says is no preprocessing, or has another size or number of channels than the model's images.
+    """
+    if not about or "preprocess" not in about:
+        height, width, channels = model.image
+        half = (127.5,) * channels
+        return Preprocess((height, width), mean=half, std=half)
+    how = Preprocess.from_dict(about["preprocess"])
+    if len(how.mean) != model.image[2]:
+        raise ValueError(f"preprocess: got {len(how.mean)} channels, wanted {model.name}'s {model.image[2]}")
+    return how
+
+
+def predict_images(
+    model: Layer,
+    paths: Iterable[str | Path],
+    *,
+    preprocess: Preprocess | None = None,
+    crops: int = 1,
+    batch_size: int = 16,
+) -> list[Prediction]:
+    """The class probabilities of each picture, averaged over 1, 10 or 144 crops of it.
+
+    preprocess: None is `preprocess_for(model)`. batch_size: how many crops go through the network at once. Raises
+    ValueError for a file that is no picture (naming it), for another number of crops, and for a model whose images
+    have neither one nor three channels.
+    """
+    how = preprocess_for(model) if preprocess is None else preprocess
+    return [
+        Prediction(str(path), _mean_softmax(model, prepare(open_image(path, len(how.mean)), how, crops), batch_size))
+        for path in paths
+    ]
+
+
+def top(probabilities: np.ndarray, classes: Sequence[str] | None = None, k: int = 5) -> list[tuple[str, float]]:
+    """The k likeliest classes, likeliest first; "class 17" where no names are known."""
+    best = np.argsort(-probabilities, kind="stable")[:k]
+    named = classes is not None and len(classes) == len(probabilities)
+    return [(classes[i] if named else f"class {i}", float(probabilities[i])) for i in best]  # type: ignore[index]
+
+
+def _mean_softmax(model: Layer, crops: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
+    weights = next(iter(named_params(model).values())).data
+    total: Any = 0
+    count = 0
+    for batch in _batches(crops, batch_size):
+        x = beside(batch.astype(weights.dtype, copy=False), weights)
+        logits = asarray(model.forward(x, Mode())[0], "cpu").astype(np.float64)
+        e = np.exp(logits - logits.max(1, keepdims=True))
+        total = total + (e / e.sum(1, keepdims=True)).sum(0)
+        count += len(batch)
+    return total / count
+
+
+def _batches(crops: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    held: list[np.ndarray] = []
+    for crop in crops:
+        held.append(crop)
+        if len(held) == size:
+            yield np.stack(held)
+            held = []
+    if held:
+        yield np.stack(held)
