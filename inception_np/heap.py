@@ -1,0 +1,143 @@
+"""Memory for activations and gradients: one range of addresses, cut up and joined again, the same way in every step.
+
+A training step makes and drops the same few hundred arrays again and again, most of them megabytes. The system's
+allocator asks the kernel for each such array and gives it back when it dies; the next one is then new pages, and each
+page is cleared at its first touch: for a large network a hundred thousand page faults a step, up to half of its time.
+
+Here the range is reserved once (untouched pages cost nothing), and an array is a cut of it, found by first fit from
+the low end. Arrays are made and dropped in the same order in every step, so each gets the address it had in the step
+before: its pages are there, some still in the cache, and nothing is asked of the kernel. The range asks for huge pages
+(2 MiB), without which a walk along pixels that are kilobytes apart misses the translation buffer at every one.
+
+Nobody frees anything. The array that `empty` returns keeps a `Cut` alive, as does every view of it; when the last of
+them dies, so does the cut, and its bytes return to the range. So layers stay free of memory management: an array lives
+as long as someone can see it.
+"""
+
+import mmap
+import os
+import sys
+import threading
+from bisect import bisect_left
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+SMALL = 1 << 14  # bytes: arrays below this are NumPy's own; many, short-lived, and dear to nobody
+GRAIN = 256  # bytes: every cut begins and ends at a multiple
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: addresses without memory behind them
+
+
+class Cut:
+    """A part of the range, held by the arrays on it."""
+
+    def __init__(self, heap: "Heap", start: int, size: int):
+        self.heap, self.start, self.size = heap, start, size
+        self.__array_interface__ = {
+            "shape": (size,),
+            "typestr": "|u1",
+            "data": (heap.base + start, False),
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        # May run anywhere, even inside Heap.cut when the garbage collector strikes: only note it down.
+        self.heap.returned.append((self.start, self.size))
+
+
+class Heap:
+    """First fit over a reserved range. `used` bytes are cut out now; `high` is the most there ever were, from the low end."""
+
+    def __init__(self, capacity: int):
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+        self.range = mmap.mmap(-1, capacity, flags=flags)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self.range.madvise(mmap.MADV_HUGEPAGE)
+        self.base = np.frombuffer(self.range, np.uint8).ctypes.data
+        self.free: list[tuple[int, int]] = [(0, capacity)]  # (start, size), in order, none adjacent
+        self.returned: deque[tuple[int, int]] = deque()
+        self.lock = threading.Lock()
+        self.used = self.high = 0
+
+    def cut(self, size: int) -> Cut | None:
+        """At least `size` bytes, or None where no free part is large enough."""
+        size = -(-size // GRAIN) * GRAIN
+        with self.lock:
+            self._take_back()
+            for i, (start, room) in enumerate(self.free):
+                if room >= size:
+                    if room == size:
+                        del self.free[i]
+                    else:
+                        self.free[i] = (start + size, room - size)
+                    self.used += size
+                    self.high = max(self.high, start + size)
+                    break
+            else:
+                return None
+        return Cut(self, start, size)
+
+    def _take_back(self) -> None:
+        """Return what died, each part joined with its free neighbours."""
+        while self.returned:
+            start, size = self.returned.popleft()
+            self.used -= size
+            i = bisect_left(self.free, (start, size))
+            if i < len(self.free) and start + size == self.free[i][0]:
+                size += self.free.pop(i)[1]
+            if i > 0 and sum(self.free[i - 1]) == start:
+                self.free[i - 1] = (self.free[i - 1][0], self.free[i - 1][1] + size)
+            else:
+                self.free.insert(i, (start, size))
+
+    def trim(self) -> None:
+        """Give the pages of everything that is free back to the system."""
+        with self.lock:
+            self._take_back()
+            for start, size in self.free:
+                first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+                end = min(start + size, self.high) // mmap.PAGESIZE * mmap.PAGESIZE
+                if end > first:
+                    self.range.madvise(mmap.MADV_DONTNEED, first, end - first)
+            self.high = max((s for s, _ in self.free if s), default=0) if self.used else 0
+
+
+_heap: Heap | None = None
+_tried = False
+_making = threading.Lock()
+
+
+def heap() -> Heap | None:
+    """The process's heap, or None on a system that cannot reserve addresses without memory behind them."""
+    global _heap, _tried
+    if not _tried:
+        with _making:
+            if not _tried and sys.platform == "linux":
+                try:
+                    _heap = Heap(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+                except (OSError, ValueError, OverflowError):
+                    _heap = None  # a limit on addresses (ulimit -v): NumPy's own allocator does
+            _tried = True
+    return _heap
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array with undefined contents; its memory is reused when the last view of it is gone."""
+    dtype = np.dtype(dtype)
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    if size < SMALL or dtype.hasobject:
+        return np.empty(shape, dtype)
+    source = heap()
+    cut = source.cut(size) if source else None
+    if cut is None:
+        return np.empty(shape, dtype)
+    return np.asarray(cut)[:size].view(dtype).reshape(shape)
+
+
+def trim() -> None:
+    """Give the pages that no array uses back to the system."""
+    if _heap is not None:
+        _heap.trim()

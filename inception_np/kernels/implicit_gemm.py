@@ -1,0 +1,538 @@
+"""The fast convolution, its two gradients and the matrix product, for float32: what feeds the tiles of register_tile.py.
+
+Every kernel here shares out its work, fills a table of row addresses for a few pixels, and runs tiles over it.
+
+    forward      pixels are shared out; y = table of x * packed w
+    to x         for stride (s, t), the pixels of dx fall into s t classes ("phases") by their place modulo the stride,
+                 and each class sees only the taps that hit it: a convolution of dy with stride 1 and those taps, with
+                 w transposed. No product with an inserted zero is ever made.
+    to w         (tap, block of output channels, tile of input channels) are shared out, and each tile runs over all
+                 pixels. Where that makes too few pieces, the pixels are cut too, in a number of pieces that depends on
+                 the shapes alone, each with sums of its own that are added up in order at the end.
+
+The weights are packed anew in every call, into memory from the heap: it costs one pass over them, they are warm in the
+cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
+once.)
+
+Where x has very few channels (an image has three), a tap's step is too short to be worth a row of the table; but the
+columns of a window are neighbours in memory, so kw taps of C channels are one tap of kw C channels, once x is padded.
+"""
+
+import numpy as np
+
+from ..backend import Array, Shape
+from ..heap import empty
+from .machine import address, helper, is_rows, kernel, num_threads, row_step, unpack
+from .register_tile import (
+    FROM_BIAS,
+    FROM_OUTPUT,
+    GROUP,
+    RELU,
+    WEIGHT_ROWS,
+    block_size,
+    output_block1,
+    output_block2,
+    output_block3,
+    weight_block1,
+    weight_block2,
+    weight_block3,
+)
+from .simd import LANES, PIXELS, load, load_int, spread, store, store_int, transpose, window_rows
+from .window import Pads, Pair, out_size
+
+CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
+TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
+PIXEL_BLOCK = 512  # pixels of dy that the tiles of dw run over before the next ones
+PIECES = 12  # of dw to share out, at least
+FEW_CHANNELS = 8  # below this, a window's columns become one tap
+R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
+
+_zeros = np.zeros(1 << 12, np.float32)
+
+
+def zero_row(size: int) -> int:
+    """The address of at least `size` float32 zeros that stay where they are."""
+    global _zeros
+    if _zeros.size < size:
+        _zeros = np.zeros(2 * size, np.float32)
+        _keep.append(_zeros)
+    return address(_zeros)
+
+
+_keep = [_zeros]
+
+
+# ---- packing
+
+
+@kernel
+def pack(part, parts, arguments):
+    """w (steps, channels) -> blocks of 48 or 32 or 16 channels, each (steps, 48): what a tile reads is one stream."""
+    w, packed, steps, channels = unpack(arguments, "qqqq")
+    first, end = steps * part // parts, steps * (part + 1) // parts
+    vectors = (channels + LANES - 1) // LANES
+    v = 0
+    while v < vectors:
+        n = block_size(vectors - v)
+        for k in range(first, end):
+            source = w + 4 * (k * channels + v * LANES)
+            target = packed + 4 * LANES * (v * steps + k * n)
+            for i in range(n):
+                left = min(channels - (v + i) * LANES, LANES)
+                store(target + 64 * i, load(source + 64 * i, left), 16)
+        v += n
+
+
+@kernel
+def pack_transposed(part, parts, arguments):
+    """w (taps, inputs, outputs) -> for the listed taps, blocks of input channels, each (listed taps, outputs, 48)."""
+    w, packed, listed, count, inputs, outputs = unpack(arguments, "qqqqqq")
+    vectors = (inputs + LANES - 1) // LANES
+    pieces = vectors * count
+    for piece in range(pieces * part // parts, pieces * (part + 1) // parts):
+        wanted, t = piece // count, piece % count
+        v = 0
+        n = block_size(vectors)
+        while v + n <= wanted:
+            v += n
+            n = block_size(vectors - v)
+        tap = load_int(listed + 8 * t)
+        source = w + 4 * outputs * (tap * inputs + wanted * LANES)
+        target = packed + 4 * LANES * (v * count * outputs + t * outputs * n + wanted - v)
+        there = min(inputs - wanted * LANES, LANES)
+        for o in range(0, outputs, LANES):
+            transpose(
+                source + 4 * o,
+                4 * outputs,
+                target + 4 * LANES * n * o,
+                4 * LANES * n,
+                there,
+                min(outputs - o, LANES),
+            )
+
+
+@kernel
+def pad_images(part, parts, arguments):
+    """x (N, H, W C) with zeros around: top, left and the height and width (in numbers) of what comes out."""
+    x, xn, xh, H, row, y, top, left, height, width, N = unpack(arguments, "qqqqqqqqqqq")
+    zero = spread(np.float32(0))
+    pieces = N * height
+    for piece in range(pieces * part // parts, pieces * (part + 1) // parts):
+        n, h = piece // height, piece % height - top
+        target = y + 4 * piece * width
+        if h < 0 or h >= H:
+            for i in range(0, width, LANES):
+                store(target + 4 * i, zero, min(width - i, LANES))
+            continue
+        for i in range(0, left, LANES):
+            store(target + 4 * i, zero, min(left - i, LANES))
+        source = x + n * xn + h * xh
+        target += 4 * left
+        for i in range(0, row, LANES):
+            store(target + 4 * i, load(source + 4 * i, min(row - i, LANES)), min(row - i, LANES))
+        for i in range(row, width - left, LANES):
+            store(target + 4 * i, zero, min(width - left - i, LANES))
+
+
+# ---- y = x * w
+
+
+@helper
+def place_pixels(pixels, first, count, x, xn, xh, xw, stride_h, stride_w, OH, OW):
+    """For `count` output pixels from `first`: the address of x where their windows are anchored, its row, its column.
+
+    They go to `pixels`: GROUP or CHUNK int64 of each, beginning at multiples of `count` rounded up to GROUP.
+    """
+    room = (count + GROUP - 1) // GROUP * GROUP
+    column = first % OW
+    rest = first // OW
+    row = rest % OH
+    n = rest // OH
+    for i in range(count):
+        h, w = row * stride_h, column * stride_w
+        store_int(pixels + 8 * i, x + n * xn + h * xh + w * xw)
+        store_int(pixels + 8 * (room + i), h)
+        store_int(pixels + 8 * (2 * room + i), w)
+        column += 1
+        if column == OW:
+            column = 0
+            row += 1
+            if row == OH:
+                row = 0
+                n += 1
+    for i in range(count, room):  # these tiles' rows are made and thrown away
+        store_int(pixels + 8 * i, x)
+        store_int(pixels + 8 * (room + i), -(1 << 40))
+        store_int(pixels + 8 * (2 * room + i), -(1 << 40))
+
+
+@helper
+def fill_table(table, pixels, room, taps, offsets, xh, xw, H, W, zeros):
+    """Row addresses [group of pixels][tap][GROUP] for the pixels that place_pixels placed."""
+    for group in range(room // GROUP):
+        base = pixels + 8 * group * GROUP
+        down, across = base + 8 * room, base + 16 * room
+        for t in range(taps):
+            dh, dw = load_int(offsets + 16 * t), load_int(offsets + 16 * t + 8)
+            target = table + 8 * GROUP * (group * taps + t)
+            offset = dh * xh + dw * xw
+            for i in range(0, 8 * GROUP, 8 * PIXELS):
+                window_rows(target + i, base + i, down + i, across + i, offset, dh, dw, H, W, zeros)
+
+
+@kernel
+def multiply(part, parts, arguments):
+    """y[pixel, o] = sum over taps and channels of x * w: the convolution, and with w transposed its gradient to x.
+
+    x, y: address and strides in bytes. offsets: for each tap its row and column relative to the window's anchor.
+    across: into how many of the parts the output channels are divided; the pixels are divided into parts / across.
+    """
+    (
+        x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, depth, weights, channels,
+        y, yn, yh, yw, N, OH, OW, zeros, mode, bias, across, chunk,
+    ) = unpack(arguments, "q" * 25)  # fmt: skip
+    vectors = (channels + LANES - 1) // LANES
+    blocks = 0
+    v = 0
+    while v < vectors:
+        v += block_size(vectors - v)
+        blocks += 1
+    down = parts // across
+    first_block, end_block = blocks * (part % across) // across, blocks * (part % across + 1) // across
+    pixels = N * OH * OW
+    eights = (pixels + 7) // 8
+    first = eights * (part // across) // down * 8
+    end = min(pixels, eights * (part // across + 1) // down * 8)
+    if first >= end:
+        return
+    count = (end - first + chunk - 1) // chunk
+    chunk = ((end - first + count - 1) // count + 7) // 8 * 8
+    room = (chunk + GROUP - 1) // GROUP * GROUP
+    placed = np.empty(3 * room, np.int64)
+    table = np.empty(room * taps, np.int64)
+    outputs = np.empty(room, np.int64)
+    nowhere = np.zeros(vectors * LANES, np.float32)
+    placed_at, table_at, outputs_at = placed.ctypes.data, table.ctypes.data, outputs.ctypes.data
+    for p in range(first, end, chunk):
+        count = min(chunk, end - p)
+        room = (count + GROUP - 1) // GROUP * GROUP
+        place_pixels(placed_at, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
+        fill_table(table_at, placed_at, room, taps, offsets, xh, xw, H, W, zeros)
+        place_outputs(outputs_at, p, count, y, yn, yh, yw, OH, OW, nowhere.ctypes.data)
+        v = 0
+        w = weights
+        for block in range(end_block):
+            n = block_size(vectors - v)
+            if block >= first_block:
+                for i in range(0, count, GROUP):
+                    rows, valid = min(count - i, GROUP), channels - v * LANES
+                    at, to = table_at + 8 * taps * i, outputs_at + 8 * i
+                    from_ = bias + 64 * v
+                    if n == 3:
+                        output_block3(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+                    elif n == 2:
+                        output_block2(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+                    else:
+                        output_block1(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+            w += 64 * n * taps * depth
+            v += n
+
+
+@helper
+def place_outputs(outputs, first, count, y, yn, yh, yw, OH, OW, nowhere):
+    """The addresses of `count` output pixels from `first`, filled up to whole groups with the address `nowhere`."""
+    column = first % OW
+    rest = first // OW
+    row = rest % OH
+    n = rest // OH
+    for i in range(count):
+        store_int(outputs + 8 * i, y + n * yn + row * yh + column * yw)
+        column += 1
+        if column == OW:
+            column = 0
+            row += 1
+            if row == OH:
+                row = 0
+                n += 1
+    for i in range(count, (count + GROUP - 1) // GROUP * GROUP):
+        store_int(outputs + 8 * i, nowhere)
+
+
+# ---- dw = x^T * dy
+
+
+@helper
+def tile_count(channels, rows):
+    return (channels + rows - 1) // rows
+
+
+@kernel
+def multiply_transposed(part, parts, arguments):
+    """dw[t, c, o] += sum over pixels of x[the row tap t sees, c] * dy[pixel, o].
+
+    The pieces are (pixel range, tap, block of outputs, tile of inputs), in this order. Range r adds to its own sums at
+    dw + r * range_step.
+    """
+    (
+        x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, inputs,
+        dy, dy_step, N, OH, OW, outputs, dw, ranges, range_step, zeros,
+    ) = unpack(arguments, "q" * 21)  # fmt: skip
+    vectors = (outputs + LANES - 1) // LANES
+    per_tap = 0
+    v = 0
+    while v < vectors:
+        n = block_size(vectors - v)
+        per_tap += tile_count(inputs, R3 if n == 3 else (R2 if n == 2 else R1))
+        v += n
+    per_range = per_tap * taps
+    first_piece = ranges * per_range * part // parts
+    end_piece = ranges * per_range * (part + 1) // parts
+    pixels = N * OH * OW
+    room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
+    placed = np.empty(3 * room, np.int64)
+    table = np.empty(room, np.int64)
+    nowhere = np.zeros(3 * LANES, np.float32)
+    placed_at, table_at, nowhere_at = placed.ctypes.data, table.ctypes.data, nowhere.ctypes.data
+    for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
+        first = max(first_piece - r * per_range, 0)
+        end = min(end_piece - r * per_range, per_range)
+        target = dw + r * range_step
+        begin, stop = pixels * r // ranges, pixels * (r + 1) // ranges
+        for p in range(begin, stop, PIXEL_BLOCK):
+            count = min(PIXEL_BLOCK, stop - p)
+            room = (count + GROUP - 1) // GROUP * GROUP
+            place_pixels(placed_at, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
+            rows = dy + p * dy_step
+            for t in range(first // per_tap, (end + per_tap - 1) // per_tap):
+                fill_table(table_at, placed_at, room, 1, offsets + 16 * t, xh, xw, H, W, zeros)
+                piece = t * per_tap
+                v = 0
+                while v < vectors:
+                    n = block_size(vectors - v)
+                    height = R3 if n == 3 else (R2 if n == 2 else R1)
+                    tiles = tile_count(inputs, height)
+                    at = target + 4 * (t * inputs * outputs + v * LANES)
+                    from_, valid, step = rows + 64 * v, outputs - v * LANES, 4 * outputs
+                    for i in range(max(first - piece, 0), min(end - piece, tiles)):
+                        c = i * height
+                        if n == 3:
+                            weight_block3(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                        elif n == 2:
+                            weight_block2(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                        else:
+                            weight_block1(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                    piece += tiles
+                    v += n
+
+
+@kernel
+def add_ranges(part, parts, arguments):
+    """dw += the sums of all pixel ranges, first to last."""
+    sums, ranges, range_step, dw, size = unpack(arguments, "qqqqq")
+    vectors = (size + LANES - 1) // LANES
+    for i in range(vectors * part // parts, vectors * (part + 1) // parts):
+        left = min(size - i * LANES, LANES)
+        s = load(dw + 64 * i, left)
+        for r in range(ranges):
+            s = s + load(sums + r * range_step + 64 * i, left)
+        store(dw + 64 * i, s, left)
+
+
+@kernel
+def clear(part, parts, arguments):
+    """Zeros where the rows of y (N, H, W) of C numbers stand."""
+    y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
+    zero = spread(np.float32(0))
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        row = y + piece // H * yn + piece % H * yh
+        for w in range(W):
+            for c in range(0, C, LANES):
+                store(row + w * yw + 4 * c, zero, min(C - c, LANES))
+
+
+# ---- shapes, in Python
+
+
+def covers(*arrays: Array) -> bool:
+    """Can these kernels take the arrays? (All float32; layouts are no hindrance, since they are copied where odd.)"""
+    return all(a.dtype == np.float32 for a in arrays)
+
+
+def channels_last(a: Array) -> Array:
+    """a, or a copy of it where its channels are not neighbours or a stride runs backwards."""
+    if min(a.strides) < 0 or (a.shape[-1] > 1 and a.strides[-1] != 4) or any(s % 4 for s in a.strides):
+        return np.ascontiguousarray(a)
+    return a
+
+
+def packed_size(steps: int, channels: int) -> int:
+    """How many float32 the packed form of (steps, channels) has."""
+    return steps * -(-channels // LANES) * LANES
+
+
+def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
+    """(parts, across): how many parts, and how many of them side by side over the channels."""
+    parts = num_threads()
+    if parts == 1 or work < 1e5:  # multiply-adds: a microsecond, less than waking a thread takes
+        return 1, 1
+    eights, blocks = -(-pixels // 8), -(-channels // 48)
+    best = (float("inf"), 1)
+    for across in range(1, parts + 1):
+        if parts % across == 0:
+            load = -(-eights // (parts // across)) * -(-blocks // across) * (1 + 0.03 * across)
+            best = min(best, (load, across))
+    return parts, best[1]
+
+
+def few_parts(work: float) -> int | None:
+    """1 where the work (in bytes) is too little to share."""
+    return 1 if work < 1 << 16 else None
+
+
+def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
+    """(kh kw, 2): row and column of every tap relative to the window's anchor, the pixel times the stride."""
+    i, j = np.divmod(np.arange(kernel_hw[0] * kernel_hw[1]), kernel_hw[1])
+    taps = [i * dilation[0] - pads[0][0], j * dilation[1] - pads[1][0]]
+    return np.stack(taps, 1).astype(np.int64)
+
+
+def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair):
+    """For each phase (a, b) of dx: the offsets (taps, 2) of the pixels of dy that it sees, and which taps those are.
+
+    Pixel h = stride * q + a of dx is seen by output pixel p at tap i where p * stride + i * dilation - top = h. So
+    a + top - i * dilation must be a multiple of the stride, and p = q + that multiple.
+    """
+
+    def axis(k, s, before, d):
+        return [[((a + before - i * d) // s, i) for i in range(k) if (a + before - i * d) % s == 0] for a in range(s)]
+
+    rows = axis(kernel_hw[0], stride[0], pads[0][0], dilation[0])
+    columns = axis(kernel_hw[1], stride[1], pads[1][0], dilation[1])
+    for a, down in enumerate(rows):
+        for b, across in enumerate(columns):
+            taps = [(p, q, i * kernel_hw[1] + j) for p, i in down for q, j in across]
+            offsets = np.array([t[:2] for t in taps], np.int64).reshape(-1, 2)
+            yield a, b, offsets, np.array([t[2] for t in taps], np.int64)
+
+
+def product(x, stride, offsets, depth, packed, channels, y, mode, bias=0):
+    """The arguments of `multiply` and its parts: y (N, OH, OW, channels) from x and packed weights, as arrays."""
+    taps = len(offsets)
+    pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    parts, across = share(pixels, channels, 1.0 * pixels * taps * depth * channels)
+    chunk = max(1, min(CHUNK, TABLE // (8 * taps) // GROUP * GROUP)) if taps > 8 else CHUNK
+    chunk = max(chunk, GROUP)
+    arguments = (
+        address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), taps, depth,
+        address(packed), channels, address(y), *y.strides[:3], *y.shape[:3],
+        zero_row(depth), mode, bias, across, chunk,
+    )  # fmt: skip
+    return arguments, parts
+
+
+def merges(x: Array, kernel_hw: Pair, dilation: Pair) -> bool:
+    """Are a window's columns to be one tap? Few channels, more than one column, no gaps between."""
+    return x.shape[3] < FEW_CHANNELS and kernel_hw[1] > 1 and dilation[1] == 1
+
+
+def padded(x: Array, pads: Pads) -> Array:
+    """x (N, H, W, C) with zeros around, contiguous; x itself where it is that already."""
+    (top, bottom), (left, right) = pads
+    N, H, W, C = x.shape
+    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == 4 * C):
+        return x
+    x = x if is_rows(x) and row_step(x) == 4 * C else np.ascontiguousarray(x)
+    height, width = H + top + bottom, W + left + right
+    y = empty((N, height, width, C), np.float32)
+    pad_images(
+        address(x), x.strides[0], x.strides[1], H, W * C, address(y), top, left * C, height, width * C, N
+    )  # fmt: skip
+    return y
+
+
+def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
+    """kernels/conv.py says what it computes."""
+    out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
+    shape = (x.shape[0], *out_hw, w.shape[3])
+    if out is not None and channels_last(out) is not out:
+        out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
+        return out
+    y = empty(shape, np.float32) if out is None else out
+    if y.size == 0:
+        return y
+    x, w = channels_last(x), np.ascontiguousarray(w)
+    kernel_hw, depth = w.shape[:2], w.shape[2]
+    if merges(x, kernel_hw, dilation):
+        x = padded(x, pads)
+        kernel_hw, depth, pads = (kernel_hw[0], 1), kernel_hw[1] * depth, ((0, 0), (0, 0))
+    offsets = tap_offsets(kernel_hw, pads, dilation)
+    steps = len(offsets) * depth
+    packed = empty((packed_size(steps, w.shape[3]),), np.float32)
+    pack(address(w), address(packed), steps, w.shape[3], parts=few_parts(w.nbytes))
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    mode = (RELU if relu else 0) | (0 if bias is None else FROM_BIAS)
+    at = 0 if bias is None else address(bias)
+    arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, mode, at)
+    multiply(*arguments, parts=parts)
+    return y
+
+
+def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
+    """kernels/conv.py says what it computes."""
+    if add is not None and channels_last(add) is not add:
+        add += conv2d_dx(dy, w, x_shape, stride, pads, dilation)
+        return add
+    dx = empty(x_shape, np.float32) if add is None else add
+    if dx.size == 0:
+        return dx
+    dy, w = channels_last(dy), np.ascontiguousarray(w)
+    inputs, outputs = w.shape[2:]
+    for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
+        target = dx[:, a :: stride[0], b :: stride[1]]
+        if target.size == 0:
+            continue
+        if len(taps) == 0 or dy.size == 0:
+            if add is None:
+                clear(address(target), *target.strides[:3], *target.shape)
+            continue
+        packed = empty((packed_size(len(taps) * outputs, inputs),), np.float32)
+        parts = few_parts(packed.nbytes)
+        pack_transposed(address(w), address(packed), address(taps), len(taps), inputs, outputs, parts=parts)
+        mode = 0 if add is None else FROM_OUTPUT
+        arguments, parts = product(dy, (1, 1), offsets, outputs, packed, inputs, target, mode)
+        multiply(*arguments, parts=parts)
+    return dx
+
+
+def conv2d_dw(x, dy, dw, stride, pads, dilation):
+    """kernels/conv.py says what it computes."""
+    if not dw.flags.c_contiguous:
+        whole = np.zeros(dw.shape, np.float32)
+        conv2d_dw(x, dy, whole, stride, pads, dilation)
+        dw += whole
+        return
+    if dw.size == 0 or dy.size == 0:
+        return
+    x = channels_last(x)
+    dy = dy if is_rows(dy) else np.ascontiguousarray(dy)
+    kernel_hw, inputs, outputs = dw.shape[:2], *dw.shape[2:]
+    if merges(x, kernel_hw, dilation):
+        x = padded(x, pads)
+        kernel_hw, inputs, pads = (kernel_hw[0], 1), kernel_hw[1] * inputs, ((0, 0), (0, 0))
+    offsets = tap_offsets(kernel_hw, pads, dilation)
+    pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
+    pieces = len(offsets) * -(-inputs // R3) * -(-outputs // (3 * LANES))
+    ranges = min(-(-PIECES // pieces), -(-pixels // PIXEL_BLOCK))
+    sums, step = dw, 0
+    if ranges > 1:
+        step = -(-dw.nbytes // 64) * 64
+        sums = empty((ranges * step // 4,), np.float32)
+        clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
+    work = 1.0 * pixels * dw.size
+    multiply_transposed(
+        address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), len(offsets), inputs,
+        address(dy), row_step(dy), *dy.shape[:3], outputs, address(sums), ranges, step,
+        zero_row(inputs), parts=1 if work < 1e5 else None,
+    )  # fmt: skip
+    if ranges > 1:
+        add_ranges(address(sums), ranges, step, address(dw), dw.size, parts=few_parts(sums.nbytes))

@@ -1,0 +1,314 @@
+"""How a fast kernel is compiled, cached, handed its arguments, and run on several threads.
+
+A kernel is a function of three numbers: which part of the work to do, of how many parts, and where its arguments stand:
+
+    @kernel
+    def scale(part, parts, arguments):
+        x, n, factor = unpack(arguments, "qqf")          # two integers (an address is one), a float
+        for i in range(n * part // parts, n * (part + 1) // parts):
+            ...
+
+    scale(address(x), x.size, 0.5)                       # runs it, a part on each thread
+
+A call is a few int64 in a row: the kernel's address, the number of parts, the number of arguments, the arguments. A
+program is calls one after the other, and `run` is the only function here that knows of threads: it steps through a
+program and hands the parts of each call to them. So an inference plan is one vector and one call from Python, a kernel
+is compiled without any threading in it (which takes a third of the time), and every kernel runs the same for any
+number of threads: a kernel that sums divides its work by the size of the array, never by `parts`.
+
+Kernels are compiled when first called, and kept on disk: beside this file, or in the user's cache folder where the
+package is installed read-only, or where NUMBA_CACHE_DIR says. Numba looks at a kernel's own file and at the processor
+to see whether a kept one is still good; what it does not see, the files that kernels share, goes into the folder's
+name.
+
+    INCEPTION_NP_THREADS    threads to start with; set_num_threads(n) later
+"""
+
+import hashlib
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+HERE = Path(__file__).parent
+SHARED = ("machine.py", "simd.py", "register_tile.py")  # what kernels in other files are made of
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
+
+
+# ---- where compiled code is kept
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def cache_folder() -> Path | None:
+    """The folder for compiled kernels, or None where nothing can be written: they then live in memory."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for name in SHARED:
+        digest.update((HERE / name).read_bytes())
+    name = f"compiled-{digest.hexdigest()[:12]}"
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        places = [Path(os.environ["NUMBA_CACHE_DIR"])]
+    else:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        places = [HERE / "__pycache__", Path(home) / "inception_np"]
+    return next((place / name for place in places if _writable(place / name)), None)
+
+
+def _cached(decorate: Callable[[bool], Any]) -> Any:
+    """Decorate with Numba's cache pointed at our folder. (Numba reads the setting while it decorates.)"""
+    folder, before = cache_folder(), numba.config.CACHE_DIR
+    if folder is None:
+        return decorate(False)
+    try:
+        numba.config.CACHE_DIR = str(folder)
+        return decorate(True)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+# ---- the arguments of a kernel
+
+
+LETTERS = {"q": types.int64, "f": types.float32}
+
+
+@intrinsic(prefer_literal=True)
+def unpack(context, arguments, letters):
+    """The arguments of a kernel as a tuple: "q" an int64, "f" a float32."""
+    if not isinstance(letters, types.StringLiteral):
+        return None
+    returned = types.Tuple([LETTERS[letter] for letter in letters.literal_value])
+
+    def generate(context, builder, signature, values):
+        integer, double = ir.IntType(64), ir.DoubleType()
+        base = builder.inttoptr(values[0], integer.as_pointer())
+        loaded = []
+        for i, letter in enumerate(letters.literal_value):
+            place = builder.gep(base, [ir.Constant(integer, i)])
+            if letter == "q":
+                loaded.append(builder.load(place))
+            else:
+                wide = builder.load(builder.bitcast(place, double.as_pointer()))
+                loaded.append(builder.fptrunc(wide, ir.FloatType()))
+        return context.make_tuple(builder, returned, loaded)
+
+    return returned(arguments, letters), generate
+
+
+@intrinsic
+def _call(context, function, part, parts, arguments):
+    """Call the kernel that begins at an address."""
+
+    def generate(context, builder, signature, values):
+        integer = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [integer] * 3)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(function, part, parts, arguments), generate
+
+
+def _run(program, start):
+    """Do the calls of a program, an int64 vector that begins at the address `start`."""
+    i = 0
+    while i < program.size:
+        function, parts, count = program[i], program[i + 1], program[i + 2]
+        arguments = start + 8 * (i + 3)
+        if parts == 1:
+            _call(function, 0, 1, arguments)
+        else:
+            for part in numba.prange(parts):
+                _call(function, part, parts, arguments)
+        i += 3 + count
+
+
+class Kernel:
+    """A function (part, parts, arguments) that is compiled when it is first needed."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.__doc__ = function.__doc__
+        self._compiled: Any = None
+
+    @property
+    def address(self) -> int:
+        if self._compiled is None:
+            with _compiling:
+                signature = types.void(types.int64, types.int64, types.int64)
+                self._compiled = _cached(lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function))
+        return self._compiled.address
+
+    def call(self, *arguments: float, parts: int | None = None) -> bytes:
+        """The call as bytes of a program."""
+        letters = "".join(["d" if isinstance(a, float) else "q" for a in arguments])
+        head = (self.address, parts or num_threads(), len(arguments))
+        return struct.pack("=qqq" + letters, *head, *arguments)
+
+    def __call__(self, *arguments: float, parts: int | None = None) -> None:
+        run(self.call(*arguments, parts=parts))
+
+
+def kernel(function: Callable) -> Kernel:
+    """Mark a kernel: see the top of this file."""
+    return Kernel(function)
+
+
+def helper(function: Callable) -> Any:
+    """Mark a function that kernels call. It is compiled into each of them."""
+    return numba.njit(**OPTIONS)(function)
+
+
+def run(program: bytes) -> None:
+    """Do the calls of a program, on the threads that each call asks for."""
+    vector = np.frombuffer(program, np.int64)
+    _ready()
+    _runner()(vector, vector.__array_interface__["data"][0])
+
+
+@cache
+def _runner() -> Any:
+    with _compiling:
+        runner = _cached(lambda keep: numba.njit(parallel=True, nogil=True, cache=keep, **OPTIONS)(_run))
+        runner.compile("void(Array(int64, 1, 'C', readonly=True), int64)")
+    return runner
+
+
+# ---- what the user is told
+
+
+class _Compiling:
+    """Says once, on standard error, that kernels are being compiled, if it takes longer than reading kept ones."""
+
+    PATIENCE = 0.25  # seconds: reading a kept kernel takes a few milliseconds
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.depth, self.said = 0, False
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.depth += 1
+        self.begun = time.perf_counter()
+
+    def __exit__(self, *error: Any) -> None:
+        self.depth -= 1
+        slow = time.perf_counter() - self.begun > self.PATIENCE
+        if slow and not self.said and not self.depth:
+            self.said = True
+            where = cache_folder()
+            kept = f"kept in {where}" if where else "not kept: no folder is writable"
+            print(
+                f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})",
+                file=sys.stderr,
+            )
+        self.lock.release()
+
+
+_compiling = _Compiling()
+
+
+# ---- threads
+
+
+_threads = 0
+_local = threading.local()
+
+
+def num_threads() -> int:
+    """How many threads the kernels run on."""
+    global _threads
+    if not _threads:
+        wanted = os.environ.get("INCEPTION_NP_THREADS", "")
+        if wanted:
+            if not wanted.isdigit() or int(wanted) < 1:
+                raise ValueError(f"INCEPTION_NP_THREADS: got {wanted!r}, wanted a positive number")
+            _threads = int(wanted)
+        else:
+            _threads = numba.config.NUMBA_NUM_THREADS
+    return _threads
+
+
+def set_num_threads(count: int) -> None:
+    """Run the kernels on this many threads. The results are the same bits for any number.
+
+    Raises TypeError for anything but an int and ValueError below 1. With more than the machine has cores, the work is
+    divided so and the cores take turns.
+    """
+    global _threads
+    if not isinstance(count, (int, np.integer)) or isinstance(count, bool):
+        raise TypeError(f"set_num_threads: got {count!r}, wanted an int")
+    if count < 1:
+        raise ValueError(f"set_num_threads: got {count}, wanted at least 1")
+    _threads = int(count)
+
+
+def _ready() -> None:
+    """Tell Numba the number of threads, once in every Python thread and after every change (it keeps one for each)."""
+    count = num_threads()
+    if getattr(_local, "threads", None) != count:
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        _local.threads = count
+
+
+# ---- arrays as kernels see them
+
+
+def address(a: np.ndarray) -> int:
+    """Where an array's first element stands. The caller keeps the array alive while a kernel runs."""
+    return a.__array_interface__["data"][0]
+
+
+def is_rows(a: np.ndarray) -> bool:
+    """Do the elements stand in rows, one for each pixel, all at one distance: a contiguous array or a channel slice?"""
+    if a.ndim == 0 or a.size == 0:
+        return a.flags.c_contiguous
+    strides, shape = a.strides, a.shape
+    if shape[-1] != 1 and strides[-1] != a.itemsize:
+        return False
+    expected = None
+    for n, stride in zip(reversed(shape[:-1]), reversed(strides[:-1]), strict=True):
+        if n == 1:
+            continue
+        if expected is None:
+            if stride < shape[-1] * a.itemsize or stride % a.itemsize:
+                return False
+        elif stride != expected:
+            return False
+        expected = stride * n
+    return True
+
+
+def rows(a: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """(a, the address of its first row, the bytes from one row to the next); a is copied where it is not in rows."""
+    if not is_rows(a):
+        a = np.ascontiguousarray(a)
+    return a, address(a), row_step(a)
+
+
+def row_step(a: np.ndarray) -> int:
+    """The bytes from one row to the next of an array in rows."""
+    for n, stride in zip(reversed(a.shape[:-1]), reversed(a.strides[:-1]), strict=True):
+        if n > 1:
+            return stride
+    return a.shape[-1] * a.itemsize

@@ -1,0 +1,346 @@
+"""A value type for a vector register, so that a kernel says what runs side by side.
+
+A `Vector` is 16 float32 side by side: one AVX-512 register. On a narrower machine LLVM makes it of two, or four,
+registers; the kernels and the results stay the same. Numba knows it as an ordinary value: it can be a variable, an
+argument, a result.
+
+    x = load(p, 16)                # 16 floats from the address p, which need not be aligned
+    y = fma(x, w, y)               # x * w + y, rounded once
+    store(q, y, 16)
+
+The last number says how many of the 16 are there. Where channels run out in the middle of a vector the rest is neither
+read nor written, and reads as zero; where the number is the constant 16 the compiler drops the mask.
+
+`Bytes` is 16 small integers, for max pooling's winners.
+"""
+
+import operator
+
+import numba
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+from numba.core.imputils import lower_builtin
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+FLOAT, I1, I8, I32, I64 = ir.FloatType(), ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(I8, LANES)
+MASK = ir.VectorType(I1, LANES)
+ZERO = ir.Constant(VECTOR, [0.0] * LANES)
+
+
+def host_features() -> set[str]:
+    """The instruction sets Numba compiles for: of this machine, or as NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
+    if numba.config.CPU_NAME is None:
+        listed = get_host_cpu_features()
+        return {f[1:] for f in listed.split(",") if f.startswith("+")}
+    listed = numba.config.CPU_FEATURES or ""
+    return {f[1:] for f in listed.split(",") if f.startswith("+")}
+
+
+FEATURES = host_features()
+IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
+HAS_FMA = "fma" in FEATURES or not IS_X86
+
+
+class VectorType(types.Type):
+    def __init__(self):
+        super().__init__(name="Vector")
+
+
+class BytesType(types.Type):
+    def __init__(self):
+        super().__init__(name="Bytes")
+
+
+vector, bytes16 = VectorType(), BytesType()
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, VECTOR)
+
+
+@register_model(BytesType)
+class BytesModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, BYTES)
+
+
+# ---- LLVM, put together by hand
+
+
+def splat(builder, scalar, kind):
+    """A vector with the same number in every lane."""
+    undefined = ir.Constant(kind, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    everywhere = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(one, undefined, everywhere)
+
+
+def multiply_add(builder, a, b, c):
+    """a * b + c in one instruction where the machine has it, and in two where it would be a call into libm."""
+    name = f"llvm.fma.v{a.type.count}f32" if HAS_FMA else f"llvm.fmuladd.v{a.type.count}f32"
+    function = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
+
+
+def lanes_below(builder, count, lanes=LANES):
+    """The mask of the first `count` lanes (count an i64, which may be below zero or above `lanes`)."""
+    kind = ir.VectorType(I64, lanes)
+    return builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), splat(builder, count, kind))
+
+
+def masked_load(builder, pointer, mask, kind):
+    function = ir.FunctionType(kind, [kind.as_pointer(), I32, mask.type, kind])
+    name = f"llvm.masked.load.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
+    align = ir.Constant(I32, 4 if kind.element == FLOAT else 1)
+    nothing = ir.Constant(kind, None)
+    load = cgutils.get_or_insert_function(builder.module, function, name)
+    return builder.call(load, [pointer, align, mask, nothing])
+
+
+def masked_store(builder, value, pointer, mask):
+    kind = value.type
+    function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, mask.type])
+    name = f"llvm.masked.store.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
+    align = ir.Constant(I32, 4 if kind.element == FLOAT else 1)
+    store = cgutils.get_or_insert_function(builder.module, function, name)
+    builder.call(store, [value, pointer, align, mask])
+
+
+def pointer_to(builder, place, kind):
+    return builder.inttoptr(place, kind.as_pointer())
+
+
+def operation(name, generate, result, *parameters):
+    """A Numba function of these parameters whose body is `generate(builder, *values)`."""
+
+    def typing(context, *arguments):
+        def lower(context, builder, sig, values):
+            out = generate(builder, *values)
+            return context.get_dummy_value() if out is None else out
+
+        return result(*parameters), lower
+
+    names = ", ".join(f"a{i}" for i in range(len(parameters)))
+    scope = {"typing": typing}
+    exec(f"def {name}(context, {names}):\n    return typing(context, {names})", scope)
+    return intrinsic(scope[name])
+
+
+# ---- memory
+
+load = operation(
+    "load",
+    lambda b, p, n: masked_load(b, pointer_to(b, p, VECTOR), lanes_below(b, n), VECTOR),
+    vector,
+    types.int64,
+    types.int64,
+)
+store = operation(
+    "store",
+    lambda b, p, v, n: masked_store(b, v, pointer_to(b, p, VECTOR), lanes_below(b, n)),
+    types.void,
+    types.int64,
+    vector,
+    types.int64,
+)
+load_bytes = operation(
+    "load_bytes",
+    lambda b, p, n: masked_load(b, pointer_to(b, p, BYTES), lanes_below(b, n), BYTES),
+    bytes16,
+    types.int64,
+    types.int64,
+)
+store_bytes = operation(
+    "store_bytes",
+    lambda b, p, v, n: masked_store(b, v, pointer_to(b, p, BYTES), lanes_below(b, n)),
+    types.void,
+    types.int64,
+    bytes16,
+    types.int64,
+)
+
+
+def _scalar_load(kind):
+    return lambda b, p: b.load(pointer_to(b, p, kind))
+
+
+def _scalar_store(kind):
+    def generate(b, p, v):
+        b.store(v, pointer_to(b, p, kind))
+
+    return generate
+
+
+load_int = operation("load_int", _scalar_load(I64), types.int64, types.int64)
+store_int = operation("store_int", _scalar_store(I64), types.void, types.int64, types.int64)
+load_float = operation("load_float", _scalar_load(FLOAT), types.float32, types.int64)
+store_float = operation("store_float", _scalar_store(FLOAT), types.void, types.int64, types.float32)
+load_double = operation("load_double", _scalar_load(ir.DoubleType()), types.float64, types.int64)
+store_double = operation("store_double", _scalar_store(ir.DoubleType()), types.void, types.int64, types.float64)
+
+# ---- numbers
+
+spread = operation("spread", lambda b, x: splat(b, x, VECTOR), vector, types.float32)
+spread_byte = operation("spread_byte", lambda b, i: splat(b, b.trunc(i, I8), BYTES), bytes16, types.int64)
+fma = operation("fma", multiply_add, vector, vector, vector, vector)
+
+
+def _root(b, x):
+    function = ir.FunctionType(VECTOR, [VECTOR])
+    return b.call(cgutils.get_or_insert_function(b.module, function, "llvm.sqrt.v16f32"), [x])
+
+
+root = operation("root", _root, vector, vector)
+
+
+def _larger(b, x, y):
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _positive_part(b, x):
+    return b.select(b.fcmp_ordered("<", x, ZERO), ZERO, x)
+
+
+def _where_positive(b, gate, x):
+    return b.select(b.fcmp_ordered(">", gate, ZERO), x, ZERO)
+
+
+larger = operation("larger", _larger, vector, vector, vector)  # y where either is NaN
+positive_part = operation("positive_part", _positive_part, vector, vector)  # ReLU; NaN stays
+where_positive = operation("where_positive", _where_positive, vector, vector, vector)
+winner = operation(  # i where x > y, else j
+    "winner",
+    lambda b, x, y, i, j: b.select(b.fcmp_ordered(">", x, y), i, j),
+    bytes16,
+    vector,
+    vector,
+    bytes16,
+    bytes16,
+)
+where_equal = operation(  # x where i == j, else 0
+    "where_equal",
+    lambda b, i, j, x: b.select(b.icmp_unsigned("==", i, j), x, ZERO),
+    vector,
+    bytes16,
+    bytes16,
+    vector,
+)
+
+
+def _total(b, x):
+    """The sum over the lanes, in halves: always the same order."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        half = ir.Constant(ir.VectorType(I32, width), list(range(width)))
+        rest = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
+        x = b.fadd(b.shuffle_vector(x, x, half), b.shuffle_vector(x, x, rest))
+    return b.extract_element(x, ir.Constant(I32, 0))
+
+
+total = operation("total", _total, types.float32, vector)
+
+
+def _peak(b, x):
+    """The largest of the lanes."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        half = ir.Constant(ir.VectorType(I32, width), list(range(width)))
+        rest = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
+        low, high = b.shuffle_vector(x, x, half), b.shuffle_vector(x, x, rest)
+        x = b.select(b.fcmp_ordered(">", low, high), low, high)
+    return b.extract_element(x, ir.Constant(I32, 0))
+
+
+peak = operation("peak", _peak, types.float32, vector)
+
+
+def _transpose(b, source, source_step, target, target_step, rows, columns):
+    """Write the `rows` x `columns` block at `source` transposed to `target`, zeros beyond it: 16 x 16 in registers.
+
+    Four rounds; each swaps the off-diagonal halves of blocks twice as small as the last: rows i and i + d exchange
+    the lanes whose bit d is set in one and clear in the other.
+    """
+    block = []
+    for i in range(LANES):
+        step = ir.Constant(I64, i)
+        there = b.icmp_signed("<", step, rows)
+        # A row that is not there has no lanes; its address is never used.
+        lanes = lanes_below(b, b.select(there, columns, ir.Constant(I64, 0)))
+        place = b.add(source, b.mul(step, source_step))
+        block.append(masked_load(b, pointer_to(b, place, VECTOR), lanes, VECTOR))
+    distance = LANES // 2
+    while distance:
+        for i in range(LANES):
+            if i & distance:
+                continue
+            low, high = block[i], block[i + distance]
+            first = [k if not k & distance else k - distance + LANES for k in range(LANES)]
+            second = [k + distance if not k & distance else k + LANES for k in range(LANES)]
+            pick = ir.VectorType(I32, LANES)
+            block[i] = b.shuffle_vector(low, high, ir.Constant(pick, first))
+            block[i + distance] = b.shuffle_vector(low, high, ir.Constant(pick, second))
+        distance //= 2
+    for i in range(LANES):
+        step = ir.Constant(I64, i)
+        lanes = lanes_below(
+            b, b.select(b.icmp_signed("<", step, columns), ir.Constant(I64, LANES), ir.Constant(I64, 0))
+        )
+        place = b.add(target, b.mul(step, target_step))
+        masked_store(b, block[i], pointer_to(b, place, VECTOR), lanes)
+
+
+transpose = operation("transpose", _transpose, types.void, *[types.int64] * 6)
+
+PIXELS = 8  # that window_rows does at a time
+
+
+def _window_rows(b, target, base, down, across, offset, dh, dw, height, width, zeros):
+    """For 8 pixels, the addresses of the rows of x that one tap sees.
+
+    base, down, across: where 8 int64 each stand: the address of x at the window's first tap, and its row and column
+    (which may lie outside). The tap is dh rows and dw columns further, offset bytes. Outside (height, width): `zeros`.
+    """
+    kind = ir.VectorType(I64, PIXELS)
+    read = lambda place: b.load(pointer_to(b, place, kind), align=8)  # noqa: E731
+    spread_int = lambda value: splat(b, value, kind)  # noqa: E731
+    row, column = b.add(read(down), spread_int(dh)), b.add(read(across), spread_int(dw))
+    inside = b.and_(
+        b.icmp_unsigned("<", row, spread_int(height)),  # below zero is a very large unsigned number
+        b.icmp_unsigned("<", column, spread_int(width)),
+    )
+    there = b.add(read(base), spread_int(offset))
+    b.store(b.select(inside, there, spread_int(zeros)), pointer_to(b, target, kind), align=8)
+
+
+window_rows = operation("window_rows", _window_rows, types.void, *[types.int64] * 10)
+
+# ---- x + y, x - y, x * y, x / y
+
+
+def _arithmetic(symbol, instruction):
+    @infer_global(symbol)
+    class Typing(ConcreteTemplate):
+        cases = [signature(vector, vector, vector)]  # noqa: RUF012
+
+    @lower_builtin(symbol, vector, vector)
+    def lower(context, builder, sig, values):
+        return getattr(builder, instruction)(*values, flags=("contract",))
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _arithmetic(_symbol, _instruction)
