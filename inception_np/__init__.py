@@ -15,7 +15,7 @@ _HOME = {
     "layer": ("Buffer", "Layer", "Mode", "Param", "cast", "flatten", "move", "named_buffers", "named_params",
               "vectors", "zero_grad"),
     "compose": ("Concat", "Residual", "Sequential"),
-    "layers.activation": ("Dropout", "ReLU"),
+    "layers.activation": ("ELU", "Dropout", "ReLU"),
     "layers.batchnorm": ("BatchNorm",),
     "layers.conv": ("Conv2D", "ConvReLU"),
     "layers.conv_bn_relu": ("ConvBNReLU",),

@@ -12,6 +12,7 @@ import numpy as np
 from ..backend import device as settle_device
 from ..layer import cast, move
 from ..layers.check import check_count
+from .bn_inception import bn_inception, bn_inception_cifar
 from .inception_resnet import (
     inception_resnet_v1,
     inception_resnet_v1_cifar,
@@ -45,6 +46,8 @@ class Entry:
 MODELS = {
     "inception_v1": Entry(inception_v1, (224, 224), ("paper", "caffe", "torchvision", "tf_slim")),
     "inception_v1_cifar": Entry(inception_v1_cifar, (32, 32), ("paper",)),
+    "bn_inception": Entry(bn_inception, (224, 224), ("paper", "caffe", "tf_slim", "chainer")),
+    "bn_inception_cifar": Entry(bn_inception_cifar, (32, 32), ("paper", "caffe", "tf_slim", "chainer")),
     "inception_v2": Entry(inception_v2, (299, 299), ("paper",)),
     "inception_v2_cifar": Entry(inception_v2_cifar, (32, 32), ("paper",)),
     "inception_v3": Entry(inception_v3, (299, 299), ("paper", "torchvision", "timm", "keras", "tf_slim")),
