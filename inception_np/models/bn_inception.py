@@ -203,8 +203,8 @@ def _build(
         if len(row) == 2:
             stages.add(name, reduction(conv, reduce, stages.channels, row, pad, pool()))
         else:
-            side = {"stride": 1, "pad": "same"}
-            beside = MaxPool2D(3, **side) if name == "5b" else AvgPool2D(3, count_include_pad=source.counted, **side)
+            average = AvgPool2D(3, stride=1, pad="same", count_include_pad=source.counted)
+            beside = MaxPool2D(3, stride=1, pad="same") if name == "5b" else average
             stages.add(name, inception(conv, reduce, project, stages.channels, row, beside))
         if name in HEADS and (source.heads if aux is None else aux):
             heads[name] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)

@@ -302,7 +302,7 @@ def _build(
     stages.add("Mixed_6a", reduction_a(conv, stages.channels, f.reduction_a, edge))
     for i in range(blocks[1]):
         stages.add(f"block17_{i + 1}", block_b(conv, up, stages.channels, f.block_b, scales[1]))
-    heads = {}
+    heads: dict[str, Layer] = {}
     if source.heads if aux is None else aux:
         heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
     stages.add("Mixed_7a", reduction_b(conv, stages.channels, f.reduction_b, edge))

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..compose import Concat, Sequential
 from ..init import Init, glorot_uniform, he_truncated, normal, truncated_normal
+from ..layer import Layer
 from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
@@ -195,7 +196,7 @@ def _table_1(
     stages.add("reduction_1", figure_10(conv, stages.channels, w(REDUCTION_1), kernels, edge))
     for i, inside in enumerate([*FIGURE_6[:1], *FIGURE_6] if fifth_figure_6 else FIGURE_6):
         stages.add(f"fig6_{i + 1}", figure_6(conv, stages.channels, w(inside), w(SIDE)))
-    heads = {}
+    heads: dict[str, Layer] = {}
     if aux is not False:
         heads[list(stages.layers)[-1]] = figure_8(conv, linear, stages.shape, w(AUXILIARY), num_classes)
     stages.add("reduction_2", figure_10(conv, stages.channels, w(REDUCTION_2), kernels, edge))
@@ -276,7 +277,7 @@ def _released(
     stages.add("Mixed_6a", figure_10(conv, stages.channels, w(MIXED_6A), ((3,), (1, 3, 3)), edge))
     for name, inside in w(MIXED_6).items():
         stages.add(name, figure_6(conv, stages.channels, inside, w(SIDE), counted))
-    heads = {}
+    heads: dict[str, Layer] = {}
     if source.heads if aux is None else aux:
         heads["Mixed_6e"] = figure_8(conv, linear, stages.shape, w(AUXILIARY), num_classes)
     kernels = (1, 3), (1, (1, 7), (7, 1), 3)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..compose import Concat, Sequential
 from ..init import Init, he_truncated, torch_uniform
+from ..layer import Layer
 from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
@@ -211,7 +212,7 @@ def _build(
     stages.add("Mixed_6a", reduction_a(conv, stages.channels, w(REDUCTION_A), edge))
     for letter in "bcdefgh"[: blocks[1]]:
         stages.add(f"Mixed_6{letter}", inception_b(conv, stages.channels, w(INCEPTION_B), pair_5))
-    heads = {}
+    heads: dict[str, Layer] = {}
     if source.heads if aux is None else aux:
         linear = partial(Linear, rng=rng)
         heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)

@@ -157,7 +157,7 @@ def xception_cifar(
 
 
 def _source(preset: str, dropout: float | None, bn_eps: float | None, pool_padding: str | None) -> Source:
-    given = {"dropout": dropout, "eps": bn_eps, "pool_padding": pool_padding}
+    given: dict[str, Any] = {"dropout": dropout, "eps": bn_eps, "pool_padding": pool_padding}
     source = SOURCES[preset]._replace(**{name: value for name, value in given.items() if value is not None})
     if source.pool_padding not in PADS:
         raise ValueError(f'xception: got pool_padding={pool_padding!r}, wanted "tf_same" or "symmetric"')
