@@ -89,9 +89,7 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return tuple(means), tuple(stds)
 
 
-def normalise(
-    images: np.ndarray, mean: Sequence[float], std: Sequence[float], dtype: type = np.float32
-) -> np.ndarray:
+def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], dtype: type = np.float32) -> np.ndarray:
     """(image - mean) / std per channel. uint8 (N, H, W, C) in, `dtype` of the same shape out."""
     x: np.ndarray = images.astype(dtype)
     x -= np.asarray(mean, dtype)
@@ -99,9 +97,7 @@ def normalise(
     return x
 
 
-def augment(
-    images: np.ndarray, pad: int, fill: Sequence[float], rng: np.random.Generator
-) -> np.ndarray:
+def augment(images: np.ndarray, pad: int, fill: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """A random crop of each image with a border of `pad` pixels, mirrored half of the time.
 
     images: (N, H, W, C) uint8; so is the result. The border has the colour `fill`, (C,). Image n
@@ -237,7 +233,7 @@ def _draw_shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     def draw(low: float, high: float, *shape: int) -> np.ndarray:
         return rng.uniform(low, high, (n, *shape, 1, 1)).astype(np.float32)
 
-    radius = draw(7.5, 13.0)
+    radius = draw(9.0, 14.0)
     reach = size / 2 - radius  # the centre stays so near to the middle that no shape is cut off
     centre_x, centre_y = reach * draw(-1, 1), reach * draw(-1, 1)
     angle = draw(0, 2 * np.pi)
@@ -251,10 +247,10 @@ def _draw_shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         mine = labels == label
         covered[mine] = np.clip(0.5 - distance(x[mine], y[mine]) * radius[mine], 0, 1)
 
-    # Background: one colour to another along a random direction. Shape: of five colours the one
+    # Background: one colour to another along a random direction. Shape: of eight colours the one
     # that stands out most against both.
     first, second = draw(0, 1, 3), draw(0, 1, 3)
-    candidates = rng.uniform(0, 1, (n, 5, 3)).astype(np.float32)
+    candidates = rng.uniform(0, 1, (n, 8, 3)).astype(np.float32)
     contrast = np.minimum(
         np.linalg.norm(candidates - first[:, None, :, 0, 0], axis=2),
         np.linalg.norm(candidates - second[:, None, :, 0, 0], axis=2),
@@ -266,7 +262,7 @@ def _draw_shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     covered = covered[:, None]
     image = first + mix * (second - first)  # (n, 3, 32, 32)
     image += covered * (colour - image)
-    image += draw(0, 0.1)[:, None] * rng.standard_normal(image.shape, np.float32)
+    image += draw(0, 0.08)[:, None] * rng.standard_normal(image.shape, np.float32)
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)), labels
 
@@ -332,9 +328,7 @@ def _tail(names: list[str]) -> list[str]:
 def _found_files(folder: Path) -> dict[str, tuple[bytes, str]]:
     """{name: (content, where it was found)} of the files that are in the folder."""
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no such folder; give --data-dir the folder that holds {CIFAR10_FOLDER}"
-        )
+        raise FileNotFoundError(f"{folder}: no such folder; give --data-dir the folder that holds {CIFAR10_FOLDER}")
     for place in (folder / CIFAR10_FOLDER, folder):
         paths = [place / name for name in CIFAR10_FILES if (place / name).exists()]
         if paths:
@@ -348,8 +342,7 @@ def _found_files(folder: Path) -> dict[str, tuple[bytes, str]]:
             f"fetch {CIFAR10_URL} and put it there"
         )
     raise FileNotFoundError(
-        f"{folder}: no {CIFAR10_FOLDER}/ and no {CIFAR10_ARCHIVE} there; "
-        f"fetch {CIFAR10_URL} and put it there"
+        f"{folder}: no {CIFAR10_FOLDER}/ and no {CIFAR10_ARCHIVE} there; fetch {CIFAR10_URL} and put it there"
     )
 
 

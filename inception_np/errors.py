@@ -29,9 +29,7 @@ def nearest(name: str, names: list[str]) -> str:
     """
     from difflib import get_close_matches
 
-    close = get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    close = get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     if not close:
         return "choose from " + ", ".join(names)
-    return (
-        "the nearest is " + close[0] if len(close) == 1 else "the nearest are " + ", ".join(close)
-    )
+    return "the nearest is " + close[0] if len(close) == 1 else "the nearest are " + ", ".join(close)
