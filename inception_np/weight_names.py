@@ -14,7 +14,8 @@ SOURCES = ("torchvision", "timm", "keras")
 
 
 class Row(NamedTuple):
-    """One layer's paths. keras: "conv2d" and "batch_normalization" get their number from `table`.
+    """One layer's paths. keras: "conv2d" and "batch_normalization" get their number from `table`; with a slash it names
+    the tensor, not the layer.
 
     aux: belongs to an auxiliary head. classifier: its outputs are the classes. flat: the height and
     width of the map that the layer reads flattened (PyTorch flattens channels first, we last).
@@ -200,11 +201,39 @@ def residual(ours: str, torch: str, pairs: dict[str, str]) -> Rows:
     yield Row(f"{ours}.sum.body.up", f"{torch}.conv2d", f"{ours}_conv")
 
 
+def xception() -> Rows:
+    """timm's legacy_xception, whose blocks are numbered one lower, and Keras's Xception."""
+    for i in (1, 2):
+        yield Row(f"block1_conv{i}.conv", f"conv{i}", f"block1_conv{i}")
+        yield Row(f"block1_conv{i}.bn", f"bn{i}", f"block1_conv{i}_bn")
+    for block in range(2, 14):
+        theirs = f"block{block - 1}"
+        if block in (2, 3, 4, 13):
+            yield Row(f"block{block}.shortcut.conv", f"{theirs}.skip", "conv2d")
+            yield Row(f"block{block}.shortcut.bn", f"{theirs}.skipbn", "batch_normalization")
+        for j in range(1, 4 if 5 <= block <= 12 else 3):
+            # their list is [ReLU, separable, norm] over and over; the first ReLU is not in block2's
+            k = 3 * j - (3 if block == 2 else 2)
+            keras = f"block{block}_sepconv{j}"
+            yield from separable(f"block{block}.body.sepconv{j}", f"{theirs}.rep.{k}", f"{theirs}.rep.{k + 1}", keras)
+    for j in (1, 2):
+        yield from separable(f"block14.sepconv{j}", f"conv{j + 2}", f"bn{j + 2}", f"block14_sepconv{j}")
+    yield Row("Logits.fc", "fc", "predictions", classifier=True)
+
+
+def separable(ours: str, torch: str, torch_bn: str, keras: str) -> Rows:
+    """A separable convolution and its norm: Keras keeps both kernels in one layer."""
+    yield Row(f"{ours}.depthwise", f"{torch}.conv1", keras)
+    yield Row(f"{ours}.pointwise.conv", f"{torch}.pointwise", f"{keras}/pointwise_kernel")
+    yield Row(f"{ours}.pointwise.bn", torch_bn, f"{keras}_bn")
+
+
 TABLES = {
     "inception_v1": (inception_v1, ("torchvision",)),
     "inception_v3": (inception_v3, SOURCES),
     "inception_v4": (inception_v4, ("timm",)),
     "inception_resnet_v2": (inception_resnet_v2, ("timm", "keras")),
+    "xception": (xception, ("timm", "keras")),
 }
 
 

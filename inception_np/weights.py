@@ -90,7 +90,7 @@ def _tensors(layer: Layer, row: Row, source: str) -> list[Tensor]:
     """The tensors of one row: a layer of ours that owns arrays, and its twin's names."""
     from .layers.batchnorm import BatchNorm
     from .layers.conv import Conv2D
-    from .layers.depthwise import SeparableConv2D
+    from .layers.depthwise import DepthwiseConv2D
     from .layers.linear import Linear
 
     keras = source == "keras"
@@ -99,17 +99,13 @@ def _tensors(layer: Layer, row: Row, source: str) -> list[Tensor]:
     def tensor(name: str, twin: str, layout: Layout, target: Any, shape: tuple[int, ...] = ()) -> Tensor:
         shape = shape or (target.data.shape if target is not None else ())
         layout = SAME if keras else layout
-        return Tensor(f"{ours}.{name}", f"{theirs}{dot}{twin}", layout, target, shape, row)
+        path = theirs if keras and "/" in theirs else f"{theirs}{dot}{twin}"
+        return Tensor(f"{ours}.{name}", path, layout, target, shape, row)
 
     if isinstance(layer, BatchNorm):
         return [tensor(k, BN[k][keras], SAME, getattr(layer, k)) for k in BN]
-    if isinstance(layer, SeparableConv2D):
-        deep, point = (layer.layers[part].weight for part in ("depthwise", "pointwise"))  # type: ignore[attr-defined]
-        names = ("depthwise_kernel", "pointwise_kernel") if keras else ("conv1.weight", "pointwise.weight")  # fmt: skip
-        return [
-            tensor("depthwise.weight", names[0], DEPTHWISE, deep),
-            tensor("pointwise.weight", names[1], CONV, point),
-        ]
+    if isinstance(layer, DepthwiseConv2D):
+        return [tensor("weight", "depthwise_kernel" if keras else "weight", DEPTHWISE, layer.weight)]
     if not isinstance(layer, (Conv2D, Linear)):
         raise TypeError(f"{ours}: got {type(layer).__name__}, wanted a layer with weights")
     shape: tuple[int, ...] = ()
