@@ -1,11 +1,32 @@
-"""Files of other libraries' weights: .safetensors, Keras's HDF5, PyTorch's pickles; read without running code."""
+"""Files of other libraries' weights: .safetensors, Keras's .h5, PyTorch's .pth; read without running code from them."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .preprocess import Preprocess
 from .tensorfile import read_tensors
 from .weights import State, as_numpy
+
+
+# What each library feeds the networks with its weights. torchvision's were trained on pixels in -1 .. 1, which its
+# models make themselves out of ImageNet's mean and deviation (transform_input). Keras says nothing about cropping.
+PREPROCESS = {
+    ("inception_v1", "torchvision"): Preprocess((224, 224), resize=256),
+    ("inception_v3", "torchvision"): Preprocess((299, 299), resize=342),
+    ("inception_v3", "timm"): Preprocess((299, 299), resize=341, interpolation="bicubic"),
+    ("inception_v4", "timm"): Preprocess((299, 299), resize=341, interpolation="bicubic"),
+    ("inception_resnet_v2", "timm"): Preprocess((299, 299), resize=333, interpolation="bicubic"),
+    ("xception", "timm"): Preprocess((299, 299), resize=333, interpolation="bicubic"),
+    ("inception_v3", "keras"): Preprocess((299, 299)),
+    ("inception_resnet_v2", "keras"): Preprocess((299, 299)),
+    ("xception", "keras"): Preprocess((299, 299)),
+}
+
+
+def imagenet_classes() -> list[str]:
+    """The 1000 classes of ILSVRC 2012 in the order of all these files, by torchvision's names."""
+    return Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
 
 
 def read_weights(path: str | Path) -> State:

@@ -10,9 +10,11 @@ Classes: files converted from TensorFlow may have 1001, the first of them "backg
 Loading checks everything before it changes anything: after an error the model is as it was.
 """
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,6 +213,11 @@ def _some(names: list[str]) -> str:
 # ---------------------------------------------------------------------------- their names, settled
 
 
+def _settled(state: Mapping[str, Any], name: str, source: str) -> dict[str, tuple[str, Any]]:
+    """The tensors by the names of our table, each with the name that it came with."""
+    return _keras_names(state, name) if source == "keras" else _torch_names(state, name)
+
+
 def _torch_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
     """Settle what differs between files of one network: data-parallel prefixes, the head's name."""
     prefix = "module." if state and all(k.startswith("module.") for k in state) else ""
@@ -322,7 +329,7 @@ def load_state_dict(layer: Layer, state: Mapping[str, Any], *, source: str = "na
     else:
         name = check_source(layer, source)
         tensors, absent = _twins(layer, source)
-        given = (_keras_names if source == "keras" else _torch_names)(state, name)
+        given = _settled(state, name, source)
     values: list[tuple[Any, np.ndarray]] = []
     for tensor in tensors:
         raw, value = given.pop(tensor.theirs, ("", None))
@@ -446,3 +453,68 @@ def as_numpy(tensor: Any) -> np.ndarray:
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()
     return tensor.numpy()
+
+
+# -------------------------------------------------------------------------------- inception-np import
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `inception-np import`."""
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .weights.h5, .keras, .pt or .pth")
+    parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
+    parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")
+    parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
+    parser.add_argument("--mean", type=float, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument("--std", type=float, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument("--keep-background", action="store_true", help="keep all of 1001 classes")
+    parser.add_argument("--partial", action="store_true", help="load what fits; the rest keeps its initial values")
+    parser.add_argument("--report", action="store_true", help="print what was done with every tensor")
+    parser.add_argument("--json", action="store_true", help="print that as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`inception-np import`: a public file becomes a checkpoint, with the preprocessing that it expects."""
+    import json
+    from dataclasses import replace
+
+    from .checkpoint import save
+    from .models import create_model, find
+    from .weight_files import PREPROCESS, imagenet_classes, read_weights
+
+    name = find(args.model)[1]
+    rows = table(name, args.source)
+    try:
+        state = read_weights(args.file)
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    names = _settled(state, name, args.source)
+    classes = _count_classes(names, rows, args.source)
+    if classes == 1001 and not args.keep_background:
+        classes = 1000
+    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in names)
+    model = create_model(name, preset=args.source, num_classes=classes, aux=aux)
+    try:
+        report = load_state_dict(model, state, source=args.source, strict=not args.partial)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{args.file}: {error}") from None
+    how = PREPROCESS[name, args.source]
+    how = replace(how, mean=args.mean or how.mean, std=args.std or how.std)
+    about: dict[str, Any] = {"preprocess": how.to_dict(), "source": args.source, "file": Path(args.file).name}
+    if classes == 1000:
+        about["classes"] = imagenet_classes()
+    output = args.output or f"{name}-{args.source}.safetensors"
+    save(model, output, about=about)
+    if args.json:
+        print(json.dumps({"checkpoint": str(output), **report.to_dict()}))
+    else:
+        print(report if args.report else report.summary)
+        print(f"written to {output}")
+    return 0
+
+
+def _count_classes(names: Mapping[str, tuple[str, Any]], rows: list[Row], source: str) -> int | None:
+    """How many classes a file's classifier has; None where there is no classifier to ask."""
+    row = next(row for row in rows if row.classifier and not row.aux)
+    path = f"{row.keras}/bias" if source == "keras" else f"{row.torch}.bias"
+    bias = names.get(path, ("", np.zeros(())))[1]
+    return len(bias) if getattr(bias, "ndim", 0) == 1 else None
