@@ -16,6 +16,7 @@ from typing import Any
 from .backend import Array, Shape, add_to, array_module, copy_to, empty
 from .kernels.elementwise import scaled_add
 from .layer import Layer, Mode, locate
+from .layers.check import check_dy
 
 
 def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
@@ -41,6 +42,17 @@ def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = Non
         return add_to(into, layer.backward(dy, x, cache))
     except (ValueError, TypeError) as error:
         raise locate(error, name)  # noqa: B904
+
+
+def hands_over(layer: Layer) -> bool:
+    """Is what this layer's backward returns new, or dy? Ours promise it; a user's layer may keep what it returns."""
+    inner = (child for child in layer.children().values() if isinstance(child, Layer))
+    return layer.takes_out and all(hands_over(child) for child in inner)
+
+
+def own(layer: Layer, dx: Array, dy: Array) -> Array:
+    """dx as an array that the caller may add to: itself where it is new, else a copy."""
+    return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else dx.copy()
 
 
 def once(kept: list, who: str) -> None:
@@ -93,14 +105,19 @@ class Sequential(Layer):
         once(kept, "Sequential")
         layers = list(self.layers.items())
         while kept:
-            cache, xk = kept.pop()  # popped: this layer's arrays die as it returns
+            entry = cache, xk = kept.pop()  # popped: this layer's arrays die as it returns
             k = len(kept)
             name, layer = layers[k]
             if k == 0:
-                return pull(name, layer, dy, x, cache, into)
-            if layer.reads_x and xk is None:
+                xk = x
+            elif layer.reads_x and xk is None:
                 xk = layers[k - 1][1].output(kept[-1][0])
-            dy = pull(name, layer, dy, xk, cache)
+            try:
+                dy = pull(name, layer, dy, xk, cache, None if k else into)
+            except (ValueError, TypeError):
+                kept.append(entry)  # a call that fails changes nothing
+                raise
+        return dy
 
     def out_shape(self, shape: Shape) -> Shape:
         for name, layer in self.layers.items():
@@ -180,6 +197,7 @@ class Concat(Layer):
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Concat")
+        check_dy("Concat", dy, kept[0][1])
         caches = kept.pop()[0]
         names, stop = list(self.branches), dy.shape[-1]
         dx = into
@@ -187,8 +205,8 @@ class Concat(Layer):
             cache, width = caches.pop()
             name, start = names[len(caches)], stop - width
             part = pull(name, self.branches[name], dy[..., start:stop], x, cache, dx)
-            if dx is None:  # the first branch made dx; it may have handed us a view of dy, which is not ours
-                dx = part.copy() if array_module(part).may_share_memory(part, dy) else part
+            if dx is None:  # the first branch made dx; the others add to it
+                dx = own(self.branches[name], part, dy)
             stop = start
         return None if into is False else dx
 
@@ -223,18 +241,19 @@ class Residual(Layer):
         s, cut_cache = (x, None) if self.shortcut is None else run("shortcut", self.shortcut, x, mode)
         if s.shape != f.shape:
             raise ValueError(f"Residual: got {f.shape} from the body, wanted the shortcut's {s.shape}")
-        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache)] if mode.keep else []
+        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache, f.shape)] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Residual")
-        body_cache, cut_cache = kept.pop()
+        check_dy("Residual", dy, kept[0][2])
+        body_cache, cut_cache, _ = kept.pop()
         df = dy if self.scale == 1 else self.scale * dy
         if self.shortcut is None:
             dx = dy.copy() if into is None else add_to(into, dy)
         else:
             dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into)
-            if into is None and array_module(dx).may_share_memory(dx, dy):
-                dx = dx.copy()
+            if into is None:
+                dx = own(self.shortcut, dx, dy)
         return pull("body", self.body, df, x, body_cache, False if into is False else dx)
 
     def out_shape(self, shape: Shape) -> Shape:

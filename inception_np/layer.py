@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .backend import Array, Shape, asarray
+from .backend import Array, Shape, asarray, zeros
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Layer:
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of y for an x of this shape. Found here by trying; our layers know it without computing."""
-        return self.forward(np.zeros(shape, np.float32), Mode())[0].shape
+        like = next((p.data for p in named_params(self).values()), np.empty(0, np.float32))
+        return self.forward(zeros(shape, like.dtype, like), Mode())[0].shape
 
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of convolutions and linear layers for one image of an x of this shape."""
@@ -173,8 +174,6 @@ def is_flat(layer: Layer) -> bool:
 
 def _aligned_zeros(size: int, like: Array) -> Array:
     if not isinstance(like, np.ndarray):
-        from .backend import zeros
-
         return zeros((size,), like.dtype, like)
     raw = np.zeros(size * like.itemsize + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN

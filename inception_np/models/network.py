@@ -6,7 +6,7 @@ from ..backend import Array, Shape
 from ..compose import Sequential, once, pull, run
 from ..kernels.window import ImageTooSmall
 from ..layer import Layer, Mode
-from ..layers.check import check_x
+from ..layers.check import check_dy, check_x
 
 
 class Network(Layer):
@@ -63,7 +63,7 @@ class Network(Layer):
                 head_cache = None
                 if stage is not None:
                     aux[stage], head_cache = run(f"aux_{stage}", self.heads[stage], h, mode)
-                kept.append((cache, h_in, head_cache))
+                kept.append((cache, h_in, head_cache, aux[stage].shape if stage else h.shape))
         except ImageTooSmall as error:
             raise self._too_small(error, mode.train) from None
         return ((h, aux) if aux else h), kept if mode.keep else []
@@ -72,9 +72,12 @@ class Network(Layer):
         once(kept, self.name or "Network")
         parts = self.parts(len(kept) > 1)
         dh, daux = self._split(dy, [stage for stage, _ in parts if stage])
+        for (stage, _), entry in zip(parts, kept, strict=True):  # all of them, before anything is changed
+            where = self.name or "Network"
+            check_dy(f"{where}.aux_{stage}" if stage else where, daux[stage] if stage else dh, entry[3])
         h = None
         while kept:
-            cache, h_in, head_cache = kept.pop()
+            cache, h_in, head_cache, _ = kept.pop()
             stage, part = parts[len(kept)]
             if stage is not None:
                 dh = dh + pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache)
@@ -88,7 +91,8 @@ class Network(Layer):
                 raise TypeError(f"{self.name}: got dy as a tuple, wanted one array: forward returned logits alone")
             return dy, {}
         if not (isinstance(dy, tuple) and len(dy) == 2 and isinstance(dy[1], dict) and set(dy[1]) == set(stages)):
-            raise TypeError(f"{self.name}: got dy of another structure than y, wanted (dlogits, {{{stages}: ...}})")
+            wanted = "{" + ", ".join(f'"{stage}": ...' for stage in stages) + "}"
+            raise TypeError(f"{self.name}: got dy of another structure than y, wanted (dlogits, {wanted})")
         return dy
 
     def _too_small(self, error: ImageTooSmall, heads: bool) -> ValueError:
