@@ -9,6 +9,7 @@ Average: the padding is zeros; the sum is divided either by the number of input 
 by neither, as in PyTorch.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,4 +85,31 @@ def global_avg_pool_dx(dy, x_shape) -> np.ndarray:
     dx = np.zeros(x_shape, np.result_type(np.float64, dy))
     for n, r, s, c in np.ndindex(x_shape):
         dx[n, r, s, c] = dy[n, c] / (H * W)
+    return dx
+
+
+def _adaptive_windows(plane, size):
+    """Output (p, q) of a size (h, w) grid sees rows floor(p H / h) to ceil((p + 1) H / h), columns likewise."""
+    (H, W), (h, w) = plane, size
+    for p, q in np.ndindex(h, w):
+        rows = range(math.floor(p * H / h), math.ceil((p + 1) * H / h))
+        columns = range(math.floor(q * W / w), math.ceil((q + 1) * W / w))
+        yield (p, q), [(r, s) for r in rows for s in columns]
+
+
+def adaptive_avg_pool(x, size) -> np.ndarray:
+    """The mean over a grid of windows that cover the plane and overlap where they do not divide it."""
+    N, H, W, C = x.shape
+    y = np.zeros((N, *size, C), np.result_type(np.float64, x))
+    for (p, q), cells in _adaptive_windows((H, W), size):
+        for r, s in cells:
+            y[:, p, q] += x[:, r, s] / len(cells)
+    return y
+
+
+def adaptive_avg_pool_dx(dy, x_shape) -> np.ndarray:
+    dx = np.zeros(x_shape, np.result_type(np.float64, dy))
+    for (p, q), cells in _adaptive_windows(x_shape[1:3], dy.shape[1:3]):
+        for r, s in cells:
+            dx[:, r, s] += dy[:, p, q] / len(cells)
     return dx

@@ -173,6 +173,11 @@ def global_avg_pool(draw):
 
 
 @st.composite
+def adaptive_avg_pool(draw):
+    return Case(f"AdaptiveAvgPool2D({draw(pairs(1, 5))})", draw(planes()), draw(seeds))
+
+
+@st.composite
 def flatten(draw):
     return Case("Flatten()", draw(planes()), draw(seeds))
 
@@ -223,6 +228,7 @@ LAYERS = {
     "MaxPool2D": max_pool(),
     "AvgPool2D": avg_pool(),
     "GlobalAvgPool2D": global_avg_pool(),
+    "AdaptiveAvgPool2D": adaptive_avg_pool(),
     "Flatten": flatten(),
     "ReLU": relu(),
     "Dropout": dropout(),
@@ -230,7 +236,16 @@ LAYERS = {
     "BatchNorm": batch_norm(),
     "LRN": lrn(),
 }
-LINEAR = ("Conv2D", "DepthwiseConv2D", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "Dropout", "Linear")
+LINEAR = (
+    "Conv2D",
+    "DepthwiseConv2D",
+    "AvgPool2D",
+    "GlobalAvgPool2D",
+    "AdaptiveAvgPool2D",
+    "Flatten",
+    "Dropout",
+    "Linear",
+)
 
 
 # Blocks: trees of layers as the networks have them. A block is text that takes C channels on an (H, W) plane and
