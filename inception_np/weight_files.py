@@ -8,7 +8,6 @@ from .preprocess import Preprocess
 from .tensorfile import read_tensors
 from .weights import State, as_numpy
 
-
 # What each library feeds the networks with its weights. torchvision's were trained on pixels in -1 .. 1, which its
 # models make themselves out of ImageNet's mean and deviation (transform_input). Keras says nothing about cropping.
 PREPROCESS = {

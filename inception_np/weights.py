@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backend import asarray, beside
+from .backend import beside
 from .layer import Buffer, Layer, Param, named_buffers, named_params, walk
 from .weight_names import SOURCES, Row, keras_positions, table
 
@@ -304,52 +304,44 @@ def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[s
 # -------------------------------------------------------------------------------- loading, giving
 
 
-def load_state_dict(layer: Layer, state: Mapping[str, Any], *, source: str = "native", strict: bool = True) -> Report:
-    """Put the arrays of `state` into the layer's parameters and running averages, in place.
+def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict: bool = True) -> Report:
+    """What load_state_dict does for another library's arrays: put them into the layer, in place, and report on each.
 
-    Gives a report of what was done with each. Floating point of another width is rounded to the layer's.
-
-    source: "native" is our own paths and layouts, for any layer. "torchvision", "timm" and "keras" are that library's,
-    for the networks that it has; the model must be the one with that library's details, create_model(name,
-    preset=source). Arrays may be torch tensors. Keras's names are those of `model.layers` ("conv2d_3/kernel", whatever
-    number they begin with), of a legacy .h5 file, or of a Keras 3 .weights.h5 file ("layers/conv2d_3/vars/0"). A
-    classifier of 1001 classes loses its first, the background, where the model has 1000.
+    source: "torchvision", "timm" or "keras", whose names and layouts `state` has; the model must be the network with
+    that library's details, create_model(name, preset=source). Floating point of another width is rounded to the
+    layer's, torch tensors are taken as they are. Keras's names are those of `model.layers` ("conv2d_3/kernel",
+    whatever number they begin with), of a legacy .h5 file, or of a Keras 3 .weights.h5 file ("layers/conv2d_3/vars/0").
+    A classifier of 1001 classes loses its first, the background, where the model has 1000.
     strict: every array of ours must be there and every one of theirs used, but for counters of batches and for the
     auxiliary heads of a model without them.
 
     Raises ValueError where arrays are missing, left over or of another shape, and TypeError for a layer that is no
     network or values that are no floating-point arrays; nothing is changed then.
     """
-    report = Report(source, getattr(layer, "name", "") or type(layer).__name__)
-    given: dict[str, tuple[str, Any]]
-    absent: list[str] = []
-    if source == "native":
-        tensors = [Tensor(path, path, SAME, t, tuple(t.data.shape)) for path, t in _slots(layer).items()]
-        given = {path: (path, value) for path, value in state.items()}
-    else:
-        name = check_source(layer, source)
-        tensors, absent = _twins(layer, source)
-        given = _settled(state, name, source)
+    name = check_source(layer, source)
+    report = Report(source, name)
+    tensors, absent = _twins(layer, source)
+    given = _settled(state, name, source)
     values: list[tuple[Any, np.ndarray]] = []
     for tensor in tensors:
         raw, value = given.pop(tensor.theirs, ("", None))
         if value is None and tensor.target is not None:
-            if source != "native" and tensor.ours.endswith(".gamma"):
+            if tensor.ours.endswith(".gamma"):
                 report.filled.append((tensor.ours, "ones: the file has no gamma"))
                 values.append((tensor.target, np.ones(tensor.shape)))
             else:
-                report.missing.append(tensor.ours if source == "native" else f"{tensor.ours} ({tensor.theirs})")
+                report.missing.append(f"{tensor.ours} ({tensor.theirs})")
         elif value is not None and tensor.target is None:
-            if (_checked(raw, value, "f") == 1).all():
+            if (_checked(raw, value) == 1).all():
                 report.skipped.append((raw, "a gamma of ones, and the model has none"))
             else:
                 report.unexpected.append(raw)
         elif value is not None:
-            turned, how = _turned(raw, _checked(raw, value, tensor.target.data.dtype.kind), tensor)  # type: ignore[union-attr]
+            turned, how = _turned(raw, _checked(raw, value), tensor)
             report.loaded.append((raw, tensor.ours, how))
             values.append((tensor.target, turned))
     for key, (raw, _) in given.items():
-        if source != "native" and key.endswith("num_batches_tracked"):
+        if key.endswith("num_batches_tracked"):
             report.skipped.append((raw, "a counter that we do not keep"))
         elif key.startswith(tuple(absent)):
             report.skipped.append((raw, "an auxiliary head, and the model has none"))
@@ -363,19 +355,13 @@ def load_state_dict(layer: Layer, state: Mapping[str, Any], *, source: str = "na
     return report
 
 
-def state_dict(layer: Layer, *, source: str = "native") -> State:
-    """Copies of every parameter and running average by name, contiguous, on the CPU.
+def from_native(layer: Layer, state: Mapping[str, np.ndarray], source: str) -> State:
+    """Arrays by our paths (a layer's state, or its gradients) in another library's names, layouts and order.
 
-    source: whose names, layouts and order they get, as in `load_state_dict`, which takes them back. For torchvision
-    and timm, torch.from_numpy of each value makes what PyTorch's load_state_dict takes: a gamma that our network does
-    not have is given as ones, and PyTorch's counters of batches as 0. Raises as `load_state_dict` does.
+    `load_foreign` takes a state back. For torchvision and timm, torch.from_numpy of each value makes what PyTorch's
+    load_state_dict takes: a gamma that our network does not have is given as ones, PyTorch's counters of batches as 0.
+    Raises as `load_foreign` does.
     """
-    state = {path: np.array(asarray(slot.data, "cpu"), order="C") for path, slot in _slots(layer).items()}
-    return state if source == "native" else renamed(layer, state, source)
-
-
-def renamed(layer: Layer, state: Mapping[str, np.ndarray], source: str) -> State:
-    """Arrays by our paths (weights, or their gradients) in another library's names, layouts and order."""
     check_source(layer, source)
     theirs: State = {}
     for tensor in _twins(layer, source)[0]:
@@ -405,11 +391,11 @@ def check_source(layer: Layer, source: str) -> str:
     return name
 
 
-def _checked(raw: str, value: Any, kind: str) -> np.ndarray:
-    """A NumPy array of floating-point numbers (or of the layer's complex ones)."""
+def _checked(raw: str, value: Any) -> np.ndarray:
+    """A NumPy array of floating-point numbers."""
     if hasattr(value, "detach"):
         value = as_numpy(value)
-    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind not in ("f", kind):
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind != "f":
         got = f"{value.dtype}" if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(f"{raw}: got {got}, wanted an array of floating-point numbers")
     return np.asarray(value)
@@ -441,10 +427,7 @@ def _complaint(report: Report) -> str:
         for what, names in (("missing", report.missing), ("unexpected", report.unexpected))
         if names
     ]
-    return (
-        f"{report.model} from {report.source}: got {', '.join(parts)}, wanted every tensor "
-        "exactly once; strict=False loads the others"
-    )
+    return f"{report.model} from {report.source}: got {', '.join(parts)}, wanted every tensor exactly once"
 
 
 def as_numpy(tensor: Any) -> np.ndarray:
@@ -494,7 +477,7 @@ def run(args: argparse.Namespace) -> int:
     aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in names)
     model = create_model(name, preset=args.source, num_classes=classes, aux=aux)
     try:
-        report = load_state_dict(model, state, source=args.source, strict=not args.partial)
+        report = load_foreign(model, state, args.source, strict=not args.partial)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{args.file}: {error}") from None
     how = PREPROCESS[name, args.source]
