@@ -21,8 +21,7 @@ def adjoint(subject: Subject, draw: np.random.Generator) -> list[Check]:
         fu, fw, both = (subject.forward(_with(subject, name, t)) for t in (u, w, u + w))
         size = max(float(np.abs(a).max()) for f in (fu, fw, both) for a in leaves(f))
         bent = max(
-            float(np.abs(b - p - q + z).max())
-            for b, p, q, z in zip(*map(leaves, (both, fu, fw, zero)), strict=True)
+            float(np.abs(b - p - q + z).max()) for b, p, q, z in zip(*map(leaves, (both, fu, fw, zero)), strict=True)
         )
         if bent > 1e-10 * size:
             if name == "x":
@@ -37,7 +36,9 @@ def adjoint(subject: Subject, draw: np.random.Generator) -> list[Check]:
         error = abs(numeric - analytic) / unit
         # 1e-14 of the sum, and what subtracting f(0), a bias say, costs in rounding
         tolerance = 1e-14 + 8 * ULP * offset / unit
-        checks.append(Check(name, "adjoint", error, tolerance, analytic, numeric, scale, norm_error=error, element_error=error))
+        checks.append(
+            Check(name, "adjoint", error, tolerance, analytic, numeric, scale, norm_error=error, element_error=error)
+        )
     return checks
 
 

@@ -73,22 +73,20 @@ def every_element(subject: Subject, noise: Noise) -> list[Check]:
     checks = []
     largest = max(float(np.abs(g).max()) for g in subject.gradient.values() if g.size)
     for name, analytic in subject.gradient.items():
-        numeric = np.empty(analytic.size)
+        values = np.empty(analytic.size)
         flat = point[name].reshape(-1)
         for i in range(flat.size):
             flat[i] += 1j * STEP
             y = complex_forward(subject, point)
-            numeric[i] = dot(subject.dy, map_tree(np.imag, y)) / STEP
+            values[i] = dot(subject.dy, map_tree(np.imag, y)) / STEP
             flat[i] = flat[i].real
-        numeric = numeric.reshape(analytic.shape)
+        numeric = values.reshape(analytic.shape)
         tolerance = noise.of_elements(name, analytic)
         checks.append(compare_elements(name, "every element", analytic, numeric, tolerance, largest))
     return checks
 
 
-def compare_elements(
-    name: str, how: str, analytic: Array, numeric: Array, tolerance: Array, largest: float
-) -> Check:
+def compare_elements(name: str, how: str, analytic: Array, numeric: Array, tolerance: Array, largest: float) -> Check:
     """One row of a report from two gradients of one tensor. largest: the largest entry of all tensors' gradients."""
     error = np.abs(numeric - analytic)
     ratios = ratio(error, tolerance)
@@ -122,9 +120,7 @@ def along(subject: Subject, noise: Noise, label: str, how: str, direction: Point
     return compare_direction(subject, noise, label, how, direction, numeric)
 
 
-def compare_direction(
-    subject: Subject, noise: Noise, label: str, how: str, direction: Point, numeric: float
-) -> Check:
+def compare_direction(subject: Subject, noise: Noise, label: str, how: str, direction: Point, numeric: float) -> Check:
     analytic, scale = projected(subject.gradient, direction)
     error, tolerance = abs(numeric - analytic), noise.of_direction(direction, scale)
     unit = scale if scale > 1e-10 * noise.floor / (16 * ULP) else 1.0

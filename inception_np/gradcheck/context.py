@@ -10,21 +10,20 @@ from dataclasses import replace
 import numpy as np
 
 from .complex_step import along, every_element, measure_noise, sparse_directions
-from .kinks import Recorder
+from .differences import confirm
+from .kinks import Call
 from .report import Check
 from .subject import Subject
 
 SMALL = 64  # units with no more entries than this are compared entry by entry
 
 
-def units_in_context(subject: Subject, seed: int) -> list[Check]:
+def units_in_context(calls: list[Call], seed: int) -> list[Check]:
     """The checks of every unit's call, their tensors named by path: "3a.b3.conv.weight", "3a.b3.conv dx"."""
-    with Recorder(subject) as seen:
-        subject.forward(subject.point)
     checks = []
-    for k, call in enumerate(seen.calls):
-        mode = replace(call.mode, keep=True)
-        part = Subject(call.layer, call.x, mode, seed + k)
+    for k, call in enumerate(calls):
+        part = Subject(call.layer, call.x, replace(call.mode, keep=True), seed + k, repeat=False)
+        part.name = f"{call.path}: {part.name}"
         for check in unit(part, seed + k):
             name = f"{call.path} dx" if check.tensor == "x" else f"{call.path}.{check.tensor}"
             checks.append(replace(check, tensor=name))
@@ -39,8 +38,12 @@ def unit(part: Subject, seed: int) -> list[Check]:
     draw = np.random.default_rng((seed, 3))
     checks = []
     for name, a in part.point.items():
-        checks.append(along(part, noise, name, "one direction", {name: draw.standard_normal(a.shape)}))
-    _, direction = sparse_directions(part, draw)[seed % 5] if part.point["x"].ndim == 4 else ("", {})
-    if direction:
-        checks.append(along(part, noise, "x", "a sparse direction", direction))
+        direction = {name: draw.standard_normal(a.shape)}
+        checks.append(along(part, noise, name, "one direction", direction))
+        if name == "x":
+            confirm(part, direction, checks[-1].numeric)
+    sparse = sparse_directions(part, draw)
+    if sparse:
+        how, direction = sparse[seed % len(sparse)]
+        checks.append(along(part, noise, "x", how, direction))
     return checks

@@ -15,8 +15,8 @@ import numpy as np
 
 from .complex_step import compare_elements, projected
 from .kinks import decisions, nearest
-from .report import Check, ratio
-from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree
+from .report import Check
+from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree, not_complex_safe
 
 FIRST = {"central": 2.0**-10, "richardson": 2.0**-6}  # relative to the size of the tensor's entries
 HALVINGS = 4
@@ -35,7 +35,7 @@ class Differences:
     def __init__(self, subject: Subject, method: str):
         self.subject, self.method = subject, method
         self.pattern, self.margin, self.decisions, _ = decisions(subject, subject.point)
-        self.rounding = ULP * sum(float(np.abs(d * y).sum()) for d, y in zip(*map(leaves, (subject.dy, subject.y)), strict=True))
+        self.rounding = rounding_of(subject)
 
     def estimate(self, direction: Point, size: float) -> Estimate:
         """The derivative along a direction whose largest entry moves by `size` per unit of step."""
@@ -83,7 +83,8 @@ class Differences:
         for sign in (1, -1):
             pattern, _, _, margins = decisions(self.subject, self.subject.moved(direction, sign * h))
             if not np.array_equal(pattern, self.pattern):
-                return f"{int((pattern != self.pattern).sum())} decisions change within h = {h:.0e}; nearest {nearest(margins)}"
+                changed = int((pattern != self.pattern).sum())
+                return f"{changed} decisions change within h = {h:.0e}; nearest {nearest(margins)}"
         return ""
 
     def elements(self) -> list[Check]:
@@ -129,24 +130,29 @@ def difference(a: object, b: object) -> object:
     return map_tree(lambda _: next(parts), a)
 
 
-def second_opinion(subject: Subject, direction: Point, slope: float) -> str:
-    """Does a difference quotient confirm the complex step's slope? "" if so, or if a kink forbids to tell.
+def confirm(subject: Subject, direction: Point, slope: float) -> None:
+    """See that a difference quotient confirms the complex step's slope, unless a kink forbids to tell.
 
     A forward that is not analytic, one with np.abs or np.var say, gives the complex step a slope that no difference
-    confirms, however small the step.
+    confirms, however small the step: raises ValueError.
     """
     scale = sum(float(np.abs(subject.gradient[k] * v).sum()) for k, v in direction.items()) + abs(slope)
-    rounding = ULP * sum(float(np.abs(d * y).sum()) for d, y in zip(*map(leaves, (subject.dy, subject.y)), strict=True))
-    middle = subject.y
-    for h in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
+    rounding = rounding_of(subject)
+    for h in (1e-5, 1e-6, 1e-8, 1e-7, 1e-9):  # the more ReLUs, the smaller the step that crosses none of them
         up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
-        right, left = dot(subject.dy, difference(up, middle)) / h, dot(subject.dy, difference(middle, down)) / h
-        both = (left + right) / 2
-        if abs(both - slope) <= 1e-4 * scale + 100 * rounding / h:
-            return ""
-    if abs(right - left) > 1e-3 * scale:
-        return ""  # two sides, two slopes: a kink
-    return f"complex step gives the slope {slope:.6g} where differences give {both:.6g}"
+        right, left = dot(subject.dy, difference(up, subject.y)) / h, dot(subject.dy, difference(subject.y, down)) / h
+        middle = (left + right) / 2
+        if abs(middle - slope) <= 1e-4 * scale + 100 * rounding / h:
+            return
+        if h < 1e-6 and abs(right - left) > 1e-5 * scale + 100 * rounding / h:
+            return  # two sides, two slopes, however small the step: a kink at x itself
+    raise ValueError(not_complex_safe(subject.name, f"its slope {slope:.6g} is not the {middle:.6g} of differences"))
+
+
+def rounding_of(subject: Subject) -> float:
+    """What one rounding of every entry of y can do to <dy, y>."""
+    pairs = zip(leaves(subject.dy), leaves(subject.y), strict=True)
+    return ULP * sum(float(np.abs(d * y).sum()) for d, y in pairs)
 
 
 def v_curve(subject: Subject, direction: Point, analytic: float) -> tuple[Array, Array, Array]:
@@ -160,6 +166,3 @@ def v_curve(subject: Subject, direction: Point, analytic: float) -> tuple[Array,
         point = {k: a + (1j * h * direction[k] if k in direction else 0j) for k, a in subject.point.items()}
         complex_step.append(abs(subject.project(subject.forward(point)) / h - analytic) / unit)
     return steps, np.array(central), np.array(complex_step)
-
-
-__all__ = ["Differences", "Estimate", "difference", "ratio", "second_opinion", "v_curve"]

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.conv import conv2d
 from ..compose import Concat, Residual, Sequential
+from ..kernels.conv import conv2d
 from ..layer import Layer, Mode, walk
 from ..layers.activation import ReLU
 from ..layers.conv import ConvReLU

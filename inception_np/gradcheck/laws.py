@@ -18,7 +18,7 @@ def broken_laws(subject: Subject) -> list[str]:
 def _accumulates(subject: Subject) -> list[str]:
     if not subject.params:
         return []
-    y, cache = subject._run(subject.point, keep=True)
+    _, cache = subject._run(subject.point, keep=True)
     before = {name: np.ones_like(p.data) for name, p in subject.params.items()}
     for name, p in subject.params.items():
         p.grad = before[name].copy()

@@ -15,7 +15,7 @@ from .subject import Array, Point, Subject, dot, leaves, map_tree
 
 
 def torch_slow(subject: Subject, draw: np.random.Generator) -> list[Check]:
-    """torch.autograd.gradcheck: every entry of the whole Jacobian, central difference, step 1e-6, atol 1e-5, rtol 1e-3."""
+    """torch.autograd.gradcheck: every entry of the Jacobian, central difference, step 1e-6, atol 1e-5, rtol 1e-3."""
     return _jacobian(subject, np.float64, 1e-6, 1e-5, 1e-3)
 
 
@@ -56,7 +56,7 @@ def chainer(subject: Subject, draw: np.random.Generator) -> list[Check]:
 
 
 def autograd(subject: Subject, draw: np.random.Generator) -> list[Check]:
-    """HIPS autograd's check_grads: a normal direction, step 5e-7 to each side, |a - b| or |a - b| / |a + b| under 1e-6."""
+    """HIPS autograd's check_grads: a normal direction, step 5e-7, |a - b| or |a - b| / |a + b| under 1e-6."""
     u = _normal(subject, draw)
     numeric = _central(subject, u, 5e-7, subject.dy)
     analytic = sum(float((subject.gradient[k] * v).sum()) for k, v in u.items())
@@ -72,7 +72,9 @@ def minitorch(subject: Subject, draw: np.random.Generator) -> list[Check]:
         u = np.zeros(a.shape)
         i = tuple(int(draw.integers(n)) for n in a.shape)
         u[i] = 1
-        checks.append(_row(name, f"entry {list(i)}", float(g[name][i]), _central(subject, {name: u}, 1e-6, ones), 1e-2, 1e-2))
+        checks.append(
+            _row(name, f"entry {list(i)}", float(g[name][i]), _central(subject, {name: u}, 1e-6, ones), 1e-2, 1e-2)
+        )
     return checks
 
 
@@ -118,7 +120,7 @@ POLICIES: dict[str, Callable[[Subject, np.random.Generator], list[Check]]] = {
 
 def _jacobian(subject: Subject, dtype: type, h: float, atol: float, rtol: float) -> list[Check]:
     size = sum(a.size for a in leaves(subject.y))
-    point = {k: a.astype(dtype) for k, a in subject.point.items()}
+    point: Point = {k: a.astype(dtype) for k, a in subject.point.items()}
     checks = []
     numeric: dict[str, Array] = {}
     for name, a in point.items():
@@ -164,9 +166,10 @@ def _one_direction(
     if unit:
         length = np.sqrt(sum((v**2).sum() for v in u.values()))
         u = {k: v / length for k, v in u.items()}
-    point = {k: a.astype(dtype) for k, a in subject.point.items()}
+    point: Point = {k: a.astype(dtype) for k, a in subject.point.items()}
     g = subject.gradients(point)
-    up, down = ({k: (a + s * h * u[k]).astype(dtype) for k, a in point.items()} for s in (1, -1))
+    up = {k: (a + h * u[k]).astype(dtype) for k, a in point.items()}
+    down = {k: (a - h * u[k]).astype(dtype) for k, a in point.items()}
     numeric = dot(subject.dy, difference(subject.forward(up), subject.forward(down))) / (2 * h)
     analytic = sum(float((g[k].astype(np.float64) * v).sum()) for k, v in u.items())
     return [_row("all", "one direction", analytic, numeric, atol, rtol)]

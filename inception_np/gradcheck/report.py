@@ -32,6 +32,10 @@ class Check:
     maps: tuple[Array, Array] | None = None  # analytic and numeric gradient, element by element
     excluded: list[str] = field(default_factory=list)  # directions left out because of a kink
 
+    def __post_init__(self) -> None:
+        for name in ("error", "tolerance", "analytic", "numeric", "scale", "norm_error", "element_error"):
+            setattr(self, name, float(getattr(self, name)))
+
     @property
     def ratio(self) -> float:
         return ratio(self.error, self.tolerance)

@@ -35,7 +35,9 @@ def hessian_vector_product(
     for k, v in direction.items():
         wanted = subject.point[k].shape if k in subject.point else None
         if np.shape(v) != wanted:
-            raise ValueError(f"hessian_vector_product: got {k!r} of shape {np.shape(v)}, wanted {wanted or list(subject.point)}")
+            raise ValueError(
+                f"hessian_vector_product: got {k!r} of shape {np.shape(v)}, wanted {wanted or list(subject.point)}"
+            )
     return _product(subject, direction, dy if callable(dy) else None)
 
 
@@ -44,9 +46,7 @@ def _product(subject: Subject, direction: Point, dy: Callable | None = None) -> 
     return {k: g.imag / STEP for k, g in subject.gradients(point, dy).items()}
 
 
-def hessian_symmetry(
-    layer: Layer, x: Array, *, dy: Any = None, mode: Mode | None = None, seed: int = 0
-) -> float:
+def hessian_symmetry(layer: Layer, x: Array, *, dy: Any = None, mode: Mode | None = None, seed: int = 0) -> float:
     """|u.Hv - v.Hu| / (sum |u_i (Hv)_i| + sum |v_i (Hu)_i|) for two random directions: rounding for a true gradient."""
     linear = None if callable(dy) else dy
     subject = Subject(layer, x, mode or Mode(train=True, keep=True), seed, linear)

@@ -15,9 +15,13 @@ def snippet(layer: Layer, x: np.ndarray, mode: Mode, method: str, seed: int, wor
     """Python that builds the layer, its parameters and x, and prints the report; names what it cannot build."""
     cls = type(layer)
     params = named_params(layer)
-    lines = ["import numpy as np", f"from inception_np import Mode, check_gradients"]
+    lines = ["import numpy as np", "from inception_np import Mode, check_gradients"]
     call = constructor(layer)
-    lines.append(f"from {cls.__module__} import {cls.__name__}" if call else f"# layer, x: the {cls.__name__} and its input, x {x.shape}")
+    lines.append(
+        f"from {cls.__module__} import {cls.__name__}"
+        if call
+        else f"# layer, x: the {cls.__name__} and its input, x {x.shape}"
+    )
     if call:
         lines.append(f"layer = {call}")
     written = x.size + sum(p.data.size for p in params.values()) <= MOST
@@ -26,8 +30,11 @@ def snippet(layer: Layer, x: np.ndarray, mode: Mode, method: str, seed: int, wor
         lines.append(f"x = np.array({x.tolist()}, np.{x.dtype})")
     elif call:
         lines.append(f"# x, {x.shape}, and the parameters as they were")
-    lines.append(f"print(check_gradients(layer, x, mode=Mode(train={mode.train}, keep=True), method={method!r}, seed={seed}))")
-    lines.append(f"# {worst.tensor}{list(worst.index) if worst.index else ''}: backward {worst.analytic!r}, numeric {worst.numeric!r}")
+    lines.append(
+        f"print(check_gradients(layer, x, mode=Mode(train={mode.train}, keep=True), method={method!r}, seed={seed}))"
+    )
+    where = worst.tensor + (str(list(worst.index)) if worst.index else "")
+    lines.append(f"# {where}: backward {worst.analytic!r}, numeric {worst.numeric!r}")
     return "\n".join(lines)
 
 

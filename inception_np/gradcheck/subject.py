@@ -24,15 +24,16 @@ STEP = 1e-30  # of the complex step: any size from 1e-8 to 1e-200 gives the same
 
 
 class Subject:
-    """A layer at a point. `point` is the float64 point, `dy` the cotangent, both private copies.
+    """A layer at a point. `point` is the float64 point, `dy` the cotangent, both private copies. repeat: run forward
+    again and see that y comes out the same.
 
     Raises TypeError and ValueError, with what to do, for whatever makes a check impossible: see the tests named
     test_wrong_use in tests/test_gradcheck.py.
     """
 
-    def __init__(self, layer: Layer, x: Any, mode: Mode, seed: int = 0, dy: Any = None):
+    def __init__(self, layer: Layer, x: Any, mode: Mode, seed: int = 0, dy: Any = None, repeat: bool = True):
         check_input(layer, x, mode)
-        self.name = type(layer).__name__
+        self.name = getattr(layer, "name", "") or type(layer).__name__  # a network has its own
         self.layer = private_copy(layer)
         self.params = named_params(self.layer)
         self.buffers = {name: (b, b.data) for name, b in named_buffers(self.layer).items()}
@@ -41,7 +42,7 @@ class Subject:
         self.replay = True  # until a run shows that the generator stays untouched
         self.point: Point = {"x": np.array(x, np.float64, order="C")}
         self.point |= {name: p.data.copy() for name, p in self.params.items()}
-        self._check_forward()
+        self._check_forward(repeat)
         draw = np.random.default_rng((seed, 1))
         if dy is None:
             dy = map_tree(lambda a: draw.standard_normal(a.shape), self.y)
@@ -89,12 +90,10 @@ class Subject:
         rng = copy.deepcopy(self.rng) if self.replay else self.rng
         result = self.layer.forward(point["x"], replace(self.mode, keep=keep, rng=rng))
         if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(
-                f"{self.name}: forward gave {type(result).__name__}, wanted the pair (y, cache)"
-            )
+            raise TypeError(f"{self.name}: forward gave {type(result).__name__}, wanted the pair (y, cache)")
         return result
 
-    def _check_forward(self) -> None:
+    def _check_forward(self, repeat: bool) -> None:
         before = {k: a.copy() for k, a in self.point.items()}
         state = copy.deepcopy(self.rng.bit_generator.state)
         self.replay = False
@@ -105,16 +104,14 @@ class Subject:
         self._unchanged(before, "forward")
         for name, (buffer, data) in self.buffers.items():
             if not np.array_equal(buffer.data, data, equal_nan=True):
-                raise ValueError(
-                    f"{self.name}: forward changed the Buffer {name}; move running averages in backward"
-                )
+                raise ValueError(f"{self.name}: forward changed the Buffer {name}; move running averages in backward")
         for a in leaves(self.y):
             if not isinstance(a, np.ndarray) or a.dtype.kind != "f":
                 got = getattr(a, "dtype", type(a).__name__)
                 raise TypeError(f"{self.name}: forward gave y of {got}, wanted a floating-point array")
             if not np.isfinite(a).all():
                 raise ValueError(f"{self.name}: forward gave y with NaN or infinity; check at another x")
-        for what in ("the same call again", "keep=False"):
+        for what in ("the same call again", "keep=False") if repeat else ():
             again = self._run(self.point, keep=what != "keep=False")[0]
             if not same(self.y, again):
                 raise ValueError(
@@ -194,12 +191,12 @@ def _no_hidden_params(layer: Layer) -> None:
                         f"{path}: self.{name} holds a {type(item).__name__} that children() does not name;"
                         " let children() return it"
                     )
-                if isinstance(item, Layer) and id(item) not in named:
-                    if any(id(child) not in named for _, child in walk(item)):
-                        raise ValueError(
-                            f"{path}: self.{name} holds the layer {type(item).__name__} that children() does not"
-                            " name; let children() return it"
-                        )
+                hidden = isinstance(item, Layer) and id(item) not in named
+                if hidden and any(id(child) not in named for _, child in walk(item)):
+                    raise ValueError(
+                        f"{path}: self.{name} holds the layer {type(item).__name__} that children() does not name;"
+                        " let children() return it"
+                    )
 
 
 def private_copy(layer: Layer) -> Layer:
