@@ -4,6 +4,7 @@ Images are kept as uint8, (N, H, W, 3), and become float32 a batch at a time: cr
 for training, then normalised per channel. Labels are int64, (N,).
 """
 
+import gzip
 import os
 import sys
 import tarfile
@@ -361,7 +362,7 @@ def _archive_files(path: Path) -> dict[str, tuple[bytes, str]]:
     files: dict[str, tuple[bytes, str]] = {}
     passed = 0
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 passed += member.size
                 if passed > 2 * CIFAR10_BYTES or member.offset > 2 * CIFAR10_BYTES:
@@ -386,6 +387,9 @@ def _archive_files(path: Path) -> dict[str, tuple[bytes, str]]:
                 content = archive.extractfile(member)
                 assert content is not None  # it is a plain file
                 files[name] = content.read(), where
+            rest = len(stream.read(CIFAR10_BYTES))  # up to the end, where gzip's checksum is
+            if rest == CIFAR10_BYTES:
+                raise ValueError(f"{path}: larger than CIFAR-10 is; fetch {CIFAR10_URL} again")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{path}: not a whole gzipped archive of {CIFAR10_BYTES:,} bytes "
