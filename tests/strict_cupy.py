@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-FUNCTION_NAMES = """abs arange argmax argmin argsort array asarray ascontiguousarray broadcast_to ceil clip concatenate conj cos
+FUNCTION_NAMES = """
+    abs arange argmax argmin argsort array asarray ascontiguousarray broadcast_to ceil clip concatenate conj cos
     dot dtype einsum empty empty_like equal exp expand_dims eye flip floor full full_like isfinite isnan linspace
-    log logical_and logical_not logical_or matmul may_share_memory max maximum mean min minimum moveaxis nonzero ones ones_like
-    outer pad power prod ravel repeat reshape roll round sign sin sqrt square squeeze stack sum take tanh
-    tensordot tile transpose tri where zeros zeros_like complex64 complex128 float16 float32 float64 int8 int16
-    int32 int64 uint8 uint16 uint32 uint64 bool_ inf nan pi newaxis"""
-METHOD_NAMES = """all any argmax argmin astype copy cumsum fill max mean min prod ravel repeat reshape sum squeeze swapaxes take
+    log logical_and logical_not logical_or matmul may_share_memory max maximum mean min minimum moveaxis nonzero
+    ones ones_like outer pad power prod ravel repeat reshape roll round sign sin sqrt square squeeze stack sum
+    take tanh tensordot tile transpose tri where zeros zeros_like complex64 complex128 float16 float32 float64
+    int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ inf nan pi newaxis"""
+METHOD_NAMES = """
+    all any argmax argmin astype copy cumsum fill max mean min prod ravel repeat reshape sum squeeze swapaxes take
     transpose var std dot clip conj flatten"""
 ATTRIBUTE_NAMES = "T dtype flags imag itemsize nbytes ndim real shape size strides"
 FUNCTIONS, METHODS, ATTRIBUTES = FUNCTION_NAMES.split(), METHOD_NAMES.split(), ATTRIBUTE_NAMES.split()
@@ -196,12 +198,20 @@ def _function(name: str) -> Any:
     return call
 
 
+def poisoned(shape: Any, dtype: Any) -> np.ndarray:
+    """Memory that nobody has written: every byte 255, which is NaN in floats."""
+    a = np.empty(shape, dtype)
+    a.reshape(-1).view(np.uint8)[...] = 255
+    return a
+
+
 def pretend(monkeypatch: Any) -> types.ModuleType:
     """Put the stand-in where `import cupy` finds it, for one test, and return it."""
     cupy = types.ModuleType("cupy")
     for name in FUNCTIONS:
         setattr(cupy, name, _function(name))
     cupy.ndarray = ndarray
+    cupy.empty = lambda shape, dtype=np.float64: ndarray(poisoned(shape, dtype))
     cupy.asnumpy = lambda a: a.get()
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
     cupy.cuda = types.SimpleNamespace(runtime=runtime)

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
-from ..backend import Array, Shape, add_to, array_module, beside, copy_to
+from ..backend import Array, Shape, add_to, array_module, copy_to
 from ..kernels.elementwise import relu, relu_dx
+from ..kernels.uniform import uniform
 from ..layer import Layer, Mode
 from .check import check_between, check_dy, check_floating
 
@@ -71,7 +70,7 @@ class Dropout(Layer):
         y = m * x,    m = 0 with probability rate, else 1 / (1 - rate)         dx = m * dy
 
     so that the mean of y is x and inference (y = x) needs no correction. The mask m is drawn from mode.rng, one float32
-    per entry, on the CPU whatever the device: the same generator state gives the same mask. The cache is the mask as
+    per entry: the same generator state gives the same mask on every device. The cache is the mask as
     bytes. x, y: any shape. rate: the fraction dropped, 0 <= rate < 1. Raises ValueError for another rate, and in
     training where mode.rng is None.
     """
@@ -88,7 +87,7 @@ class Dropout(Layer):
             return copy_to(out, x), None
         if mode.rng is None:
             raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
-        kept = beside(mode.rng.random(x.shape, np.float32) >= self.rate, x)
+        kept = uniform(mode.rng, x.shape, x) >= self.rate
         return copy_to(out, x * kept * (1 / (1 - self.rate))), kept
 
     def backward(self, dy: Array, x: Any, kept: Any, into: Any = None) -> Any:

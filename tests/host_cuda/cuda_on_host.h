@@ -89,7 +89,11 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
 
 // ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)
-static inline unsigned tf32(float x) { unsigned u; memcpy(&u, &x, 4); return (u + 0x1000u) & ~0x1fffu; }
+static inline unsigned tf32(float x) {
+  unsigned u;
+  memcpy(&u, &x, 4);
+  return x != x ? u : (u + 0x1000u) & ~0x1fffu;  // a NaN stays one, that of poisoned memory too
+}
 static unsigned lanes_a[64][32][4], lanes_b[64][32][2];
 static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
   const unsigned warp = current / 32, lane = current % 32;

@@ -45,9 +45,8 @@ def batch_norm_grad(
     ((across, _, parts), threads), _ = reduction(c, count)
     part, sums = empty((parts, 2, c), x.dtype, x), zeros((2, c), x.dtype, x)
     values = (dy, x, mean, rstd, gamma, beta)
-    args = (*values, part, count, c, lddy, ldx, relu)
-    launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *args)
+    launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *values, part, count, c, lddy, ldx, relu)
     add_parts(part, sums)
-    args = (*values, sums, dx, count, c, lddy, ldx, lddx, relu, train)
-    launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *args)
+    sizes = (count, c, lddy, ldx, lddx)
+    launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *values, sums, dx, *sizes, relu, train)
     return dx, None if gamma is None else sums[1], sums[0]

@@ -12,6 +12,8 @@
   const int i = blockIdx.x * blockDim.x + threadIdx.x; \
   if (i >= (total)) return
 
+#define INFINITE __int_as_float(0x7f800000)  // NVRTC has no INFINITY
+
 // A window that slides over images: H, W, C of the images, OH, OW positions, kh x kw taps that are dh, dw apart,
 // steps of sh, sw, padding around the image.
 struct Window {
@@ -24,7 +26,7 @@ __device__ __forceinline__ long long place(int i, int C, int ld) { return (long 
 // Is this a position in [0, n)?
 __device__ __forceinline__ bool inside(int i, int n) { return (unsigned)i < (unsigned)n; }
 
-// Which position has its tap at pixel `at` (counted from the padding's edge)? -1 if none has.
+// Which position has its tap at pixel `at` (counted from the padding's edge)? A negative number if none has.
 __device__ __forceinline__ int position(int at, int stride, int count) {
-  return at >= 0 && at % stride == 0 && at / stride < count ? at / stride : -1;
+  return at % stride == 0 && at / stride < count ? at / stride : -1;
 }

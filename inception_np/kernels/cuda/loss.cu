@@ -7,7 +7,7 @@ extern "C" __global__ void softmax_cross_entropy(const float* __restrict__ logit
                                                  float smoothing) {
   const int n = blockIdx.x, lane = threadIdx.x;
   const float* row = logits + (long long)n * K;
-  float largest = -INFINITY, total = 0, loss = 0;
+  float largest = -INFINITE, total = 0, loss = 0;
   for (int j = lane; j < K; j += 32) largest = fmaxf(largest, row[j]);
   for (int o = 16; o > 0; o /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, o));
   for (int j = lane; j < K; j += 32) total += expf(row[j] - largest);

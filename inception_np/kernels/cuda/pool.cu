@@ -6,7 +6,7 @@ extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restri
                                     Window d, int ldx, int ldy) {
   EACH_ELEMENT(i, d.N * d.OH * d.OW * d.C);
   const int c = i % d.C, ow = i / d.C % d.OW, oh = i / d.C / d.OW % d.OH, n = i / d.C / d.OW / d.OH;
-  float best = -INFINITY;
+  float best = -INFINITE;
   int winner = 0;
   for (int r = 0; r < d.kh; r++)
     for (int s = 0; s < d.kw; s++) {

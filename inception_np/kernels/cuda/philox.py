@@ -1,0 +1,50 @@
+"""Launches of philox.cu: numpy.random.Philox's numbers, made on the GPU."""
+
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array, Shape, array_module, empty
+from .launch import elements, launch
+
+
+def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
+    y = empty(shape, np.float32, like)
+    stream, skip = address(rng)
+    launch("philox.cu", "uniform", elements(-(-y.size // 8)), y, array_module(like).asarray(stream), skip, y.size)
+    advance(rng, y.size)
+    return y
+
+
+def address(rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Where a generator over Philox stands: (key, counter) as six words, and how many floats beyond.
+
+    A counter gives four words and a word gives two floats. NumPy counts up, makes four words and hands them out.
+    """
+    state = rng.bit_generator.state
+    counter, key = state["state"]["counter"], state["state"]["key"]
+    begin = counter.copy()
+    left = 4 - state["buffer_pos"]  # words of the present counter that nobody has had
+    if left:
+        begin = _plus(begin, -1)
+    skip = (8 - 2 * left if left else 0) - state["has_uint32"]
+    if skip < 0:  # the last half word of the counter before
+        begin, skip = _plus(begin, -1), 7
+    return np.concatenate([key, begin]), skip
+
+
+def advance(rng: np.random.Generator, count: int) -> None:
+    """Bring a generator to where it stands after `count` floats."""
+    stream, skip = address(rng)
+    blocks, floats = divmod(skip + count, 8)
+    state: Any = rng.bit_generator.state
+    state["state"]["counter"] = _plus(stream[2:], blocks)
+    state["buffer_pos"], state["has_uint32"] = 4, 0
+    rng.bit_generator.state = state
+    rng.random(floats, np.float32)
+
+
+def _plus(counter: np.ndarray, blocks: int) -> np.ndarray:
+    """A counter of four words, the lowest first, moved by a number of blocks."""
+    number = sum(int(word) << 64 * i for i, word in enumerate(counter)) + blocks
+    return np.array([number >> 64 * i & (1 << 64) - 1 for i in range(4)], np.uint64)

@@ -1,0 +1,449 @@
+"""Every CUDA kernel against the plain one, through the same functions that layers call.
+
+On a machine without a GPU the sources run on the CPU (host_cuda), the threads of a block in two orders; with one
+(`pytest -m gpu`) the same tests run there. Small integers are compared bit for bit, since all their sums are exact;
+other numbers within the rounding of float32, or of TF32. Outputs begin as NaN, and are written into a slice of the
+channels of a wider array, whose other channels must stay as they were. Then the sources are spoiled, one fault at a
+time, and the tests must fail.
+"""
+
+import host_cuda
+import numpy as np
+import pytest
+import strict_cupy
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from strategies import flags, planes, seeds, windows
+
+from inception_np import backend
+from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
+from inception_np.kernels.window import out_size
+from inception_np.random import stream
+
+within_test = settings(suppress_health_check=[*HealthCheck])
+on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
+DEVICES = [
+    pytest.param("ascending", marks=on_host),
+    pytest.param("descending", marks=on_host),
+    pytest.param("gpu", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=DEVICES)
+def cupy(request, monkeypatch):
+    """CuPy, or its stand-in with the kernels on the CPU."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", False)
+    if request.param == "gpu":
+        return pytest.importorskip("cupy")
+    host_cuda.on_host(monkeypatch, descending=request.param == "descending")
+    return strict_cupy.pretend(monkeypatch)
+
+
+# -- numbers, and where they lie -----------------------------------------------------------------------------------
+
+
+class Numbers:
+    """Arrays from a seed: small integers, or normal numbers; on the device as channel slices of wider arrays."""
+
+    def __init__(self, cupy, seed, whole=True, sliced=False):
+        self.cupy, self.rng, self.whole, self.sliced = cupy, np.random.default_rng(seed), whole, sliced
+        self.wide = []
+
+    def draw(self, *shape):
+        if self.whole:
+            return self.rng.integers(-4, 5, shape).astype(np.float32)
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def put(self, a):
+        """a on the device: alone, or between two strips of NaN channels."""
+        if not self.sliced or a.ndim < 2:
+            return self.cupy.asarray(a)
+        wide = np.full((*a.shape[:-1], a.shape[-1] + 5), np.nan, np.float32)
+        wide[..., 3:-2] = a
+        self.wide.append(self.cupy.asarray(wide))
+        return self.wide[-1][..., 3:-2]
+
+    def result(self, shape):
+        """Somewhere to write: None, or a slice whose neighbours are watched."""
+        return self.put(np.full(shape, np.nan, np.float32)) if self.sliced else None
+
+    def check(self, got, wanted, tolerance=2e-6):
+        """got (device) is wanted (NumPy, float64): exactly for whole numbers."""
+        got = got.get()
+        assert got.shape == wanted.shape
+        if self.whole:
+            np.testing.assert_array_equal(got, wanted)
+        else:
+            assert np.isfinite(got).all()
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(1, np.abs(wanted).max(initial=0)))
+        for wide in self.wide:
+            strips = wide.get()
+            assert np.isnan(strips[..., :3]).all() and np.isnan(strips[..., -2:]).all(), "wrote beside its channels"
+
+
+@st.composite
+def numbers(draw):
+    return draw(seeds), draw(flags), draw(flags)
+
+
+def wide64(*arrays):
+    """The plain kernels in float64 are what is right."""
+    return [a.astype(np.float64) for a in arrays]
+
+
+# -- the properties: each takes (cupy, what was drawn) -------------------------------------------------------------
+
+
+def max_pool(cupy, window, n, c, drawn):
+    size, stride, pads, _, plane = window
+    make = Numbers(cupy, *drawn)
+    x = make.draw(n, *plane, c)
+    out_hw = out_size(plane, size, stride, pads, ceil=drawn[0] % 2 == 0)
+    wanted, winners = pool.max_pool(*wide64(x), size, stride, pads, out_hw)
+    y, got = pool.max_pool(make.put(x), size, stride, pads, out_hw, out=make.result(wanted.shape))
+    make.check(y, wanted)
+    np.testing.assert_array_equal(got.get(), winners)
+    dy, dx = make.draw(*wanted.shape), make.draw(*x.shape)
+    wanted = pool.max_pool_dx(*wide64(dy), winners, x.shape, size, stride, pads)
+    make.check(pool.max_pool_dx(make.put(dy), got, x.shape, size, stride, pads), wanted)
+    make.check(pool.max_pool_dx(make.put(dy), got, x.shape, size, stride, pads, add=make.put(dx)), wanted + dx)
+
+
+def avg_pool(cupy, window, n, c, drawn):
+    size, stride, pads, _, plane = window
+    make = Numbers(cupy, drawn[0], False, drawn[2])
+    x, include = make.draw(n, *plane, c), drawn[1]
+    out_hw = out_size(plane, size, stride, pads, ceil=drawn[0] % 2 == 0)
+    args = (size, stride, pads)
+    wanted = pool.avg_pool(*wide64(x), *args, out_hw, include)
+    make.check(pool.avg_pool(make.put(x), *args, out_hw, include, out=make.result(wanted.shape)), wanted)
+    dy, dx = make.draw(*wanted.shape), make.draw(*x.shape)
+    wanted = pool.avg_pool_dx(*wide64(dy), x.shape, *args, include)
+    make.check(pool.avg_pool_dx(make.put(dy), x.shape, *args, include), wanted)
+    make.check(pool.avg_pool_dx(make.put(dy), x.shape, *args, include, add=make.put(dx)), wanted + dx)
+
+
+def global_avg_pool(cupy, shape, drawn):
+    make = Numbers(cupy, drawn[0], False, drawn[2])
+    x = make.draw(*shape)
+    wanted = pool.global_avg_pool(*wide64(x))
+    make.check(pool.global_avg_pool(make.put(x), out=make.result(wanted.shape)), wanted)
+    dy, dx = make.draw(*wanted.shape), make.draw(*shape)
+    wanted = pool.global_avg_pool_dx(*wide64(dy), shape)
+    make.check(pool.global_avg_pool_dx(make.put(dy), shape), wanted)
+    make.check(pool.global_avg_pool_dx(make.put(dy), shape, add=make.put(dx)), wanted + dx)
+
+
+def depthwise2d(cupy, window, n, c, drawn):
+    kernel, stride, pads, dilation, plane = window
+    make = Numbers(cupy, *drawn)
+    m = 1 + drawn[0] % 3
+    x, w, bias = make.draw(n, *plane, c), make.draw(*kernel, c, m), make.draw(c * m) if drawn[0] % 2 else None
+    args = (stride, pads, dilation)
+    wanted = depthwise.depthwise2d(*wide64(x, w), bias, *args)
+    b = None if bias is None else make.put(bias)
+    weight = cupy.asarray(w)
+    make.check(depthwise.depthwise2d(make.put(x), weight, b, *args, out=make.result(wanted.shape)), wanted)
+    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
+    wanted = depthwise.depthwise2d_dx(*wide64(dy, w), x.shape, *args)
+    make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args), wanted)
+    make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args, add=make.put(dx)), wanted + dx)
+    got, wanted = cupy.asarray(dw), dw.astype(np.float64)
+    depthwise.depthwise2d_dw(*wide64(x, dy), wanted, *args)
+    depthwise.depthwise2d_dw(make.put(x), make.put(dy), got, *args)
+    make.check(got, wanted)
+
+
+def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6):
+    kernel, stride, pads, dilation, plane = window
+    make = Numbers(cupy, *drawn)
+    c, o = groups * channels[0], groups * channels[1]
+    x, w = make.draw(n, *plane, c), make.draw(*kernel, channels[0], o)
+    bias, relu = make.draw(o) if drawn[0] % 2 else None, drawn[0] % 3 == 0
+    args = (stride, pads, dilation, groups)
+    wanted = conv.conv2d(*wide64(x, w), bias, *args, relu=relu)
+    b, weight = None if bias is None else cupy.asarray(bias), cupy.asarray(w)
+    out = make.result(wanted.shape)
+    make.check(conv.conv2d(make.put(x), weight, b, *args, relu=relu, out=out), wanted, tolerance)
+    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
+    wanted = conv.conv2d_dx(*wide64(dy, w), x.shape, *args)
+    make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args), wanted, tolerance)
+    make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args, add=make.put(dx)), wanted + dx, tolerance)
+    got, wanted = cupy.asarray(dw), dw.astype(np.float64)
+    conv.conv2d_dw(*wide64(x, dy), wanted, *args)
+    conv.conv2d_dw(make.put(x), make.put(dy), got, *args)
+    make.check(got, wanted, tolerance)
+
+
+def batch_norm(cupy, shape, drawn):
+    n, h, w, c = shape
+    make = Numbers(cupy, drawn[0], False, drawn[2])
+    far = 1000.0 * (drawn[0] % 2)  # a mean far from 0: what a sum of squares would lose
+    x, dy = make.draw(n, h + 40, w, c), make.draw(n, h + 40, w, c)
+    x += np.float32(far)
+    scaled = drawn[1]
+    gamma, beta = make.draw(c) if scaled else None, make.draw(c)
+    mean, var = batchnorm.moments(*wide64(x))
+    got_mean, got_var = batchnorm.moments(make.put(x))
+    np.testing.assert_allclose(got_mean.get(), mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got_var.get(), var, rtol=1e-4)  # 1000 + z has lost z's last ten bits before we begin
+    rstd = (var + 1e-3) ** -0.5
+    statistics = [np.float32(a) for a in (mean, rstd)]
+    wide = [*wide64(*statistics), gamma, beta]
+    near = [None if a is None else cupy.asarray(a) for a in (*statistics, gamma, beta)]
+    bound = 1e-6 * (1 + far)
+    for relu in (False, True):
+        z = batchnorm.batch_norm(*wide64(x), *wide, relu=False)
+        if relu and np.abs(z).min() < bound:
+            continue  # the mask may go either way
+        wanted = batchnorm.batch_norm(*wide64(x), *wide, relu=relu)
+        got = batchnorm.batch_norm(make.put(x), *near, relu=relu, out=make.result(x.shape))
+        make.check(got, wanted, bound)
+        for train in (False, True):
+            wanted = batchnorm.batch_norm_grad(*wide64(dy, x), *wide, relu=relu, train=train)
+            own = make.put(x)
+            out = own if drawn[0] % 3 else make.result(x.shape)  # dx may be written over x
+            got = batchnorm.batch_norm_grad(make.put(dy), own, *near, relu=relu, train=train, out=out)
+            assert out is None or got[0] is out
+            for a, b in zip(got, wanted, strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    make.check(a, b, bound)
+
+
+def local_response(cupy, shape, drawn):
+    make = Numbers(cupy, drawn[0], False, drawn[2])
+    x, dy, dx = (make.draw(*shape) for _ in range(3))
+    args = (1 + 2 * (drawn[0] % 3), 0.5, 0.75, 1.5)
+    wanted = lrn.lrn(*wide64(x), *args)
+    make.check(lrn.lrn(make.put(x), *args, out=make.result(shape)), wanted)
+    wanted = lrn.lrn_dx(*wide64(dy, x), *args)
+    make.check(lrn.lrn_dx(make.put(dy), make.put(x), *args), wanted)
+    make.check(lrn.lrn_dx(make.put(dy), make.put(x), *args, add=make.put(dx)), wanted + dx)
+
+
+def elements(cupy, shape, drawn):
+    make = Numbers(cupy, *drawn)
+    a, b, dx = (make.draw(*shape) for _ in range(3))
+    make.check(elementwise.relu(make.put(a), out=make.result(shape)), np.maximum(a, 0))
+    wanted = b * (a > 0)
+    make.check(elementwise.relu_dx(make.put(b), make.put(a)), wanted)
+    make.check(elementwise.relu_dx(make.put(b), make.put(a), add=make.put(dx)), wanted + dx)
+    make.check(elementwise.scaled_add(make.put(a), make.put(b), 0.5, out=make.result(shape)), a + 0.5 * b)
+    into = make.draw(shape[-1])
+    got = cupy.asarray(into)
+    elementwise.sum_rows(make.put(a), got)
+    make.check(got, into + a.astype(np.float64).sum((0, 1, 2)))
+
+
+def cross_entropy(cupy, n, k, drawn):
+    make = Numbers(cupy, drawn[0], False)
+    logits = make.draw(n, k) * np.float32(30 if drawn[1] else 1)
+    labels = make.rng.integers(0, k, n)
+    wanted, dwanted = loss.softmax_cross_entropy(*wide64(logits), labels, 0.1 * drawn[2])
+    got, dlogits = loss.softmax_cross_entropy(cupy.asarray(logits), cupy.asarray(labels), 0.1 * drawn[2])
+    make.check(got, np.asarray(wanted))
+    make.check(dlogits, dwanted)
+
+
+def updates(cupy, size, drawn):
+    make = Numbers(cupy, drawn[0], False)
+    data, grad, velocity = (make.draw(size) for _ in range(3))
+    square = make.draw(size) ** 2
+    momentum, decay, nesterov = 0.75, 0.25 * drawn[1], drawn[2]
+    lr = cupy.asarray(np.float32([0.125])) if drawn[0] % 2 else 0.125
+    for state in ([], [velocity]):
+        wide, near = wide64(data, grad, *state), [cupy.asarray(a) for a in (data, grad, *state)]
+        none = [] if state else [None]
+        update.sgd_step(*wide, *none, 0.125, momentum, decay, nesterov and bool(state))
+        update.sgd_step(*near, *none, lr, momentum, decay, nesterov and bool(state))
+        for a, b in zip(near, wide, strict=True):
+            make.check(a, b)
+    arrays = (data, grad, square, velocity)
+    wide, near = wide64(*arrays), [cupy.asarray(a) for a in arrays]
+    update.rmsprop_step(*wide, 0.125, 0.9, momentum, 0.5, decay)
+    update.rmsprop_step(*near, lr, 0.9, momentum, 0.5, decay)
+    for a, b in zip(near, wide, strict=True):
+        make.check(a, b)
+
+
+def random_stream(cupy, first, second, where):
+    ours, numpys = (stream(where[0], "dropout", *where[1:]) for _ in range(2))
+    like = cupy.asarray(np.float32([0]))
+    for count in (first, second):
+        got = uniform.uniform(ours, (count,), like)
+        np.testing.assert_array_equal(got.get(), numpys.random(count, np.float32))
+    assert ours.random() == numpys.random(), "the generator did not move on as NumPy's does"
+    assert ours.integers(2**32, dtype=np.uint32) == numpys.integers(2**32, dtype=np.uint32)
+
+
+words = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))
+channels = st.tuples(st.integers(1, 9), st.integers(1, 9))
+pooling = windows(largest=4, dilated=False, pooling=True, slack=5)
+PROPERTIES = {
+    max_pool: st.tuples(pooling, st.integers(1, 2), st.integers(1, 5), numbers()),
+    avg_pool: st.tuples(pooling, st.integers(1, 2), st.integers(1, 5), numbers()),
+    global_avg_pool: st.tuples(planes(channels=40), numbers()),
+    depthwise2d: st.tuples(windows(largest=4), st.integers(1, 3), st.integers(1, 20), numbers()),
+    conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
+    batch_norm: st.tuples(planes(channels=40), numbers()),
+    local_response: st.tuples(planes(channels=12), numbers()),
+    elements: st.tuples(planes(channels=40), numbers()),
+    cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
+    updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
+    random_stream: st.tuples(st.integers(1, 30), st.integers(1, 300), st.tuples(words, words, words, words)),
+}
+
+
+@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda p: p.__name__)
+def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
+    within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+# -- convolution on tensor cores -----------------------------------------------------------------------------------
+
+
+def whole_convolution(cupy, case):
+    """conv2d's property on one configuration, with TF32."""
+    window, n, groups, channels, drawn = case
+    conv2d(cupy, window, n, groups, channels, drawn, tolerance=3e-3)
+
+
+TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, (seed, whole, sliced)
+    (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 8)), 2, 1, (8, 12), (0, True, False)),  # two tiles of rows
+    (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 8)), 2, 1, (7, 5), (1, True, True)),  # odd channels
+    (((3, 2), (2, 2), ((0, 1), (1, 0)), (1, 1), (8, 7)), 2, 1, (6, 70), (2, True, False)),  # two tiles of columns
+    (((3, 3), (2, 1), ((1, 1), (2, 2)), (1, 2), (7, 6)), 1, 2, (4, 8), (3, True, True)),  # dilation, groups
+    (((1, 7), (1, 1), ((0, 0), (3, 3)), (1, 1), (5, 9)), 3, 1, (20, 4), (4, True, True)),  # deep: many steps
+    (((1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), (7, 8)), 2, 1, (3, 3), (5, True, False)),  # pixels that nobody sees
+    (((3, 4), (3, 2), ((2, 1), (0, 2)), (2, 3), (9, 13)), 2, 3, (2, 2), (6, True, False)),  # stride beside dilation
+    (((2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), (20, 30)), 2, 1, (2, 2), (7, True, False)),  # dw in parts
+    (((3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1), (9, 8)), 2, 1, (12, 20), (8, False, False)),  # any numbers
+]
+
+
+@pytest.mark.parametrize("case", TILES, ids=str)
+def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+    whole_convolution(cupy, case)
+
+
+def a_nan_stays(cupy):
+    """A NaN in one pixel reaches the outputs whose windows hold it, and no others."""
+    kernel, stride, pads, dilation, plane = TILES[0][0]
+    make = Numbers(cupy, 9)
+    x, w = make.draw(2, *plane, 6), make.draw(*kernel, 6, 8)
+    x[1, 0, 3, 2] = x[0, 7, 0, 0] = np.nan
+    args = (stride, pads, dilation, 1)
+    make.check(conv.conv2d(cupy.asarray(x), cupy.asarray(w), None, *args), conv.conv2d(*wide64(x, w), None, *args))
+
+
+def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+    a_nan_stays(cupy)
+
+
+def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+    make = Numbers(cupy, 0)
+    x, w, bias, dy, dx, dw = (make.draw(*s) for s in [(5, 40), (40, 10), (10,), (5, 10), (5, 40), (40, 10)])
+    near = {name: cupy.asarray(a) for name, a in dict(x=x, w=w, bias=bias, dy=dy, dx=dx, dw=dw).items()}
+    make.check(linear.linear(near["x"], near["w"], near["bias"]), x @ w + bias)
+    make.check(linear.linear_dx(near["dy"], near["w"]), dy @ w.T)
+    make.check(linear.linear_dx(near["dy"], near["w"], add=near["dx"]), dx + dy @ w.T)
+    linear.linear_dw(near["x"], near["dy"], near["dw"])
+    make.check(near["dw"], dw + x.T @ dy)
+
+
+# -- faults that must be found -------------------------------------------------------------------------------------
+
+FAULTS = {
+    max_pool: [
+        ("pool.cu", "if (v > best) best", "if (v >= best) best"),  # the last of equals wins
+        ("pool.cu", "!inside(h, d.H) || !inside(w, d.W)", "!inside(h, d.H)"),  # the next row's pixels
+        ("pool.cu", "winners[pixel * d.C + c] == r * d.kw + s", "winners[pixel * d.C + c] == s * d.kh + r"),
+        ("common.cuh", "(long long)(i / C) * ld + i % C", "i"),
+    ],
+    avg_pool: [("pool.cu", "include_pad ? d.H + d.bottom : d.H", "d.H"), ("common.cuh", "at % stride == 0 && ", "")],
+    global_avg_pool: [("pool.cu", "sum / HW", "sum / (HW + 1)")],
+    depthwise2d: [
+        ("depthwise.cu", "* ldx + o / m] * w", "* ldx + o % d.C] * w"),
+        ("depthwise.cu", "p += gridDim.z * ROWS", "p += (gridDim.z + 1) * ROWS"),
+        ("depthwise.cu", "  __syncthreads();\n  float sum = 0;", "  float sum = 0;"),
+    ],
+    conv2d: [
+        ("im2col.cu", "- d.left + s * d.dw", "- d.left + s"),
+        ("im2col.cu", "dx[place(i, d.C, lddx)] += sum", "dx[place(i, d.C, lddx)] = sum"),
+    ],
+    batch_norm: [
+        (
+            "batchnorm.cu",
+            "const float v = x[(long long)r * ldx + c] - mean;",
+            "const float v = x[(long long)r * ldx + c];",
+        ),
+        ("batchnorm.cu", "+ delta * delta * a * b / (a + b)", ""),
+        ("batchnorm.cu", "v -= sums[c] / rows + xhat", "v -= xhat"),
+        ("batchnorm.cu", "  __syncthreads();\n  scratch", "  scratch"),  # the second sum overtakes the first
+    ],
+    local_response: [("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"), ("lrn.cu", "* r / s;", "* r;")],
+    elements: [
+        ("elementwise.cu", "> 0);\n  float* at", ">= 0);\n  float* at"),
+        ("elementwise.cu", "into[i] +=", "into[i] ="),
+    ],
+    cross_entropy: [("loss.cu", "row[j] - largest)", "row[j])"), ("loss.cu", "j == labels[n]", "j == labels[0]")],
+    updates: [
+        ("update.cu", "nesterov ? g + momentum * v : v", "v"),
+        ("update.cu", "grad[i] = 0;", ""),
+        ("update.cu", "sqrtf(s + eps)", "(sqrtf(s) + eps)"),
+    ],
+    random_stream: [
+        ("philox.cu", "round < 10", "round < 9"),
+        ("philox.cu", "+ thread + 1", "+ thread"),
+        ("philox.cu", "(half >> 8)", "(half >> 9 << 1)"),
+    ],
+}
+TENSOR_CORE_FAULTS = [
+    ("conv.cu", "    __syncthreads();          // for all", "    // for all"),  # a tile is overwritten while it is read
+    ("conv.cu", "copy_wait<STAGES - 2>", "copy_wait<STAGES - 1>"),  # a tile is read before it has come
+    ("conv.cu", "i * 16 + q % 2 * 8, k + q / 2 * 4", "i * 16 + q / 2 * 8, k + q % 2 * 4"),  # fragments of a
+    ("conv.cu", "own_column + j * 8, k + q * 4", "own_column + j * 8, k + q * 2"),  # fragments of b
+    ("conv.cu", "!inside(h, d.H) || !inside(w, d.W)", "!inside(h, d.H)"),
+    ("conv.cu", "!inside(oh, d.OH) || !inside(ow, d.OW)", "!inside(oh, d.OH)"),
+    ("conv.cu", "k < depth ? k / channels / d.kw : -1", "k / channels / d.kw"),
+    ("conv.cu", "k < terms ? data", "true ? data"),  # rows of the next part
+    ("conv.cu", "y[(long long)m * ldy +", "y[(long long)m * O +"),
+    ("conv.cu", "shift = step * dilation / stride", "shift = step"),
+    ("conv.cu", "(kernel - 1 - first) / step + 1", "(kernel - first) / step + 1"),
+    ("conv.cu", "{x + group * in, d, ldx, in, pixels", "{x, d, ldx, in, pixels"),
+    ("conv.cu", "c < in && t.tap >= 0", "c < in"),
+    ("conv.cu", "*at = add ? *at + v : v;", "*at = v;"),
+    ("conv.cu", "part[((long long)p * depth", "part[((long long)0 * depth"),
+    ("conv.cu", "relu ? v * (v > 0) : v", "v"),
+]
+every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in faults]
+
+
+@on_host
+@pytest.mark.slow
+@pytest.mark.parametrize("holds, fault", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else v.__name__)
+def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
+    host_cuda.on_host(monkeypatch, fault=fault)
+    monkeypatch.setattr(backend, "TF32", False)
+    cupy = strict_cupy.pretend(monkeypatch)
+    once = settings(max_examples=200, phases=[Phase.generate], database=None, derandomize=True, parent=within_test)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+@on_host
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS, ids=lambda f: f[2])
+def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
+    host_cuda.on_host(monkeypatch, fault=fault)
+    monkeypatch.setattr(backend, "TF32", True)
+    cupy = strict_cupy.pretend(monkeypatch)
+    with pytest.raises(AssertionError):
+        a_nan_stays(cupy)
+        for case in TILES:
+            whole_convolution(cupy, case)
