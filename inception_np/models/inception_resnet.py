@@ -79,6 +79,30 @@ FIGURE_14 = (32, 32, 64, 80, 192, 256)  # the released v2 stops at 192
 MIXED_5B = (96, (48, 64), (64, 96, 96), 64)  # released v2
 CONV_7B = 1536  # released v2
 
+# Sizes in figures 14, 15, 17 and 19, and why ours differ
+PRINTED = {
+    "v1": {
+        "Conv2d_1a": "149x149x32",
+        "Conv2d_2a": "147x147x32",
+        "Conv2d_2b": "147x147x64",
+        "MaxPool_3a": "73x73x64",
+        "Conv2d_3b": "73x73x80",
+        "Conv2d_4a": "71x71x192",
+        "Conv2d_4b": "35x35x256",
+        "block35_5": "35x35x256",
+        "Mixed_6a": "17x17x896",
+        "block17_10": "17x17x896",
+        "Mixed_7a": "8x8x1792",
+        "block8_5": "8x8x1792",
+    },
+    "v2": {
+        "Mixed_5a": "35x35x384",
+        "block17_1": "17x17x1154: what is added to has 384 + 384 + 384 channels",
+        "block8_1": "8x8x2048: what is added to has 384 + 288 + 320 + 1152 channels",
+    },
+    "released": {},
+}
+
 
 class Source(NamedTuple):
     """What the sources do not share: constants, and no layer."""
@@ -319,4 +343,7 @@ def _build(
         fc=linear(stages.channels, num_classes),
     )
     stages.add("Logits", head)
-    return Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
+    network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
+    if size != 32 and width == 1:
+        network.printed = PRINTED[graph]
+    return network

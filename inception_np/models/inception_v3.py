@@ -53,6 +53,45 @@ MIXED_7A    = ((192, 320), (192, 192, 192, 192))
 SIDE        = 192                                                                       # each tower of a figure 6
 AUXILIARY   = (128, 768)                                                                # figure 8
 # fmt: on
+# Table 1's sizes (it prints what goes into a row), and why the network to its letter, and the released one, differ
+PRINTED_V2 = {
+    "conv_1": "149x149x32",
+    "conv_2": "147x147x32",
+    "conv_3": "147x147x64",
+    "pool": "73x73x64",
+    "conv_4": "71x71x80",
+    "conv_5": "35x35x192",
+    "conv_6": "35x35x288: padded, for without it 35 becomes 33",
+    "fig5_3": "35x35x288",
+    "reduction_1": "17x17x768",
+    "fig6_4": "17x17x768",
+    "reduction_2": "8x8x1280",
+    "fig7_2": "8x8x2048",
+    "pool_8x8": "1x1x2048",
+    "fc": "1x1x1000",
+}
+PRINTED_V3 = {
+    "Conv2d_1a_3x3": "149x149x32",
+    "Conv2d_2a_3x3": "147x147x32",
+    "Conv2d_2b_3x3": "147x147x64",
+    "MaxPool_3a_3x3": "73x73x64",
+    "Conv2d_3b_1x1": "71x71x80: a 3x3 there",
+    "Conv2d_4a_3x3": "35x35x192: has the stride there that the next pool has here",
+    "MaxPool_5a_3x3": "35x35x288: a convolution there",
+    "Mixed_5b": "35x35x288: a projection of 64 there, and its input has 288",
+    "Mixed_5c": "35x35x288",
+    "Mixed_5d": "35x35x288",
+    "Mixed_6a": "17x17x768",
+    "Mixed_6e": "17x17x768",
+    "Mixed_7a": "8x8x1280",
+    "Mixed_7c": "8x8x2048",
+    "AvgPool": "1x1x2048",
+    "fc": "1x1x1000",
+}
+NOTE = (
+    "The abstract says 5 billion multiply-adds (Table 3: 4.8) and fewer than 25 million parameters, which holds without\n"
+    "the auxiliary head; section 6 says 42 layers, where both its table and the release have 48."
+)
 AUX_WEIGHT = 0.4  # the paper gives none; the public trainers' one
 
 
@@ -204,7 +243,10 @@ def _table_1(
         stages.add(f"fig7_{i + 1}", figure_7(conv, stages.channels, w(FIGURE_7)))
     stages.add("pool_8x8", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(dropout)))
     stages.add("fc", linear(stages.channels, num_classes))
-    return Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
+    network = Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
+    if not small and width == 1:
+        network.printed, network.notes = PRINTED_V2, [NOTE]
+    return network
 
 
 def inception_v3(
@@ -287,4 +329,7 @@ def _released(
     rate = source.dropout if dropout is None else dropout
     stages.add("AvgPool", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(rate)))
     stages.add("fc", linear(stages.channels, num_classes))
-    return Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
+    network = Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
+    if size != 32 and width == 1:
+        network.printed, network.notes = PRINTED_V3, [NOTE]
+    return network

@@ -39,6 +39,21 @@ INCEPTION_C = (256, (384, (256, 256)), (384, 448, 512, (256, 256)), 256)   # fig
 AUXILIARY   = (128, 768)                                                   # the released code's
 BLOCKS      = (4, 7, 3)                                                    # figure 9: A, B and C
 
+# Sizes in figures 3 and 9
+PRINTED = {
+    "Conv2d_1a": "149x149x32",
+    "Conv2d_2a": "147x147x32",
+    "Conv2d_2b": "147x147x64",
+    "Mixed_3a": "73x73x160",
+    "Mixed_4a": "71x71x192",
+    "Mixed_5a": "35x35x384",
+    "Mixed_5e": "35x35x384",
+    "Mixed_6a": "17x17x1024",
+    "Mixed_6h": "17x17x1024",
+    "Mixed_7a": "8x8x1536",
+    "Mixed_7d": "8x8x1536",
+}
+
 # The pair of asymmetric kernels in figure 3, in figure 5's long tower (twice) and in figure 6's
 ORDERS = {
     "paper": (((7, 1), (1, 7)), ((1, 7), (7, 1)), ((1, 3), (3, 1))),
@@ -225,4 +240,7 @@ def _build(
         fc=Linear(stages.channels, num_classes, rng=rng),
     )
     stages.add("Logits", head)
-    return Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
+    network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
+    if size != 32 and width == 1:
+        network.printed = PRINTED
+    return network

@@ -38,6 +38,9 @@ MIDDLE = (728, 728, 728)
 EXIT   = ((728, 1024), (1536, 2048))
 FC     = 4096
 # fmt: on
+# Figure 5's sizes
+PRINTED = {"block4": "19x19x728", "block12": "19x19x728"}
+NOTE = "Table 3 prints 22,855,952 parameters, and 23,626,728 for an Inception-v3 that no public one is (23,834,568)."
 BETWEEN = {"relu": ReLU, "elu": ELU}
 PADS = {"tf_same": "same", "symmetric": 1}
 
@@ -211,7 +214,10 @@ def _build(
     )
     stages.add(f"block{6 + middle}", block14)
     stages.add("Logits", _classifier(stages.channels, num_classes, w(FC), fc_layers, source, rng))
-    return Network(Sequential(**stages.layers))
+    network = Network(Sequential(**stages.layers))
+    if not small and width == 1:
+        network.printed, network.notes = PRINTED, [NOTE]
+    return network
 
 
 def _unit(conv: Conv, source: Source, rng: np.random.Generator, activation: str, segments: int) -> Conv:
