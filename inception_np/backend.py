@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from . import heap
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
 
@@ -32,9 +34,11 @@ def array_module(x: Array) -> ModuleType:
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
-def compiled(x: Array) -> bool:
-    """True where the Numba kernels apply: a float32 NumPy array, and INCEPTION_NP_PLAIN is not set."""
-    return not PLAIN and isinstance(x, np.ndarray) and x.dtype == np.float32
+def compiled(*arrays: Array | None) -> bool:
+    """True where the Numba kernels apply: float32 NumPy arrays, none empty, and INCEPTION_NP_PLAIN is not set."""
+    return not PLAIN and all(
+        a is None or (isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size > 0) for a in arrays
+    )
 
 
 def on_gpu(x: Array) -> bool:
@@ -48,8 +52,9 @@ def on_tensor_cores(x: Array) -> bool:
 
 
 def empty(shape: Shape, dtype: Any, like: Array) -> Array:
-    """A new array beside `like`, its contents undefined."""
-    return array_module(like).empty(shape, dtype)
+    """A new array beside `like`, its contents undefined. On the CPU it is cut from the heap (heap.py)."""
+    xp = array_module(like)
+    return heap.empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:

@@ -47,7 +47,7 @@ class Cut:
 
 
 class Heap:
-    """First fit over a reserved range. `used` bytes are cut out now; `high` is the most there ever were, from the low end."""
+    """First fit over a reserved range. used: bytes that are cut out now; high: how far up cuts have ever reached."""
 
     def __init__(self, capacity: int):
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE

@@ -4,7 +4,7 @@ With `relu` the passes of ReLU ride along: forward stores max(0, y), and backwar
 which it finds again from x, so that neither y nor a mask need be kept.
 """
 
-from ..backend import Array, copy_to, on_gpu
+from ..backend import Array, compiled, copy_to, on_gpu
 
 NHW = (0, 1, 2)
 
@@ -15,6 +15,10 @@ def moments(x: Array) -> tuple[Array, Array]:
         from .cuda import batchnorm as cuda
 
         return cuda.moments(x)
+    if compiled(x):
+        from .cpu import batchnorm as cpu
+
+        return cpu.moments(x)
     mean = x.mean(NHW)
     centred = x - mean
     return mean, (centred * centred).mean(NHW)
@@ -35,6 +39,10 @@ def batch_norm(
         from .cuda import batchnorm as cuda
 
         return cuda.batch_norm(x, mean, rstd, gamma, beta, relu, out)
+    if compiled(x, mean, rstd, gamma, beta, out):
+        from .cpu import batchnorm as cpu
+
+        return cpu.batch_norm(x, mean, rstd, gamma, beta, relu, out)
     return copy_to(out, _plain(x, mean, rstd, gamma, beta, relu))
 
 
@@ -58,6 +66,10 @@ def batch_norm_grad(
         from .cuda import batchnorm as cuda
 
         return cuda.batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out)
+    if compiled(x, dy, mean, rstd, gamma, beta, out):
+        from .cpu import batchnorm as cpu
+
+        return cpu.batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out)
     dx, dgamma, dbeta = _plain_grad(dy, x, mean, rstd, gamma, beta, relu, train)
     return copy_to(out, dx), dgamma, dbeta
 

@@ -12,7 +12,7 @@ A 1x1 convolution needs none: its windows are the pixels.
 
 from collections.abc import Iterator
 
-from ..backend import Array, Shape, array_module, empty, on_gpu, on_tensor_cores, zeros
+from ..backend import Array, Shape, array_module, compiled, empty, on_gpu, on_tensor_cores, zeros
 from .window import Pads, Pair, out_size, pad_images, taps
 
 COLUMN_BYTES = 32 << 20  # per block: large enough for one good matrix product, small beside the activations
@@ -38,6 +38,10 @@ def conv2d(
         from .cuda import conv as cuda
 
         return cuda.conv2d(x, w, bias, stride, pads, dilation, groups, relu, out)
+    if compiled(x, w, bias, out) and groups == 1:
+        from .cpu import implicit_gemm as cpu
+
+        return cpu.conv2d(x, w, bias, stride, pads, dilation, relu, out)
     return _plain(x, w, bias, stride, pads, dilation, groups, relu, out)
 
 
@@ -57,6 +61,10 @@ def conv2d_dx(
         from .cuda import conv as cuda
 
         return cuda.conv2d_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
+    if compiled(dy, w, add) and groups == 1:
+        from .cpu import implicit_gemm as cpu
+
+        return cpu.conv2d_dx(dy, w, x_shape, stride, pads, dilation, add)
     return _plain_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
 
 
@@ -66,6 +74,10 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
         from .cuda import conv as cuda
 
         return cuda.conv2d_dw(x, dy, dw, stride, pads, dilation, groups)
+    if compiled(x, dy, dw) and groups == 1:
+        from .cpu import implicit_gemm as cpu
+
+        return cpu.conv2d_dw(x, dy, dw, stride, pads, dilation)
     _plain_dw(x, dy, dw, stride, pads, dilation, groups)
 
 

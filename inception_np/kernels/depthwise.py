@@ -5,7 +5,7 @@
 The plain version adds one shifted image per tap; no columns are needed since no channels are mixed.
 """
 
-from ..backend import Array, Shape, on_gpu, zeros
+from ..backend import Array, Shape, compiled, on_gpu, zeros
 from .window import Pads, Pair, out_size, pad_images, taps
 
 
@@ -24,6 +24,10 @@ def depthwise2d(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
+    if compiled(x, w, bias, out) and w.shape[3] == 1:
+        from .cpu import depthwise as cpu
+
+        return cpu.depthwise2d(x, w, bias, stride, pads, dilation, out)
     return _plain(x, w, bias, stride, pads, dilation, out)
 
 
@@ -42,6 +46,10 @@ def depthwise2d_dx(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
+    if compiled(dy, w, add) and w.shape[3] == 1:
+        from .cpu import depthwise as cpu
+
+        return cpu.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
     return _plain_dx(dy, w, x_shape, stride, pads, dilation, add)
 
 
@@ -51,6 +59,10 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
+    if compiled(x, dy, dw) and dw.shape[3] == 1:
+        from .cpu import depthwise as cpu
+
+        return cpu.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
     _plain_dw(x, dy, dw, stride, pads, dilation)
 
 

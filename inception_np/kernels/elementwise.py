@@ -1,6 +1,6 @@
 """ReLU, the sum of a residual unit, and the sum that a bias gradient is."""
 
-from ..backend import Array, add_to, copy_to, on_gpu
+from ..backend import Array, add_to, compiled, copy_to, on_gpu
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:
@@ -9,6 +9,10 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
         from .cuda import elementwise as cuda
 
         return cuda.relu(x, out)
+    if compiled(x, out):
+        from .cpu import elementwise as cpu
+
+        return cpu.relu(x, out)
     return copy_to(out, x * (x.real > 0))
 
 
@@ -18,6 +22,10 @@ def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
         from .cuda import elementwise as cuda
 
         return cuda.relu_dx(dy, y, add)
+    if compiled(dy, y, add):
+        from .cpu import elementwise as cpu
+
+        return cpu.relu_dx(dy, y, add)
     return add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
 
 
@@ -27,6 +35,10 @@ def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) ->
         from .cuda import elementwise as cuda
 
         return cuda.scaled_add(a, b, scale, out)
+    if compiled(a, b, out):
+        from .cpu import elementwise as cpu
+
+        return cpu.scaled_add(a, b, scale, out)
     return copy_to(out, a + b if scale == 1 else a + scale * b)
 
 
@@ -36,4 +48,8 @@ def sum_rows(dy: Array, into: Array) -> None:
         from .cuda import elementwise as cuda
 
         return cuda.sum_rows(dy, into)
+    if compiled(dy, into):
+        from .cpu import elementwise as cpu
+
+        return cpu.sum_rows(dy, into)
     into += dy.reshape(-1, dy.shape[-1]).sum(0)

@@ -1,6 +1,6 @@
 """Softmax and cross-entropy in one pass; the mathematics is in loss.py."""
 
-from ..backend import Array, array_module, on_gpu
+from ..backend import Array, array_module, compiled, on_gpu
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
@@ -9,6 +9,10 @@ def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tup
         from .cuda import loss as cuda
 
         return cuda.softmax_cross_entropy(logits, labels, smoothing)
+    if compiled(logits):
+        from .cpu import loss as cpu
+
+        return cpu.softmax_cross_entropy(logits, labels, smoothing)
     xp = array_module(logits)
     n, k = logits.shape
     target = xp.full((n, k), smoothing / k, logits.real.dtype)

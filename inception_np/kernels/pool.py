@@ -7,7 +7,7 @@ Padding never wins a maximum. Of equal values the first in row-major order wins.
 the window, or, with count_include_pad, of real and padding pixels; what hangs over the end in ceil mode never counts.
 """
 
-from ..backend import Array, Shape, array_module, copy_to, empty, on_gpu, zeros
+from ..backend import Array, Shape, array_module, compiled, copy_to, empty, on_gpu, zeros
 from .window import Pads, Pair, pad_images, taps
 
 
@@ -19,6 +19,10 @@ def max_pool(
         from .cuda import pool as cuda
 
         return cuda.max_pool(x, size, stride, pads, out_hw, out)
+    if compiled(x, out) and size[0] * size[1] <= 256:
+        from .cpu import pool as cpu
+
+        return cpu.max_pool(x, size, stride, pads, out_hw, out)
     return _plain_max(x, size, stride, pads, out_hw, out)
 
 
@@ -37,6 +41,10 @@ def max_pool_dx(
         from .cuda import pool as cuda
 
         return cuda.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
+    if compiled(dy, add) and size[0] * size[1] <= 256:
+        from .cpu import pool as cpu
+
+        return cpu.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
     return _plain_max_dx(dy, winners, x_shape, size, stride, pads, add)
 
 
@@ -55,6 +63,10 @@ def avg_pool(
         from .cuda import pool as cuda
 
         return cuda.avg_pool(x, size, stride, pads, out_hw, count_include_pad, out)
+    if compiled(x, out):
+        from .cpu import pool as cpu
+
+        return cpu.avg_pool(x, size, stride, pads, out_hw, count_include_pad, out)
     return _plain_avg(x, size, stride, pads, out_hw, count_include_pad, out)
 
 
@@ -73,6 +85,10 @@ def avg_pool_dx(
         from .cuda import pool as cuda
 
         return cuda.avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add)
+    if compiled(dy, add):
+        from .cpu import pool as cpu
+
+        return cpu.avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add)
     return _plain_avg_dx(dy, x_shape, size, stride, pads, count_include_pad, add)
 
 
@@ -82,6 +98,10 @@ def global_avg_pool(x: Array, *, out: Array | None = None) -> Array:
         from .cuda import pool as cuda
 
         return cuda.global_avg_pool(x, out)
+    if compiled(x, out):
+        from .cpu import pool as cpu
+
+        return cpu.global_avg_pool(x, out)
     return copy_to(out, x.mean((1, 2)))
 
 
@@ -91,6 +111,10 @@ def global_avg_pool_dx(dy: Array, x_shape: Shape, *, add: Array | None = None) -
         from .cuda import pool as cuda
 
         return cuda.global_avg_pool_dx(dy, x_shape, add)
+    if compiled(dy, add):
+        from .cpu import pool as cpu
+
+        return cpu.global_avg_pool_dx(dy, x_shape, add)
     share = dy[:, None, None, :] * (1 / (x_shape[1] * x_shape[2]))
     if add is None:
         add = empty(x_shape, dy.dtype, dy)
@@ -143,19 +167,19 @@ def _plain_avg_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
 
 def _weights(like, x_shape, size, stride, pads, out_hw, count_include_pad):
     """1 / D_p as an array (H', W', 1) beside `like`: the windows' pixel counts are a product of two axes."""
-    xp = array_module(like)
-    counts = []
-    for axis in (0, 1):
-        n, (lo, hi) = x_shape[axis + 1], pads[axis]
-        first, last = (-lo, n + hi) if count_include_pad else (0, n)
-        counts.append(
-            [
-                min(p * stride[axis] - lo + size[axis], last) - max(p * stride[axis] - lo, first)
-                for p in range(out_hw[axis])
-            ]
-        )
-    rows, columns = (xp.asarray(c, dtype=like.real.dtype) for c in counts)
+    counts = window_counts(x_shape[1:3], size, stride, pads, out_hw, count_include_pad)
+    rows, columns = (array_module(like).asarray(c, dtype=like.real.dtype) for c in counts)
     return 1 / (rows[:, None, None] * columns[None, :, None])
+
+
+def window_counts(plane, size, stride, pads, out_hw, count_include_pad) -> list[list[int]]:
+    """How many pixels count in each row of windows, and in each column."""
+    counts = []
+    for n, k, s, (lo, hi), positions in zip(plane, size, stride, pads, out_hw, strict=True):
+        first, last = (-lo, n + hi) if count_include_pad else (0, n)
+        starts = [p * s - lo for p in range(positions)]
+        counts.append([min(start + k, last) - max(start, first) for start in starts])
+    return counts
 
 
 def _reach(x_shape, size, stride, pads, out_hw) -> Pads:

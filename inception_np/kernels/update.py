@@ -1,6 +1,6 @@
 """One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero."""
 
-from ..backend import Array, on_gpu
+from ..backend import Array, compiled, on_gpu
 
 
 def sgd_step(
@@ -17,6 +17,10 @@ def sgd_step(
         from .cuda import update as cuda
 
         return cuda.sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov)
+    if compiled(data, grad, velocity):
+        from .cpu import update as cpu
+
+        return cpu.sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov)
     g = grad + weight_decay * data if weight_decay else grad
     if velocity is not None:
         velocity *= momentum
@@ -42,6 +46,10 @@ def rmsprop_step(
         from .cuda import update as cuda
 
         return cuda.rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay)
+    if compiled(data, grad, square, velocity):
+        from .cpu import update as cpu
+
+        return cpu.rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay)
     g = grad + weight_decay * data if weight_decay else grad
     square *= decay
     square += (1 - decay) * g * g

@@ -43,6 +43,7 @@ from numba.extending import intrinsic
 
 HERE = Path(__file__).parent
 SHARED = ("machine.py", "simd.py", "register_tile.py")  # what kernels in other files are made of
+config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
 
@@ -77,14 +78,14 @@ def cache_folder() -> Path | None:
 
 def _cached(decorate: Callable[[bool], Any]) -> Any:
     """Decorate with Numba's cache pointed at our folder. (Numba reads the setting while it decorates.)"""
-    folder, before = cache_folder(), numba.config.CACHE_DIR
+    folder, before = cache_folder(), config.CACHE_DIR
     if folder is None:
         return decorate(False)
     try:
-        numba.config.CACHE_DIR = str(folder)
+        config.CACHE_DIR = str(folder)
         return decorate(True)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 # ---- the arguments of a kernel
@@ -245,7 +246,7 @@ def num_threads() -> int:
                 raise ValueError(f"INCEPTION_NP_THREADS: got {wanted!r}, wanted a positive number")
             _threads = int(wanted)
         else:
-            _threads = numba.config.NUMBA_NUM_THREADS
+            _threads = config.NUMBA_NUM_THREADS
     return _threads
 
 
@@ -267,7 +268,7 @@ def _ready() -> None:
     """Tell Numba the number of threads, once in every Python thread and after every change (it keeps one for each)."""
     count = num_threads()
     if getattr(_local, "threads", None) != count:
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(count, config.NUMBA_NUM_THREADS))
         _local.threads = count
 
 

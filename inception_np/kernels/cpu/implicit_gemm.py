@@ -1,4 +1,4 @@
-"""The fast convolution, its two gradients and the matrix product, for float32: what feeds the tiles of register_tile.py.
+"""The fast convolution and its two gradients, for float32: what feeds the tiles of register_tile.py.
 
 Every kernel here shares out its work, fills a table of row addresses for a few pixels, and runs tiles over it.
 
@@ -20,8 +20,9 @@ columns of a window are neighbours in memory, so kw taps of C channels are one t
 
 import numpy as np
 
-from ..backend import Array, Shape
-from ..heap import empty
+from ...backend import Array, Shape
+from ...heap import empty
+from ..window import Pads, Pair, out_size
 from .machine import address, helper, is_rows, kernel, num_threads, row_step, unpack
 from .register_tile import (
     FROM_BIAS,
@@ -38,7 +39,6 @@ from .register_tile import (
     weight_block3,
 )
 from .simd import LANES, PIXELS, load, load_int, spread, store, store_int, transpose, window_rows
-from .window import Pads, Pair, out_size
 
 CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
@@ -353,11 +353,6 @@ def clear(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def covers(*arrays: Array) -> bool:
-    """Can these kernels take the arrays? (All float32; layouts are no hindrance, since they are copied where odd.)"""
-    return all(a.dtype == np.float32 for a in arrays)
-
-
 def channels_last(a: Array) -> Array:
     """a, or a copy of it where its channels are not neighbours or a stride runs backwards."""
     if min(a.strides) < 0 or (a.shape[-1] > 1 and a.strides[-1] != 4) or any(s % 4 for s in a.strides):
@@ -450,16 +445,23 @@ def padded(x: Array, pads: Pads) -> Array:
     return y
 
 
+def check(name: str, got: Shape, wanted: Shape) -> None:
+    """Raise ValueError for a shape that would send a kernel beyond an array."""
+    if tuple(got) != tuple(wanted):
+        raise ValueError(f"{name}: got shape {tuple(got)}, wanted {tuple(wanted)}")
+
+
 def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
-    """kernels/conv.py says what it computes."""
+    """../conv.py says what it computes."""
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     shape = (x.shape[0], *out_hw, w.shape[3])
+    check("conv2d: x", x.shape, (*x.shape[:3], w.shape[2]))
+    check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
+    check("conv2d: out", shape if out is None else out.shape, shape)
     if out is not None and channels_last(out) is not out:
         out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
         return out
     y = empty(shape, np.float32) if out is None else out
-    if y.size == 0:
-        return y
     x, w = channels_last(x), np.ascontiguousarray(w)
     kernel_hw, depth = w.shape[:2], w.shape[2]
     if merges(x, kernel_hw, dilation):
@@ -478,20 +480,22 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
 
 
 def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
-    """kernels/conv.py says what it computes."""
+    """../conv.py says what it computes."""
+    out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)
+    check("conv2d_dx: dy", dy.shape, (x_shape[0], *out_hw, w.shape[3]))
+    check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
+    check("conv2d_dx: add", x_shape if add is None else add.shape, x_shape)
     if add is not None and channels_last(add) is not add:
         add += conv2d_dx(dy, w, x_shape, stride, pads, dilation)
         return add
     dx = empty(x_shape, np.float32) if add is None else add
-    if dx.size == 0:
-        return dx
     dy, w = channels_last(dy), np.ascontiguousarray(w)
     inputs, outputs = w.shape[2:]
     for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
         target = dx[:, a :: stride[0], b :: stride[1]]
         if target.size == 0:
             continue
-        if len(taps) == 0 or dy.size == 0:
+        if len(taps) == 0:
             if add is None:
                 clear(address(target), *target.strides[:3], *target.shape)
             continue
@@ -505,17 +509,18 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
 
 
 def conv2d_dw(x, dy, dw, stride, pads, dilation):
-    """kernels/conv.py says what it computes."""
+    """../conv.py says what it computes."""
+    out_hw = out_size(x.shape[1:3], dw.shape[:2], stride, pads, dilation)
+    check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
+    check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     if not dw.flags.c_contiguous:
         whole = np.zeros(dw.shape, np.float32)
         conv2d_dw(x, dy, whole, stride, pads, dilation)
         dw += whole
         return
-    if dw.size == 0 or dy.size == 0:
-        return
     x = channels_last(x)
     dy = dy if is_rows(dy) else np.ascontiguousarray(dy)
-    kernel_hw, inputs, outputs = dw.shape[:2], *dw.shape[2:]
+    kernel_hw, (inputs, outputs) = dw.shape[:2], dw.shape[2:]
     if merges(x, kernel_hw, dilation):
         x = padded(x, pads)
         kernel_hw, inputs, pads = (kernel_hw[0], 1), kernel_hw[1] * inputs, ((0, 0), (0, 0))

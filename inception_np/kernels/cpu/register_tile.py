@@ -79,8 +79,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .machine import helper
-from .simd import FEATURES, FLOAT, I64, IS_X86, lanes_below, masked_load, masked_store
-from .simd import multiply_add, pointer_to, splat
+from .simd import FEATURES, FLOAT, I64, IS_X86, lanes_below, masked_load, masked_store, multiply_add, pointer_to, splat
 
 # The widest vectors here (of float32), and the tiles that fill the registers, rows x vectors, for blocks of 3, 2 and
 # 1 times 16 channels. A block is done in several passes where 16 channels are more than one vector.

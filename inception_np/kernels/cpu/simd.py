@@ -15,6 +15,7 @@ read nor written, and reads as zero; where the number is the constant 16 the com
 """
 
 import operator
+from typing import Any
 
 import numba
 from llvmlite import binding, ir
@@ -33,12 +34,15 @@ MASK = ir.VectorType(I1, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
+config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
+
+
 def host_features() -> set[str]:
     """The instruction sets Numba compiles for: of this machine, or as NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
-    if numba.config.CPU_NAME is None:
+    if config.CPU_NAME is None:
         listed = get_host_cpu_features()
         return {f[1:] for f in listed.split(",") if f.startswith("+")}
-    listed = numba.config.CPU_FEATURES or ""
+    listed = config.CPU_FEATURES or ""
     return {f[1:] for f in listed.split(",") if f.startswith("+")}
 
 
@@ -199,6 +203,16 @@ def _root(b, x):
 
 
 root = operation("root", _root, vector, vector)
+
+
+def _add_doubles(b, p, x):
+    """Add the 16 numbers to 16 doubles in memory: where sums of many blocks come together."""
+    kind = ir.VectorType(ir.DoubleType(), LANES)
+    place = pointer_to(b, p, kind)
+    b.store(b.fadd(b.load(place, align=8), b.fpext(x, kind)), place, align=8)
+
+
+add_doubles = operation("add_doubles", _add_doubles, types.void, types.int64, vector)
 
 
 def _larger(b, x, y):

@@ -1,0 +1,296 @@
+"""The passes of batch normalisation for float32: each reads its arrays once, in whole vectors of channels.
+
+Sums over a batch run in two steps that depend on the size of the array alone, so that the bits are the same for any
+number of threads: the rows (pixels) are cut into at most CHUNKS ranges; within a range, sums of BLOCK rows are made in
+float32 and added to doubles. The doubles of all ranges are then added in order.
+
+The variance is the mean square about a value near the mean (the mean of a few rows from all over the array), less the
+square of how far that value is off: one pass over the data instead of two, and nothing cancels, for the two are near.
+"""
+
+import numpy as np
+
+from ...heap import empty
+from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
+from .simd import (
+    LANES,
+    add_doubles,
+    fma,
+    load,
+    load_double,
+    load_float,
+    positive_part,
+    spread,
+    store,
+    store_double,
+    store_float,
+    where_positive,
+)
+
+CHUNKS = 32
+BLOCK = 256  # rows summed in float32
+SAMPLE = 16  # rows whose mean is the value to centre about
+PANEL = 2 * LANES  # channels summed side by side
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _centre(x, x_step, count, channels, centre):
+    """The mean of a few rows, to `centre`."""
+    share = spread(np.float32(1) / np.float32(min(count, SAMPLE)))
+    for c in range(0, channels, LANES):
+        n = min(channels - c, LANES)
+        s = spread(np.float32(0))
+        for i in range(min(count, SAMPLE)):
+            s = fma(load(x + i * count // min(count, SAMPLE) * x_step + 4 * c, n), share, s)
+        store(centre + 4 * c, s, LANES)
+
+
+@kernel
+def centred_sums(part, parts, arguments):
+    """For each chunk of rows, the doubles (2, room): the sum of x - centre, and of its square."""
+    x, x_step, count, channels, chunks, sums, room = unpack(arguments, "qqqqqqq")
+    centres = np.empty(room, np.float32)
+    centre = centres.ctypes.data
+    _centre(x, x_step, count, channels, centre)
+    zero = spread(np.float32(0))
+    for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
+        first, end = count * chunk // chunks, count * (chunk + 1) // chunks
+        target = sums + 16 * chunk * room
+        for i in range(2 * room):
+            store_double(target + 8 * i, 0.0)
+        for start in range(first, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            for c in range(0, channels, PANEL):
+                n0, n1 = min(channels - c, LANES), channels - c - LANES
+                m0, m1 = load(centre + 4 * c, n0), load(centre + 4 * (c + LANES), n1)
+                s0, s1, q0, q1 = zero, zero, zero, zero
+                at = x + start * x_step + 4 * c
+                for _ in range(stop - start):
+                    d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
+                    s0, s1 = s0 + d0, s1 + d1
+                    q0, q1 = fma(d0, d0, q0), fma(d1, d1, q1)
+                    at += x_step
+                add_doubles(target + 8 * c, s0)
+                add_doubles(target + 8 * (c + LANES), s1)
+                add_doubles(target + 8 * (room + c), q0)
+                add_doubles(target + 8 * (room + c + LANES), q1)
+
+
+@kernel
+def moments_of_sums(part, parts, arguments):
+    """Mean and variance of each channel from the sums of all chunks."""
+    x, x_step, count, channels, chunks, sums, room, mean, var = unpack(arguments, "qqqqqqqqq")
+    centres = np.empty(room, np.float32)
+    centre = centres.ctypes.data
+    _centre(x, x_step, count, channels, centre)
+    for c in range(channels):
+        s, q = 0.0, 0.0
+        for chunk in range(chunks):
+            s += load_double(sums + 8 * (2 * chunk * room + c))
+            q += load_double(sums + 8 * ((2 * chunk + 1) * room + c))
+        off = s / count
+        store_float(mean + 4 * c, np.float32(load_float(centre + 4 * c) + off))
+        store_float(var + 4 * c, np.float32(max(q / count - off * off, 0.0)))
+
+
+@helper
+def _scales(mean, rstd, gamma, beta, channels, target, room):
+    """mean, rstd * gamma, beta, each filled up with zeros to whole vectors."""
+    for c in range(0, room, LANES):
+        n = channels - c
+        scale = load(rstd + 4 * c, n)
+        if gamma:
+            scale = scale * load(gamma + 4 * c, n)
+        store(target + 4 * c, load(mean + 4 * c, n), LANES)
+        store(target + 4 * (room + c), scale, LANES)
+        store(target + 4 * (2 * room + c), load(beta + 4 * c, n), LANES)
+
+
+@helper
+def _normal(x, scales, room, n):
+    """(x - mean) * scale + beta, for the vector of channels that `x` and `scales` point to."""
+    centred = load(x, n) - load(scales, 16)
+    return fma(centred, load(scales + 4 * room, 16), load(scales + 8 * room, 16))
+
+
+@kernel
+def normalise(part, parts, arguments):
+    """y = (x - mean) * rstd * gamma + beta, and ReLU."""
+    x, x_step, y, y_step, count, channels, mean, rstd, gamma, beta, relu, room = unpack(arguments, "qqqqqqqqqqqq")
+    scale = np.empty(3 * room, np.float32)
+    scales = scale.ctypes.data
+    _scales(mean, rstd, gamma, beta, channels, scales, room)
+    whole = channels // LANES * LANES
+    for r in range(count * part // parts, count * (part + 1) // parts):
+        source, target = x + r * x_step, y + r * y_step
+        if relu:
+            for c in range(0, 4 * whole, 4 * LANES):
+                store(target + c, positive_part(_normal(source + c, scales + c, room, 16)), 16)
+        else:
+            for c in range(0, 4 * whole, 4 * LANES):
+                store(target + c, _normal(source + c, scales + c, room, 16), 16)
+        if whole < channels:
+            left = channels - whole
+            v = _normal(source + 4 * whole, scales + 4 * whole, room, left)
+            store(target + 4 * whole, positive_part(v) if relu else v, left)
+
+
+@kernel
+def gradient_sums(part, parts, arguments):
+    """For each chunk of rows, the doubles (2, room): the sum of g = dy where y > 0, and of g * (x - mean)."""
+    dy, dy_step, x, x_step, count, channels, mean, rstd, gamma, beta, relu, room, chunks, sums = unpack(
+        arguments, "qqqqqqqqqqqqqq"
+    )
+    scale = np.empty(3 * room, np.float32)
+    scales = scale.ctypes.data
+    _scales(mean, rstd, gamma, beta, channels, scales, room)
+    zero = spread(np.float32(0))
+    for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
+        first, end = count * chunk // chunks, count * (chunk + 1) // chunks
+        target = sums + 16 * chunk * room
+        for i in range(2 * room):
+            store_double(target + 8 * i, 0.0)
+        for start in range(first, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            for c in range(0, channels, PANEL):
+                n0, n1 = min(channels - c, LANES), channels - c - LANES
+                at, d_at = x + start * x_step + 4 * c, dy + start * dy_step + 4 * c
+                low = scales + 4 * c
+                high = low + 4 * LANES
+                m0, m1 = load(low, 16), load(high, 16)
+                a0, a1 = load(low + 4 * room, 16), load(high + 4 * room, 16)
+                b0, b1 = load(low + 8 * room, 16), load(high + 8 * room, 16)
+                s0, s1, q0, q1 = zero, zero, zero, zero
+                for _ in range(stop - start):
+                    d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
+                    g0, g1 = load(d_at, n0), load(d_at + 4 * LANES, n1)
+                    if relu:
+                        g0 = where_positive(fma(d0, a0, b0), g0)
+                        g1 = where_positive(fma(d1, a1, b1), g1)
+                    s0, s1 = s0 + g0, s1 + g1
+                    q0, q1 = fma(g0, d0, q0), fma(g1, d1, q1)
+                    at += x_step
+                    d_at += dy_step
+                add_doubles(target + 8 * c, s0)
+                add_doubles(target + 8 * (c + LANES), s1)
+                add_doubles(target + 8 * (room + c), q0)
+                add_doubles(target + 8 * (room + c + LANES), q1)
+
+
+@helper
+def _gradient(dy, x, scales, terms, room, relu, n):
+    """scale * (g - <g> - (x - mean) * rstd^2 <g (x - mean)>) with both means in `terms`."""
+    centred = load(x, n) - load(scales, 16)
+    scale = load(scales + 4 * room, 16)
+    g = load(dy, n)
+    if relu:
+        g = where_positive(fma(centred, scale, load(scales + 8 * room, 16)), g)
+    return scale * (g - fma(centred, load(terms + 4 * room, 16), load(terms, 16)))
+
+
+@kernel
+def gradient(part, parts, arguments):
+    """dx, and (by the first part) dgamma and dbeta, from the sums of all chunks."""
+    (
+        dy, dy_step, x, x_step, dx, dx_step, count, channels, mean, rstd, gamma, beta, relu, train,
+        room, chunks, sums, dgamma, dbeta,
+    ) = unpack(arguments, "qqqqqqqqqqqqqqqqqqq")  # fmt: skip
+    scale, term = np.empty(3 * room, np.float32), np.zeros(2 * room, np.float32)
+    scales, terms = scale.ctypes.data, term.ctypes.data
+    _scales(mean, rstd, gamma, beta, channels, scales, room)
+    for c in range(channels):
+        s, q = 0.0, 0.0
+        for chunk in range(chunks):
+            s += load_double(sums + 8 * (2 * chunk * room + c))
+            q += load_double(sums + 8 * ((2 * chunk + 1) * room + c))
+        r = float(load_float(rstd + 4 * c))
+        if train:
+            store_float(terms + 4 * c, np.float32(s / count))
+            store_float(terms + 4 * (room + c), np.float32(r * r * q / count))
+        if part == 0:
+            store_float(dbeta + 4 * c, np.float32(s))
+            if dgamma:
+                store_float(dgamma + 4 * c, np.float32(r * q))
+    whole = channels // LANES * LANES
+    for i in range(count * part // parts, count * (part + 1) // parts):
+        g, source, target = dy + i * dy_step, x + i * x_step, dx + i * dx_step
+        if relu:
+            for c in range(0, 4 * whole, 4 * LANES):
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, True, 16)
+                store(target + c, v, 16)
+        else:
+            for c in range(0, 4 * whole, 4 * LANES):
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, False, 16)
+                store(target + c, v, 16)
+        if whole < channels:
+            c, left = 4 * whole, channels - whole
+            v = _gradient(g + c, source + c, scales + c, terms + c, room, relu, left)
+            store(target + c, v, left)
+
+
+# ---- shapes, in Python
+
+
+def _size(x):
+    """(rows, channels, channels rounded up to panels, chunks, threads or None)"""
+    channels = x.shape[-1]
+    count = x.size // channels
+    room = -(-channels // PANEL) * PANEL
+    return count, channels, room, min(CHUNKS, -(-count // BLOCK)), 1 if x.nbytes < SMALL else None
+
+
+def _vector(a):
+    """A contiguous float32 vector, and its address (0 for None)."""
+    if a is None:
+        return None, 0
+    a = np.ascontiguousarray(a, np.float32)
+    return a, address(a)
+
+
+def moments(x):
+    """../batchnorm.py says what it computes."""
+    x, at, step = rows(x)
+    count, channels, room, chunks, parts = _size(x)
+    sums = np.empty((chunks, 2, room))
+    mean, var = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    centred_sums(at, step, count, channels, chunks, address(sums), room, parts=parts)
+    moments_of_sums(at, step, count, channels, chunks, address(sums), room, address(mean), address(var), parts=1)
+    return mean, var
+
+
+def batch_norm(x, mean, rstd, gamma, beta, relu, out):
+    """../batchnorm.py says what it computes."""
+    y = empty(x.shape, np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = batch_norm(x, mean, rstd, gamma, beta, relu, None)
+        return y
+    x, at, step = rows(x)
+    count, channels, room, _, parts = _size(x)
+    (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
+    normalise(at, step, address(y), row_step(y), count, channels, m, r, g, b, int(relu), room, parts=parts)
+    return y
+
+
+def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
+    """../batchnorm.py says what it computes."""
+    dx = empty(x.shape, np.float32) if out is None else out
+    if not is_rows(dx):
+        whole, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, None)
+        dx[...] = whole
+        return dx, dgamma, dbeta
+    x, at, step = rows(x)
+    dy, d_at, d_step = rows(dy)
+    count, channels, room, chunks, parts = _size(x)
+    has_gamma = gamma is not None
+    (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
+    sums = np.empty((chunks, 2, room))
+    dbeta = np.empty(channels, np.float32)
+    dgamma = np.empty(channels, np.float32) if has_gamma else None
+    shared = (count, channels, m, r, g, b, int(relu))
+    gradient_sums(d_at, d_step, at, step, *shared, room, chunks, address(sums), parts=parts)
+    gradient(
+        d_at, d_step, at, step, address(dx), row_step(dx), *shared, int(train), room, chunks,
+        address(sums), 0 if dgamma is None else address(dgamma), address(dbeta), parts=parts,
+    )  # fmt: skip
+    return dx, dgamma, dbeta

@@ -1,0 +1,280 @@
+"""Depthwise convolution for float32, one filter to a channel: no products are shared, so it is bound by memory.
+
+A vector of channels walks along a row of pixels. For the 3x3 windows of stride 1 that Xception is made of, the nine
+weights stay in registers and each pixel of x is read once for each of the three rows that it serves, with two sums
+under way: a column of x ends the window of the pixel before, and begins that of the pixel after. Every other window
+goes tap by tap. The gradient to x is the same convolution with the weights turned by 180 degrees where the stride is 1.
+"""
+
+import numpy as np
+
+from ...heap import empty
+from ..window import out_size
+from .implicit_gemm import channels_last, zero_row
+from .machine import address, helper, kernel, unpack
+from .simd import LANES, fma, load, spread, store
+
+CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n):
+    """y[q] = the 3x3 sums along a row; x0, x1, x2: its three rows of x, s0..s2 their steps (0 for a row of zeros)."""
+    zero = spread(np.float32(0))
+    w0, w1, w2 = load(w, n), load(w + w_step, n), load(w + 2 * w_step, n)
+    w3, w4, w5 = load(w + 3 * w_step, n), load(w + 4 * w_step, n), load(w + 5 * w_step, n)
+    w6, w7, w8 = load(w + 6 * w_step, n), load(w + 7 * w_step, n), load(w + 8 * w_step, n)
+    b = load(bias, n) if bias else zero
+    before, here = zero, b  # the sums of the pixels left of this column, and at it
+    for q in range(W):
+        a0, a1, a2 = load(x0 + q * s0, n), load(x1 + q * s1, n), load(x2 + q * s2, n)
+        if q > 0:
+            v = fma(a2, w8, fma(a1, w5, fma(a0, w2, before)))
+            if add:
+                v = v + load(y + (q - 1) * y_step, n)
+            store(y + (q - 1) * y_step, v, n)
+        before = fma(a2, w7, fma(a1, w4, fma(a0, w1, here)))
+        here = fma(a2, w6, fma(a1, w3, fma(a0, w0, b)))
+    if add:
+        before = before + load(y + (W - 1) * y_step, n)
+    store(y + (W - 1) * y_step, before, n)
+
+
+@kernel
+def convolve_3x3(part, parts, arguments):
+    """Stride 1, one pixel of padding on every side. Shared out: rows (n, p)."""
+    x, xn, xh, xw, y, yn, yh, yw, N, H, W, C, w, bias, zeros, add = unpack(arguments, "q" * 16)
+    whole = C // LANES * LANES
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        n, p = piece // H, piece % H
+        x1 = x + n * xn + p * xh
+        x0, x2 = (x1 - xh if p > 0 else zeros), (x1 + xh if p < H - 1 else zeros)
+        s0, s2 = (xw if p > 0 else 0), (xw if p < H - 1 else 0)
+        to = y + n * yn + p * yh
+        for c in range(0, 4 * whole, 4 * LANES):
+            b = bias + c if bias else 0
+            t0, t2 = (x0 + c if p > 0 else x0), (x2 + c if p < H - 1 else x2)
+            _row_3x3(t0, x1 + c, t2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, 16)
+        if whole < C:
+            c = 4 * whole
+            b = bias + c if bias else 0
+            t0, t2 = (x0 + c if p > 0 else x0), (x2 + c if p < H - 1 else x2)
+            _row_3x3(t0, x1 + c, t2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, C - whole)
+
+
+@kernel
+def convolve(part, parts, arguments):
+    """Any window. Shared out: rows (n, p)."""
+    (
+        x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C, w, bias,
+        kh, kw, stride_h, stride_w, dilation_h, dilation_w, top, left,
+    ) = unpack(arguments, "q" * 24)  # fmt: skip
+    for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
+        n, p = piece // OH, piece % OH
+        for q in range(OW):
+            for c in range(0, C, LANES):
+                lanes = min(C - c, LANES)
+                s = spread(np.float32(0))
+                if bias:
+                    s = load(bias + 4 * c, lanes)
+                for i in range(kh):
+                    h = p * stride_h + i * dilation_h - top
+                    if h < 0 or h >= H:
+                        continue
+                    for j in range(kw):
+                        k = q * stride_w + j * dilation_w - left
+                        if k >= 0 and k < W:
+                            v = load(x + n * xn + h * xh + k * xw + 4 * c, lanes)
+                            s = fma(v, load(w + 4 * ((i * kw + j) * C + c), lanes), s)
+                store(y + n * yn + p * yh + q * yw + 4 * c, s, lanes)
+
+
+@kernel
+def convolve_gradient(part, parts, arguments):
+    """dx of any window: every pixel gathers from the windows it was in. Shared out: rows (n, h)."""
+    (
+        dy, dyn, dyh, dyw, OH, OW, dx, dxn, dxh, dxw, N, H, W, C, w,
+        kh, kw, stride_h, stride_w, dilation_h, dilation_w, top, left, add,
+    ) = unpack(arguments, "q" * 24)  # fmt: skip
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        n, h = piece // H, piece % H
+        for k in range(W):
+            to = dx + n * dxn + h * dxh + k * dxw
+            for c in range(0, C, LANES):
+                lanes = min(C - c, LANES)
+                s = spread(np.float32(0))
+                if add:
+                    s = load(to + 4 * c, lanes)
+                for i in range(kh):
+                    p = h + top - i * dilation_h
+                    if p < 0 or p % stride_h != 0 or p // stride_h >= OH:
+                        continue
+                    for j in range(kw):
+                        q = k + left - j * dilation_w
+                        if q >= 0 and q % stride_w == 0 and q // stride_w < OW:
+                            at = dy + n * dyn + p // stride_h * dyh + q // stride_w * dyw + 4 * c
+                            s = fma(load(at, lanes), load(w + 4 * ((i * kw + j) * C + c), lanes), s)
+                store(to + 4 * c, s, lanes)
+
+
+@kernel
+def weight_sums_3x3(part, parts, arguments):
+    """For each chunk of rows (n, p), nine sums of dy * x for each channel, at sums + chunk * 9 * room floats."""
+    x, xn, xh, xw, dy, dyn, dyh, dyw, N, H, W, C, chunks, sums, room, zeros = unpack(arguments, "q" * 16)
+    zero = spread(np.float32(0))
+    V = room // LANES
+    for piece in range(chunks * V * part // parts, chunks * V * (part + 1) // parts):
+        chunk, c = piece // V, piece % V * 4 * LANES
+        n = min(C - c // 4, LANES)
+        a0, a1, a2, a3, a4, a5, a6, a7, a8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
+        for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
+            p = row % H
+            x1 = x + row // H * xn + p * xh + c
+            x0, x2 = (x1 - xh if p > 0 else zeros), (x1 + xh if p < H - 1 else zeros)
+            s0, s2 = (xw if p > 0 else 0), (xw if p < H - 1 else 0)
+            at = dy + row // H * dyn + p * dyh + c
+            before, here = zero, load(at, n)
+            for q in range(W):
+                after = zero
+                if q + 1 < W:
+                    after = load(at + (q + 1) * dyw, n)
+                v0, v1, v2 = load(x0 + q * s0, n), load(x1 + q * xw, n), load(x2 + q * s2, n)
+                a0, a1, a2 = fma(v0, after, a0), fma(v0, here, a1), fma(v0, before, a2)
+                a3, a4, a5 = fma(v1, after, a3), fma(v1, here, a4), fma(v1, before, a5)
+                a6, a7, a8 = fma(v2, after, a6), fma(v2, here, a7), fma(v2, before, a8)
+                before, here = here, after
+        to, step = sums + 36 * chunk * room + c, 4 * room
+        store(to, a0, 16)
+        store(to + step, a1, 16)
+        store(to + 2 * step, a2, 16)
+        store(to + 3 * step, a3, 16)
+        store(to + 4 * step, a4, 16)
+        store(to + 5 * step, a5, 16)
+        store(to + 6 * step, a6, 16)
+        store(to + 7 * step, a7, 16)
+        store(to + 8 * step, a8, 16)
+
+
+@kernel
+def weight_sums(part, parts, arguments):
+    """The same for any window, taps one after the other: at sums + chunk * taps * room floats."""
+    (
+        x, xn, xh, xw, H, W, dy, dyn, dyh, dyw, N, OH, OW, C, chunks, sums, room,
+        kh, kw, stride_h, stride_w, dilation_h, dilation_w, top, left,
+    ) = unpack(arguments, "q" * 25)  # fmt: skip
+    V = room // LANES
+    taps = kh * kw
+    for piece in range(chunks * V * part // parts, chunks * V * (part + 1) // parts):
+        chunk, c = piece // V, piece % V * 4 * LANES
+        n = min(C - c // 4, LANES)
+        for t in range(taps):
+            i, j = t // kw, t % kw
+            s = spread(np.float32(0))
+            for row in range(N * OH * chunk // chunks, N * OH * (chunk + 1) // chunks):
+                h = row % OH * stride_h + i * dilation_h - top
+                if h < 0 or h >= H:
+                    continue
+                for q in range(OW):
+                    k = q * stride_w + j * dilation_w - left
+                    if k >= 0 and k < W:
+                        d = load(dy + row // OH * dyn + row % OH * dyh + q * dyw + c, n)
+                        s = fma(load(x + row // OH * xn + h * xh + k * xw + c, n), d, s)
+            store(sums + 4 * (chunk * taps + t) * room + c, s, 16)
+
+
+@kernel
+def add_weight_sums(part, parts, arguments):
+    """dw += the sums of all chunks, first to last."""
+    sums, chunks, taps, room, dw, C = unpack(arguments, "qqqqqq")
+    for t in range(taps * part // parts, taps * (part + 1) // parts):
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            s = load(dw + 4 * (t * C + c), n)
+            for chunk in range(chunks):
+                s = s + load(sums + 4 * ((chunk * taps + t) * room + c), 16)
+            store(dw + 4 * (t * C + c), s, n)
+
+
+# ---- shapes, in Python
+
+
+def _slides(w, stride, pads, dilation) -> bool:
+    """Is it the 3x3 window of stride 1 with a pixel of padding all around?"""
+    return (*w.shape[:2], *stride, *dilation, *pads) == (3, 3, 1, 1, 1, 1, (1, 1), (1, 1))
+
+
+def _parts(a):
+    return 1 if a.nbytes < SMALL else None
+
+
+def _window(w, stride, dilation, pads):
+    return *w.shape[:2], *stride, *dilation, pads[0][0], pads[1][0]
+
+
+def depthwise2d(x, w, bias, stride, pads, dilation, out):
+    """../depthwise.py says what it computes."""
+    out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
+    y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+    if channels_last(y) is not y:
+        y[...] = depthwise2d(x, w, bias, stride, pads, dilation, None)
+        return y
+    x, w = channels_last(x), np.ascontiguousarray(w)
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    b, C = 0 if bias is None else address(bias), x.shape[3]
+    ys = address(y), *y.strides[:3]
+    if _slides(w, stride, pads, dilation):
+        convolve_3x3(address(x), *x.strides[:3], *ys, *y.shape, address(w), b, zero_row(C), 0, parts=_parts(y))
+    else:
+        convolve(
+            address(x), *x.strides[:3], *x.shape[1:3], *ys, *y.shape, address(w), b,
+            *_window(w, stride, dilation, pads), parts=_parts(y),
+        )  # fmt: skip
+    return y
+
+
+def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
+    """../depthwise.py says what it computes."""
+    dx = empty(x_shape, np.float32) if add is None else add
+    if channels_last(dx) is not dx:
+        dx += depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, None)
+        return dx
+    dy, adds = channels_last(dy), int(add is not None)
+    dxs = address(dx), *dx.strides[:3]
+    if _slides(w, stride, pads, dilation):
+        w = np.ascontiguousarray(w[::-1, ::-1])
+        convolve_3x3(
+            address(dy), *dy.strides[:3], *dxs, *x_shape, address(w), 0, zero_row(x_shape[3]), adds,
+            parts=_parts(dx),
+        )  # fmt: skip
+    else:
+        w = np.ascontiguousarray(w)
+        convolve_gradient(
+            address(dy), *dy.strides[:3], *dy.shape[1:3], *dxs, *x_shape, address(w),
+            *_window(w, stride, dilation, pads), adds, parts=_parts(dx),
+        )  # fmt: skip
+    return dx
+
+
+def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
+    """../depthwise.py says what it computes."""
+    if not dw.flags.c_contiguous:
+        whole = np.zeros(dw.shape, np.float32)
+        depthwise2d_dw(x, dy, whole, stride, pads, dilation)
+        dw += whole
+        return
+    x, dy = channels_last(x), channels_last(dy)
+    N, OH, OW, C = dy.shape
+    taps, room, chunks = dw.shape[0] * dw.shape[1], -(-C // LANES) * LANES, min(CHUNKS, N * OH)
+    sums = empty((chunks, taps, room), np.float32)
+    if _slides(dw, stride, pads, dilation):
+        weight_sums_3x3(
+            address(x), *x.strides[:3], address(dy), *dy.strides[:3], N, OH, OW, C, chunks,
+            address(sums), room, zero_row(C), parts=_parts(dy),
+        )  # fmt: skip
+    else:
+        weight_sums(
+            address(x), *x.strides[:3], *x.shape[1:3], address(dy), *dy.strides[:3], N, OH, OW, C,
+            chunks, address(sums), room, *_window(dw, stride, dilation, pads), parts=_parts(dy),
+        )  # fmt: skip
+    add_weight_sums(address(sums), chunks, taps, room, address(dw), C, parts=_parts(sums))

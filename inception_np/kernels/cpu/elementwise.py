@@ -1,0 +1,195 @@
+"""ReLU, sums of arrays and the bias gradient for float32, on arrays that stand in rows (is_rows in machine.py)."""
+
+import numpy as np
+
+from ...heap import empty
+from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
+from .simd import (
+    LANES,
+    add_doubles,
+    fma,
+    load,
+    load_double,
+    load_float,
+    positive_part,
+    spread,
+    store,
+    store_double,
+    store_float,
+    where_positive,
+)
+
+CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
+BLOCK = 256  # rows summed in float32
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _relu(x, y, n):
+    store(y, positive_part(load(x, n)), n)
+
+
+@helper
+def _gate(y, dy, dx, add, n):
+    g = where_positive(load(y, n), load(dy, n))
+    if add:
+        g = g + load(dx, n)
+    store(dx, g, n)
+
+
+@helper
+def _scaled_add(a, b, scale, y, n):
+    store(y, fma(load(b, n), scale, load(a, n)), n)
+
+
+# Each kernel divides the vectors of all rows among the parts. A row of width C holds V, the last maybe not full.
+
+
+@kernel
+def relu_rows(part, parts, arguments):
+    """y = max(0, x)."""
+    x, x_step, y, y_step, R, C = unpack(arguments, "qqqqqq")
+    V = (C + LANES - 1) // LANES
+    first, end = R * V * part // parts, R * V * (part + 1) // parts
+    for r in range(first // V, (end + V - 1) // V):
+        a, b = x + r * x_step, y + r * y_step
+        start, stop = max(first - r * V, 0), min(end - r * V, V)
+        for v in range(start, min(stop, C // LANES)):
+            _relu(a + 64 * v, b + 64 * v, 16)
+        if stop * LANES > C:
+            _relu(a + 64 * (V - 1), b + 64 * (V - 1), C % LANES)
+
+
+@kernel
+def gate_rows(part, parts, arguments):
+    """dx = dy where y > 0, else 0; or that added to dx."""
+    y, y_step, dy, dy_step, dx, dx_step, R, C, add = unpack(arguments, "qqqqqqqqq")
+    V = (C + LANES - 1) // LANES
+    first, end = R * V * part // parts, R * V * (part + 1) // parts
+    for r in range(first // V, (end + V - 1) // V):
+        a, b, c = y + r * y_step, dy + r * dy_step, dx + r * dx_step
+        start, stop = max(first - r * V, 0), min(end - r * V, V)
+        for v in range(start, min(stop, C // LANES)):
+            _gate(a + 64 * v, b + 64 * v, c + 64 * v, add, 16)
+        if stop * LANES > C:
+            v = V - 1
+            _gate(a + 64 * v, b + 64 * v, c + 64 * v, add, C % LANES)
+
+
+@kernel
+def scaled_add_rows(part, parts, arguments):
+    """y = a + scale * b."""
+    a, a_step, b, b_step, y, y_step, R, C, factor = unpack(arguments, "qqqqqqqqf")
+    scale = spread(factor)
+    V = (C + LANES - 1) // LANES
+    first, end = R * V * part // parts, R * V * (part + 1) // parts
+    for r in range(first // V, (end + V - 1) // V):
+        p, q, s = a + r * a_step, b + r * b_step, y + r * y_step
+        start, stop = max(first - r * V, 0), min(end - r * V, V)
+        for v in range(start, min(stop, C // LANES)):
+            _scaled_add(p + 64 * v, q + 64 * v, scale, s + 64 * v, 16)
+        if stop * LANES > C:
+            v = V - 1
+            _scaled_add(p + 64 * v, q + 64 * v, scale, s + 64 * v, C % LANES)
+
+
+@kernel
+def chunk_sums(part, parts, arguments):
+    """For each chunk of rows, the sum of each channel as doubles (room)."""
+    x, x_step, R, C, chunks, sums, room = unpack(arguments, "qqqqqqq")
+    for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
+        first, end = R * chunk // chunks, R * (chunk + 1) // chunks
+        target = sums + 8 * chunk * room
+        for i in range(room):
+            store_double(target + 8 * i, 0.0)
+        for start in range(first, end, BLOCK):
+            stop = min(start + BLOCK, end)
+            for c in range(0, C, LANES):
+                n = min(C - c, LANES)
+                s = spread(np.float32(0))
+                for r in range(start, stop):
+                    s = s + load(x + r * x_step + 4 * c, n)
+                add_doubles(target + 8 * c, s)
+
+
+@kernel
+def add_chunks(part, parts, arguments):
+    """into += the sums of all chunks, first to last."""
+    sums, chunks, room, into, C = unpack(arguments, "qqqqq")
+    for c in range(C):
+        s = 0.0
+        for chunk in range(chunks):
+            s += load_double(sums + 8 * (chunk * room + c))
+        store_float(into + 4 * c, np.float32(load_float(into + 4 * c) + s))
+
+
+# ---- shapes, in Python
+
+
+def _layout(*arrays):
+    """(rows, numbers in each): one long row where every array is contiguous."""
+    size = arrays[0].size
+    if all(a.flags.c_contiguous for a in arrays):
+        return 1, size
+    width = arrays[0].shape[-1]
+    return size // width, width
+
+
+def _parts(a):
+    return 1 if a.nbytes < SMALL else None
+
+
+def relu(x, out):
+    """../elementwise.py says what it computes."""
+    y = empty(x.shape, np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = relu(x, None)
+        return y
+    x, at, step = rows(x)
+    relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=_parts(y))
+    return y
+
+
+def relu_dx(dy, y, add):
+    """../elementwise.py says what it computes."""
+    dx = empty(dy.shape, np.float32) if add is None else add
+    if not is_rows(dx):
+        dx += relu_dx(dy, y, None)
+        return dx
+    dy, d_at, d_step = rows(dy)
+    y, at, step = rows(y)
+    layout = _layout(dy, y, dx)
+    adds = int(add is not None)
+    gate_rows(at, step, d_at, d_step, address(dx), row_step(dx), *layout, adds, parts=_parts(dx))
+    return dx
+
+
+def scaled_add(a, b, scale, out):
+    """../elementwise.py says what it computes."""
+    y = empty(a.shape, np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = scaled_add(a, b, scale, None)
+        return y
+    a, a_at, a_step = rows(a)
+    b, b_at, b_step = rows(b)
+    layout = _layout(a, b, y)
+    scaled_add_rows(a_at, a_step, b_at, b_step, address(y), row_step(y), *layout, float(scale), parts=_parts(y))
+    return y
+
+
+def sum_rows(dy, into):
+    """../elementwise.py says what it computes."""
+    if not into.flags.c_contiguous:
+        whole = np.zeros(into.shape, np.float32)
+        sum_rows(dy, whole)
+        into += whole
+        return
+    if dy.size == 0:
+        return
+    dy, at, step = rows(dy)
+    C = dy.shape[-1]
+    R = dy.size // C
+    room, chunks = -(-C // LANES) * LANES, min(CHUNKS, -(-R // BLOCK))
+    sums = np.empty((chunks, room))
+    chunk_sums(at, step, R, C, chunks, address(sums), room, parts=_parts(dy))
+    add_chunks(address(sums), chunks, room, address(into), C, parts=1)

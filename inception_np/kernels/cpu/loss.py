@@ -1,0 +1,51 @@
+"""Softmax and cross-entropy for float32 logits, a row at a time, in double precision inside."""
+
+import math
+
+import numpy as np
+
+from .machine import address, kernel, unpack
+from .simd import load_float, load_int, store_double, store_float
+
+
+@kernel
+def softmax_rows(part, parts, arguments):
+    """dlogits, and each row's loss as a double."""
+    logits, labels, losses, dlogits, N, K, smoothing = unpack(arguments, "qqqqqqf")
+    even = float(smoothing) / K
+    for n in range(N * part // parts, N * (part + 1) // parts):
+        row, to = logits + 4 * n * K, dlogits + 4 * n * K
+        label = load_int(labels + 8 * n)
+        top = load_float(row)
+        for k in range(1, K):
+            v = load_float(row + 4 * k)
+            if v > top or v != v:
+                top = v
+        total, plain = 0.0, 0.0
+        for k in range(K):
+            shifted = float(load_float(row + 4 * k)) - float(top)
+            total += math.exp(shifted)
+            plain += shifted
+        chosen = float(load_float(row + 4 * label)) - float(top)
+        log_total = math.log(total)
+        loss = log_total - (1 - float(smoothing)) * chosen - even * plain
+        store_double(losses + 8 * n, loss)
+        for k in range(K):
+            shifted = float(load_float(row + 4 * k)) - float(top)
+            target = even + (1 - float(smoothing) if k == label else 0.0)
+            store_float(to + 4 * k, np.float32((math.exp(shifted) / total - target) / N))
+
+
+def softmax_cross_entropy(logits, labels, smoothing):
+    """../loss.py says what it computes."""
+    logits = np.ascontiguousarray(logits)
+    N, K = logits.shape
+    labels = np.ascontiguousarray(labels, np.int64)
+    if labels.shape != (N,) or labels.min() < 0 or labels.max() >= K:
+        raise IndexError(f"softmax_cross_entropy: wanted {N} labels in [0, {K})")
+    losses, dlogits = np.empty(N), np.empty((N, K), np.float32)
+    softmax_rows(
+        address(logits), address(labels), address(losses), address(dlogits), N, K,
+        float(smoothing), parts=1 if N * K < 1 << 12 else None,
+    )  # fmt: skip
+    return np.float32(losses.sum() / N), dlogits

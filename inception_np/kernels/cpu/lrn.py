@@ -1,0 +1,122 @@
+"""Local response normalisation for float32, a pixel at a time.
+
+Its squares are laid in a row with zeros on both sides; a window's sum is a few loads from there, each one channel on.
+
+s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with no logarithm.
+"""
+
+import numpy as np
+
+from ...heap import empty
+from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
+from .simd import LANES, fma, load, root, spread, store
+
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _window(squares, size):
+    """The sum over `size` channels, for a vector of channels; `squares` points to the first window's first."""
+    s = load(squares, 16)
+    for j in range(1, size):
+        s = s + load(squares + 4 * j, 16)
+    return s
+
+
+@helper
+def _power(s, quarters):
+    """s^(-quarters / 4)."""
+    r = s
+    if quarters == 3:
+        r = root(s)
+        r = r * root(r)
+    if quarters == 2:
+        r = root(s)
+    return spread(np.float32(1)) / r
+
+
+@kernel
+def normalise(part, parts, arguments):
+    """y = x * (k + alpha * window sum of x^2)^-beta."""
+    x, x_step, y, y_step, count, C, size, quarters, alpha, k = unpack(arguments, "qqqqqqqqff")
+    half, room = size // 2, (C + LANES - 1) // LANES * LANES
+    buffer = np.zeros(room + 2 * half + LANES, np.float32)
+    squares = buffer.ctypes.data
+    a, b = spread(alpha), spread(k)
+    for r in range(count * part // parts, count * (part + 1) // parts):
+        source, target = x + r * x_step, y + r * y_step
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            v = load(source + 4 * c, n)
+            store(squares + 4 * (half + c), v * v, n)
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            s = fma(_window(squares + 4 * c, size), a, b)
+            store(target + 4 * c, load(source + 4 * c, n) * _power(s, quarters), n)
+
+
+@kernel
+def gradient(part, parts, arguments):
+    """dx = dy * s^-beta - 2 alpha beta x * window sum of (dy * x * s^-beta / s), s as above."""
+    dy, dy_step, x, x_step, dx, dx_step, count, C, size, quarters, add, alpha, k = unpack(arguments, "qqqqqqqqqqqff")
+    half, room = size // 2, (C + LANES - 1) // LANES * LANES
+    width = room + 2 * half + LANES
+    buffer = np.zeros(2 * width + room, np.float32)
+    squares = buffer.ctypes.data
+    ratios = squares + 4 * width
+    direct = ratios + 4 * width
+    a, b = spread(alpha), spread(k)
+    factor = spread(np.float32(-0.5) * alpha * np.float32(quarters))
+    for r in range(count * part // parts, count * (part + 1) // parts):
+        d_at, source, target = dy + r * dy_step, x + r * x_step, dx + r * dx_step
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            v = load(source + 4 * c, n)
+            store(squares + 4 * (half + c), v * v, n)
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            s = fma(_window(squares + 4 * c, size), a, b)
+            g = load(d_at + 4 * c, n) * _power(s, quarters)
+            store(direct + 4 * c, g, 16)
+            store(ratios + 4 * (half + c), g * load(source + 4 * c, n) / s, n)
+        for c in range(0, C, LANES):
+            n = min(C - c, LANES)
+            v = load(source + 4 * c, n) * factor
+            v = fma(v, _window(ratios + 4 * c, size), load(direct + 4 * c, 16))
+            if add:
+                v = v + load(target + 4 * c, n)
+            store(target + 4 * c, v, n)
+
+
+# ---- shapes, in Python
+
+
+def lrn(x, size, alpha, beta, k, out):
+    """../lrn.py says what it computes."""
+    y = empty(x.shape, np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = lrn(x, size, alpha, beta, k, None)
+        return y
+    x, at, step = rows(x)
+    C = x.shape[-1]
+    normalise(
+        at, step, address(y), row_step(y), x.size // C, C, size, int(4 * beta), float(alpha),
+        float(k), parts=1 if x.nbytes < SMALL else None,
+    )  # fmt: skip
+    return y
+
+
+def lrn_dx(dy, x, size, alpha, beta, k, add):
+    """../lrn.py says what it computes."""
+    dx = empty(x.shape, np.float32) if add is None else add
+    if not is_rows(dx):
+        dx += lrn_dx(dy, x, size, alpha, beta, k, None)
+        return dx
+    x, at, step = rows(x)
+    dy, d_at, d_step = rows(dy)
+    C = x.shape[-1]
+    gradient(
+        d_at, d_step, at, step, address(dx), row_step(dx), x.size // C, C, size, int(4 * beta),
+        int(add is not None), float(alpha), float(k), parts=1 if x.nbytes < SMALL else None,
+    )  # fmt: skip
+    return dx

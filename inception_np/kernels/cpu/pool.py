@@ -1,0 +1,314 @@
+"""Pooling for float32. The gradients gather: every pixel of dx looks up the windows it was in, and is written once."""
+
+import numpy as np
+
+from ...heap import empty
+from ..pool import window_counts
+from .implicit_gemm import channels_last
+from .machine import address, helper, kernel, unpack
+from .simd import (
+    LANES,
+    fma,
+    larger,
+    load,
+    load_bytes,
+    load_float,
+    spread,
+    spread_byte,
+    store,
+    store_bytes,
+    where_equal,
+    winner,
+)
+
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
+    """A vector of channels of one window, rows i0..i1 and columns j0..j1 of x; first_tap: the number of (i0, j0)."""
+    best = spread(np.float32(-np.inf))
+    who = spread_byte(0)
+    for i in range(i1 - i0):
+        for j in range(j1 - j0):
+            v = load(x + i * xh + j * xw, n)
+            who = winner(v, best, spread_byte(first_tap + i * size_w + j), who)
+            best = larger(v, best)
+    store(y, best, n)
+    if winners:
+        store_bytes(winners, who, n)
+
+
+@kernel
+def max_windows(part, parts, arguments):
+    """y and the tap that won it, for rows (n, p) of the output."""
+    (
+        x, xn, xh, xw, H, W, y, yn, yh, yw, winners, N, OH, OW, C,
+        size_h, size_w, stride_h, stride_w, top, left,
+    ) = unpack(arguments, "q" * 21)  # fmt: skip
+    whole = C // LANES * LANES
+    for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
+        n, p = piece // OH, piece % OH
+        h = p * stride_h - top
+        i0, i1 = max(h, 0), min(h + size_h, H)
+        for q in range(OW):
+            w = q * stride_w - left
+            j0, j1 = max(w, 0), min(w + size_w, W)
+            tap = (i0 - h) * size_w + j0 - w
+            at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
+            who = winners + (piece * OW + q) * C if winners else 0
+            for c in range(0, whole, LANES):
+                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c if who else 0, 16)
+            if whole < C:
+                c = whole
+                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c if who else 0, C - c)
+
+
+@helper
+def _max_gradient(dy, dyh, dyw, winners, wh, ww, p_count, q_count, tap, tap_h, tap_w, dx, add, n):
+    """One vector of dx: over the windows (p, q) that held the pixel, dy of those it won.
+
+    tap: the pixel's number in the first of them; it falls by tap_h from one row of windows to the next, tap_w along.
+    """
+    s = spread(np.float32(0))
+    for p in range(p_count):
+        for q in range(q_count):
+            who = load_bytes(winners + p * wh + q * ww, n)
+            here = spread_byte(tap - p * tap_h - q * tap_w)
+            s = s + where_equal(who, here, load(dy + p * dyh + q * dyw, n))
+    if add:
+        s = s + load(dx, n)
+    store(dx, s, n)
+
+
+@kernel
+def max_windows_gradient(part, parts, arguments):
+    """dx, for its rows (n, h)."""
+    (
+        dy, dyn, dyh, dyw, OH, OW, winners, dx, dxn, dxh, dxw, N, H, W, C,
+        size_h, size_w, stride_h, stride_w, top, left, add,
+    ) = unpack(arguments, "q" * 22)  # fmt: skip
+    whole = C // LANES * LANES
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        n, h = piece // H, piece % H
+        p0 = max(h + top - size_h + stride_h, 0) // stride_h
+        p1 = min((h + top) // stride_h + 1, OH)
+        for w in range(W):
+            q0 = max(w + left - size_w + stride_w, 0) // stride_w
+            q1 = min((w + left) // stride_w + 1, OW)
+            tap = (h + top - p0 * stride_h) * size_w + w + left - q0 * stride_w
+            at = dy + n * dyn + p0 * dyh + q0 * dyw
+            who = winners + ((n * OH + p0) * OW + q0) * C
+            to = dx + n * dxn + h * dxh + w * dxw
+            for c in range(0, whole, LANES):
+                _max_gradient(
+                    at + 4 * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
+                    tap, stride_h * size_w, stride_w, to + 4 * c, add, 16,
+                )  # fmt: skip
+            if whole < C:
+                c = whole
+                _max_gradient(
+                    at + 4 * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
+                    tap, stride_h * size_w, stride_w, to + 4 * c, add, C - c,
+                )  # fmt: skip
+
+
+@helper
+def _mean(x, xh, xw, rows, columns, share, y, n):
+    s = spread(np.float32(0))
+    for i in range(rows):
+        for j in range(columns):
+            s = s + load(x + i * xh + j * xw, n)
+    store(y, s * share, n)
+
+
+@kernel
+def mean_windows(part, parts, arguments):
+    """y, for its rows (n, p). tall, wide: how many pixels count in each row and column of windows, as float32."""
+    (
+        x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C,
+        size_h, size_w, stride_h, stride_w, top, left, tall, wide,
+    ) = unpack(arguments, "q" * 22)  # fmt: skip
+    whole = C // LANES * LANES
+    for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
+        n, p = piece // OH, piece % OH
+        h = p * stride_h - top
+        i0, i1 = max(h, 0), min(h + size_h, H)
+        for q in range(OW):
+            w = q * stride_w - left
+            j0, j1 = max(w, 0), min(w + size_w, W)
+            one = np.float32(1)
+            share = spread(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
+            at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
+            for c in range(0, 4 * whole, 4 * LANES):
+                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, 16)
+            if whole < C:
+                _mean(at + 4 * whole, xh, xw, i1 - i0, j1 - j0, share, to + 4 * whole, C - whole)
+
+
+@helper
+def _mean_gradient(dy, dyh, dyw, p_count, q_count, tall, wide, dx, add, n):
+    s = spread(np.float32(0))
+    for p in range(p_count):
+        for q in range(q_count):
+            share = np.float32(1) / (load_float(tall + 4 * p) * load_float(wide + 4 * q))
+            s = fma(load(dy + p * dyh + q * dyw, n), spread(share), s)
+    if add:
+        s = s + load(dx, n)
+    store(dx, s, n)
+
+
+@kernel
+def mean_windows_gradient(part, parts, arguments):
+    """dx, for its rows (n, h)."""
+    (
+        dy, dyn, dyh, dyw, OH, OW, dx, dxn, dxh, dxw, N, H, W, C,
+        size_h, size_w, stride_h, stride_w, top, left, tall, wide, add,
+    ) = unpack(arguments, "q" * 23)  # fmt: skip
+    whole = C // LANES * LANES
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        n, h = piece // H, piece % H
+        p0 = max(h + top - size_h + stride_h, 0) // stride_h
+        p1 = min((h + top) // stride_h + 1, OH)
+        for w in range(W):
+            q0 = max(w + left - size_w + stride_w, 0) // stride_w
+            q1 = min((w + left) // stride_w + 1, OW)
+            at, to = dy + n * dyn + p0 * dyh + q0 * dyw, dx + n * dxn + h * dxh + w * dxw
+            ps, qs, t, u = p1 - p0, q1 - q0, tall + 4 * p0, wide + 4 * q0
+            for c in range(0, 4 * whole, 4 * LANES):
+                _mean_gradient(at + c, dyh, dyw, ps, qs, t, u, to + c, add, 16)
+            if whole < C:
+                _mean_gradient(at + 4 * whole, dyh, dyw, ps, qs, t, u, to + 4 * whole, add, C - whole)
+
+
+@kernel
+def plane_means(part, parts, arguments):
+    """y (N, C): the mean over the plane. Shared out: images by vectors of channels."""
+    x, xn, xh, xw, N, H, W, C, y, y_step, share = unpack(arguments, "qqqqqqqqqqf")
+    V = (C + LANES - 1) // LANES
+    for piece in range(N * V * part // parts, N * V * (part + 1) // parts):
+        n, c = piece // V, piece % V * LANES
+        left = min(C - c, LANES)
+        s = spread(np.float32(0))
+        for h in range(H):
+            for w in range(W):
+                s = s + load(x + n * xn + h * xh + w * xw + 4 * c, left)
+        store(y + n * y_step + 4 * c, s * spread(share), left)
+
+
+@kernel
+def spread_means(part, parts, arguments):
+    """dx: every pixel gets its image's dy (N, C) times `share`; or that is added to it."""
+    dy, dy_step, dx, dxn, dxh, dxw, N, H, W, C, add, share = unpack(arguments, "qqqqqqqqqqqf")
+    factor = spread(share)
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        n = piece // H
+        row = dx + n * dxn + piece % H * dxh
+        for w in range(W):
+            for c in range(0, C, LANES):
+                left = min(C - c, LANES)
+                v = load(dy + n * dy_step + 4 * c, left) * factor
+                if add:
+                    v = v + load(row + w * dxw + 4 * c, left)
+                store(row + w * dxw + 4 * c, v, left)
+
+
+# ---- shapes, in Python
+
+
+def _parts(a):
+    return 1 if a.nbytes < SMALL else None
+
+
+def max_pool(x, size, stride, pads, out_hw, out):
+    """../pool.py says what it computes."""
+    y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+    if channels_last(y) is not y:
+        y[...], winners = max_pool(x, size, stride, pads, out_hw, None)
+        return y, winners
+    winners = empty(y.shape, np.uint8)
+    x = channels_last(x)
+    max_windows(
+        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], address(winners),
+        *y.shape, *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+    )  # fmt: skip
+    return y, winners
+
+
+def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
+    """../pool.py says what it computes."""
+    dx = empty(x_shape, np.float32) if add is None else add
+    if channels_last(dx) is not dx:
+        dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
+        return dx
+    dy, winners = channels_last(dy), np.ascontiguousarray(winners)
+    max_windows_gradient(
+        address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
+        *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(add is not None),
+        parts=_parts(dx),
+    )  # fmt: skip
+    return dx
+
+
+def _counts(plane, out_hw, size, stride, pads, count_include_pad):
+    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
+    tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
+    return np.array(tall, np.float32), np.array(wide, np.float32)
+
+
+def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out):
+    """../pool.py says what it computes."""
+    y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+    if channels_last(y) is not y:
+        y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None)
+        return y
+    x = channels_last(x)
+    tall, wide = _counts(x.shape[1:3], out_hw, size, stride, pads, count_include_pad)
+    mean_windows(
+        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
+        *stride, pads[0][0], pads[1][0], address(tall), address(wide), parts=_parts(x),
+    )  # fmt: skip
+    return y
+
+
+def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
+    """../pool.py says what it computes."""
+    dx = empty(x_shape, np.float32) if add is None else add
+    if channels_last(dx) is not dx:
+        dx += avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, None)
+        return dx
+    dy = channels_last(dy)
+    tall, wide = _counts(x_shape[1:3], dy.shape[1:3], size, stride, pads, count_include_pad)
+    mean_windows_gradient(
+        address(dy), *dy.strides[:3], *dy.shape[1:3], address(dx), *dx.strides[:3], *dx.shape,
+        *size, *stride, pads[0][0], pads[1][0], address(tall), address(wide), int(add is not None),
+        parts=_parts(dx),
+    )  # fmt: skip
+    return dx
+
+
+def global_avg_pool(x, out):
+    """../pool.py says what it computes."""
+    N, H, W, C = x.shape
+    y = np.empty((N, C), np.float32)
+    x = channels_last(x)
+    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), 4 * C, 1 / (H * W), parts=_parts(x))
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+def global_avg_pool_dx(dy, x_shape, add):
+    """../pool.py says what it computes."""
+    dx = empty(x_shape, np.float32) if add is None else add
+    if channels_last(dx) is not dx:
+        dx += global_avg_pool_dx(dy, x_shape, None)
+        return dx
+    N, H, W, C = x_shape
+    dy = np.ascontiguousarray(dy)
+    spread_means(
+        address(dy), 4 * C, address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
+        1 / (H * W), parts=_parts(dx),
+    )  # fmt: skip
+    return dx
