@@ -69,8 +69,8 @@ PRINTED = {
     "pool5": "1x1x1024",
 }
 NOTE = (
-    "Section 4.2 counts 13.6 million parameters, the appendix 25 % more than GoogLeNet's and 30 % more computation. Its\n"
-    "table has 11.2 million, 60 % more; the computation holds, at 29 %, with separable first convolutions in both."
+    "Section 4.2 counts 13.6 million parameters, the appendix 25 % more than GoogLeNet's and 30 % more computation.\n"
+    "The table has 11.2 million, 60 % more; the computation holds, at 29 %, with separable first convolutions in both."
 )
 
 

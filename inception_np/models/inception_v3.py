@@ -89,8 +89,8 @@ PRINTED_V3 = {
     "fc": "1x1x1000",
 }
 NOTE = (
-    "The abstract says 5 billion multiply-adds (Table 3: 4.8) and fewer than 25 million parameters, which holds without\n"
-    "the auxiliary head; section 6 says 42 layers, where both its table and the release have 48."
+    "The abstract says 5 billion multiply-adds (Table 3: 4.8) and fewer than 25 million parameters, true without the\n"
+    "auxiliary head; section 6 says 42 layers, where both its table and the release have 48."
 )
 AUX_WEIGHT = 0.4  # the paper gives none; the public trainers' one
 
