@@ -34,7 +34,7 @@ class Differences:
 
     def __init__(self, subject: Subject, method: str):
         self.subject, self.method = subject, method
-        self.pattern, self.margin, self.decisions, _ = decisions(subject, subject.point)
+        self.pattern, self.margin, self.decisions, self.margins = decisions(subject, subject.point)
         self.rounding = rounding_of(subject)
 
     def estimate(self, direction: Point, size: float) -> Estimate:
@@ -81,10 +81,10 @@ class Differences:
         if not self.decisions:
             return ""
         for sign in (1, -1):
-            pattern, _, _, margins = decisions(self.subject, self.subject.moved(direction, sign * h))
-            if not np.array_equal(pattern, self.pattern):
-                changed = int((pattern != self.pattern).sum())
-                return f"{changed} decisions change within h = {h:.0e}; nearest {nearest(margins)}"
+            pattern = decisions(self.subject, self.subject.moved(direction, sign * h))[0]
+            changed = np.flatnonzero(pattern != self.pattern)
+            if changed.size:
+                return f"{changed.size} decisions change within h = {h:.0e}; {nearest(self.margins, changed)}"
         return ""
 
     def elements(self) -> list[Check]:

@@ -149,8 +149,13 @@ def margin(layer: Layer, x: Array, *, mode: Mode | None = None, seed: int = 0) -
     return decisions(subject, subject.point)[1]
 
 
-def nearest(margins: list[tuple[str, Array]]) -> str:
-    """Where the nearest kink is, in words."""
-    path, m = min(margins, key=lambda item: float(item[1].min()))
-    at = tuple(int(i) for i in np.unravel_index(int(m.argmin()), m.shape))
-    return f"{path} at {at}, margin {m.min():.1e}"
+def nearest(margins: list[tuple[str, Array]], which: Array) -> str:
+    """Of some decisions, given by their places among all, the one whose kink is nearest, in words."""
+    flat = np.concatenate([m.ravel() for _, m in margins])
+    place = int(which[flat[which].argmin()])
+    for path, m in margins:
+        if place < m.size:
+            at = tuple(int(i) for i in np.unravel_index(place, m.shape))
+            return f"{path} at {at}, margin {m[at]:.1e}"
+        place -= m.size
+    raise IndexError(place)

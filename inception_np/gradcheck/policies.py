@@ -168,8 +168,8 @@ def _one_direction(
         u = {k: v / length for k, v in u.items()}
     point: Point = {k: a.astype(dtype) for k, a in subject.point.items()}
     g = subject.gradients(point)
-    up = {k: (a + h * u[k]).astype(dtype) for k, a in point.items()}
-    down = {k: (a - h * u[k]).astype(dtype) for k, a in point.items()}
+    up: Point = {k: (a + h * u[k]).astype(dtype) for k, a in point.items()}
+    down: Point = {k: (a - h * u[k]).astype(dtype) for k, a in point.items()}
     numeric = dot(subject.dy, difference(subject.forward(up), subject.forward(down))) / (2 * h)
     analytic = sum(float((g[k].astype(np.float64) * v).sum()) for k, v in u.items())
     return [_row("all", "one direction", analytic, numeric, atol, rtol)]

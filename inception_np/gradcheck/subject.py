@@ -63,7 +63,7 @@ class Subject:
         dtype = point["x"].dtype
         for p in self.params.values():
             p.grad = np.zeros(p.data.shape, dtype)
-        dx = self.layer.backward(map_tree(lambda a: a.astype(dtype), dy), point["x"], cache)
+        dx = self.layer.backward(map_tree(lambda a: a.astype(dtype, copy=False), dy), point["x"], cache)
         return {"x": dx} | {name: p.grad for name, p in self.params.items()}
 
     def slope(self, direction: Point) -> float:
@@ -144,6 +144,9 @@ class Subject:
                 raise ValueError(f"{self.name}: got {_grad_name(k)} of shape {g.shape}, wanted {wanted}")
             if g.dtype.kind != "f":
                 raise TypeError(f"{self.name}: got {_grad_name(k)} of {g.dtype}, wanted float64")
+            if not np.isfinite(g).all():
+                first = np.argwhere(~np.isfinite(g))[0].tolist()
+                raise ValueError(f"{self.name}: backward gave NaN or infinity for {_grad_name(k)}, first at {first}")
         return {k: np.array(g, np.float64) for k, g in gradient.items()}
 
     def _unchanged(self, before: Point, who: str) -> None:
