@@ -16,7 +16,7 @@ from typing import Any
 from .backend import Array, Shape, add_to, array_module, copy_to, empty
 from .kernels.elementwise import scaled_add
 from .layer import Layer, Mode, locate
-from .layers.check import check_dy
+from .layers.check import check_dy, check_floating, check_number
 
 
 def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
@@ -55,6 +55,15 @@ def own(layer: Layer, dx: Array, dy: Array) -> Array:
     return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else dx.copy()
 
 
+def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
+    """Layers under names that can be part of a dotted path, none of them taken. Raises TypeError and ValueError."""
+    for name, layer in layers.items():
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{who}: got {type(layer).__name__} for {name!r}, wanted a Layer")
+        if not name or "." in name or name in (taken or {}):
+            raise ValueError(f"{who}: got the name {name!r}, wanted one without dots that no other layer has")
+
+
 def once(kept: list, who: str) -> None:
     """Refuse a composite's cache that an earlier backward has used up, or that was never filled."""
     if not kept:
@@ -69,10 +78,10 @@ class Sequential(Layer):
     takes_out = True
 
     def __init__(self, *layers: Layer, **named: Layer):
-        self.layers: dict[str, Layer] = {str(i): layer for i, layer in enumerate(layers)} | named
-        for name, layer in self.layers.items():
-            if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: got {type(layer).__name__} for {name!r}, wanted a Layer")
+        numbered: dict[str, Layer] = {str(i): layer for i, layer in enumerate(layers)}
+        check_children(type(self).__name__, numbered)
+        check_children(type(self).__name__, named, taken=numbered)
+        self.layers = numbered | named
 
     def children(self) -> dict[str, Any]:
         return self.layers
@@ -147,9 +156,7 @@ class Concat(Layer):
     def __init__(self, **branches: Layer):
         if not branches:
             raise ValueError("Concat: got no branches, wanted at least one")
-        for name, branch in branches.items():
-            if not isinstance(branch, Layer):
-                raise TypeError(f"Concat: got {type(branch).__name__} for {name!r}, wanted a Layer")
+        check_children("Concat", branches)
         self.branches = branches
 
     def children(self) -> dict[str, Any]:
@@ -184,6 +191,7 @@ class Concat(Layer):
         return shapes
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        check_floating("Concat", x)
         shapes = self._out_shapes(x.shape)
         joined = (*next(iter(shapes.values()))[:-1], sum(s[-1] for s in shapes.values()))
         y = empty(joined, x.dtype, x) if out is None else out
@@ -230,7 +238,7 @@ class Residual(Layer):
         for layer in (body, shortcut):
             if layer is not None and not isinstance(layer, Layer):
                 raise TypeError(f"Residual: got {type(layer).__name__}, wanted a Layer")
-        self.body, self.shortcut, self.scale = body, shortcut, float(scale)
+        self.body, self.shortcut, self.scale = body, shortcut, check_number("Residual", "scale", scale)
 
     @property
     def reads_x(self) -> bool:  # type: ignore[override]

@@ -20,7 +20,9 @@ Init = Callable[[np.random.Generator, Shape, int, int], np.ndarray]
 
 
 def generator(rng: np.random.Generator | None) -> np.random.Generator:
-    """rng itself, or for None a generator seeded by the operating system."""
+    """rng itself, or for None a generator seeded by the operating system. Raises TypeError for anything else."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: got {rng!r}, wanted a numpy Generator, such as numpy.random.default_rng(0)")
     return np.random.default_rng() if rng is None else rng
 
 

@@ -194,9 +194,13 @@ def cast(layer: L, dtype: Any) -> L:
 
     float32 to train, float64 to check gradients, complex128 for complex-step checks. Raises TypeError otherwise.
     """
+    try:
+        known = np.dtype(dtype) in (np.float32, np.float64, np.complex128)
+    except TypeError:  # not a dtype at all
+        known = False
+    if not known:
+        raise TypeError(f"cast: got {dtype!r}, wanted float32, float64 or complex128")
     dtype = np.dtype(dtype)
-    if dtype not in (np.float32, np.float64, np.complex128):
-        raise TypeError(f"cast: got {dtype}, wanted float32, float64 or complex128")
 
     def convert(a: Array) -> Array:
         if a.dtype.kind == "c" and dtype.kind != "c":

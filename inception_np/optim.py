@@ -11,6 +11,7 @@ the Inception papers' eps = 1.0 belongs; s begins at 1, also as in TensorFlow.
 from .backend import Array, zeros
 from .kernels.update import rmsprop_step, sgd_step
 from .layer import Layer, vectors
+from .layers.check import check_number
 
 
 class _Optimizer:
@@ -20,7 +21,7 @@ class _Optimizer:
         if not isinstance(layer, Layer):
             raise TypeError(f"{type(self).__name__}: got {type(layer).__name__}, wanted a Layer")
         for name, value in {"lr": lr, **numbers}.items():
-            if not value >= 0:
+            if not check_number(type(self).__name__, name, value) >= 0:
                 raise ValueError(f"{type(self).__name__}: got {name}={value!r}, wanted at least 0")
         self.layer, self.lr = layer, float(lr)
         self.data, self.grad = vectors(layer)

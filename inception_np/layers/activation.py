@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, Shape, add_to, array_module, copy_to
 from ..kernels.elementwise import relu, relu_dx
 from ..kernels.uniform import uniform
@@ -87,6 +89,8 @@ class Dropout(Layer):
             return copy_to(out, x), None
         if mode.rng is None:
             raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
+        if not isinstance(mode.rng, np.random.Generator):
+            raise TypeError(f"Dropout: got mode.rng={mode.rng!r}, wanted a numpy Generator")
         kept = uniform(mode.rng, x.shape, x) >= self.rate
         return copy_to(out, x * kept * (1 / (1 - self.rate))), kept
 

@@ -7,7 +7,7 @@ import numpy as np
 from ..backend import Array, Shape, add_to
 from ..kernels.batchnorm import batch_norm, batch_norm_grad, moments
 from ..layer import Buffer, Layer, Mode, Param
-from .check import check_count, check_dy, check_shape, check_weights, check_x
+from .check import check_between, check_count, check_dy, check_shape, check_weights, check_x
 
 
 class BatchNorm(Layer):
@@ -42,13 +42,14 @@ class BatchNorm(Layer):
         self.beta = Param(np.zeros(channels, np.float32))
         self.mean = Buffer(np.zeros(channels, np.float32))
         self.var = Buffer(np.ones(channels, np.float32))
-        self.eps, self.decay = float(eps), float(decay)
+        self.eps = check_between("BatchNorm", "eps", eps, 0, float("inf"))
+        self.decay = check_between("BatchNorm", "decay", decay, 0, 1)
 
     def statistics(self, x: Array, mode: Mode) -> tuple[Array, Array, Array]:
         """The mean, var and rstd that y is made with."""
         if not mode.train:
             mean, var = self.mean.data, self.var.data
-        elif x.shape[0] * x.shape[1] * x.shape[2] == 1:
+        elif x.shape[0] * x.shape[1] * x.shape[2] < 2:
             raise ValueError(f"BatchNorm: got x of shape {x.shape}, wanted more than one value per channel in training")
         else:
             mean, var = moments(x)

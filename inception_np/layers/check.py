@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..backend import Array, Shape
+from ..kernels.window import ImageTooSmall, Pads, Pair, out_size
 
 
 def check_x(who: str, x: Array, channels: int | None = None) -> None:
@@ -12,9 +13,11 @@ def check_x(who: str, x: Array, channels: int | None = None) -> None:
 
 
 def check_shape(who: str, shape: Shape, channels: int | None = None) -> None:
-    """(N, H, W, C) with C = channels. Raises ValueError."""
+    """(N, H, W, C) with C = channels and pixels in it; N may be 0. Raises ValueError."""
     if len(shape) != 4:
         raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted (N, H, W, C)")
+    if 0 in shape[1:3]:
+        raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted H and W of at least 1")
     if channels is not None and shape[3] != channels:
         raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted {channels} channels (N, H, W, {channels})")
 
@@ -51,8 +54,26 @@ def check_count(who: str, name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def check_between(who: str, name: str, value: float, low: float, high: float) -> float:
-    """low <= value < high as a Python float. Raises ValueError."""
+def check_number(who: str, name: str, value: Any) -> float:
+    """A real number as a Python float. Raises TypeError."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{who}: got {name}={value!r}, wanted a number")
+    return float(value)
+
+
+def check_between(who: str, name: str, value: Any, low: float, high: float) -> float:
+    """low <= value < high as a Python float. Raises TypeError and ValueError."""
+    check_number(who, name, value)
     if not low <= value < high:
         raise ValueError(f"{who}: got {name}={value!r}, wanted {low} <= {name} < {high}")
     return float(value)
+
+
+def fitted(
+    who: str, hw: Shape, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), ceil: bool = False
+) -> Pair:
+    """The number of window positions (H', W'). Raises ImageTooSmall, naming the layer, where there is none."""
+    try:
+        return out_size((hw[0], hw[1]), kernel, stride, pads, dilation, ceil)
+    except ImageTooSmall as error:
+        raise ImageTooSmall(f"{who}: {error}") from None

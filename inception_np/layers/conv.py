@@ -8,9 +8,9 @@ from ..backend import Array, Shape
 from ..init import Init, generator, he_normal
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx
 from ..kernels.elementwise import relu_dx, sum_rows
-from ..kernels.window import check_pad, out_size, pads_for, pair
+from ..kernels.window import check_pad, pads_for, pair
 from ..layer import Layer, Mode, Param
-from .check import check_count, check_dy, check_shape, check_weights, check_x
+from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
 
 
 class Conv2D(Layer):
@@ -81,7 +81,7 @@ class Conv2D(Layer):
         return conv2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy("Conv2D", dy, self.out_shape(x.shape))
+        check_dy(type(self).__name__, dy, self.out_shape(x.shape))
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
@@ -91,13 +91,16 @@ class Conv2D(Layer):
         return conv2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)
 
     def _check(self, x: Array) -> None:
-        check_x("Conv2D", x, self.in_channels)
-        check_weights("Conv2D", x, self.weight.data)
+        who = type(self).__name__
+        check_x(who, x, self.in_channels)
+        check_weights(who, x, self.weight.data)
+        self.out_shape(x.shape)
 
     def out_shape(self, shape: Shape) -> Shape:
-        check_shape("Conv2D", shape, self.in_channels)
+        who = type(self).__name__
+        check_shape(who, shape, self.in_channels)
         stride, pads, dilation, _ = self._geometry(shape)
-        hw = out_size(shape[1:3], self.kernel, stride, pads, dilation)
+        hw = fitted(who, shape[1:3], self.kernel, stride, pads, dilation)
         return (shape[0], *hw, self.out_channels)
 
     def macs(self, shape: Shape) -> int:
@@ -108,7 +111,7 @@ class Conv2D(Layer):
 class ConvReLU(Conv2D):
     """y = max(0, conv(x)), the unit of GoogLeNet: bias and ReLU are done as the convolution stores its result.
 
-    Arguments, shapes and errors are Conv2D's. The cache is y, which is the next layer's x and costs nothing to keep.
+    Arguments and shapes are Conv2D's. The cache is y, which is the next layer's x and costs nothing to keep.
     """
 
     def output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]

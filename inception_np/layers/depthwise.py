@@ -9,9 +9,9 @@ from ..compose import Sequential
 from ..init import Init, generator, he_normal
 from ..kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
 from ..kernels.elementwise import sum_rows
-from ..kernels.window import check_pad, out_size, pads_for, pair
+from ..kernels.window import check_pad, pads_for, pair
 from ..layer import Layer, Mode, Param
-from .check import check_count, check_dy, check_shape, check_weights, check_x
+from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
 from .conv import Conv2D
 
 
@@ -64,6 +64,7 @@ class DepthwiseConv2D(Layer):
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_x("DepthwiseConv2D", x, self.channels)
         check_weights("DepthwiseConv2D", x, self.weight.data)
+        self.out_shape(x.shape)
         bias = None if self.bias is None else self.bias.data
         return depthwise2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
@@ -80,7 +81,7 @@ class DepthwiseConv2D(Layer):
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("DepthwiseConv2D", shape, self.channels)
         stride, pads, dilation = self._geometry(shape)
-        hw = out_size(shape[1:3], self.kernel, stride, pads, dilation)
+        hw = fitted("DepthwiseConv2D", shape[1:3], self.kernel, stride, pads, dilation)
         return (shape[0], *hw, self.channels * self.multiplier)
 
     def macs(self, shape: Shape) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from ..backend import Array, Shape
 from ..kernels.lrn import lrn, lrn_dx
 from ..layer import Layer, Mode
-from .check import check_count, check_dy, check_shape, check_x
+from .check import check_count, check_dy, check_number, check_shape, check_x
 
 
 class LRN(Layer):
@@ -38,7 +38,8 @@ class LRN(Layer):
         self.size = check_count("LRN", "size", size)
         if size % 2 == 0:
             raise ValueError(f"LRN: got size={size}, wanted an odd number of channels")
-        self.alpha, self.beta, self.k = float(alpha), float(beta), float(k)
+        self.alpha, self.beta = check_number("LRN", "alpha", alpha), check_number("LRN", "beta", beta)
+        self.k = check_number("LRN", "k", k)
         self.divide_by_size = bool(divide_by_size)
 
     def _constants(self) -> tuple[int, float, float, float]:

@@ -12,9 +12,9 @@ from ..kernels.pool import (
     max_pool,
     max_pool_dx,
 )
-from ..kernels.window import check_pad, out_size, pads_for, pair
+from ..kernels.window import check_pad, pads_for, pair
 from ..layer import Layer, Mode
-from .check import check_dy, check_floating, check_shape, check_x
+from .check import check_dy, check_floating, check_shape, check_x, fitted
 
 
 class _Pool2D(Layer):
@@ -34,9 +34,10 @@ class _Pool2D(Layer):
                     raise ValueError(f"{who}: got pad={pad!r}, wanted less than size={size!r}")
 
     def _geometry(self, shape: Shape) -> tuple:
-        check_shape(type(self).__name__, shape)
+        who = type(self).__name__
+        check_shape(who, shape)
         pads = pads_for(self.pad, shape[1:3], self.size, self.stride)
-        return pads, out_size(shape[1:3], self.size, self.stride, pads, ceil=self.ceil)
+        return pads, fitted(who, shape[1:3], self.size, self.stride, pads, ceil=self.ceil)
 
     def out_shape(self, shape: Shape) -> Shape:
         return (shape[0], *self._geometry(shape)[1], shape[3])

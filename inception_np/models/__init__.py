@@ -109,12 +109,13 @@ def create_model(
         "aux": aux,
         **options,
     }
+    seed = check_count(name, "seed", seed, least=0)
     device = settle_device(device)
     network = entry.builder(preset=preset, rng=np.random.default_rng(seed), **chosen)
     network.name, network.preset, network.options = name, preset, chosen
     network.num_classes = chosen["num_classes"]
     network.image = (*entry.image, chosen["in_channels"])
-    if np.dtype(dtype) != np.float32:
+    if dtype not in ("float32", np.float32):
         cast(network, dtype)
     return network if device == "cpu" else move(network, device)
 
