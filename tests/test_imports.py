@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "inception_np"
 # A module imports only from its own floor or from lower ones. Whatever is not named (loss, optim, summary, ...) lives
 # above the models and below training.
 FLOORS = (
-    ("heap", "errors", "files", "random", "schedules"),
+    ("heap", "threads", "errors", "files", "random", "schedules"),
     ("backend",),
     ("kernels", "init"),
     ("layer",),
