@@ -4,11 +4,12 @@ An array of it is a wrapper, not a subclass, so that no NumPy function can take 
 and CuPy's arrays both have, mixes only with its own kind and with Python's numbers, never turns into a NumPy array
 unless asked by asnumpy(), has no truth value, and its sums are arrays without axes, not scalars. The module has only
 functions that both have (`test_names_exist_in_cupy` compares the list where CuPy is installed). `syncs` counts what
-would make the CPU wait for the GPU.
+would make the CPU wait for the GPU. A capture puts every operation on a tape, and a graph's launch runs the tape again.
 
     with pretend(monkeypatch): ...                     # `import cupy` now finds it, and finds a device
 """
 
+import contextlib
 import operator
 import sys
 import types
@@ -31,6 +32,53 @@ FUNCTIONS, METHODS, ATTRIBUTES = FUNCTION_NAMES.split(), METHOD_NAMES.split(), A
 FROM_HOST = {"array", "asarray", "ascontiguousarray"}  # these may be given lists and NumPy arrays
 
 syncs = {"count": 0}
+
+
+class Tape:
+    """What a stream in capture has been asked to do, to be done again at each launch of the graph.
+
+    A launch first fills every array that was made in the capture with NaN bytes, as if others had used its memory.
+    """
+
+    recording: "Tape | None" = None
+
+    def __init__(self) -> None:
+        self.actions: list[Any] = []
+        self.made: list[np.ndarray] = []
+
+    def launch(self) -> None:
+        assert Tape.recording is None, "a graph was launched during a capture"
+        for a in self.made:
+            poison(a)
+        for action in self.actions:
+            action()
+
+
+def waits(what: str) -> None:
+    """Count what makes the CPU wait; in a capture CuPy refuses it."""
+    if Tape.recording:
+        raise RuntimeError(f"{what} in a capture: cudaErrorStreamCaptureUnsupported")
+    syncs["count"] += 1
+
+
+def change(action: Any) -> None:
+    """Do what changes an array now, or, in a capture, at every launch of the graph and not now."""
+    if Tape.recording:
+        Tape.recording.actions.append(action)
+    else:
+        action()
+
+
+def make(compute: Any, source: "ndarray | None" = None) -> Any:
+    """A device array of what compute() gives; in a capture its numbers come with each launch, its shape now."""
+    with np.errstate(all="ignore") if Tape.recording else contextlib.nullcontext():
+        result = wrap(compute(), source)
+    if Tape.recording and isinstance(result, ndarray) and result._base is None:
+        a = result._a
+        Tape.recording.actions.append(lambda: np.copyto(a, compute()))
+        if a.base is None:
+            Tape.recording.made.append(a)
+    return result
 
 
 class ndarray:  # CuPy's name
@@ -69,22 +117,23 @@ class ndarray:  # CuPy's name
         return len(self._a)
 
     def __float__(self) -> float:
-        syncs["count"] += 1
+        waits("float(array)")
         return float(self._a)
 
     def __int__(self) -> int:
-        syncs["count"] += 1
+        waits("int(array)")
         return int(self._a)
 
     def item(self) -> Any:
-        syncs["count"] += 1
+        waits("array.item()")
         return self._a.item()
 
     def get(self) -> np.ndarray:
-        syncs["count"] += 1
+        waits("array.get()")
         return self._a.copy()
 
     def set(self, values: np.ndarray) -> None:
+        waits("array.set()")
         assert isinstance(values, np.ndarray) and values.dtype == self.dtype and values.shape == self.shape
         self._a[...] = values
 
@@ -92,10 +141,12 @@ class ndarray:  # CuPy's name
         return wrap(self._a.view(dtype), self)
 
     def __getitem__(self, index: Any) -> "ndarray":
-        return wrap(self._a[unwrap_index(index)], self)
+        a, at = self._a, unwrap_index(index)
+        return make(lambda: a[at], self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._a[unwrap_index(index)] = unwrap(value)
+        a, at, values = self._a, unwrap_index(index), unwrap(value)
+        change(lambda: a.__setitem__(at, values))
 
     def __repr__(self) -> str:
         return f"strict_cupy.ndarray({self.shape}, {self.dtype})"
@@ -132,9 +183,12 @@ def wrap(value: Any, source: ndarray | None = None) -> Any:
 
 def _method(name: str) -> Any:
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
-        out = kwargs.get("out")
-        result = getattr(self._a, name)(*unwrap(args), **{k: unwrap(v) for k, v in kwargs.items()})
-        return out if out is not None else wrap(result, self)
+        out, method = kwargs.get("out"), getattr(self._a, name)
+        args, kwargs = unwrap(args), {k: unwrap(v) for k, v in kwargs.items()}
+        if out is not None or name == "fill":
+            change(lambda: method(*args, **kwargs))
+            return out
+        return make(lambda: method(*args, **kwargs), self)
 
     return method
 
@@ -149,7 +203,7 @@ def _operator(name: str) -> Any:
             raise TypeError(f"a device array met a {type(other).__module__}.{type(other).__name__}")
         function = getattr(operator, name.removeprefix("r") if name in REFLECTED else name)
         a, b = self._a, unwrap(other)
-        return wrap(function(b, a) if name in REFLECTED else function(a, b))
+        return make(lambda: function(b, a) if name in REFLECTED else function(a, b))
 
     return binary
 
@@ -158,7 +212,8 @@ def _in_place(name: str) -> Any:
     def update(self: ndarray, other: Any) -> ndarray:
         if not isinstance(other, (ndarray, int, float, complex)) or isinstance(other, np.generic):
             raise TypeError(f"a device array met a {type(other).__module__}.{type(other).__name__}")
-        self._a = getattr(operator, f"i{name}")(self._a, unwrap(other))
+        a, b = self._a, unwrap(other)
+        change(lambda: getattr(operator, f"i{name}")(a, b))
         return self
 
     return update
@@ -177,7 +232,7 @@ for name in ["and", "or", "xor"]:
 for name in ARITHMETIC[:-1]:
     setattr(ndarray, f"__i{name}__", _in_place(name))
 for name, function in (("neg", operator.neg), ("invert", operator.invert), ("abs", operator.abs)):
-    setattr(ndarray, f"__{name}__", lambda self, function=function: wrap(function(self._a)))
+    setattr(ndarray, f"__{name}__", lambda self, function=function: make(lambda: function(self._a)))
 
 
 def _function(name: str) -> Any:
@@ -189,20 +244,54 @@ def _function(name: str) -> Any:
         if name not in FROM_HOST and any(isinstance(a, np.ndarray) for a in (*args, *kwargs.values())):
             raise TypeError(f"cupy.{name} was given a NumPy array")
         args = tuple(unwrap(a, host=name in FROM_HOST) for a in args)
+        if name in FROM_HOST and Tape.recording:
+            raise RuntimeError(f"cupy.{name} in a capture: it copies from the CPU")
         if name in FROM_HOST and args and isinstance(args[0], np.ndarray):
             args = (args[0].copy(), *args[1:])  # another memory, as on a device
-        out = kwargs.get("out")
-        result = numpys(*args, **{k: unwrap(v, host=True) for k, v in kwargs.items()})
-        return out if out is not None else wrap(result)
+        out, kwargs = kwargs.get("out"), {k: unwrap(v, host=True) for k, v in kwargs.items()}
+        if out is not None:
+            change(lambda: numpys(*args, **kwargs))
+            return out
+        return make(lambda: numpys(*args, **kwargs))
 
     return call
 
 
-def poisoned(shape: Any, dtype: Any) -> np.ndarray:
+def poison(a: np.ndarray) -> None:
     """Memory that nobody has written: every byte 255, which is NaN in floats."""
-    a = np.empty(shape, dtype)
     a.reshape(-1).view(np.uint8)[...] = 255
-    return a
+
+
+def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
+    a = np.empty(shape, dtype)
+    poison(a)
+    if Tape.recording:
+        Tape.recording.made.append(a)
+    return ndarray(a)
+
+
+class Stream:
+    """A stream that runs everything at once, or puts it on a tape."""
+
+    def __init__(self, non_blocking: bool = False):
+        assert non_blocking, "the legacy stream cannot be captured"
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def begin_capture(self, mode: Any) -> None:
+        Tape.recording = Tape()
+
+    def end_capture(self) -> Tape:
+        tape, Tape.recording = Tape.recording, None
+        assert tape is not None
+        return tape
+
+    def synchronize(self) -> None:
+        waits("stream.synchronize()")
 
 
 def pretend(monkeypatch: Any) -> types.ModuleType:
@@ -211,10 +300,20 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     for name in FUNCTIONS:
         setattr(cupy, name, _function(name))
     cupy.ndarray = ndarray
-    cupy.empty = lambda shape, dtype=np.float64: ndarray(poisoned(shape, dtype))
+    cupy.empty = empty
     cupy.asnumpy = lambda a: a.get()
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime)
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        deviceSynchronize=lambda: waits("deviceSynchronize()"),
+        streamCaptureModeRelaxed=2,
+        CUDARuntimeError=RuntimeError,
+    )
+    cupy.cuda = types.SimpleNamespace(
+        runtime=runtime,
+        Stream=Stream,
+        MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+        using_allocator=lambda allocator: contextlib.nullcontext(),
+    )
     monkeypatch.setattr(ndarray, "__module__", "cupy")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     syncs["count"] = 0

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import strict_cupy
 from hypothesis import HealthCheck, given, settings
-from numerics import random_like
+from on_device import gradients
 from strategies import LAYERS, networks
 
 from inception_np import SGD, Mode, RMSProp, backend, create_model, list_models, softmax_cross_entropy
-from inception_np.layer import Layer, _replace, named_buffers, named_params, vectors
+from inception_np.layer import Layer, named_buffers, vectors
 from inception_np.models.network import smallest_image
 
 within_test = settings(suppress_health_check=[*HealthCheck])  # the fixture is the same for every example
@@ -20,35 +20,6 @@ def cupy(monkeypatch):
     """The stand-in as `import cupy`, and only plain kernels."""
     monkeypatch.setattr(backend, "PLAIN", True)
     return strict_cupy.pretend(monkeypatch)
-
-
-def to_host(tree):
-    if isinstance(tree, tuple):
-        return tuple(map(to_host, tree))
-    if isinstance(tree, dict):
-        return {k: to_host(v) for k, v in tree.items()}
-    return tree.get()
-
-
-def to_device(tree, cupy):
-    if isinstance(tree, tuple):
-        return tuple(to_device(t, cupy) for t in tree)
-    if isinstance(tree, dict):
-        return {k: to_device(v, cupy) for k, v in tree.items()}
-    return cupy.asarray(tree)
-
-
-def gradients(case, cupy=None):
-    """y, dx, every gradient and every running average of one forward and backward pass, as NumPy arrays."""
-    layer, x = case.layer(np.float32), case.x(np.float32)
-    if cupy:
-        _replace(layer, cupy.asarray)
-        x = cupy.asarray(x)
-    y, cache = layer.forward(x, case.mode())
-    dy = random_like(to_host(y) if cupy else y, case.seed)
-    dx = layer.backward(to_device(dy, cupy) if cupy else dy, x, cache)
-    found = [y, dx, *(p.grad for p in named_params(layer).values()), *(b.data for b in named_buffers(layer).values())]
-    return [to_host(a) for a in found] if cupy else found
 
 
 def compare(case, cupy):

@@ -13,10 +13,12 @@ import pytest
 import strict_cupy
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from strategies import flags, planes, seeds, windows
+from on_device import gradients
+from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
-from inception_np import backend
+from inception_np import backend, data
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
+from inception_np.kernels.cuda import augment
 from inception_np.kernels.window import out_size
 from inception_np.random import stream
 
@@ -278,6 +280,22 @@ def random_stream(cupy, first, second, where):
     assert ours.integers(2**32, dtype=np.uint32) == numpys.integers(2**32, dtype=np.uint32)
 
 
+def augmented(cupy, n, plane, c, pad, drawn):
+    seed, mirrored, cropped = drawn
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(0, 256, (7, *plane, c), np.uint8), rng.integers(0, 10, 7, np.int32)
+    index = rng.integers(0, 7, n)
+    mean, std = rng.uniform(0, 255, c).tolist(), rng.uniform(1, 99, c).tolist()
+    crops = [stream(seed, "augment", 1) if cropped else None for _ in range(2)]
+    wanted = data.augment(images[index], pad, mean, crops[0]) if cropped else images[index]
+    colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
+    x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
+    near = [cupy.asarray(a) for a in (images, labels, augment.choices(index, pad, crops[1]))]
+    augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, x, chosen)
+    np.testing.assert_array_equal(x.get(), data.normalise(wanted, mean, std))
+    np.testing.assert_array_equal(chosen.get(), labels[index])
+
+
 words = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))
 channels = st.tuples(st.integers(1, 9), st.integers(1, 9))
 pooling = windows(largest=4, dilated=False, pooling=True, slack=5)
@@ -292,6 +310,7 @@ PROPERTIES = {
     elements: st.tuples(planes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
     updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
+    augmented: st.tuples(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), numbers()),
     random_stream: st.tuples(st.integers(1, 30), st.integers(1, 300), st.tuples(words, words, words, words)),
 }
 
@@ -299,6 +318,27 @@ PROPERTIES = {
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda p: p.__name__)
 def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_runs_on_the_kernels(name, cupy):
+    """y, dx, gradients and running averages of the layers themselves, in float32, beside NumPy's in float64."""
+
+    def close(case):
+        for got, wanted in zip(gradients(case, cupy), gradients(case, dtype=np.float64), strict=True):
+            assert got.dtype == np.float32 and got.shape == wanted.shape
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-4 * max(1, np.abs(wanted).max(initial=0)))
+
+    case = LAYERS[name].filter(lambda case: not near_a_kink(case))
+    settings(within_test, max_examples=10)(given(case)(close))()
+
+
+def near_a_kink(case):
+    """Would float32 put a number on another side of a ReLU than float64 does?"""
+    layer, x = case.layer(), case.x()
+    with np.errstate(all="ignore"):
+        twice = [layer.forward((x * (1 + e)), case.mode())[0] for e in (-1e-5, 1e-5)]
+    return ((twice[0] > 0) != (twice[1] > 0)).any()
 
 
 # -- convolution on tensor cores -----------------------------------------------------------------------------------
@@ -396,6 +436,11 @@ FAULTS = {
         ("update.cu", "nesterov ? g + momentum * v : v", "v"),
         ("update.cu", "grad[i] = 0;", ""),
         ("update.cu", "sqrtf(s + eps)", "(sqrtf(s) + eps)"),
+    ],
+    augmented: [
+        ("augment.cu", "inside(h, H) && ", "h < H && "),
+        ("augment.cu", "W - 1 - column", "W - column"),
+        ("augment.cu", "labels[image]", "labels[n]"),
     ],
     random_stream: [
         ("philox.cu", "round < 10", "round < 9"),

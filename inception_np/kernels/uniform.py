@@ -10,8 +10,9 @@ def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
 
     A generator over Philox (random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
     """
-    if on_gpu(like) and isinstance(getattr(rng, "bit_generator", rng), np.random.Philox):
+    if on_gpu(like):
         from .cuda import philox as cuda
 
-        return cuda.uniform(rng, shape, like)
+        if cuda.can_follow(rng):
+            return cuda.uniform(rng, shape, like)
     return beside(rng.random(shape, np.float32), like)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import strict_cupy
 
 from inception_np.kernels.cuda import launch
 
@@ -65,7 +66,13 @@ class HostModule:
             kept = [_value(a) for a in arguments]  # alive until the kernel is done
             pointers = (ctypes.c_void_p * len(kept))(*(k.ctypes.data for k in kept))
             three = [(ctypes.c_uint * 3)(*t, *[1] * (3 - len(t))) for t in (blocks, threads)]
-            getattr(self.library, f"host_{name}")(*three, pointers)
+            kernel = getattr(self.library, f"host_{name}")
+
+            def act() -> None:
+                assert kept and arguments  # alive as long as a graph may launch this again
+                kernel(*three, pointers)
+
+            strict_cupy.change(act)
 
         return run
 

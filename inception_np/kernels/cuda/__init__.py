@@ -1,4 +1,4 @@
-"""The kernels once more in CUDA, for float32 CuPy arrays: pool.py of this folder launches what pool.cu holds, and so on.
+"""The kernels once more in CUDA, for float32 CuPy arrays: pool.py of this folder launches what is in pool.cu, etc.
 
 The sources are not beside the kernels they speed up but together here, since they share headers and one launcher
 (launch.py), and since the plain kernels are read without them. A kernel's file decides when to come here.

@@ -8,11 +8,36 @@ from ...backend import Array, Shape, array_module, empty
 from .launch import elements, launch
 
 
+class DeviceStream(np.random.Generator):
+    """A generator over Philox whose key and counter lie in device memory, where a captured step reads them afresh.
+
+    words: key and counter as `address` gives them, (6,) uint64 on the device. used: floats drawn so far in this step,
+    as many in every step. It can only be used through kernels.uniform.
+    """
+
+    def __init__(self, words: Array):
+        super().__init__(np.random.Philox(0))  # never drawn from
+        self.words, self.used = words, 0
+
+    def random(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("DeviceStream: got a draw on the CPU, wanted float32 arrays on the GPU only")
+
+
+def can_follow(rng: np.random.Generator) -> bool:
+    """Can this generator's floats be made here?"""
+    return isinstance(rng.bit_generator, np.random.Philox)
+
+
 def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
     y = empty(shape, np.float32, like)
-    stream, skip = address(rng)
-    launch("philox.cu", "uniform", elements(-(-y.size // 8)), y, array_module(like).asarray(stream), skip, y.size)
-    advance(rng, y.size)
+    if isinstance(rng, DeviceStream):
+        words, skip = rng.words, rng.used
+        rng.used += y.size
+    else:
+        host, skip = address(rng)
+        words = array_module(like).asarray(host)
+        advance(rng, y.size)
+    launch("philox.cu", "uniform", elements(-(-y.size // 8) + 1), y, words, skip, y.size)
     return y
 
 

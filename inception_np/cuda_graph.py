@@ -1,0 +1,141 @@
+"""A whole training step as one CUDA graph: batch, forward, loss, backward and update are launched together.
+
+A step of a small Inception is some 500 kernels of a few microseconds each, so that launching them from Python takes
+longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
+numbers, hence:
+
+    what changes from step to step lies in device memory: which images and crops, the learning rate, the key and
+    counter of dropout's generator; the host writes these few bytes before each launch
+    nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
+    refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
+    the step's arrays come from a pool of its own, which lives as long as the graph: nobody else gets their memory
+
+Not run on a device yet; the tests record and launch it on a stand-in whose kernels run on the CPU.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .kernels.cuda.augment import augment, choices
+from .kernels.cuda.philox import DeviceStream, address
+from .layer import Mode, named_buffers
+from .loss import softmax_cross_entropy
+from .models.network import Network
+
+
+class CapturedStep:
+    """The training step of one network, optimiser and batch size.
+
+    images: (.., H, W, C) uint8 and labels: (..,), NumPy arrays that are brought to the device and stay there.
+    mean, std: (C,), as data.normalise takes them. pad: the border that crops are taken from.
+
+        step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
+        step(index, lr, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
+        loss, right = step.totals()             # waits for the device; sums over images since the last call
+
+    Raises DeviceError where convolutions would go to cuBLAS. The weights are as they were before.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        optimiser: Any,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        *,
+        mean: Any,
+        std: Any,
+        pad: int = 4,
+        smoothing: float = 0.0,
+    ):
+        if not backend.on_tensor_cores(optimiser.data):
+            raise backend.DeviceError(
+                "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
+            )
+        import cupy
+
+        self.net, self.optimiser, self.pad, self.smoothing = net, optimiser, pad, smoothing
+        self.images, self.labels = cupy.asarray(images), cupy.asarray(labels.astype(np.int32))
+        std = np.asarray(std, np.float32)
+        fill = np.rint(mean).astype(np.uint8)
+        self.colours = cupy.asarray(np.float32(mean)), cupy.asarray(1 / std), cupy.asarray(fill)
+        # what the host writes before each launch
+        self.choice = cupy.zeros((batch_size, 4), np.int32)
+        self.lr = cupy.zeros((1,), np.float32)
+        self.words = cupy.zeros((6,), np.uint64)
+        # what the step writes
+        self.x = cupy.empty((batch_size, *images.shape[1:]), np.float32)
+        self.chosen = cupy.empty((batch_size,), np.int32)
+        self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
+
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.pool = cupy.cuda.MemoryPool()
+        cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
+        changed = [optimiser.data, optimiser.grad, *optimiser.state.values(), self.loss, self.right]
+        changed += [b.data for b in named_buffers(net).values()]
+        before = [a.copy() for a in changed]
+        cupy.cuda.runtime.deviceSynchronize()
+        with cupy.cuda.using_allocator(self.pool.malloc), self.stream:
+            self._step()  # compiles and loads every kernel, which a capture may not
+            for array, values in zip(changed, before, strict=True):
+                array[...] = values
+            self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeRelaxed)
+            try:
+                self._step()
+            finally:  # else the stream would stay in capture after an error
+                self.graph = self.stream.end_capture()
+        self.stream.synchronize()
+
+    def __call__(
+        self,
+        index: np.ndarray,
+        lr: float,
+        *,
+        crops: np.random.Generator | None,
+        dropout: np.random.Generator,
+    ) -> None:
+        """One step on the images `index` (batch_size,); does not wait for the device.
+
+        crops: where crops and mirroring are drawn from, as data.augment does; None takes the images as they are.
+        dropout: a generator over Philox that nothing was drawn from.
+        """
+        words, skip = address(dropout)
+        if skip:
+            raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
+        with self.stream:
+            self.choice.set(choices(index, self.pad, crops))
+            self.lr.set(np.array([lr], np.float32))
+            self.words.set(words)
+            self.graph.launch()
+
+    def totals(self) -> tuple[float, int]:
+        """The sum of the losses of all images, and how many were right, since the last call."""
+        with self.stream:
+            loss, right = float(self.loss), int(self.right)
+            self.loss[...] = 0
+            self.right[...] = 0
+        self.stream.synchronize()
+        return loss, right
+
+    def _step(self) -> None:
+        augment(self.images, self.labels, self.choice, self.colours, self.pad, self.x, self.chosen)
+        mode = Mode(train=True, keep=True, rng=DeviceStream(self.words))
+        y, cache = self.net.forward(self.x, mode)
+        logits, heads = y if isinstance(y, tuple) else (y, {})
+        total, dlogits = softmax_cross_entropy(logits, self.chosen, smoothing=self.smoothing)
+        daux = {}
+        for stage, head in heads.items():
+            loss, dhead = softmax_cross_entropy(head, self.chosen, smoothing=self.smoothing)
+            total = total + self.net.aux_weight * loss
+            daux[stage] = dhead * self.net.aux_weight
+        self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
+        lr, self.optimiser.lr = self.optimiser.lr, self.lr
+        try:
+            self.optimiser.step()
+        finally:
+            self.optimiser.lr = lr
+        self.loss += total * len(self.x)
+        self.right += (logits.argmax(1) == self.chosen).sum()

@@ -1,0 +1,160 @@
+"""The captured training step: a launch does what the step does eagerly, bit for bit, with new images, crops, masks and
+learning rates each time. On the CPU the graph is a tape (strict_cupy); `pytest -m gpu` captures a real one."""
+
+import host_cuda
+import numpy as np
+import pytest
+import strict_cupy
+
+import inception_np as ip
+from inception_np import SGD, Mode, RMSProp, backend, data, train
+from inception_np.cuda_graph import CapturedStep
+from inception_np.layer import move, named_buffers, vectors
+from inception_np.models.network import Network
+from inception_np.random import stream
+
+on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
+MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
+
+
+@pytest.fixture(params=[pytest.param("host", marks=on_host), pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request, monkeypatch):
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    if request.param == "gpu":
+        return pytest.importorskip("cupy")
+    host_cuda.on_host(monkeypatch)
+    return strict_cupy.pretend(monkeypatch)
+
+
+def small_network():
+    """A little of everything that the networks are made of."""
+    rng = np.random.default_rng(0)
+    stage = ip.Concat(
+        b1=ip.ConvBNReLU(8, 4, 1, rng=rng),
+        b3=ip.Sequential(ip.ConvReLU(8, 5, 1, rng=rng), ip.ConvBNReLU(5, 8, 3, rng=rng)),
+        pool=ip.Sequential(ip.AvgPool2D(3, stride=1, pad=1), ip.Conv2D(8, 4, 1, rng=rng)),
+    )
+    residual = ip.Residual(ip.SeparableConv2D(16, 16, 3, rng=rng), scale=0.5)
+    trunk = ip.Sequential(
+        stem=ip.ConvBNReLU(3, 8, 3, stride=2, rng=rng),
+        lrn=ip.LRN(),
+        mixed=stage,
+        residual=residual,
+        down=ip.MaxPool2D(2),
+        gap=ip.GlobalAvgPool2D(),
+        drop=ip.Dropout(0.5),
+        logits=ip.Linear(16, 5, rng=rng),
+    )
+    head = ip.Sequential(ip.GlobalAvgPool2D(), ip.Dropout(0.25), ip.Linear(16, 5, rng=rng))
+    return Network(trunk, {"mixed": head})
+
+
+def optimisers(net, name):
+    if name == "sgd":
+        return SGD(net, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    return RMSProp(net, 0.1, momentum=0.9)
+
+
+def images():
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (12, 8, 6, 3), np.uint8), rng.integers(0, 5, 12)
+
+
+def steps(number):
+    for i in range(number):
+        yield i, stream(0, "shuffle", i).permutation(12)[:4], 0.1 / (i + 1)
+
+
+def state(net, optimiser):
+    arrays = [vectors(net)[0], *optimiser.state.values(), *(b.data for b in named_buffers(net).values())]
+    return [backend.asarray(a, "cpu").copy() for a in arrays]
+
+
+def eager(name, device, number):
+    """The steps one operation at a time, as `train` takes them. Returns the state, the loss and how many were right."""
+    pictures, classes = images()
+    net = small_network()
+    if device == "cuda":
+        move(net, "cuda")
+    optimiser = optimisers(net, name)
+    loss_sum, right = 0.0, 0
+    for i, index, lr in steps(number):
+        x = data.normalise(data.augment(pictures[index], 2, MEAN, stream(0, "augment", i)), MEAN, STD)
+        x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
+        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
+        loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
+        net.backward(dy, x, cache, into=False)
+        optimiser.lr = lr
+        optimiser.step()
+        loss_sum += float(loss) * len(index)
+        right += int((y[0].argmax(1) == labels).sum())
+    return state(net, optimiser), loss_sum, right
+
+
+def captured(name, number):
+    net = move(small_network(), "cuda")
+    optimiser = optimisers(net, name)
+    before = state(net, optimiser)
+    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, pad=2, smoothing=0.1)
+    for a, b in zip(state(net, optimiser), before, strict=True):
+        np.testing.assert_array_equal(a, b, "capturing a step trained the network")
+    assert step.totals() == (0, 0)
+    for i, index, lr in steps(number):
+        step(index, lr, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+    return state(net, optimiser), *step.totals()
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+def test_graph_equals_eager_bit_for_bit(name, cupy):
+    wanted, loss, right = eager(name, "cuda", 3)
+    got, graph_loss, graph_right = captured(name, 3)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert graph_right == right
+    assert graph_loss == pytest.approx(loss, rel=1e-6)
+
+
+def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
+    """Same seed, same weights, batches, crops and masks: only TF32's rounding lies between them."""
+    with monkeypatch.context() as plain:
+        plain.setattr(backend, "PLAIN", True)
+        wanted, loss, _ = eager("sgd", "cpu", 3)
+    got, graph_loss, _ = captured("sgd", 3)
+    for a, b in zip(got, wanted, strict=True):
+        assert np.abs(a - b).max() <= 2e-2 * np.abs(b).max()
+    assert graph_loss == pytest.approx(loss, rel=1e-3)
+
+
+def test_three_runs_give_the_same_bits(cupy):
+    first, *others = (captured("sgd", 2)[0] for _ in range(3))
+    for other in others:
+        assert [a.tobytes() for a in first] == [a.tobytes() for a in other]
+
+
+def test_a_step_that_waits_for_the_device_cannot_be_captured(cupy, monkeypatch):
+    net = move(small_network(), "cuda")
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda x, mode: (float(x.sum()), forward(x, mode))[1])
+    with pytest.raises(Exception, match=r"(?i)capture"):
+        CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
+    if hasattr(cupy, "zeros") and cupy.ndarray is strict_cupy.ndarray:
+        assert strict_cupy.Tape.recording is None, "the stream was left in capture"
+
+
+def test_a_learning_rate_that_was_recorded_is_found(cupy, monkeypatch):
+    """The test above would see a number that the graph keeps instead of reading it."""
+    if cupy.ndarray is not strict_cupy.ndarray:
+        pytest.skip("one look at the stand-in is enough")
+    wanted, *_ = eager("sgd", "cuda", 2)
+    call = CapturedStep.__call__
+    monkeypatch.setattr(CapturedStep, "__call__", lambda self, index, lr, **rngs: call(self, index, 0.1, **rngs))
+    got, *_ = captured("sgd", 2)
+    assert any((a != b).any() for a, b in zip(got, wanted, strict=True))
+
+
+def test_without_tensor_cores_the_step_is_refused(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", False)
+    net = move(small_network(), "cuda")
+    with pytest.raises(backend.DeviceError, match="INCEPTION_NP_TF32=1"):
+        CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
