@@ -33,6 +33,7 @@ from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError, nearest
 from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .layer import Layer, Mode, named_buffers, named_params, vectors, walk
+from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
 from .memory import available, needed, readable
 from .models import create_model
@@ -171,6 +172,7 @@ class Run:
             check_memory(self.net, shape, 1 + bool(o.momentum) + (o.optimizer == "rmsprop") + bool(o.ema))
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
+        self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
         self.average = Average(self.net, o.ema) if o.ema else None
         self.schedule = make_schedule(o)
         self.steps = len(self.data.train_labels) // shape[0]  # in an epoch
@@ -202,7 +204,8 @@ class Run:
                 if signals.caught:
                     self.stop(signals.caught)
                 self.finish_epoch(progress)
-            return self.finish()
+        self.draw()
+        return self.history[-1]
 
     def train_step(self, index: np.ndarray) -> None:
         """One batch forward, backward and into the weights."""
@@ -230,6 +233,7 @@ class Run:
 
     def gradients(self, x: Array, labels: Array) -> tuple[float, int]:
         """Fill the gradient vector. Returns the loss and how many of the batch were right."""
+        warm_statistics(self.norms, self.epoch * self.steps + self.step)
         mode = Mode(train=True, keep=True, rng=stream(self.options.seed, "dropout", self.epoch, self.step))
         y, cache = self.net.forward(x, mode)
         loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
@@ -248,7 +252,7 @@ class Run:
             "train_accuracy": sums["right"] / sums["images"],
             "test_loss": loss,
             "test_accuracy": accuracy,
-            "lr": self.optimiser.lr,
+            "lr": self.schedule(self.epoch + 1 - 0.5 / self.steps),
             "images": sums["images"],
             "seconds": round(sums["seconds"], 3),
         }
@@ -267,7 +271,7 @@ class Run:
             number,
         )
 
-    def finish(self) -> dict[str, Any]:
+    def draw(self) -> None:
         """The pictures of the run as it is."""
         data, folder = self.data, self.folder
         with self.average.in_place() if self.average else contextlib.nullcontext():
@@ -279,7 +283,6 @@ class Run:
         pictures.predictions(
             data.test_images, data.test_labels, self.predicted, data.classes, folder / "predictions.png"
         )
-        return self.history[-1]
 
     # What is kept
 
@@ -430,6 +433,16 @@ def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tu
         total += aux_weight * float(loss)
         daux[stage] = dhead * aux_weight
     return total, (dlogits, daux)
+
+
+def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:
+    """Let batch norm's running averages forget their beginning, 0 and 1, as `Average` does.
+
+    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and
+    until then a network that trains well tests badly. norms: the layers with their own decay.
+    """
+    for layer, decay in norms:
+        layer.decay = min(decay, (1 + updates) / (10 + updates))
 
 
 def global_norm(gradient: Array) -> float:

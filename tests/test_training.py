@@ -1,0 +1,585 @@
+"""Training: that it learns, ends with the same bits however often it is stopped, and says what went wrong."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inception_np import (
+    Concat,
+    ConvBNReLU,
+    ConvReLU,
+    Dropout,
+    GlobalAvgPool2D,
+    Linear,
+    ReLU,
+    Sequential,
+    schedules,
+    train,
+)
+from inception_np.checkpoint import load, read
+from inception_np.errors import RefusedError, StoppedError, UsageError
+from inception_np.layer import Mode, cast, named_params, vectors
+from inception_np.layers.conv import Conv2D
+from inception_np.loss import softmax_cross_entropy
+from inception_np.memory import activations, available, needed
+from inception_np.models import create_model
+from inception_np.models.network import Network
+from inception_np.tensorfile import read_tensors
+
+KILLS = 4
+
+
+def tiny(name, *, num_classes, seed, **options):
+    """A network with all that a run has to keep: batch norm, dropout, a module of branches and an auxiliary head."""
+    if not name.startswith("tiny"):
+        return create_model(name, num_classes=num_classes, seed=seed, **options)
+    rng, k, drop = np.random.default_rng(seed), *((6, 0.0) if name == "tiny but wide" else (1, 0.5))
+    module = Concat(
+        b1=ConvBNReLU(4 * k, 3 * k, 1, rng=rng),
+        b3=Sequential(reduce=ConvReLU(4 * k, 2 * k, 1, rng=rng), conv=ConvBNReLU(2 * k, 5 * k, 3, rng=rng)),
+    )
+    head = Sequential(pool=GlobalAvgPool2D(), drop=Dropout(drop), fc=Linear(8 * k, num_classes, rng=rng))
+    trunk = Sequential(
+        **{"conv1": ConvReLU(3, 4 * k, 3, stride=4, rng=rng), "3a": module, "pool": GlobalAvgPool2D()},
+        drop=Dropout(drop),
+        fc=Linear(8 * k, num_classes, rng=rng),
+    )
+    network = Network(trunk, {"3a": head})
+    network.name, network.preset, network.num_classes = name, "paper", num_classes
+    network.options, network.image = {}, (32, 32, 3)
+    return network
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_networks():
+    """Runs of this module may be of tiny networks; each draws the data set once, and no pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "create_model", tiny)
+        patch.setattr(train, "load", cache(train.load))
+        patch.setattr(train.Run, "draw", lambda self: None)
+        yield
+
+
+# Dropout, an auxiliary head, augmentation, a schedule with warm-up, clipping and averages of the weights, batch norm.
+SMALL = train.Options(
+    model="tiny",
+    train_images=48,
+    test_images=20,
+    batch_size=16,
+    epochs=3,
+    lr=0.05,
+    weight_decay=1e-4,
+    warm_up=1,
+    clip=2.0,
+    ema=0.99,
+    smoothing=0.1,
+    seed=5,
+)
+REAL = replace(SMALL, model="bn_inception_cifar", width=1 / 16, optimizer="rmsprop", schedule="exponential", epochs=2)
+
+
+def weights_of(folder):
+    """All that a run ends with: the state's arrays, and those of the checkpoint."""
+    state = read_tensors(folder / "state.safetensors")[0]
+    return {**state, **{f"checkpoint/{k}": v for k, v in read_tensors(folder / "checkpoint.safetensors")[0].items()}}
+
+
+def same_bits(a, b):
+    return list(a) == list(b) and all(a[k].tobytes() == b[k].tobytes() for k in a)
+
+
+DRAW = train.Run.draw
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_networks):
+    folders = {}
+    for options in (SMALL, REAL):
+        folders[options.model] = tmp_path_factory.mktemp("whole")
+        train.train(folders[options.model], options)
+    return folders
+
+
+def stop_after(monkeypatch, steps):
+    """Pretend that Ctrl-C comes during the step of that number, counted from the start of the process."""
+    count = 0
+    original = train.Run.train_step
+
+    def counted(self, index):
+        nonlocal count
+        original(self, index)
+        count += 1
+        if count == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train.Run, "train_step", counted)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 8])
+def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, uninterrupted, steps):
+    stop_after(monkeypatch, steps)
+    with pytest.raises(StoppedError, match="--resume --output"):
+        train.train(tmp_path, SMALL)
+    monkeypatch.undo()
+    train.train(tmp_path, SMALL, resume=True)
+    whole = uninterrupted[SMALL.model]
+    assert same_bits(weights_of(tmp_path), weights_of(whole))
+    assert timeless(tmp_path) == timeless(whole)
+
+
+def test_a_real_network_with_rmsprop_resumes_with_the_same_bits(tmp_path, monkeypatch, uninterrupted):
+    for steps in (2, 3):
+        stop_after(monkeypatch, steps)
+        with pytest.raises(StoppedError):
+            train.train(tmp_path, REAL, resume=(tmp_path / "state.safetensors").exists())
+        monkeypatch.undo()
+    train.train(tmp_path, REAL, resume=True)
+    assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[REAL.model]))
+
+
+def timeless(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+FAULTS = {
+    "the optimiser's vectors are forgotten": lambda run: [v.fill(0) for v in run.optimiser.state.values()],
+    "the averages are forgotten": lambda run: [m.fill(0) for m in run.average.means],
+    "the averages' count is forgotten": lambda run: setattr(run.average, "updates", 0),
+    "the step is forgotten": lambda run: setattr(run, "step", 0),
+    "a weight is rounded": lambda run: run.weights.__setitem__(0, np.float16(run.weights[0])),
+    "the seed of the streams is another": lambda run: setattr(run, "options", replace(run.options, seed=6)),
+    "the schedule begins again": lambda run: setattr(run, "schedule", schedules.constant(0.05)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_resume_would_forget_is_noticed(tmp_path, monkeypatch, uninterrupted, fault):
+    """The planted faults of the two tests above."""
+    stop_after(monkeypatch, 5)
+    with pytest.raises(StoppedError):
+        train.train(tmp_path, SMALL)
+    monkeypatch.undo()
+    restore = train.Run.restore
+
+    def faulty(self):
+        restore(self)
+        FAULTS[fault](self)
+
+    monkeypatch.setattr(train.Run, "restore", faulty)
+    train.train(tmp_path, SMALL, resume=True)
+    assert not same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
+
+
+def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_does_not(tmp_path, uninterrupted):
+    train.train(tmp_path / "again", SMALL)
+    train.train(tmp_path / "other", replace(SMALL, seed=6))
+    whole = weights_of(uninterrupted[SMALL.model])
+    assert same_bits(weights_of(tmp_path / "again"), whole)
+    assert not same_bits(weights_of(tmp_path / "other"), whole)
+
+
+# What a run leaves behind
+
+
+def test_a_run_leaves_its_options_log_checkpoint_and_pictures(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr(train.Run, "draw", DRAW)
+    folder = tmp_path
+    train.train(folder, SMALL)
+    options = json.loads((folder / "options.json").read_text())
+    assert options["lr"] == SMALL.lr and options["versions"]["numpy"] == np.__version__
+    log = timeless(folder)
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    assert all(math.isfinite(line[k]) for line in log for k in line)
+    for name in ("curves.png", "filters.png", "confusion.png", "predictions.png"):
+        pixels = np.asarray(Image.open(folder / name).convert("L"))
+        assert min(pixels.shape) > 200 and pixels.std() > 5, name
+    assert not [p.name for p in folder.iterdir() if ".tmp" in p.name]
+
+
+def test_the_checkpoint_holds_the_averaged_weights_and_what_its_pictures_looked_like(uninterrupted):
+    folder = uninterrupted[REAL.model]
+    net, about = read(folder / "checkpoint.safetensors")
+    state = read_tensors(folder / "state.safetensors")[0]
+    assert np.array_equal(vectors(net)[0], state["average/0"])
+    assert about["data"] == "shapes10" and about["classes"][0] == "disc" and about["preprocess"]["size"] == [32, 32]
+    last = timeless(folder)[-1]
+    images, labels = train.load("shapes10", train=1, test=20).test_images, train.load("shapes10", test=20).test_labels
+    accuracy, loss, _ = train.evaluate(net, images, labels, about["preprocess"]["mean"], about["preprocess"]["std"])
+    assert (accuracy, loss) == (last["test_accuracy"], last["test_loss"])
+
+
+def test_a_small_network_learns_to_tell_shapes_apart(tmp_path):
+    """Of few images, but by heart: the loss falls by far more than half."""
+    options = train.Options(
+        model="tiny but wide", train_images=64, test_images=20, batch_size=16, epochs=100, lr=0.3,
+        augment=False,
+    )  # fmt: skip
+    train.train(tmp_path, options)
+    log = timeless(tmp_path)
+    assert log[-1]["train_loss"] < 0.5 * log[0]["train_loss"]
+
+
+def test_a_finished_run_resumed_changes_nothing_and_draws_its_pictures(tmp_path, monkeypatch):
+    train.train(tmp_path, SMALL)
+    before = weights_of(tmp_path)
+    monkeypatch.setattr(train.Run, "draw", DRAW)
+    train.train(tmp_path, SMALL, resume=True)
+    assert same_bits(before, weights_of(tmp_path)) and (tmp_path / "confusion.png").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten_and_one_without_not_resumed(tmp_path, uninterrupted):
+    with pytest.raises(UsageError, match="already holds a run"):
+        train.train(uninterrupted[SMALL.model], SMALL)
+    with pytest.raises(UsageError, match="no run"):
+        train.train(tmp_path, SMALL, resume=True)
+
+
+def test_a_damaged_newest_state_is_noticed_and_the_one_before_is_used(tmp_path, uninterrupted, capsys):
+    options = replace(SMALL, epochs=2, schedule="constant")
+    train.train(tmp_path / "whole", options)
+    train.train(tmp_path / "damaged", options)
+    path = tmp_path / "damaged" / "state.safetensors"
+    good, rng = path.read_bytes(), random.Random(0)
+    for _ in range(20):
+        at, bit = rng.randrange(len(good)), rng.randrange(8)
+        path.write_bytes(good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
+        _, metadata = train.newest_state(tmp_path / "damaged")
+        assert json.loads(metadata["progress"])["epoch"] == 1
+        assert "going back to state.previous.safetensors" in capsys.readouterr().err
+    train.train(tmp_path / "damaged", options, resume=True)
+    assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "damaged"))
+
+
+def test_a_write_that_fails_stops_the_run_with_the_old_state_in_place(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 4)
+    with pytest.raises(StoppedError):
+        train.train(tmp_path, SMALL)
+    monkeypatch.undo()
+    before = (tmp_path / "state.safetensors").read_bytes()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train.train(tmp_path, SMALL, resume=True)
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def test_a_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path):
+    with train.locked(tmp_path), pytest.raises(OSError, match=f"in use by process {os.getpid()}"):
+        train.train(tmp_path, SMALL)
+    (tmp_path / "lock").write_text("999999")  # left behind by a process that was killed
+    with train.locked(tmp_path):
+        pass
+
+
+# Processes that are killed
+
+
+def command(folder, *more):
+    return [sys.executable, "-m", "inception_np", "train", "--output", str(folder), *more]
+
+
+ARGUMENTS = (
+    "--model bn_inception_cifar --width 0.0625 --train-images 32 --test-images 10 --batch-size 16 --epochs 6 --lr 0.1"
+)
+
+
+def wait_for(path, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < end, f"no {path} after {seconds} s"
+        time.sleep(0.02)
+
+
+def test_a_run_killed_at_random_times_ends_with_the_same_bits(tmp_path):
+    subprocess.run(command(tmp_path / "whole", *ARGUMENTS.split()), check=True, capture_output=True)
+    folder, rng, kills = tmp_path / "killed", random.Random(1), 0
+    for _ in range(30):
+        resume = (folder / "state.safetensors").exists()
+        process = subprocess.Popen(
+            command(folder, *(["--resume"] if resume else ARGUMENTS.split())),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        if kills < KILLS:
+            wait_for(folder / "lock", process)
+            time.sleep(rng.uniform(0, 0.8))
+            process.kill()
+            kills += 1
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert same_bits(weights_of(tmp_path / "whole"), weights_of(folder))
+    assert timeless(tmp_path / "whole") == timeless(folder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_go_on(tmp_path, number, code):
+    process = subprocess.Popen(
+        command(tmp_path, *ARGUMENTS.split(), "--epochs", "1000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(tmp_path / "state.safetensors", process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code and output == ""
+    last = errors.splitlines()[-1]
+    assert last.startswith("inception-np: ") and f"--resume --output {tmp_path}" in last and "Traceback" not in errors
+    progress = json.loads(read_tensors(tmp_path / "state.safetensors")[1]["progress"])
+    assert progress["epoch"] >= 1 and load(tmp_path / "checkpoint.safetensors").name == "bn_inception_cifar"
+
+
+# What is not finite
+
+
+def poisoned(monkeypatch, path, step, value=math.inf):
+    """Put a value into the weight of that path before that step."""
+    original = train.Run.train_step
+
+    def poison(self, index):
+        if self.step == step:
+            named_params(self.net)[path].data.flat[0] = value
+        original(self, index)
+
+    monkeypatch.setattr(train.Run, "train_step", poison)
+
+
+@pytest.mark.parametrize("path", ["conv1.weight", "3a.b3.conv.bn.gamma", "3a.b3.reduce.bias", "fc.weight"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_value_that_is_not_finite_stops_the_run_and_names_the_layer(tmp_path, monkeypatch, path, value):
+    poisoned(monkeypatch, path, 1, value)
+    with pytest.raises(ValueError, match="in epoch 1, step 2") as caught:
+        train.train(tmp_path, SMALL)
+    layer = path.split(".")[0]
+    assert f"layer {layer}" in str(caught.value) and "--lr" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_state_before_a_value_that_is_not_finite_is_kept(tmp_path, monkeypatch):
+    original = train.Run.train_step
+
+    def poison(self, index):
+        if self.epoch == 1:
+            self.weights[0] = math.nan
+        original(self, index)
+
+    monkeypatch.setattr(train.Run, "train_step", poison)
+    with pytest.raises(ValueError, match=r"epoch 2, step 1.*state.safetensors"):
+        train.train(tmp_path, SMALL)
+    assert all(np.isfinite(a).all() for a in weights_of(tmp_path).values())
+
+
+def test_a_gradient_that_is_not_finite_is_named_while_the_loss_still_is(tmp_path, monkeypatch):
+    run = train.Run(tmp_path, SMALL, False)
+    pool = run.net.trunk.layers["pool"]
+    backward = type(pool).backward
+
+    def broken(self, dy, *rest):
+        return backward(self, dy * math.nan, *rest)
+
+    monkeypatch.setattr(type(pool), "backward", broken)
+    with pytest.raises(ValueError, match=r"the gradient is not finite .*the gradient in layer pool "):
+        run.train_step(np.arange(16))
+    assert "forward" not in vars(pool)  # nothing of the search is left behind
+
+
+def test_a_rate_that_is_too_large_ends_in_that_error_and_no_warning(tmp_path):
+    with pytest.raises(ValueError, match="first made by"):
+        train.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
+
+
+# The pieces of a step
+
+
+def test_total_loss_adds_the_heads_with_their_weight_and_its_gradient_follows():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 6)
+    logits, a, b = rng.standard_normal((3, 6, 4))
+    loss, (dlogits, daux) = train.total_loss((logits, {"4a": a, "4d": b}), labels, 0.3, 0.1)
+    alone = [softmax_cross_entropy(z, labels, smoothing=0.1) for z in (logits, a, b)]
+    np.testing.assert_allclose(loss, alone[0][0] + 0.3 * alone[1][0] + 0.3 * alone[2][0], rtol=1e-14)
+    np.testing.assert_array_equal(dlogits, alone[0][1])
+    for name, (_, gradient) in zip(("4a", "4d"), alone[1:], strict=True):
+        np.testing.assert_allclose(daux[name], 0.3 * gradient, rtol=1e-14)
+    assert train.total_loss(logits, labels, 0.3, 0.1)[0] == float(alone[0][0])
+
+
+def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
+    """Along a random direction, in float64, with the same dropout each time."""
+    net = cast(create_model("inception_v1_cifar", width=1 / 16, seed=1), np.float64)
+    rng = np.random.default_rng(0)
+    for path, p in named_params(net).items():
+        if path.endswith("bias"):  # of zeros: units whose inputs are all dead would sit at ReLU's kink
+            p.data[...] = 0.1 * rng.standard_normal(p.data.shape)
+    x, labels = rng.standard_normal((3, 32, 32, 3)), np.array([1, 5, 7])
+
+    def loss_of():
+        y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(2)))
+        return (*train.total_loss(y, labels, net.aux_weight, 0.1), cache)
+
+    _, dy, cache = loss_of()
+    net.backward(dy, x, cache)
+    data, gradient = vectors(net)
+    direction = rng.standard_normal(data.shape)
+    slope, h = float(gradient @ direction), 1e-8
+    for p in named_params(net).values():
+        assert p.grad.any()
+    data += h * direction
+    above = loss_of()[0]
+    data -= 2 * h * direction
+    below = loss_of()[0]
+    np.testing.assert_allclose((above - below) / (2 * h), slope, rtol=1e-5)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient(tmp_path):
+    moved = []
+    for clip in (0.0, 1e-3):
+        run = train.Run(tmp_path, replace(SMALL, clip=clip, momentum=0.0, weight_decay=0.0, ema=0.0), False)
+        run.schedule = schedules.constant(1.0)
+        before = run.weights.copy()
+        run.train_step(np.arange(16))
+        moved.append(run.weights - before)
+    norms = [float(np.linalg.norm(m.astype(np.float64))) for m in moved]
+    assert norms[0] > 0.1
+    np.testing.assert_allclose(norms[1], 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(moved[1] / norms[1], moved[0] / norms[0], atol=1e-3)
+
+
+def test_global_norm_sums_in_float64():
+    gradient = np.full(1_000_000, 1e-3, np.float32)
+    np.testing.assert_allclose(train.global_norm(gradient), 1.0, rtol=1e-6)
+
+
+def test_averages_follow_their_equation_and_leave_the_weights_alone():
+    net = create_model("bn_inception_cifar", width=1 / 16)
+    average = train.Average(net, 0.9)
+    rng, expected = np.random.default_rng(0), [a.astype(np.float64) for a in average.arrays]
+    for updates in range(100):
+        for array in average.arrays:
+            array[...] = rng.standard_normal(array.shape)
+        average.update()
+        keep = min(0.9, (1 + updates) / (10 + updates))
+        expected = [keep * m + (1 - keep) * a for m, a in zip(expected, average.arrays, strict=True)]
+    for mean, right in zip(average.means, expected, strict=True):
+        np.testing.assert_allclose(mean, right, atol=1e-5)
+    before = [a.copy() for a in average.arrays]
+    with average.in_place():
+        assert all(np.array_equal(a, m) for a, m in zip(average.arrays, average.means, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(average.arrays, before, strict=True))
+
+
+def test_evaluate_counts_the_last_images_too(monkeypatch):
+    net = create_model("inception_v1_cifar", width=1 / 16)
+    data = train.load("shapes10", train=10, test=23)
+    whole = train.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 23)
+    parts = train.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 10)
+    assert whole[0] == parts[0] and np.array_equal(whole[2], parts[2])
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (schedules.constant(0.5), {0: 0.5, 7: 0.5}),
+        (schedules.step(1.0, [2, 4], 0.1), {0: 1, 1.99: 1, 2: 0.1, 3.5: 0.1, 4: 0.01, 9: 0.01}),
+        (schedules.exponential(0.045, 0.94, 2), {0: 0.045, 1.9: 0.045, 2: 0.0423, 4.5: 0.045 * 0.94**2}),
+        (schedules.exponential(0.01, 0.96, 8), {7.9: 0.01, 8: 0.0096}),
+        (schedules.cosine(2.0, 10), {0: 2, 5: 1, 10: 0, 11: 0, 2.5: 1 + math.cos(math.pi / 4)}),
+        (schedules.warm_up(schedules.constant(2.0), 4), {0: 0, 1: 0.5, 4: 2, 9: 2}),
+        (schedules.warm_up(schedules.constant(2.0), 0), {0: 2}),
+    ],
+)
+def test_schedules_give_the_rates_of_their_equations(schedule, expected):
+    for t, rate in expected.items():
+        np.testing.assert_allclose(schedule(t), rate, atol=1e-12)
+
+
+def test_the_rate_of_each_step_is_the_schedule_in_its_middle(tmp_path, monkeypatch):
+    run = train.Run(tmp_path, replace(SMALL, warm_up=0), False)
+    run.epoch, run.step = 1, 2
+    run.train_step(np.arange(16))
+    assert run.optimiser.lr == schedules.cosine(SMALL.lr, 3)(1 + 2.5 / 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 2}, {"weight_decay": -1},
+        {"warm_up": 9}, {"smoothing": 1}, {"clip": -1}, {"ema": 1}, {"seed": -1}, {"optimizer": "sdg"},
+        {"schedule": "cosin"}, {"model": "inception"}, {"data": "shape"}, {"train_images": 0},
+        {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
+    ],
+)  # fmt: skip
+def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):
+    with pytest.raises(UsageError, match=r"^--[a-z-]+: .+; .+"):
+        train.train(tmp_path / "new", replace(SMALL, **wrong))
+    assert not (tmp_path / "new").exists()
+
+
+# Memory
+
+
+def test_activations_are_those_of_every_layer_that_computes():
+    rng = np.random.default_rng(0)
+    trunk = Sequential(conv=Conv2D(3, 5, 3, rng=rng), relu=ReLU(), pool=GlobalAvgPool2D(), fc=Linear(5, 7, rng=rng))
+    assert activations(Network(trunk), (8, 6, 3)) == [8 * 6 * 5, 8 * 6 * 5, 5, 7]
+    assert "out_shape" not in vars(trunk.layers["conv"])
+
+
+def test_a_run_that_would_not_fit_is_refused_with_a_batch_size_that_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "available", lambda: 10_000_000)
+    options = replace(REAL, batch_size=48)
+    with pytest.raises(RefusedError, match=r"--batch-size: 48 images need about .* --batch-size \d+ fits") as caught:
+        train.train(tmp_path / "new", options)
+    fits = int(str(caught.value).split("--batch-size ")[-1].split()[0])
+    assert 2 <= fits < 48 and not (tmp_path / "new").exists()
+    train.Run(tmp_path, replace(options, batch_size=fits), False)
+    train.Run(tmp_path, options, True)  # --force
+    with pytest.raises(RefusedError):
+        train.Run(tmp_path, replace(options, batch_size=fits + 2), False)
+
+
+def test_the_estimate_is_near_what_a_step_takes():
+    """The peak of the arrays of one step, as tracemalloc sees them."""
+    import tracemalloc
+
+    net = create_model("bn_inception_cifar", width=1 / 8)
+    vectors(net)
+    labels = np.arange(64) % 10
+    x = np.random.default_rng(0).standard_normal((64, 32, 32, 3), np.float32)
+    tracemalloc.start()
+    y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(0)))
+    net.backward(train.total_loss(y, labels, 0.3, 0)[1], x, cache, into=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    _, each = needed(net, (32, 32, 3), 2)
+    assert 0.5 < 64 * each / peak < 2, (64 * each, peak)
+
+
+def test_there_is_memory_to_be_had():
+    assert 10**6 < available() < 2**60
+
+
+def test_the_folder_of_a_run_need_not_exist(tmp_path):
+    assert not Path(tmp_path / "a").exists()
+    with pytest.raises(OSError, match="cannot be made"):
+        (tmp_path / "file").write_text("")
+        train.train(tmp_path / "file" / "below", SMALL)
