@@ -4,8 +4,8 @@ A step of a small Inception is some 500 kernels of a few microseconds each, so t
 longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
 numbers, hence:
 
-    what changes from step to step lies in device memory: which images and crops, the learning rate, the key and
-    counter of dropout's generator; the host writes these few bytes before each launch
+    what changes from step to step lies in device memory: which images and crops, the learning rate, batch norm's
+    decay, the key and counter of dropout's generator; the host writes these few bytes before each launch
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
     refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
     the step's arrays come from a pool of its own, which lives as long as the graph: nobody else gets their memory
@@ -20,7 +20,8 @@ import numpy as np
 from . import backend
 from .kernels.cuda.augment import augment, choices
 from .kernels.cuda.philox import DeviceStream, address
-from .layer import Mode, named_buffers
+from .layer import Mode, named_buffers, walk
+from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
 from .models.network import Network
 
@@ -32,10 +33,12 @@ class CapturedStep:
     mean, std: (C,), as data.normalise takes them. pad: the border that crops are taken from.
 
         step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
-        step(index, lr, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
+        step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
         loss, right = step.totals()             # waits for the device; sums over images since the last call
 
-    Raises DeviceError where convolutions would go to cuBLAS. The weights are as they were before.
+    optimiser.lr and every batch norm's decay are read at each call. Other numbers (momentum, rates, smoothing) are
+    part of the graph. Capturing leaves the weights as they were. Raises DeviceError where convolutions would go to
+    cuBLAS.
     """
 
     def __init__(
@@ -55,8 +58,7 @@ class CapturedStep:
             raise backend.DeviceError(
                 "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
             )
-        import cupy
-
+        cupy = backend.array_module(optimiser.data)
         self.net, self.optimiser, self.pad, self.smoothing = net, optimiser, pad, smoothing
         self.images, self.labels = cupy.asarray(images), cupy.asarray(labels.astype(np.int32))
         std = np.asarray(std, np.float32)
@@ -65,6 +67,8 @@ class CapturedStep:
         # what the host writes before each launch
         self.choice = cupy.zeros((batch_size, 4), np.int32)
         self.lr = cupy.zeros((1,), np.float32)
+        self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
+        self.decays = cupy.zeros((len(self.norms),), np.float32)
         self.words = cupy.zeros((6,), np.uint64)
         # what the step writes
         self.x = cupy.empty((batch_size, *images.shape[1:]), np.float32)
@@ -92,7 +96,6 @@ class CapturedStep:
     def __call__(
         self,
         index: np.ndarray,
-        lr: float,
         *,
         crops: np.random.Generator | None,
         dropout: np.random.Generator,
@@ -107,7 +110,8 @@ class CapturedStep:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
         with self.stream:
             self.choice.set(choices(index, self.pad, crops))
-            self.lr.set(np.array([lr], np.float32))
+            self.lr.set(np.array([self.optimiser.lr], np.float32))
+            self.decays.set(np.array([layer.decay for layer in self.norms], np.float32))
             self.words.set(words)
             self.graph.launch()
 
@@ -121,9 +125,21 @@ class CapturedStep:
         return loss, right
 
     def _step(self) -> None:
+        """The step as it is recorded, with arrays in the place of numbers that change."""
+        lr, decays = self.optimiser.lr, [layer.decay for layer in self.norms]
+        self.optimiser.lr = self.lr
+        for i, layer in enumerate(self.norms):
+            layer.decay = self.decays[i]
+        try:
+            self._train()
+        finally:
+            self.optimiser.lr = lr
+            for layer, decay in zip(self.norms, decays, strict=True):
+                layer.decay = decay
+
+    def _train(self) -> None:
         augment(self.images, self.labels, self.choice, self.colours, self.pad, self.x, self.chosen)
-        mode = Mode(train=True, keep=True, rng=DeviceStream(self.words))
-        y, cache = self.net.forward(self.x, mode)
+        y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(self.words)))
         logits, heads = y if isinstance(y, tuple) else (y, {})
         total, dlogits = softmax_cross_entropy(logits, self.chosen, smoothing=self.smoothing)
         daux = {}
@@ -132,10 +148,6 @@ class CapturedStep:
             total = total + self.net.aux_weight * loss
             daux[stage] = dhead * self.net.aux_weight
         self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
-        lr, self.optimiser.lr = self.optimiser.lr, self.lr
-        try:
-            self.optimiser.step()
-        finally:
-            self.optimiser.lr = lr
+        self.optimiser.step()
         self.loss += total * len(self.x)
         self.right += (logits.argmax(1) == self.chosen).sum()

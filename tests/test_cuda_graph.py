@@ -9,7 +9,7 @@ import strict_cupy
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, data, train
 from inception_np.cuda_graph import CapturedStep
-from inception_np.layer import move, named_buffers, vectors
+from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.random import stream
 
@@ -78,9 +78,14 @@ def eager(name, device, number):
     if device == "cuda":
         move(net, "cuda")
     optimiser = optimisers(net, name)
+    norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
+    decays = [layer.decay for layer in norms]
     loss_sum, right = 0.0, 0
     for i, index, lr in steps(number):
         x = data.normalise(data.augment(pictures[index], 2, MEAN, stream(0, "augment", i)), MEAN, STD)
+        decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
+        for layer, decay in zip(norms, decays, strict=True):  # rounded as the graph's are
+            layer.decay = backend.asarray(np.array(decay, np.float32), device)
         x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
         loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
@@ -100,8 +105,10 @@ def captured(name, number):
     for a, b in zip(state(net, optimiser), before, strict=True):
         np.testing.assert_array_equal(a, b, "capturing a step trained the network")
     assert step.totals() == (0, 0)
+    norm = net.trunk.layers["stem"].bn
     for i, index, lr in steps(number):
-        step(index, lr, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+        optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
+        step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
     return state(net, optimiser), *step.totals()
 
 
@@ -147,8 +154,13 @@ def test_a_learning_rate_that_was_recorded_is_found(cupy, monkeypatch):
     if cupy.ndarray is not strict_cupy.ndarray:
         pytest.skip("one look at the stand-in is enough")
     wanted, *_ = eager("sgd", "cuda", 2)
-    call = CapturedStep.__call__
-    monkeypatch.setattr(CapturedStep, "__call__", lambda self, index, lr, **rngs: call(self, index, 0.1, **rngs))
+    init = CapturedStep.__init__
+
+    def recorded(self, net, optimiser, *args, **kwargs):
+        optimiser.step = lambda step=optimiser.step: (setattr(optimiser, "lr", 0.1), step())
+        init(self, net, optimiser, *args, **kwargs)
+
+    monkeypatch.setattr(CapturedStep, "__init__", recorded)
     got, *_ = captured("sgd", 2)
     assert any((a != b).any() for a, b in zip(got, wanted, strict=True))
 

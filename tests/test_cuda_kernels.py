@@ -281,7 +281,7 @@ def random_stream(cupy, first, second, where):
 
 
 def augmented(cupy, n, plane, c, pad, drawn):
-    seed, mirrored, cropped = drawn
+    seed, _, cropped = drawn
     rng = np.random.default_rng(seed)
     images, labels = rng.integers(0, 256, (7, *plane, c), np.uint8), rng.integers(0, 10, 7, np.int32)
     index = rng.integers(0, 7, n)
