@@ -7,7 +7,7 @@ random configurations and wants the same numbers. Read a file of this package be
     conv        convolution (strides, pads, dilation, groups) and depthwise convolution
     pool        maximum, average, global average
     norm        batch normalisation, local response normalisation
-    pointwise   ReLU, dropout, linear, flatten, concatenation, residual sum
+    pointwise   ReLU, ELU, dropout, linear, flatten, concatenation, residual sum
     loss        softmax cross-entropy
     update      SGD and RMSProp steps
     tables      the papers' tables as data

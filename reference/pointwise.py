@@ -1,4 +1,4 @@
-"""Operations without windows: ReLU, dropout, linear, flatten, concatenation, residual sum."""
+"""Operations without windows: ReLU, ELU, dropout, linear, flatten, concatenation, residual sum."""
 
 import numpy as np
 
@@ -18,6 +18,22 @@ def relu_dx(dy, x) -> np.ndarray:
     for at in np.ndindex(dy.shape):
         if x[at].real > 0:
             dx[at] = dy[at]
+    return dx
+
+
+def elu(x) -> np.ndarray:
+    """y = x where x > 0, else exp(x) - 1."""
+    y = np.zeros(x.shape, np.result_type(np.float64, x))
+    for at in np.ndindex(x.shape):
+        y[at] = x[at] if x[at].real > 0 else np.exp(x[at]) - 1
+    return y
+
+
+def elu_dx(dy, x) -> np.ndarray:
+    """dx = dy where x > 0, else dy exp(x)."""
+    dx = np.zeros(dy.shape, np.result_type(np.float64, dy))
+    for at in np.ndindex(dy.shape):
+        dx[at] = dy[at] if x[at].real > 0 else dy[at] * np.exp(x[at])
     return dx
 
 

@@ -188,6 +188,11 @@ def relu(draw):
 
 
 @st.composite
+def elu(draw):
+    return Case("ELU()", draw(planes()), draw(seeds))
+
+
+@st.composite
 def dropout(draw):
     rate = draw(st.sampled_from([0.5, 0.25, 0.9, 0.0]))
     return Case(f"Dropout({rate})", draw(planes()), draw(seeds), not draw(flags))
@@ -231,6 +236,7 @@ LAYERS = {
     "AdaptiveAvgPool2D": adaptive_avg_pool(),
     "Flatten": flatten(),
     "ReLU": relu(),
+    "ELU": elu(),
     "Dropout": dropout(),
     "Linear": linear(),
     "BatchNorm": batch_norm(),

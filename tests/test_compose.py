@@ -190,7 +190,7 @@ def cache_bytes(layer, shape, y, case):
         return y.size  # a byte for every winner
     if kind == "Dropout":
         return y.size
-    if kind in ("ReLU", "ConvReLU"):
+    if kind in ("ReLU", "ELU", "ConvReLU"):
         return y.nbytes
     if kind == "ConvBNReLU":
         return y.nbytes + 3 * 8 * shape[-1] + 3 * 8 * y.shape[-1]

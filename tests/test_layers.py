@@ -280,7 +280,7 @@ def test_out_and_into_equal_the_plain_call(name, data):
     promise_into(case)
 
 
-@pytest.mark.parametrize("name", ["ReLU", "ConvReLU", "ConvBNReLU"])
+@pytest.mark.parametrize("name", ["ReLU", "ELU", "ConvReLU", "ConvBNReLU"])
 @given(data=st.data())
 def test_output_gives_y_back(name, data):
     promise_output(data.draw(LAYERS[name]))
@@ -405,6 +405,13 @@ def test_linear_is_the_definition(case):
     bias = layer.bias and layer.bias.data
     assert error(y, reference.pointwise.linear(x, layer.weight.data, bias)) < 1e-12
     assert layer.macs(x.shape) == layer.weight.data.size
+
+
+@given(LAYERS["ELU"])
+def test_elu_is_the_definition(case):
+    layer, x, y, cache, dy = case.forward()
+    assert error(y, reference.pointwise.elu(x)) < 1e-12
+    assert error(layer.backward(dy, x, cache), reference.pointwise.elu_dx(dy, x)) < 1e-12
 
 
 @given(LAYERS["Flatten"])

@@ -12,7 +12,7 @@ from strategies import LAYERS, Case, flags, networks, seeds
 
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.layer import Layer, Mode, cast, named_buffers, named_params
-from inception_np.layers.activation import Dropout, ReLU
+from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
@@ -158,6 +158,7 @@ class Peer:
         AdaptiveAvgPool2D: adaptive,
         Flatten: lambda self, layer, x: x.reshape(len(x), -1),
         ReLU: lambda self, layer, x: F.relu(x),
+        ELU: lambda self, layer, x: F.elu(x),
         Dropout: dropout,
         Linear: linear,
         Sequential: sequential,
