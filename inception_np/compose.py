@@ -111,7 +111,7 @@ class Sequential(Layer):
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         if not self.layers:
             return add_to(into, dy)
-        once(kept, "Sequential")
+        once(kept, type(self).__name__)
         layers = list(self.layers.items())
         while kept:
             entry = cache, xk = kept.pop()  # popped: this layer's arrays die as it returns
