@@ -22,8 +22,9 @@ import numpy as np
 
 from ...backend import Array, Shape
 from ...heap import empty
+from ...threads import num_threads
 from ..window import Pads, Pair, out_size
-from .machine import address, helper, is_rows, kernel, num_threads, row_step, unpack
+from .machine import address, helper, is_rows, kernel, row_step, unpack
 from .register_tile import (
     FROM_BIAS,
     FROM_OUTPUT,
@@ -366,17 +367,20 @@ def packed_size(steps: int, channels: int) -> int:
 
 
 def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
-    """(parts, across): how many parts, and how many of them side by side over the channels."""
-    parts = num_threads()
-    if parts == 1 or work < 1e5:  # multiply-adds: a microsecond, less than waking a thread takes
+    """(parts, across): how many parts, and how many of them side by side over the channels.
+
+    A few parts for each thread, so that a thread that is held up loses little, but none below CHUNK pixels while
+    pixels are many; where they are few, the blocks of channels are divided too.
+    """
+    threads = num_threads()
+    if threads == 1 or work < 1e5:  # multiply-adds: a microsecond, less than waking a thread takes
         return 1, 1
-    eights, blocks = -(-pixels // 8), -(-channels // 48)
-    best = (float("inf"), 1)
-    for across in range(1, parts + 1):
-        if parts % across == 0:
-            load = -(-eights // (parts // across)) * -(-blocks // across) * (1 + 0.03 * across)
-            best = min(best, (load, across))
-    return parts, best[1]
+    down = min(-(-pixels // CHUNK), 4 * threads)
+    if down >= threads:
+        return down // threads * threads, 1
+    blocks = -(-channels // (3 * LANES))
+    across = min(-(-2 * threads // down), blocks)
+    return down * across, across
 
 
 def few_parts(work: float) -> int | None:
@@ -533,11 +537,13 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
         step = -(-dw.nbytes // 64) * 64
         sums = empty((ranges * step // 4,), np.float32)
         clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
-    work = 1.0 * pixels * dw.size
+    few = pixels * dw.size < 1e5  # multiply-adds: a microsecond
+    threads = num_threads()
+    parts = 1 if few else min(max(ranges * pieces // 16, 1), 4) * threads  # each walks over all pixels
     multiply_transposed(
         address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), len(offsets), inputs,
         address(dy), row_step(dy), *dy.shape[:3], outputs, address(sums), ranges, step,
-        zero_row(inputs), parts=1 if work < 1e5 else None,
+        zero_row(inputs), parts=parts,
     )  # fmt: skip
     if ranges > 1:
         add_ranges(address(sums), ranges, step, address(dw), dw.size, parts=few_parts(sums.nbytes))

@@ -10,18 +10,16 @@ A kernel is a function of three numbers: which part of the work to do, of how ma
 
     scale(address(x), x.size, 0.5)                       # runs it, a part on each thread
 
-A call is a few int64 in a row: the kernel's address, the number of parts, the number of arguments, the arguments. A
-program is calls one after the other, and `run` is the only function here that knows of threads: it steps through a
-program and hands the parts of each call to them. So an inference plan is one vector and one call from Python, a kernel
-is compiled without any threading in it (which takes a third of the time), and every kernel runs the same for any
-number of threads: a kernel that sums divides its work by the size of the array, never by `parts`.
+A call is a few int64 in a row: the kernel's address, the number of parts, of threads, of arguments, the arguments. A
+program is calls one after the other; workers.py steps through it and hands the parts of each call to the threads. So an
+inference plan is one vector and one call from Python, a kernel is compiled without any threading in it (which takes a
+third of the time), and gives the same bits for any number of threads: a kernel that sums divides its work by the size
+of the array, never by `parts`.
 
 Kernels are compiled when first called, and kept on disk: beside this file, or in the user's cache folder where the
 package is installed read-only, or where NUMBA_CACHE_DIR says. Numba looks at a kernel's own file and at the processor
 to see whether a kept one is still good; what it does not see, the files that kernels share, goes into the folder's
 name.
-
-    INCEPTION_NP_THREADS    threads to start with; set_num_threads(n) later
 """
 
 import hashlib
@@ -29,7 +27,6 @@ import os
 import struct
 import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -41,8 +38,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ...threads import num_threads
+from . import workers
+from .workers import Workers, decorate
+
 HERE = Path(__file__).parent
-SHARED = ("machine.py", "simd.py", "register_tile.py")  # what kernels in other files are made of
+PARTS_PER_THREAD = 4
+SHARED = ("machine.py", "simd.py", "register_tile.py", "workers.py")  # what kernels in other files are made of
 config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
@@ -117,33 +119,6 @@ def unpack(context, arguments, letters):
     return returned(arguments, letters), generate
 
 
-@intrinsic
-def _call(context, function, part, parts, arguments):
-    """Call the kernel that begins at an address."""
-
-    def generate(context, builder, signature, values):
-        integer = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [integer] * 3)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
-
-    return types.void(function, part, parts, arguments), generate
-
-
-def _run(program, start):
-    """Do the calls of a program, an int64 vector that begins at the address `start`."""
-    i = 0
-    while i < program.size:
-        function, parts, count = program[i], program[i + 1], program[i + 2]
-        arguments = start + 8 * (i + 3)
-        if parts == 1:
-            _call(function, 0, 1, arguments)
-        else:
-            for part in numba.prange(parts):
-                _call(function, part, parts, arguments)
-        i += 3 + count
-
-
 class Kernel:
     """A function (part, parts, arguments) that is compiled when it is first needed."""
 
@@ -161,10 +136,12 @@ class Kernel:
         return self._compiled.address
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
-        """The call as bytes of a program."""
+        """The call as bytes of a program. parts=None: a few for each thread, so that a thread held up loses little."""
+        threads = num_threads()
+        if parts is None:
+            parts = PARTS_PER_THREAD * threads if threads > 1 else 1
         letters = "".join(["d" if isinstance(a, float) else "q" for a in arguments])
-        head = (self.address, parts or num_threads(), len(arguments))
-        return struct.pack("=qqq" + letters, *head, *arguments)
+        return struct.pack("=qqqq" + letters, self.address, parts, threads, len(arguments), *arguments)
 
     def __call__(self, *arguments: float, parts: int | None = None) -> None:
         run(self.call(*arguments, parts=parts))
@@ -181,41 +158,42 @@ def helper(function: Callable) -> Any:
 
 
 def run(program: bytes) -> None:
-    """Do the calls of a program, on the threads that each call asks for."""
+    """Do the calls of a program, each on the threads it asks for."""
     vector = np.frombuffer(program, np.int64)
-    _ready()
-    _runner()(vector, vector.__array_interface__["data"][0])
+    workers = _workers()
+    if workers.started < num_threads() - 1:
+        workers.start(num_threads() - 1)
+    workers.run(vector)
 
 
 @cache
-def _runner() -> Any:
+def _workers() -> Workers:
     with _compiling:
-        runner = _cached(lambda keep: numba.njit(parallel=True, nogil=True, cache=keep, **OPTIONS)(_run))
-        runner.compile("void(Array(int64, 1, 'C', readonly=True), int64)")
-    return runner
+        runner = _cached(lambda keep: decorate(workers.run, workers.RUN_TYPE, keep))
+        worker = _cached(lambda keep: decorate(workers.work, workers.WORK_TYPE, keep))
+        _compiling.note(runner.stats.cache_misses)
+        _compiling.note(worker.stats.cache_misses)
+    return Workers(runner, worker)
 
 
 # ---- what the user is told
 
 
 class _Compiling:
-    """Says once, on standard error, that kernels are being compiled, if it takes longer than reading kept ones."""
-
-    PATIENCE = 0.25  # seconds: reading a kept kernel takes a few milliseconds
+    """One kernel is compiled at a time; the first that was not found on disk makes a note on standard error."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.depth, self.said = 0, False
+        self.lock, self.said = threading.RLock(), False
 
     def __enter__(self) -> None:
         self.lock.acquire()
-        self.depth += 1
-        self.begun = time.perf_counter()
 
     def __exit__(self, *error: Any) -> None:
-        self.depth -= 1
-        slow = time.perf_counter() - self.begun > self.PATIENCE
-        if slow and not self.said and not self.depth:
+        self.lock.release()
+
+    def note(self, compiled: Any) -> None:
+        """Called after each kernel: was it compiled?"""
+        if compiled and not self.said:
             self.said = True
             where = cache_folder()
             kept = f"kept in {where}" if where else "not kept: no folder is writable"
@@ -223,53 +201,9 @@ class _Compiling:
                 f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})",
                 file=sys.stderr,
             )
-        self.lock.release()
 
 
 _compiling = _Compiling()
-
-
-# ---- threads
-
-
-_threads = 0
-_local = threading.local()
-
-
-def num_threads() -> int:
-    """How many threads the kernels run on."""
-    global _threads
-    if not _threads:
-        wanted = os.environ.get("INCEPTION_NP_THREADS", "")
-        if wanted:
-            if not wanted.isdigit() or int(wanted) < 1:
-                raise ValueError(f"INCEPTION_NP_THREADS: got {wanted!r}, wanted a positive number")
-            _threads = int(wanted)
-        else:
-            _threads = config.NUMBA_NUM_THREADS
-    return _threads
-
-
-def set_num_threads(count: int) -> None:
-    """Run the kernels on this many threads. The results are the same bits for any number.
-
-    Raises TypeError for anything but an int and ValueError below 1. With more than the machine has cores, the work is
-    divided so and the cores take turns.
-    """
-    global _threads
-    if not isinstance(count, (int, np.integer)) or isinstance(count, bool):
-        raise TypeError(f"set_num_threads: got {count!r}, wanted an int")
-    if count < 1:
-        raise ValueError(f"set_num_threads: got {count}, wanted at least 1")
-    _threads = int(count)
-
-
-def _ready() -> None:
-    """Tell Numba the number of threads, once in every Python thread and after every change (it keeps one for each)."""
-    count = num_threads()
-    if getattr(_local, "threads", None) != count:
-        numba.set_num_threads(min(count, config.NUMBA_NUM_THREADS))
-        _local.threads = count
 
 
 # ---- arrays as kernels see them
