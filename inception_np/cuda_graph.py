@@ -108,6 +108,7 @@ class CapturedStep:
         words, skip = address(dropout)
         if skip:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
+        backend.array_module(self.x).cuda.Stream.null.synchronize()  # what others began on the weights comes first
         with self.stream:
             self.choice.set(choices(index, self.pad, crops))
             self.lr.set(np.array([self.optimiser.lr], np.float32))

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from . import pictures, schedules
-from .backend import Array, array_module, asarray, beside
+from .backend import Array, array_module, asarray, beside, on_tensor_cores
 from .checkpoint import save
 from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError, nearest
@@ -176,6 +176,7 @@ class Run:
         self.average = Average(self.net, o.ema) if o.ema else None
         self.schedule = make_schedule(o)
         self.steps = len(self.data.train_labels) // shape[0]  # in an epoch
+        self.captured = self.captured_step(shape[0])
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
         self.history: list[dict[str, Any]] = []
@@ -207,14 +208,53 @@ class Run:
         self.draw()
         return self.history[-1]
 
+    def captured_step(self, batch_size: int) -> Any:
+        """The training step as a CUDA graph, or None where it is taken one operation at a time.
+
+        A graph wants tensor cores (INCEPTION_NP_TF32=1), and looks neither at the gradient's norm nor at averages.
+        """
+        o, data = self.options, self.data
+        if o.clip or o.ema or not on_tensor_cores(self.weights):
+            return None
+        from .cuda_graph import CapturedStep
+
+        pad, pixels = data.pad if o.augment else 0, (data.train_images, data.train_labels)
+        colours = {"mean": data.mean, "std": data.std}
+        return CapturedStep(self.net, self.optimiser, *pixels, batch_size, pad=pad, smoothing=o.smoothing, **colours)
+
+    def launch_step(self, index: np.ndarray) -> None:
+        """One batch by the captured step; every 16 steps, and at the end of an epoch, the losses are looked at."""
+        o, where = self.options, (self.epoch, self.step)
+        warm_statistics(self.norms, self.epoch * self.steps + self.step)
+        self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
+        crops = stream(o.seed, "augment", *where) if o.augment else None
+        self.captured(index, crops=crops, dropout=stream(o.seed, "dropout", *where))
+        self.sums["images"] += len(index)
+        if (self.step + 1) % 16 == 0 or self.step + 1 == self.steps:
+            self.look()
+
+    def look(self) -> None:
+        """Wait for the steps that were launched, and add their losses up."""
+        loss, right = self.captured.totals()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"train: the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} or the 15 before; "
+                "a smaller --lr may help; without INCEPTION_NP_TF32=1 every step is looked at"
+            )
+        self.sums["loss"] += loss
+        self.sums["right"] += right
+
     def train_step(self, index: np.ndarray) -> None:
         """One batch forward, backward and into the weights."""
+        if self.captured:
+            self.launch_step(index)
+            return
         o, data, where = self.options, self.data, (self.epoch, self.step)
         images, labels = data.train_images[index], data.train_labels[index]
         if o.augment:
             images = augment(images, data.pad, data.mean, stream(o.seed, "augment", *where))
-        x = asarray(normalise(images, data.mean, data.std), o.device)
-        labels = asarray(labels, o.device)
+        x = beside(normalise(images, data.mean, data.std), self.weights)
+        labels = beside(labels, self.weights)
 
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
             loss, right = self.gradients(x, labels)
@@ -263,6 +303,8 @@ class Run:
 
     def stop(self, number: int) -> None:
         """Save and leave, because of a signal."""
+        if self.captured:
+            self.look()
         self.save()
         name = signal.Signals(number).name
         raise StoppedError(

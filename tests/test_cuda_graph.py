@@ -1,6 +1,8 @@
 """The captured training step: a launch does what the step does eagerly, bit for bit, with new images, crops, masks and
 learning rates each time. On the CPU the graph is a tape (strict_cupy); `pytest -m gpu` captures a real one."""
 
+import dataclasses
+
 import host_cuda
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def cupy(request, monkeypatch):
     return strict_cupy.pretend(monkeypatch)
 
 
-def small_network():
+def small_network(classes=5):
     """A little of everything that the networks are made of."""
     rng = np.random.default_rng(0)
     stage = ip.Concat(
@@ -44,9 +46,9 @@ def small_network():
         down=ip.MaxPool2D(2),
         gap=ip.GlobalAvgPool2D(),
         drop=ip.Dropout(0.5),
-        logits=ip.Linear(16, 5, rng=rng),
+        logits=ip.Linear(16, classes, rng=rng),
     )
-    head = ip.Sequential(ip.GlobalAvgPool2D(), ip.Dropout(0.25), ip.Linear(16, 5, rng=rng))
+    head = ip.Sequential(ip.GlobalAvgPool2D(), ip.Dropout(0.25), ip.Linear(16, classes, rng=rng))
     return Network(trunk, {"mixed": head})
 
 
@@ -170,3 +172,57 @@ def test_without_tensor_cores_the_step_is_refused(cupy, monkeypatch):
     net = move(small_network(), "cuda")
     with pytest.raises(backend.DeviceError, match="INCEPTION_NP_TF32=1"):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
+
+
+def shrunk(whole):
+    """A data set with images of 8 x 6 pixels."""
+    small = {name: getattr(whole, name)[:, 2::4, 3::5].copy() for name in ("train_images", "test_images")}
+    return dataclasses.replace(whole, **small)
+
+
+def trained(folder, device, monkeypatch, steps=None):
+    """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
+    monkeypatch.setattr(train, "create_model", lambda name, device, **options: move(small_network(10), device))
+    monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
+    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
+    options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device)
+    if steps:
+        with monkeypatch.context() as stopping:
+            done = train.Run.train_step
+
+            def train_step(self, index):
+                done(self, index)
+                if (self.epoch, self.step + 1) == (1, steps):
+                    self.step += 1
+                    self.stop(15)
+
+            stopping.setattr(train.Run, "train_step", train_step)
+            with pytest.raises(train.StoppedError):
+                train.train(folder, options)
+        line = train.train(folder, options, resume=True)
+    else:
+        line = train.train(folder, options)
+    return line, train.newest_state(folder)[0]
+
+
+def test_train_takes_the_captured_step(cupy, monkeypatch, tmp_path):
+    launched = []
+    call = CapturedStep.__call__
+    monkeypatch.setattr(CapturedStep, "__call__", lambda self, *a, **k: (launched.append(1), call(self, *a, **k))[1])
+    line, weights = trained(tmp_path / "cuda", "cuda", monkeypatch)
+    assert len(launched) == 10
+    with monkeypatch.context() as plain:
+        plain.setattr(backend, "PLAIN", True)
+        wanted, cpu_weights = trained(tmp_path / "cpu", "cpu", monkeypatch)
+    assert line["train_loss"] == pytest.approx(wanted["train_loss"], rel=2e-2)
+    for name, values in cpu_weights.items():
+        assert np.abs(weights[name] - values).max() <= 0.1 * np.abs(values).max(), name
+
+
+def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(cupy, monkeypatch, tmp_path):
+    line, weights = trained(tmp_path / "through", "cuda", monkeypatch)
+    resumed, again = trained(tmp_path / "stopped", "cuda", monkeypatch, steps=3)
+    assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
+    for name, values in weights.items():
+        np.testing.assert_array_equal(again[name], values)
