@@ -218,9 +218,17 @@ class Run:
             return None
         from .cuda_graph import CapturedStep
 
-        pad, pixels = data.pad if o.augment else 0, (data.train_images, data.train_labels)
-        colours = {"mean": data.mean, "std": data.std}
-        return CapturedStep(self.net, self.optimiser, *pixels, batch_size, pad=pad, smoothing=o.smoothing, **colours)
+        return CapturedStep(
+            self.net,
+            self.optimiser,
+            data.train_images,
+            data.train_labels,
+            batch_size,
+            mean=data.mean,
+            std=data.std,
+            pad=data.pad if o.augment else 0,
+            smoothing=o.smoothing,
+        )
 
     def launch_step(self, index: np.ndarray) -> None:
         """One batch by the captured step; every 16 steps, and at the end of an epoch, the losses are looked at."""
