@@ -5,6 +5,7 @@ layers that were spoiled on purpose, where it must fail (test_spoiled_layers_are
 """
 
 import copy
+import pkgutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,10 @@ import reference.norm
 import reference.pointwise
 import reference.pool
 import reference.windows
+from inception_np.kernels.lrn import channel_window_sum
 from inception_np.layer import Layer, Mode, cast, named_buffers, named_params
+from inception_np.layers import batchnorm as batchnorm_layer
+from inception_np.layers import lrn as lrn_layer
 from inception_np.layers.activation import Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
@@ -580,7 +584,7 @@ def test_a_bias_before_batch_norm_gets_no_gradient():
 @given(data=st.data())
 def test_second_derivatives_are_symmetric(name, data):
     """u.Hv = v.Hu, with Hv the complex step through the backward pass: a backward that is no gradient fails."""
-    case = data.draw(LAYERS[name])
+    case = data.draw(LAYERS.get(name))
     layer, x = cast(case.layer(), np.complex128), case.x()
     y, _ = layer.forward(x.astype(np.complex128), case.mode())
     dy, u, v = random_like(y, 1).astype(np.complex128), random_like(x, 2), random_like(x, 3)
@@ -771,6 +775,187 @@ def test_spoiled_layers_are_caught(promise, text, how):
     promise(SpoiledCase(text, (2, 5, 4, 2), seed=3))  # a wrapper alone breaks nothing
     with pytest.raises(AssertionError):
         promise(SpoiledCase(text, (2, 5, 4, 2), seed=3, how=how))
+
+
+# The tests above that are not promises of a case fail too, when a kernel or a layer's arithmetic is replaced.
+
+
+def around(how):
+    """A fault that is made out of the right function: how(right, *args, **kwargs)."""
+    return lambda right: lambda *args, **kwargs: how(right, *args, **kwargs)
+
+
+def odd_pixel_first(right, *args):
+    return tuple(pads[::-1] for pads in right(*args))
+
+
+def last_of_equals(right, x, *args, **kwargs):
+    y, _ = right(x, *args, **kwargs)
+    return y, right(x + 1e-9 * np.arange(x.size).reshape(x.shape), *args)[1]
+
+
+def no_variance(right, *args, train, **kwargs):
+    return right(*args, train=False, **kwargs)
+
+
+def slope_one(right, dy, y, add=None):
+    return right(dy, y + 1e-300, add=add)
+
+
+def unbiased(right, x):
+    mean, var = right(x)
+    return mean, var * x[..., 0].size / (x[..., 0].size - 1)
+
+
+def channels_first(right, layer, x, mode, out=None):
+    return right(layer, x.transpose(0, 3, 1, 2), mode)[0], x.shape
+
+
+def without_neighbours(right, dy, x, size, alpha, beta, k, add=None):
+    return dy * (k + alpha * channel_window_sum(x * x, size)) ** -beta
+
+
+AT = "inception_np.layers."
+SHAPE = (2, 5, 4, 2)
+SAME = "pad='same', stride=(2, 1)"
+REPLACED = [
+    (test_conv2d_is_the_definition, f"Conv2D(2, 3, (3, 2), {SAME})", AT + "conv.pads_for", odd_pixel_first),
+    (
+        test_depthwise_conv2d_is_the_definition,
+        f"DepthwiseConv2D(2, (3, 2), {SAME})",
+        AT + "depthwise.pads_for",
+        odd_pixel_first,
+    ),
+    (test_max_pool_is_the_definition, f"MaxPool2D((3, 2), {SAME})", AT + "pool.pads_for", odd_pixel_first),
+    (test_avg_pool_is_the_definition, f"AvgPool2D((3, 2), {SAME})", AT + "pool.pads_for", odd_pixel_first),
+    (
+        test_max_pool_is_the_definition,
+        "MaxPool2D(2, ceil=True)",
+        AT + "pool._Pool2D._geometry",
+        lambda right, layer, shape: right(MaxPool2D(layer.size, stride=layer.stride), shape),
+    ),
+    (
+        test_adaptive_avg_pool_is_the_definition,
+        "AdaptiveAvgPool2D((3, 3))",
+        AT + "pool.AdaptiveAvgPool2D.backward",
+        lambda right, *args: right(*args) * 1.001,
+    ),
+    (
+        test_lrn_is_the_definition_with_alpha_over_the_size_or_not,
+        "LRN(3, alpha=0.5)",
+        AT + "lrn.LRN._constants",
+        lambda right, layer: (layer.size, layer.alpha, layer.beta, layer.k),
+    ),
+    (test_batch_norm_is_the_definition_and_its_averages_move_in_backward, BN, AT + "batchnorm.moments", unbiased),
+    (
+        test_dropout_keeps_or_drops_by_the_generator_alone,
+        "Dropout(0.5)",
+        AT + "activation.uniform",
+        lambda right, rng, *args: right(np.random.default_rng(), *args),
+    ),
+    (
+        test_linear_is_the_definition,
+        "Linear(4, 3)",
+        AT + "linear.linear",
+        lambda right, x, w, b, **kwargs: right(x, w, None, **kwargs),
+    ),
+    (test_elu_is_the_definition, "ELU()", AT + "activation.ELU.backward", lambda right, self, dy, x, y: dy * (y > 0)),
+    (test_flatten_is_the_definition, "Flatten()", AT + "pool.Flatten.forward", channels_first),
+    (
+        test_conv_bn_relu_is_its_three_layers,
+        "ConvBNReLU(2, 3, 2, rng=rng)",
+        AT + "batchnorm.batch_norm_grad",
+        lambda right, *args, relu, **kwargs: right(*args, relu=False, **kwargs),
+    ),
+    (
+        test_conv_relu_is_its_two_layers,
+        "ConvReLU(2, 3, 2, rng=rng)",
+        AT + "conv.conv2d",
+        lambda right, *args, relu=False, **kwargs: right(*args, **kwargs),
+    ),
+    (
+        test_separable_conv2d_is_its_layers,
+        "SeparableConv2D(2, 3, 2, rng=rng)",
+        AT + "depthwise.SeparableConv2D.backward",
+        lambda right, *args: right(*args) * 1.001,
+    ),
+    (test_relu_at_zero, None, AT + "activation.relu_dx", slope_one),
+    (test_conv_relu_at_zero, None, AT + "conv.relu_dx", slope_one),
+    (test_max_pool_ties_go_to_the_first_in_row_major_order, None, AT + "pool.max_pool", last_of_equals),
+    (
+        test_max_pool_of_constants_gives_each_window_one_winner,
+        None,
+        AT + "pool.max_pool_dx",
+        lambda right, dy, winners, *args, add=None: right(dy, winners, *args) + right(dy, winners + 1, *args),
+    ),
+    (
+        test_padding_never_wins_a_maximum,
+        None,
+        "inception_np.kernels.pool.pad_images",
+        lambda right, x, pads, value=0.0: right(x, pads),
+    ),
+    (
+        test_average_pool_divisors,
+        None,
+        AT + "pool.avg_pool",
+        lambda right, *args, **kwargs: right(*args[:-1], not args[-1], **kwargs),
+    ),
+    (
+        test_dropout_drops_the_rate_and_keeps_the_mean,
+        None,
+        AT + "activation.uniform",
+        lambda right, *args: right(*args) ** 1.1,
+    ),
+    (test_batch_norm_couples_the_images_in_training_only, None, AT + "batchnorm.batch_norm_grad", no_variance),
+    (test_a_bias_before_batch_norm_gets_no_gradient, None, AT + "batchnorm.batch_norm_grad", no_variance),
+]
+
+
+@pytest.mark.parametrize("test, text, place, fault", REPLACED, ids=[row[0].__name__[5:] for row in REPLACED])
+def test_replaced_arithmetic_is_caught(test, text, place, fault, monkeypatch):
+    def run():
+        shape = (2, 4) if text == "Linear(4, 3)" else SHAPE
+        test() if text is None else test.hypothesis.inner_test(Case(text, shape, seed=3))
+
+    run()
+    *owner, name = place.split(".")
+    owner = pkgutil.resolve_name(".".join(owner))
+    monkeypatch.setattr(owner, name, around(fault)(getattr(owner, name)))
+    with pytest.raises(AssertionError):
+        run()
+
+
+def test_a_gradient_of_nothing_is_caught(monkeypatch):
+    """BatchNorm without the variance's term, LRN without its neighbours: no function has these as its gradient."""
+    seen_by_y = test_batch_norm_gradient_has_no_part_that_y_cannot_see.hypothesis.inner_test
+    symmetric = test_second_derivatives_are_symmetric.hypothesis.inner_test
+    lrn_case, bn_case = Case("LRN(3, alpha=0.5)", (2, 3, 4, 5), seed=3), Case(BN, SHAPE, seed=3)
+
+    def run():
+        seen_by_y(SHAPE, 0, True)
+        for case in (bn_case, lrn_case):
+            symmetric("", Drawn(case))
+
+    run()
+    with monkeypatch.context() as patch:
+        patch.setattr(batchnorm_layer, "batch_norm_grad", around(no_variance)(batchnorm_layer.batch_norm_grad))
+        for check in (lambda: seen_by_y(SHAPE, 0, True), lambda: symmetric("", Drawn(bn_case))):
+            with pytest.raises(AssertionError):
+                check()
+    with monkeypatch.context() as patch:
+        patch.setattr(lrn_layer, "lrn_dx", around(without_neighbours)(lrn_layer.lrn_dx))
+        with pytest.raises(AssertionError):
+            symmetric("", Drawn(lrn_case))
+
+
+class Drawn:
+    """What Hypothesis would have drawn."""
+
+    def __init__(self, case):
+        self.case = case
+
+    def draw(self, strategy):
+        return self.case
 
 
 def test_conv_bn_relu_cache_is_used_once():
