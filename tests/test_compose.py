@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import arrays, error, gradient_errors, gradients, held, mode, random_like, snapshot
+from numerics import H, arrays, dot, error, gradient_errors, gradients, held, mode, random_like, snapshot
 from strategies import LAYERS, Case, networks
 from test_layers import (
     Spoiled,
@@ -264,6 +264,23 @@ class NetworkCase(Case):
         return create_model(self.text, width=1 / 8, dtype=dtype, seed=self.seed)
 
 
+def projected_error(layer, x, dx, dy, case):
+    """The complex step along one direction over x and all parameters at once, against the gradients that are there."""
+    rng = np.random.default_rng(case.seed)
+    fresh = case.layer()
+    wide, z = cast(fresh, np.complex128), x.astype(np.complex128)
+    pairs = [(z, dx)]
+    pairs += [(p.data, named_params(layer)[name].grad) for name, p in named_params(wide).items()]
+    along = size = 0.0
+    for values, gradient in pairs:
+        v = rng.standard_normal(values.shape)
+        values += 1j * H * v
+        along += (gradient * v).sum()
+        size += np.abs(gradient * v).sum()
+    slope = dot(dy, wide.forward(z, case.mode(keep=False))[0]).imag / H
+    return abs(slope - along) / size
+
+
 def wrong_dys(dy):
     """dy with one image or one class too few, in one place, or in another structure than y."""
     if not isinstance(dy, tuple):
@@ -300,8 +317,14 @@ def test_laws_over_every_network(name):
         with pytest.raises((ValueError, TypeError), match="got dy"):
             layer.backward(wrong, x, cache)
         assert snapshot(layer) == state and held(cache) == kept_bytes
+    for p in named_params(layer).values():
+        p.grad[...] = 0
     before = [a.tobytes() for a in arrays((x, dy))]
     dx = layer.backward(lock(dy), lock(x), cache)
+    assert projected_error(layer, x, dx, dy, case) < 1e-12
+    bias = list(named_params(layer).values())[-1]  # one gradient of the last layer, off by a thousandth
+    bias.grad[0] *= 1.001
+    assert projected_error(layer, x, dx, dy, case) > 1e-9
     assert [a.tobytes() for a in arrays((x, dy))] == before
     assert dx.shape == x.shape and dx.dtype == np.float64
     assert held(cache) == 0
@@ -314,15 +337,15 @@ def test_laws_over_every_network(name):
 # -- what follows from the laws ------------------------------------------------------------------------------------
 
 
-def shared():
+def shared(wrap=lambda layer: layer):
     """One layer three times: twice in a chain, once more in a branch."""
-    conv = Conv2D(2, 2, (2, 3))
-    unit = ConvBNReLU(2, 2, (3, 2))
+    conv = wrap(Conv2D(2, 2, (2, 3)))
+    unit = wrap(ConvBNReLU(2, 2, (3, 2)))
     return Sequential(unit, conv, unit, Concat(a=conv, b=Sequential(ReLU(), conv)), unit2=Residual(Sequential(ReLU())))
 
 
-def test_a_layer_used_several_times_gets_the_sum_of_its_gradients():
-    layer = cast(shared(), np.float64)
+def test_a_layer_used_several_times_gets_the_sum_of_its_gradients(build=shared):
+    layer = cast(build(), np.float64)
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 2))
     y, _ = layer.forward(x, mode(True, 0))
     assert len(named_params(layer)) == 5  # conv's weight and bias, the unit's weight, gamma and beta: each once
@@ -371,8 +394,12 @@ class Recompute(Layer):
 @given(networks())
 @few
 def test_a_forward_pass_may_be_repeated_instead_of_kept(case):
+    check_repeated(case, Recompute)
+
+
+def check_repeated(case, recompute):
     layer, x, y, cache, dy = case.forward()
-    plain, again = copy.deepcopy(layer), Recompute(copy.deepcopy(layer))
+    plain, again = copy.deepcopy(layer), recompute(copy.deepcopy(layer))
     y2, cache2 = again.forward(x, case.mode())
     assert np.array_equal(y, y2) and held(cache2) == 0
     assert np.array_equal(plain.backward(dy, x, cache), again.backward(dy, x, cache2))
@@ -506,10 +533,27 @@ ACTIVATION = 8 * np.prod(SHAPE)  # bytes
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inference_keeps_nothing_however_deep(kind, traced):
+    check_inference(lambda depth: tower(depth, kind))
+
+
+class KeepsInInference(Sequential):
+    """Does not look at mode.keep until the end."""
+
+    def forward(self, x, mode, out=None):
+        y, _ = super().forward(x, Mode(mode.train, True, mode.rng), out)
+        return y, []
+
+
+def test_an_inference_that_keeps_is_caught(traced):
+    with pytest.raises(AssertionError):
+        check_inference(lambda depth: KeepsInInference(*tower(depth, "conv_relu").layers.values()))
+
+
+def check_inference(build):
     x = np.random.default_rng(0).standard_normal(SHAPE)
     peaks = []
     for depth in (4, 12):
-        layer = tower(depth, kind)
+        layer = build(depth)
         layer.forward(x, Mode())  # whatever is made once and stays
         peak, (y, cache) = peak_of(lambda layer=layer: layer.forward(x, Mode()))
         assert held(cache) == 0
@@ -522,8 +566,18 @@ def test_inference_keeps_nothing_however_deep(kind, traced):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_keeps_one_array_a_unit(kind, traced):
     """ConvBNReLU keeps z and gives y back, ConvReLU keeps y, which is the next one's x: one array each, not two."""
+    check_training(tower(12, kind), kind, traced)
+
+
+def test_a_training_that_keeps_more_is_caught(traced):
+    """Units that cannot give y back: each x is kept beside each z."""
+    units = [Plain(unit) for unit in tower(12, "conv_bn_relu").layers.values()]
+    with pytest.raises(AssertionError):
+        check_training(Sequential(*units), "conv_bn_relu", traced)
+
+
+def check_training(layer, kind, traced):
     x = np.random.default_rng(0).standard_normal(SHAPE)
-    layer = tower(12, kind)
     before = traced()
     y, cache = layer.forward(x, mode(True, 0))
     arrays_a_unit = (traced() - before) / ACTIVATION / 12
@@ -605,7 +659,7 @@ def test_im2col_makes_no_more_columns_than_its_cap(traced, monkeypatch):
     assert uncapped > columns  # and so the measurement does see them
 
 
-# -- every law is seen to be broken ---------------------------------------------------------------------------------
+# -- every test above is seen to fail ---------------------------------------------------------------------------------
 
 
 class Counts(Spoiled):
@@ -706,3 +760,76 @@ def test_broken_laws_are_caught(law, build):
     # A locked array raises ValueError, and what a composite forgets to raise pytest reports by its own Failed.
     with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
         law(BuiltCase("", (2, 4, 5, 2), build=build))
+
+
+class StoresX(Spoiled):
+    """Keeps x on the layer, as many libraries do: the second call overwrites the first."""
+
+    takes_out = False
+    output = None
+
+    def forward(self, x, mode):
+        self.x = x
+        return self.layer.forward(x, mode)
+
+    def backward(self, dy, x, cache):
+        return self.layer.backward(dy, self.x, cache)
+
+
+class RecomputeWithNewMasks(Recompute):
+    def backward(self, dy, x, cache):
+        _, kept = self.layer.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(1)))
+        return self.layer.backward(dy, x, kept)
+
+
+class ReplacesGrad(Spoiled):
+    def backward(self, dy, x, cache, into=None):
+        dx = self.layer.backward(dy, x, cache, into)
+        for p in named_params(self.layer).values():
+            p.grad = p.grad.copy()
+        return dx
+
+
+class PopsTooEarly(Sequential):
+    """As Sequential, but what it has popped is gone when a call fails."""
+
+    def backward(self, dy, x, kept, into=None):
+        mine = list(kept)
+        kept.clear()
+        return super().backward(dy, x, mine, into)
+
+
+def test_a_layer_that_stores_x_is_caught():
+    with pytest.raises(AssertionError):
+        test_a_layer_used_several_times_gets_the_sum_of_its_gradients(lambda: shared(StoresX))
+    in_flight = test_two_batches_may_be_in_flight.hypothesis.inner_test
+    in_flight(BuiltCase("", (2, 4, 5, 2), build=conv))
+    with pytest.raises(AssertionError):
+        in_flight(BuiltCase("", (2, 4, 5, 2), build=lambda: StoresX(conv())))
+
+
+def test_a_recomputation_with_other_masks_is_caught():
+    case = Case("Sequential(Dropout(0.5), Conv2D(2, 2, 1, rng=rng))", (2, 4, 5, 2))
+    check_repeated(case, Recompute)
+    with pytest.raises(AssertionError):
+        check_repeated(case, RecomputeWithNewMasks)
+
+
+def test_gradients_that_leave_the_vector_are_caught():
+    flat = test_flat_vectors_are_the_parameters.hypothesis.inner_test
+    flat(BuiltCase("", (2, 4, 5, 2), build=conv))
+    with pytest.raises(AssertionError):
+        flat(BuiltCase("", (2, 4, 5, 2), build=lambda: ReplacesGrad(conv())))
+
+
+def test_a_cache_that_a_failed_call_used_up_is_caught(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.Sequential", PopsTooEarly)
+    with pytest.raises(AssertionError):
+        test_a_wrong_dy_leaves_the_cache_to_be_used()
+
+
+def test_a_combinator_that_forgets_a_users_layer_is_caught(monkeypatch):
+    """Only our own layers add into an array; what a user's returns must be added for it."""
+    monkeypatch.setattr("inception_np.compose.add_to", lambda into, dx: dx if into is None else into)
+    with pytest.raises(AssertionError):
+        test_layers_of_a_users_own_work_in_every_combinator(np.float64)
