@@ -130,7 +130,7 @@ class CapturedStep:
         lr, decays = self.optimiser.lr, [layer.decay for layer in self.norms]
         self.optimiser.lr = self.lr
         for i, layer in enumerate(self.norms):
-            layer.decay = self.decays[i]
+            layer.decay = self.decays[i : i + 1]
         try:
             self._train()
         finally:

@@ -86,8 +86,8 @@ def eager(name, device, number):
     for i, index, lr in steps(number):
         x = data.normalise(data.augment(pictures[index], 2, MEAN, stream(0, "augment", i)), MEAN, STD)
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
-        for layer, decay in zip(norms, decays, strict=True):  # rounded as the graph's are
-            layer.decay = backend.asarray(np.array(decay, np.float32), device)
+        for layer, decay in zip(norms, decays, strict=True):
+            layer.decay = decay
         x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
         loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)

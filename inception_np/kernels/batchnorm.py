@@ -24,6 +24,26 @@ def moments(x: Array) -> tuple[Array, Array]:
     return mean, (centred * centred).mean(NHW)
 
 
+def reciprocal_deviation(var: Array, eps: float) -> Array:
+    """1 / sqrt(var + eps), (C,)."""
+    if on_gpu(var):
+        from .cuda import batchnorm as cuda
+
+        return cuda.reciprocal_deviation(var, eps)
+    return (var + eps) ** -0.5
+
+
+def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Array, decay: float) -> None:
+    """average = decay * average + (1 - decay) * batch in place, for both statistics, all (C,)."""
+    if on_gpu(mean_average):
+        from .cuda import batchnorm as cuda
+
+        cuda.move_averages(mean_average, var_average, mean, var, decay)
+        return
+    mean_average += (1 - decay) * (mean - mean_average)
+    var_average += (1 - decay) * (var - var_average)
+
+
 def batch_norm(
     x: Array,
     mean: Array,

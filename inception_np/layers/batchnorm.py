@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape, add_to
-from ..kernels.batchnorm import batch_norm, batch_norm_grad, moments
+from ..kernels.batchnorm import batch_norm, batch_norm_grad, moments, move_averages, reciprocal_deviation
 from ..layer import Buffer, Layer, Mode, Param
 from .check import check_between, check_count, check_dy, check_shape, check_weights, check_x
 
@@ -53,7 +53,7 @@ class BatchNorm(Layer):
             raise ValueError(f"BatchNorm: got x of shape {x.shape}, wanted more than one value per channel in training")
         else:
             mean, var = moments(x)
-        return mean, var, (var + self.eps) ** -0.5
+        return mean, var, reciprocal_deviation(var, self.eps)
 
     def apply(self, x: Array, mean: Array, rstd: Array, relu: bool, out: Array | None) -> Array:
         gamma = None if self.gamma is None else self.gamma.data
@@ -79,8 +79,7 @@ class BatchNorm(Layer):
         if self.gamma is not None:
             self.gamma.grad += dgamma
         if train:
-            self.mean.data += (1 - self.decay) * (mean - self.mean.data)
-            self.var.data += (1 - self.decay) * (var - self.var.data)
+            move_averages(self.mean.data, self.var.data, mean, var, self.decay)
         return dx
 
     def out_shape(self, shape: Shape) -> Shape:

@@ -40,6 +40,20 @@ extern "C" __global__ void moments_join(const float* __restrict__ part, float* _
   var[c] = (float)(squares / rows);
 }
 
+extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, float* __restrict__ rstd, float eps, int C) {
+  EACH_ELEMENT(c, C);
+  rstd[c] = 1.f / sqrtf(var[c] + eps);
+}
+
+// The decay is read from device memory, so that a captured step can be launched again with another one.
+extern "C" __global__ void move_averages(float* __restrict__ mean_average, float* __restrict__ var_average,
+                                         const float* __restrict__ mean, const float* __restrict__ var,
+                                         const float* __restrict__ decay, int C) {
+  EACH_ELEMENT(c, C);
+  mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
+  var_average[c] += (1 - *decay) * (var[c] - var_average[c]);
+}
+
 extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ mean, const float* __restrict__ rstd,
                                       const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int total,
                                       int C, int ldx, int ldy, int relu) {

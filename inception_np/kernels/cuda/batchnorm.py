@@ -1,8 +1,8 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
-from ...backend import Array, empty, zeros
-from .elementwise import add_parts
-from .launch import elements, launch, reduction, result, rows
+from ...backend import Array, empty
+from .elementwise import sum_parts
+from .launch import elements, launch, one_number, reduction, result, rows
 
 
 def moments(x: Array):
@@ -17,6 +17,17 @@ def moments(x: Array):
     launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
     launch("batchnorm.cu", "moments_join", elements(c), part, mean, var, count, c, share, parts)
     return mean, var
+
+
+def reciprocal_deviation(var: Array, eps: float):
+    rstd = empty(var.shape, var.dtype, var)
+    launch("batchnorm.cu", "reciprocal_deviation", elements(var.size), var, rstd, eps, var.size)
+    return rstd
+
+
+def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Array, decay: float | Array):
+    args = (mean_average, var_average, mean, var, one_number(decay, var), var.size)
+    launch("batchnorm.cu", "move_averages", elements(var.size), *args)
 
 
 def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None):
@@ -43,10 +54,10 @@ def batch_norm_grad(
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
     dx, lddx = result(out, x.shape, x)
     ((across, _, parts), threads), _ = reduction(c, count)
-    part, sums = empty((parts, 2, c), x.dtype, x), zeros((2, c), x.dtype, x)
+    part, sums = empty((parts, 2, c), x.dtype, x), empty((2, c), x.dtype, x)
     values = (dy, x, mean, rstd, gamma, beta)
     launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *values, part, count, c, lddy, ldx, relu)
-    add_parts(part, sums)
+    sum_parts(part, sums, add=False)
     sizes = (count, c, lddy, ldx, lddx)
     launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *values, sums, dx, *sizes, relu, train)
     return dx, None if gamma is None else sums[1], sums[0]

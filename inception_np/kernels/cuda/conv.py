@@ -8,7 +8,7 @@ from math import gcd
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
-from .elementwise import add_parts
+from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
 BM, BN, THREADS = 128, 64, 256  # as in conv.cu
@@ -74,7 +74,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     grid = (*tiles, groups * parts), (THREADS,)
     args = (x, dy, part, d, o, groups, ldx, lddy, share)
     launch("conv.cu", "conv2d_dw", grid, *args, options=_vec((x, dy), (ldx, per_group, lddy, o // groups)))
-    add_parts(part, dw)
+    sum_parts(part, dw)
 
 
 def linear(x: Array, w: Array, bias: Array | None, out: Array | None):

@@ -2,7 +2,7 @@
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
-from .elementwise import add_parts
+from .elementwise import sum_parts
 from .launch import elements, launch, reduction, result, rows, window
 
 
@@ -33,4 +33,4 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     grid, parts = reduction(c * m, pixels, kh * kw)
     part = empty((parts, dw.size), dw.dtype, dw)
     launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy)
-    add_parts(part, dw)
+    sum_parts(part, dw)

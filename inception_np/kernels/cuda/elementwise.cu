@@ -34,10 +34,10 @@ extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restri
   if (threadIdx.y == 0 && c < C) part[(long long)blockIdx.y * C + c] = sum;
 }
 
-// into += part[0] + part[1] + ..., in this order.
-extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count) {
+// into = part[0] + part[1] + ..., in this order, or added to what is there.
+extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
   EACH_ELEMENT(i, count);
   double sum = 0;
   for (int p = 0; p < parts; p++) sum += part[(long long)p * count + i];
-  into[i] += (float)sum;
+  into[i] = (add ? into[i] : 0.f) + (float)sum;
 }

@@ -33,9 +33,9 @@ def sum_rows(dy: Array, into: Array):
     ((across, _, parts), threads), _ = reduction(c, count)
     part = empty((parts, c), dy.dtype, dy)
     launch("elementwise.cu", "sum_rows", ((across, parts), threads), dy, part, count, c, lddy)
-    add_parts(part, into)
+    sum_parts(part, into)
 
 
-def add_parts(part: Array, into: Array):
-    """into += the sum of part (parts, into.size) over its first axis, in order."""
-    launch("elementwise.cu", "sum_parts", elements(into.size), part, into, len(part), into.size)
+def sum_parts(part: Array, into: Array, add: bool = True):
+    """into += the sum of part (parts, ...) over its first axis, in order; or into = that sum."""
+    launch("elementwise.cu", "sum_parts", elements(into.size), part, into, len(part), into.size, add)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Shape, empty
+from ...backend import Array, Shape, array_module, empty
 from ..window import Pads, Pair
 
 FOLDER = Path(__file__).parent
@@ -157,6 +157,11 @@ def result(out: Array | None, shape: tuple[int, ...], like: Array) -> tuple[Arra
     if ld is None:
         raise ValueError(f"CUDA kernels: got out= or add= with strides {y.strides}, wanted a slice of channels")
     return y, ld
+
+
+def one_number(value: float | Array, like: Array) -> Array:
+    """A number as an array of one on the device. Such an array stays itself: a captured step reads it at each launch."""
+    return array_module(like).full((1,), value, like.dtype) if isinstance(value, (int, float)) else value
 
 
 def window(

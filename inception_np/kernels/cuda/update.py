@@ -3,8 +3,8 @@
 lr may be a number or an array of one number, which a captured step reads again at every launch.
 """
 
-from ...backend import Array, array_module
-from .launch import elements, launch
+from ...backend import Array
+from .launch import elements, launch, one_number
 
 
 def sgd_step(
@@ -16,7 +16,7 @@ def sgd_step(
     weight_decay: float,
     nesterov: bool,
 ):
-    args = (data, grad, velocity, _on_device(lr, data), momentum, weight_decay, nesterov, data.size)
+    args = (data, grad, velocity, one_number(lr, data), momentum, weight_decay, nesterov, data.size)
     launch("update.cu", "sgd_step", elements(data.size), *args)
 
 
@@ -31,9 +31,5 @@ def rmsprop_step(
     eps: float,
     weight_decay: float,
 ):
-    args = (data, grad, square, velocity, _on_device(lr, data), decay, momentum, eps, weight_decay, data.size)
+    args = (data, grad, square, velocity, one_number(lr, data), decay, momentum, eps, weight_decay, data.size)
     launch("update.cu", "rmsprop_step", elements(data.size), *args)
-
-
-def _on_device(lr: float | Array, like: Array) -> Array:
-    return array_module(like).full((1,), lr, like.dtype) if isinstance(lr, (int, float)) else lr
