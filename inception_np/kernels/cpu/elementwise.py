@@ -61,6 +61,22 @@ def relu_rows(part, parts, arguments):
 
 
 @kernel
+def copy_rows(part, parts, arguments):
+    """y = x."""
+    x, x_step, y, y_step, R, C = unpack(arguments, "qqqqqq")
+    V = (C + LANES - 1) // LANES
+    first, end = R * V * part // parts, R * V * (part + 1) // parts
+    for r in range(first // V, (end + V - 1) // V):
+        a, b = x + r * x_step, y + r * y_step
+        start, stop = max(first - r * V, 0), min(end - r * V, V)
+        for v in range(start, min(stop, C // LANES)):
+            store(b + 64 * v, load(a + 64 * v, 16), 16)
+        if stop * LANES > C:
+            v = V - 1
+            store(b + 64 * v, load(a + 64 * v, C % LANES), C % LANES)
+
+
+@kernel
 def gate_rows(part, parts, arguments):
     """dx = dy where y > 0, else 0; or that added to dx."""
     y, y_step, dy, dy_step, dx, dx_step, R, C, add = unpack(arguments, "qqqqqqqqq")
@@ -148,6 +164,11 @@ def relu(x, out):
     x, at, step = rows(x)
     relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=_parts(y))
     return y
+
+
+def copy(x, y):
+    """y = x, both in rows."""
+    copy_rows(address(x), row_step(x), address(y), row_step(y), *_layout(x, y), parts=_parts(y))
 
 
 def relu_dx(dy, y, add):

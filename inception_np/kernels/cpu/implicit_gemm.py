@@ -26,10 +26,7 @@ from ...threads import num_threads
 from ..window import Pads, Pair, out_size
 from .machine import address, helper, is_rows, kernel, row_step, unpack
 from .register_tile import (
-    FROM_BIAS,
-    FROM_OUTPUT,
     GROUP,
-    RELU,
     WEIGHT_ROWS,
     block_size,
     output_block1,
@@ -48,19 +45,20 @@ PIECES = 12  # of dw to share out, at least
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
 R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
 
-_zeros = np.zeros(1 << 12, np.float32)
+_rows = {value: [np.full(1 << 12, value, np.float32)] for value in (0.0, -np.inf)}
+
+
+def constant_row(value: float, size: int) -> int:
+    """The address of at least `size` float32 zeros, or minus infinities, that stay where they are."""
+    kept = _rows[value]
+    if kept[-1].size < size:
+        kept.append(np.full(2 * size, value, np.float32))
+    return address(kept[-1])
 
 
 def zero_row(size: int) -> int:
-    """The address of at least `size` float32 zeros that stay where they are."""
-    global _zeros
-    if _zeros.size < size:
-        _zeros = np.zeros(2 * size, np.float32)
-        _keep.append(_zeros)
-    return address(_zeros)
-
-
-_keep = [_zeros]
+    """The address of at least `size` float32 zeros: padding, no bias, ReLU's floor."""
+    return constant_row(0.0, size)
 
 
 # ---- packing
@@ -190,8 +188,8 @@ def multiply(part, parts, arguments):
     """
     (
         x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, depth, weights, channels,
-        y, yn, yh, yw, N, OH, OW, zeros, mode, bias, across, chunk,
-    ) = unpack(arguments, "q" * 25)  # fmt: skip
+        y, yn, yh, yw, N, OH, OW, zeros, adds, bias, floor, across, chunk,
+    ) = unpack(arguments, "q" * 26)  # fmt: skip
     vectors = (channels + LANES - 1) // LANES
     blocks = 0
     v = 0
@@ -228,13 +226,14 @@ def multiply(part, parts, arguments):
                 for i in range(0, count, GROUP):
                     rows, valid = min(count - i, GROUP), channels - v * LANES
                     at, to = table_at + 8 * taps * i, outputs_at + 8 * i
+                    least = floor + 64 * v
                     from_ = bias + 64 * v
                     if n == 3:
-                        output_block3(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+                        output_block3(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
                     elif n == 2:
-                        output_block2(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+                        output_block2(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
                     else:
-                        output_block1(at, taps, depth, w, to, 64 * v, rows, valid, mode, from_)
+                        output_block1(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
             w += 64 * n * taps * depth
             v += n
 
@@ -414,24 +413,33 @@ def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair):
             yield a, b, offsets, np.array([t[2] for t in taps], np.int64)
 
 
-def product(x, stride, offsets, depth, packed, channels, y, mode, bias=0):
-    """The arguments of `multiply` and its parts: y (N, OH, OW, channels) from x and packed weights, as arrays."""
+def product(x, stride, offsets, depth, packed, channels, y, *, adds=False, bias=0, floor=0):
+    """The arguments of `multiply` and its parts: y (N, OH, OW, channels) from x and packed weights, as arrays.
+
+    adds: to what y holds. bias, floor: addresses of vectors; 0 for none.
+    """
     taps = len(offsets)
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
     parts, across = share(pixels, channels, 1.0 * pixels * taps * depth * channels)
-    chunk = max(1, min(CHUNK, TABLE // (8 * taps) // GROUP * GROUP)) if taps > 8 else CHUNK
-    chunk = max(chunk, GROUP)
+    chunk = max(GROUP, min(CHUNK, TABLE // (8 * taps) // GROUP * GROUP))
     arguments = (
         address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), taps, depth,
         address(packed), channels, address(y), *y.strides[:3], *y.shape[:3],
-        zero_row(depth), mode, bias, across, chunk,
+        zero_row(depth), int(adds), bias or zero_row(channels), floor or constant_row(-np.inf, channels),
+        across, chunk,
     )  # fmt: skip
     return arguments, parts
 
 
-def merges(x: Array, kernel_hw: Pair, dilation: Pair) -> bool:
-    """Are a window's columns to be one tap? Few channels, more than one column, no gaps between."""
-    return x.shape[3] < FEW_CHANNELS and kernel_hw[1] > 1 and dilation[1] == 1
+def windows(x: Array, kernel_hw: Pair, pads: Pads, dilation: Pair) -> tuple[Array, np.ndarray, int]:
+    """(x, the offsets of the taps, how many numbers each tap reads).
+
+    Where the channels are few and there are no gaps between the columns of a window, its columns are one tap.
+    """
+    if x.shape[3] < FEW_CHANNELS and kernel_hw[1] > 1 and dilation[1] == 1:
+        offsets = tap_offsets((kernel_hw[0], 1), ((0, 0), (0, 0)), dilation)
+        return padded(x, pads), offsets, kernel_hw[1] * x.shape[3]
+    return x, tap_offsets(kernel_hw, pads, dilation), x.shape[3]
 
 
 def padded(x: Array, pads: Pads) -> Array:
@@ -466,19 +474,15 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
         out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
         return out
     y = empty(shape, np.float32) if out is None else out
-    x, w = channels_last(x), np.ascontiguousarray(w)
-    kernel_hw, depth = w.shape[:2], w.shape[2]
-    if merges(x, kernel_hw, dilation):
-        x = padded(x, pads)
-        kernel_hw, depth, pads = (kernel_hw[0], 1), kernel_hw[1] * depth, ((0, 0), (0, 0))
-    offsets = tap_offsets(kernel_hw, pads, dilation)
+    w = np.ascontiguousarray(w)
+    x, offsets, depth = windows(channels_last(x), w.shape[:2], pads, dilation)
     steps = len(offsets) * depth
     packed = empty((packed_size(steps, w.shape[3]),), np.float32)
     pack(address(w), address(packed), steps, w.shape[3], parts=few_parts(w.nbytes))
     bias = None if bias is None else np.ascontiguousarray(bias)
-    mode = (RELU if relu else 0) | (0 if bias is None else FROM_BIAS)
-    at = 0 if bias is None else address(bias)
-    arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, mode, at)
+    start = 0 if bias is None else address(bias)
+    floor = zero_row(w.shape[3]) if relu else 0
+    arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
     multiply(*arguments, parts=parts)
     return y
 
@@ -506,8 +510,8 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
         packed = empty((packed_size(len(taps) * outputs, inputs),), np.float32)
         parts = few_parts(packed.nbytes)
         pack_transposed(address(w), address(packed), address(taps), len(taps), inputs, outputs, parts=parts)
-        mode = 0 if add is None else FROM_OUTPUT
-        arguments, parts = product(dy, (1, 1), offsets, outputs, packed, inputs, target, mode)
+        adds = add is not None
+        arguments, parts = product(dy, (1, 1), offsets, outputs, packed, inputs, target, adds=adds)
         multiply(*arguments, parts=parts)
     return dx
 
@@ -524,11 +528,8 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
         return
     x = channels_last(x)
     dy = dy if is_rows(dy) else np.ascontiguousarray(dy)
-    kernel_hw, (inputs, outputs) = dw.shape[:2], dw.shape[2:]
-    if merges(x, kernel_hw, dilation):
-        x = padded(x, pads)
-        kernel_hw, inputs, pads = (kernel_hw[0], 1), kernel_hw[1] * inputs, ((0, 0), (0, 0))
-    offsets = tap_offsets(kernel_hw, pads, dilation)
+    x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
+    outputs = dw.shape[3]
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
     pieces = len(offsets) * -(-inputs // R3) * -(-outputs // (3 * LANES))
     ranges = min(-(-PIECES // pieces), -(-pixels // PIXEL_BLOCK))

@@ -144,7 +144,37 @@ class Kernel:
         return struct.pack("=qqqq" + letters, self.address, parts, threads, len(arguments), *arguments)
 
     def __call__(self, *arguments: float, parts: int | None = None) -> None:
-        run(self.call(*arguments, parts=parts))
+        if _local.recording is not None:
+            _local.recording.calls.append(self.call(*arguments, parts=parts))
+        else:
+            run(self.call(*arguments, parts=parts))
+
+
+class Recording:
+    """While it is entered, calls of kernels (in this thread) are written down in `calls` and not run.
+
+    `kept` has every array whose address went into a call, so that none dies before the program is run; except those
+    that stand in `owned`, a range of addresses that the program's maker looks after.
+    """
+
+    def __init__(self, owned: range = range(0)):
+        self.calls: list[bytes] = []
+        self.kept: list[np.ndarray] = []
+        self.owned = owned
+
+    def __enter__(self) -> "Recording":
+        _local.recording = self
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _local.recording = None
+
+
+class _Local(threading.local):
+    recording: Recording | None = None
+
+
+_local = _Local()
 
 
 def kernel(function: Callable) -> Kernel:
@@ -211,7 +241,10 @@ _compiling = _Compiling()
 
 def address(a: np.ndarray) -> int:
     """Where an array's first element stands. The caller keeps the array alive while a kernel runs."""
-    return a.__array_interface__["data"][0]
+    where = a.__array_interface__["data"][0]
+    if _local.recording is not None and where not in _local.recording.owned:
+        _local.recording.kept.append(a)
+    return where
 
 
 def is_rows(a: np.ndarray) -> bool:

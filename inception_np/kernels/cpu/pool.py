@@ -4,8 +4,8 @@ import numpy as np
 
 from ...heap import empty
 from ..pool import window_counts
-from .implicit_gemm import channels_last
-from .machine import address, helper, kernel, unpack
+from .implicit_gemm import channels_last, constant_row, zero_row
+from .machine import address, helper, is_rows, kernel, row_step, unpack
 from .simd import (
     LANES,
     fma,
@@ -35,8 +35,7 @@ def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
             who = winner(v, best, spread_byte(first_tap + i * size_w + j), who)
             best = larger(v, best)
     store(y, best, n)
-    if winners:
-        store_bytes(winners, who, n)
+    store_bytes(winners, who, n)
 
 
 @kernel
@@ -56,12 +55,12 @@ def max_windows(part, parts, arguments):
             j0, j1 = max(w, 0), min(w + size_w, W)
             tap = (i0 - h) * size_w + j0 - w
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
-            who = winners + (piece * OW + q) * C if winners else 0
+            who = winners + (piece * OW + q) * C
             for c in range(0, whole, LANES):
-                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c if who else 0, 16)
+                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c, 16)
             if whole < C:
                 c = whole
-                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c if who else 0, C - c)
+                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c, C - c)
 
 
 @helper
@@ -113,22 +112,49 @@ def max_windows_gradient(part, parts, arguments):
                 )  # fmt: skip
 
 
+@kernel
+def max_values(part, parts, arguments):
+    """y alone, for inference."""
+    (
+        x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C,
+        size_h, size_w, stride_h, stride_w, top, left,
+    ) = unpack(arguments, "q" * 20)  # fmt: skip
+    for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
+        n, p = piece // OH, piece % OH
+        h = p * stride_h - top
+        i0, i1 = max(h, 0), min(h + size_h, H)
+        for q in range(OW):
+            w = q * stride_w - left
+            j0, j1 = max(w, 0), min(w + size_w, W)
+            at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
+            for c in range(0, C, LANES):
+                left_over = min(C - c, LANES)
+                best = spread(np.float32(-np.inf))
+                for i in range(i1 - i0):
+                    for j in range(j1 - j0):
+                        best = larger(load(at + i * xh + j * xw + 4 * c, left_over), best)
+                store(to + 4 * c, best, left_over)
+
+
 @helper
-def _mean(x, xh, xw, rows, columns, share, y, n):
+def _mean(x, xh, xw, rows, columns, share, y, bias, floor, n):
     s = spread(np.float32(0))
     for i in range(rows):
         for j in range(columns):
             s = s + load(x + i * xh + j * xw, n)
-    store(y, s * share, n)
+    store(y, larger(load(floor, n), fma(s, share, load(bias, n))), n)
 
 
 @kernel
 def mean_windows(part, parts, arguments):
-    """y, for its rows (n, p). tall, wide: how many pixels count in each row and column of windows, as float32."""
+    """y, for its rows (n, p). tall, wide: how many pixels count in each row and column of windows, as float32.
+
+    bias is added to the mean, and floor is the least it may be (zeros and minus infinity where nothing is wanted).
+    """
     (
         x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C,
-        size_h, size_w, stride_h, stride_w, top, left, tall, wide,
-    ) = unpack(arguments, "q" * 22)  # fmt: skip
+        size_h, size_w, stride_h, stride_w, top, left, tall, wide, bias, floor,
+    ) = unpack(arguments, "q" * 24)  # fmt: skip
     whole = C // LANES * LANES
     for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
         n, p = piece // OH, piece % OH
@@ -141,9 +167,10 @@ def mean_windows(part, parts, arguments):
             share = spread(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
             for c in range(0, 4 * whole, 4 * LANES):
-                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, 16)
+                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, 16)
             if whole < C:
-                _mean(at + 4 * whole, xh, xw, i1 - i0, j1 - j0, share, to + 4 * whole, C - whole)
+                c = 4 * whole
+                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, C - whole)
 
 
 @helper
@@ -256,17 +283,19 @@ def _counts(plane, out_hw, size, stride, pads, count_include_pad):
     return np.array(tall, np.float32), np.array(wide, np.float32)
 
 
-def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out):
-    """../pool.py says what it computes."""
+def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out, bias=0, floor=0):
+    """../pool.py says what it computes. bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
-        y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None)
+        y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None, bias, floor)
         return y
     x = channels_last(x)
+    C = x.shape[3]
     tall, wide = _counts(x.shape[1:3], out_hw, size, stride, pads, count_include_pad)
     mean_windows(
         address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
-        *stride, pads[0][0], pads[1][0], address(tall), address(wide), parts=_parts(x),
+        *stride, pads[0][0], pads[1][0], address(tall), address(wide), bias or zero_row(C),
+        floor or constant_row(-np.inf, C), parts=_parts(x),
     )  # fmt: skip
     return y
 
@@ -287,16 +316,25 @@ def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
     return dx
 
 
+def max_pool_values(x, size, stride, pads, out):
+    """y of max_pool, into `out`, an array in rows; for inference, where nobody asks who won."""
+    x = channels_last(x)
+    max_values(
+        address(x), *x.strides[:3], *x.shape[1:3], address(out), *out.strides[:3], *out.shape,
+        *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+    )  # fmt: skip
+
+
 def global_avg_pool(x, out):
     """../pool.py says what it computes."""
     N, H, W, C = x.shape
-    y = np.empty((N, C), np.float32)
-    x = channels_last(x)
-    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), 4 * C, 1 / (H * W), parts=_parts(x))
-    if out is None:
+    y = np.empty((N, C), np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = global_avg_pool(x, None)
         return y
-    out[...] = y
-    return out
+    x = channels_last(x)
+    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=_parts(x))
+    return y
 
 
 def global_avg_pool_dx(dy, x_shape, add):

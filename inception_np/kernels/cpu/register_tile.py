@@ -92,8 +92,6 @@ else:
 
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape
 
-FROM_OUTPUT, FROM_BIAS, RELU = 1, 2, 4  # what a sum starts from (else from zero), and what happens to it at the end
-
 
 class Tile:
     """The sums of a tile while its code is written: rows x vectors LLVM values."""
@@ -161,49 +159,43 @@ def output_tile(rows, vectors, block):
     """Emit the tile of y (or dx): see `_emit_output`. block: how many numbers of packed w belong to one step."""
 
     @intrinsic
-    def tile(context, table, taps, depth, weights, outputs, column, valid, mode, bias):
+    def tile(context, table, taps, depth, weights, outputs, column, valid, adds, bias, floor):
         def generate(context, builder, signature, values):
             _emit_output(Tile(builder, rows, vectors), block, *values)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 10), generate
 
     return tile
 
 
-def _emit_output(tile, block, table, taps, depth, weights, outputs, column, valid, mode, bias):
-    """y[m, 0 .. valid] = sum over t < taps, k < depth of table[t][m][k] * weights[t][k][:], rows m of the tile.
+def _emit_output(tile, block, table, taps, depth, weights, outputs, column, valid, adds, bias, floor):
+    """y[m, o] = max(floor[o], bias[o] + sum over t < taps, k < depth of table[t][m][k] * weights[t][k][o]), o < valid.
 
-    table: addresses, GROUP to a tap. outputs: a table of the addresses of y's rows, written `column` bytes further.
-    valid: how many of the tile's channels there are. mode: FROM_OUTPUT or FROM_BIAS, and RELU.
+    table: addresses, GROUP to a tap. outputs: a table of the addresses of y's rows m, written `column` bytes further.
+    adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor: zeros for ReLU, minus infinity for none.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = [b.add(place, column) for place in tile.addresses(outputs)]
-    is_set = lambda bit: b.icmp_signed("!=", b.and_(mode, constant(bit)), constant(0))  # noqa: E731
-    entry, blocks = b.block, {}
-    for name in ("output", "other", "bias", "tap", "step", "next", "done", "whole", "part", "end"):
+    blocks = {}
+    for name in ("new", "old", "tap", "step", "next", "done", "whole", "part", "end"):
         blocks[name] = b.append_basic_block(name)
 
     # what the sums start from
     masks = tile.masks(valid)
-    b.cbranch(is_set(FROM_OUTPUT), blocks["output"], blocks["other"])
-    b.position_at_end(blocks["output"])
-    old = [tile.load(place, masks) for place in places]
-    b.branch(blocks["tap"])
-    b.position_at_end(blocks["other"])
-    b.cbranch(is_set(FROM_BIAS), blocks["bias"], blocks["tap"])
-    b.position_at_end(blocks["bias"])
     offset = tile.load(bias, masks)
+    b.cbranch(b.icmp_signed("==", adds, constant(0)), blocks["new"], blocks["old"])
+    b.position_at_end(blocks["new"])
+    b.branch(blocks["tap"])
+    b.position_at_end(blocks["old"])
+    held = [tile.load(place, masks) for place in places]
+    held = tile.grid(lambda m, n: b.fadd(held[m][n], offset[n]))
     b.branch(blocks["tap"])
 
     # for each tap: the addresses of its rows of x
     b.position_at_end(blocks["tap"])
     t, w_tap, sums_tap = b.phi(I64), b.phi(I64), tile.phis()
-    for come_from, first in (
-        (blocks["output"], old),
-        (blocks["other"], tile.grid(lambda m, n: tile.zero)),
-        (blocks["bias"], [offset] * tile.rows),
-    ):
+    for come_from, first in ((blocks["new"], [offset] * tile.rows), (blocks["old"], held)):
         t.add_incoming(constant(0), come_from)
         w_tap.add_incoming(weights, come_from)
         tile.flow(sums_tap, first, come_from)
@@ -231,11 +223,10 @@ def _emit_output(tile, block, table, taps, depth, weights, outputs, column, vali
     tile.flow(sums_tap, grown, blocks["next"])
     b.cbranch(b.icmp_signed("<", t_next, taps), blocks["tap"], blocks["done"])
 
-    # ReLU is max(floor, .) with a floor of 0, or of minus infinity where there is none; a NaN is above any floor
+    # a NaN is not below any floor, and stays
     b.position_at_end(blocks["done"])
-    bottom = ir.Constant(tile.kind, [float("-inf")] * WIDTH)
-    floor = b.select(is_set(RELU), tile.zero, bottom)
-    clip = lambda m, n: b.select(b.fcmp_ordered("<", grown[m][n], floor), floor, grown[m][n])  # noqa: E731
+    lowest = tile.load(floor, masks)
+    clip = lambda m, n: b.select(b.fcmp_ordered("<", grown[m][n], lowest[n]), lowest[n], grown[m][n])  # noqa: E731
     sums = tile.grid(clip)
     enough = b.icmp_signed(">=", valid, constant(WIDTH * tile.vectors))
     b.cbranch(enough, blocks["whole"], blocks["part"])
@@ -246,7 +237,6 @@ def _emit_output(tile, block, table, taps, depth, weights, outputs, column, vali
     tile.store(sums, places, masks)
     b.branch(blocks["end"])
     b.position_at_end(blocks["end"])
-    assert entry is not b.block
 
 
 def weight_tile(rows, vectors):
@@ -318,7 +308,7 @@ def _output_block(n):
     step, width, tile = _OUTPUT[n]
 
     @helper
-    def block(table, taps, depth, weights, outputs, column, rows, valid, mode, bias):
+    def block(table, taps, depth, weights, outputs, column, rows, valid, adds, bias, floor):
         for m in range(0, rows, step):
             for c in range(0, min(valid, 16 * n), width):
                 tile(
@@ -329,8 +319,9 @@ def _output_block(n):
                     outputs + 8 * m,
                     column + 4 * c,
                     valid - c,
-                    mode,
+                    adds,
                     bias + 4 * c,
+                    floor + 4 * c,
                 )
 
     return block
