@@ -178,9 +178,11 @@ def summary_arguments(parser: argparse.ArgumentParser) -> None:
 
 def summary(args: argparse.Namespace) -> int:
     name = _known_model(args.name, "NAME")
+    from .memory import check_width
     from .models import create_model
     from .summary import summary as table_of
 
+    check_width(name, args.width, 0)
     try:
         net = create_model(name, preset=args.preset, num_classes=args.classes, width=args.width)
     except (ValueError, TypeError) as error:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from .errors import RefusedError
 from .layer import Layer, named_params, walk
+from .models import create_model, find
 from .models.network import Network
 
 
@@ -17,6 +19,24 @@ def needed(net: Network, image: tuple[int, ...], vectors: int) -> tuple[int, int
     elements = activations(net, image)
     # Every layer's output is kept or made again; at the widest place there are two gradients too.
     return weights * (1 + vectors), (sum(elements) + 3 * max(elements)) * itemsize
+
+
+def check_width(name: str, width: float | None, vectors: int) -> None:
+    """Raise RefusedError for a network whose weights alone will not fit, before it is made.
+
+    Weights grow with the square of the width, so that they can be told from a narrower network.
+    vectors: as in `needed`.
+    """
+    usual = find(name)[0].width
+    if width is None or width <= 2 * usual:
+        return
+    count = sum(p.data.nbytes for p in named_params(create_model(name)).values())
+    wanted = count * (width / usual) ** 2 * (1 + vectors)
+    if wanted > 0.9 * available():
+        raise RefusedError(
+            f"--width: {width:g} makes about {readable(wanted)} of weights, {readable(available())} "
+            f"are free; choose a width nearer to {usual:g}"
+        )
 
 
 def activations(net: Network, image: tuple[int, ...]) -> list[int]:

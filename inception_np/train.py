@@ -35,7 +35,7 @@ from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .layer import Layer, Mode, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
-from .memory import available, needed, readable
+from .memory import available, check_width, needed, readable
 from .models import create_model
 from .models.network import Network
 from .optim import SGD, RMSProp
@@ -155,7 +155,10 @@ class Run:
         o = self.options = options
         self.folder = folder
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
+        copies = 1 + bool(o.momentum) + (o.optimizer == "rmsprop") + bool(o.ema)
         try:
+            if not force and o.device == "cpu":
+                check_width(o.model, o.width, copies)
             self.net = create_model(
                 o.model,
                 num_classes=len(self.data.classes),
@@ -169,7 +172,7 @@ class Run:
             raise UsageError(f"--model: {error}; see inception-np models") from error
         shape = (min(o.batch_size, len(self.data.train_labels)), *self.data.train_images.shape[1:])
         if not force and o.device == "cpu":
-            check_memory(self.net, shape, 1 + bool(o.momentum) + (o.optimizer == "rmsprop") + bool(o.ema))
+            check_memory(self.net, shape, copies)
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]

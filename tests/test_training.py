@@ -66,6 +66,7 @@ def tiny_networks():
     """Runs of this module may be of tiny networks; each draws the data set once, and no pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "create_model", tiny)
+        patch.setattr(train, "check_width", lambda name, width, vectors: None)
         patch.setattr(train, "load", cache(train.load))
         patch.setattr(train.Run, "draw", lambda self: None)
         yield

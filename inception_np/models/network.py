@@ -100,7 +100,10 @@ class Network(Layer):
         return ValueError(f"{error}; the smallest image that {self.name or 'this network'} takes is {size}x{size}")
 
     def out_shape(self, shape: Shape) -> Shape:
-        return self.trunk.out_shape(shape)
+        try:
+            return self.trunk.out_shape(shape)
+        except ImageTooSmall as error:
+            raise self._too_small(error) from None
 
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of the trunk, one image; the heads run in training only and are not counted."""
