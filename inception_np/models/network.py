@@ -103,7 +103,7 @@ class Network(Layer):
         try:
             return self.trunk.out_shape(shape)
         except ImageTooSmall as error:
-            raise self._too_small(error) from None
+            raise self._too_small(error, False) from None
 
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of the trunk, one image; the heads run in training only and are not counted."""
