@@ -237,9 +237,9 @@ AUTO = re.compile(r"^(conv(?:olution)?2d|batch_?normalization)(?:_(\d+))?$")
 def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
     """Settle the names of a Keras file as "layer/variable".
 
-    Automatic names ("conv2d_17") go on counting over all models of a process, so they are sorted
-    by their number: that is the order in which the code creates the layers. Keras 3's .weights.h5
-    has neither names nor that order, see `keras_positions`.
+    Automatic names ("conv2d_17") are in the order in which the code creates the layers, but go on counting over all
+    models of a process, so they are counted from the lowest in the file. Keras 3's .weights.h5 has neither names nor
+    that order, see `keras_positions`.
     """
     if any(k.startswith("layers/") for k in state):
         return _keras_by_position(state, name)
@@ -254,8 +254,9 @@ def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, An
             numbered[kind].append((int(match[2] or 0), layer))
     called = {layer: layer for layer in layers}
     for kind, found in numbered.items():
-        for k, (_, layer) in enumerate(sorted(found)):
-            called[layer] = kind if k == 0 else f"{kind}_{k}"
+        first = min((number for number, _ in found), default=0)
+        for number, layer in found:
+            called[layer] = kind if number == first else f"{kind}_{number - first}"
     settled = {}
     for layer, variables in layers.items():
         for variable, raw in zip(_keras_variables(list(variables)), variables.values(), strict=True):
@@ -322,11 +323,13 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     report = Report(source, name)
     tensors, absent = _twins(layer, source)
     given = _settled(state, name, source)
+    gammaless = not any(t.theirs in given for t in tensors if t.ours.endswith(".gamma"))
     values: list[tuple[Any, np.ndarray]] = []
+    wrong: list[ValueError] = []
     for tensor in tensors:
         raw, value = given.pop(tensor.theirs, ("", None))
         if value is None and tensor.target is not None:
-            if tensor.ours.endswith(".gamma"):
+            if gammaless and tensor.ours.endswith(".gamma"):
                 report.filled.append((tensor.ours, "ones: the file has no gamma"))
                 values.append((tensor.target, np.ones(tensor.shape)))
             else:
@@ -337,7 +340,11 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
             else:
                 report.unexpected.append(raw)
         elif value is not None:
-            turned, how = _turned(raw, _checked(raw, value), tensor)
+            try:
+                turned, how = _turned(raw, _checked(raw, value), tensor)
+            except ValueError as error:
+                wrong.append(error)
+                continue
             report.loaded.append((raw, tensor.ours, how))
             values.append((tensor.target, turned))
     for key, (raw, _) in given.items():
@@ -349,6 +356,8 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
             report.unexpected.append(raw)
     if strict and (report.missing or report.unexpected):
         raise ValueError(_complaint(report))
+    if wrong:  # said last: in a file of another network this is the lesser news
+        raise wrong[0]
     ready = [(t, beside(v.astype(t.data.dtype, copy=False), t.data)) for t, v in values]
     for target, value in ready:
         target.data[...] = value
