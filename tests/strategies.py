@@ -67,33 +67,41 @@ def pads(high=(2, 2)):
 
 
 @st.composite
-def windows(draw, largest=3, dilated=True, pooling=False, ceil=False, slack=3):
-    """kernel, stride, pads, dilation and a plane (H, W) on which at least one window fits."""
-    kernel = draw(pairs(1, largest))
-    stride = draw(pairs(1, 3))
+def windows(draw, largest=3, dilated=True, pooling=False, named=False, slack=3):
+    """kernel, stride, pad, dilation and a plane (H, W) on which at least one window fits.
+
+    pooling: pads smaller than the window. named: the pad as a layer takes it, in any of its forms, as text.
+    """
+    kernel, stride = draw(pairs(1, largest)), draw(pairs(1, 3))
     dilation = draw(pairs(1, 2)) if dilated else (1, 1)
     high = tuple(min(2, k - 1) for k in kernel) if pooling else (2, 2)
-    pad = draw(pads(high))
+    form = draw(st.sampled_from(["four", "int", "pair", "valid", "same"])) if named else "four"
+    if form == "int":
+        pad = draw(st.integers(0, min(high)))
+        both = ((pad, pad), (pad, pad))
+    elif form == "pair":
+        pad = draw(st.integers(0, high[0])), draw(st.integers(0, high[1]))
+        both = ((pad[0], pad[0]), (pad[1], pad[1]))
+    elif form == "valid":
+        pad, both = "valid", ((0, 0), (0, 0))
+    elif form == "same":
+        pad, both = "same", ((9, 9), (9, 9))  # fits whatever the plane
+    else:
+        pad = both = draw(pads(high))
     plane = []
-    for k, d, p in zip(kernel, dilation, pad, strict=True):
-        plane.append(max(1, d * (k - 1) + 1 - sum(p)) + draw(st.integers(0, slack)))
+    for k, d, ends in zip(kernel, dilation, both, strict=True):
+        plane.append(max(1, d * (k - 1) + 1 - sum(ends)) + draw(st.integers(0, slack)))
     H, W = plane
-    return kernel, stride, pad, dilation, (H, W + (W == H))
-
-
-@st.composite
-def pad_argument(draw, pad):
-    """The pads as a layer takes them: the four numbers, or by name. ("same" always fits; "valid" may not.)"""
-    return repr(draw(st.sampled_from([pad, pad, "same"])))
+    return kernel, stride, repr(pad) if named else pad, dilation, (H, W + (W == H))
 
 
 @st.composite
 def conv(draw):
-    kernel, stride, pad, dilation, plane = draw(windows())
+    kernel, stride, pad, dilation, plane = draw(windows(named=True))
     groups = draw(st.integers(1, 3))
     C, F = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
     text = (
-        f"Conv2D({C}, {F}, {kernel}, stride={stride}, pad={draw(pad_argument(pad))}, "
+        f"Conv2D({C}, {F}, {kernel}, stride={stride}, pad={pad}, "
         f"dilation={dilation}, groups={groups}, bias={draw(flags)}, rng=rng)"
     )
     return Case(text, (draw(st.integers(1, 2)), *plane, C), draw(seeds))
@@ -101,61 +109,56 @@ def conv(draw):
 
 @st.composite
 def depthwise(draw):
-    kernel, stride, pad, dilation, plane = draw(windows())
+    kernel, stride, pad, dilation, plane = draw(windows(named=True))
     C = draw(st.integers(1, 3))
     text = (
         f"DepthwiseConv2D({C}, {kernel}, multiplier={draw(st.integers(1, 2))}, stride={stride}, "
-        f"pad={draw(pad_argument(pad))}, dilation={dilation}, bias={draw(flags)}, rng=rng)"
+        f"pad={pad}, dilation={dilation}, bias={draw(flags)}, rng=rng)"
     )
     return Case(text, (draw(st.integers(1, 2)), *plane, C), draw(seeds))
 
 
 @st.composite
 def separable(draw):
-    kernel, stride, pad, _, plane = draw(windows(dilated=False))
+    kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C = draw(st.integers(1, 3))
     between = draw(st.sampled_from(["None", "ReLU()", f"BatchNorm({C})"]))
     text = (
         f"SeparableConv2D({C}, {draw(st.integers(1, 3))}, {kernel}, stride={stride}, "
-        f"pad={draw(pad_argument(pad))}, between={between}, rng=rng)"
+        f"pad={pad}, between={between}, rng=rng)"
     )
     return Case(text, (draw(st.integers(2, 3)), *plane, C), draw(seeds), draw(flags))
 
 
 @st.composite
 def conv_bn_relu(draw):
-    kernel, stride, pad, _, plane = draw(windows(dilated=False))
+    kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C, F = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    text = (
-        f"ConvBNReLU({C}, {F}, {kernel}, stride={stride}, pad={draw(pad_argument(pad))}, scale={draw(flags)}, rng=rng)"
-    )
+    text = f"ConvBNReLU({C}, {F}, {kernel}, stride={stride}, pad={pad}, scale={draw(flags)}, rng=rng)"
     return Case(text, (draw(st.integers(2, 3)), *plane, C), draw(seeds), not draw(flags))
 
 
 @st.composite
 def conv_relu(draw):
-    kernel, stride, pad, _, plane = draw(windows(dilated=False))
+    kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C, F = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    text = f"ConvReLU({C}, {F}, {kernel}, stride={stride}, pad={draw(pad_argument(pad))}, rng=rng)"
+    text = f"ConvReLU({C}, {F}, {kernel}, stride={stride}, pad={pad}, rng=rng)"
     return Case(text, (draw(st.integers(1, 2)), *plane, C), draw(seeds))
 
 
 @st.composite
 def max_pool(draw):
-    size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True))
-    text = (
-        f"MaxPool2D({size}, stride={draw(st.sampled_from([stride, stride, None]))}, "
-        f"pad={draw(pad_argument(pad))}, ceil={draw(flags)})"
-    )
+    size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True, named=True))
+    text = f"MaxPool2D({size}, stride={draw(st.sampled_from([stride, stride, None]))}, pad={pad}, ceil={draw(flags)})"
     return Case(text, (draw(st.integers(1, 2)), *plane, draw(st.integers(1, 3))), draw(seeds))
 
 
 @st.composite
 def avg_pool(draw):
-    size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True))
+    size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True, named=True))
     text = (
         f"AvgPool2D({size}, stride={draw(st.sampled_from([stride, stride, None]))}, "
-        f"pad={draw(pad_argument(pad))}, ceil={draw(flags)}, count_include_pad={draw(flags)})"
+        f"pad={pad}, ceil={draw(flags)}, count_include_pad={draw(flags)})"
     )
     return Case(text, (draw(st.integers(1, 2)), *plane, draw(st.integers(1, 3))), draw(seeds))
 

@@ -176,7 +176,7 @@ def planes(x, pads, value=0.0):
 def pads_of(layer, x, window, dilation=(1, 1)):
     """TensorFlow's SAME as its documentation has it, or the numbers."""
     if layer.pad != "same":
-        return layer.pad
+        return ((0, 0), (0, 0)) if layer.pad == "valid" else layer.pad
     pads = []
     for n, k, s, d in zip(x.shape[1:3], window, layer.stride, dilation, strict=True):
         span = d * (k - 1) + 1
