@@ -52,28 +52,20 @@ class Preprocess:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         object.__setattr__(self, "size", tuple(int(n) for n in size))
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(
-                f"Preprocess: got size {size}, wanted a height and a width of 1 or more"
-            )
+            raise ValueError(f"Preprocess: got size {size}, wanted a height and a width of 1 or more")
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, values)
             if len(values) != len(self.mean) or not np.isfinite(values).all():
-                raise ValueError(
-                    f"Preprocess: got {name} {values}, wanted a finite number per channel"
-                )
+                raise ValueError(f"Preprocess: got {name} {values}, wanted a finite number per channel")
         if len(self.mean) not in (1, 3):
             raise ValueError(f"Preprocess: got a mean of {len(self.mean)} channels, wanted 1 or 3")
         if min(abs(s) for s in self.std) == 0:
             raise ValueError(f"Preprocess: got std {self.std}, wanted no zero")
         if self.interpolation not in FILTERS:
-            raise ValueError(
-                f"Preprocess: got filter {self.interpolation!r}, wanted one of {', '.join(FILTERS)}"
-            )
+            raise ValueError(f"Preprocess: got filter {self.interpolation!r}, wanted one of {', '.join(FILTERS)}")
         if self.resize is not None and int(self.resize) < max(self.size):
-            raise ValueError(
-                f"Preprocess: got resize {self.resize}, wanted at least the crop's {max(self.size)}"
-            )
+            raise ValueError(f"Preprocess: got resize {self.resize}, wanted at least the crop's {max(self.size)}")
 
     @property
     def side(self) -> int:
@@ -89,13 +81,11 @@ class Preprocess:
         """The inverse of `to_dict`. Raises ValueError for anything else."""
         names = cls.__dataclass_fields__
         if not isinstance(values, dict) or set(values) - set(names) or "size" not in values:
-            raise ValueError(
-                f"Preprocess: got {str(values)[:80]!r}, wanted the fields {', '.join(names)}"
-            )
+            raise ValueError(f"Preprocess: got {str(values)[:80]!r}, wanted the fields {', '.join(names)}")
         try:
             return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"Preprocess: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Preprocess: {str(error).removeprefix('Preprocess: ')}") from None
 
 
 def open_image(path: str | Path, channels: int = 3) -> "Image":
@@ -111,9 +101,7 @@ def open_image(path: str | Path, channels: int = 3) -> "Image":
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise ValueError(
-            f"{path}: got no picture, wanted a file that Pillow reads (JPEG, PNG, ...)"
-        ) from None
+        raise ValueError(f"{path}: got no picture, wanted a file that Pillow reads (JPEG, PNG, ...)") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
