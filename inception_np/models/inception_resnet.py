@@ -100,7 +100,18 @@ PRINTED = {
         "block17_1": "17x17x1154: what is added to has 384 + 384 + 384 channels",
         "block8_1": "8x8x2048: what is added to has 384 + 288 + 320 + 1152 channels",
     },
-    "released": {},
+    "released": {
+        "block35_1": "35x35x384: narrower as released",
+        "block17_1": "17x17x1154: 320 + 384 + 384 as released",
+        "block8_1": "8x8x2048: 384 + 288 + 320 + 1088 as released",
+    },
+}
+NOTES = {
+    "v1": "The text says that it costs about as much as Inception-v3, which has 5.71 billion multiply-adds.",
+    "v2": "The text says that it matches Inception-v4's cost, which is 12.25 billion multiply-adds. The released network\n"
+    "does, with 13.16; figure 15's 5, 10 and 5 blocks do not.",
+    "released": "The text says that it matches Inception-v4's cost, which is 12.25 billion multiply-adds. Figure 15\n"
+    "prints 5, 10 and 5 blocks, with which it would have 9.26 with the figures' widths.",
 }
 
 
@@ -345,5 +356,5 @@ def _build(
     stages.add("Logits", head)
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
     if size != 32 and width == 1:
-        network.printed = PRINTED[graph]
+        network.printed, network.notes = PRINTED[graph], [NOTES[graph]]
     return network
