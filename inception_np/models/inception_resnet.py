@@ -108,7 +108,7 @@ PRINTED = {
 }
 NOTES = {
     "v1": "The text says that it costs about as much as Inception-v3, which has 5.71 billion multiply-adds.",
-    "v2": "The text says that it matches Inception-v4's cost, which is 12.25 billion multiply-adds. The released network\n"
+    "v2": "The text says that it matches Inception-v4's cost, which is 12.25 billion multiply-adds. The released one\n"
     "does, with 13.16; figure 15's 5, 10 and 5 blocks do not.",
     "released": "The text says that it matches Inception-v4's cost, which is 12.25 billion multiply-adds. Figure 15\n"
     "prints 5, 10 and 5 blocks, with which it would have 9.26 with the figures' widths.",
