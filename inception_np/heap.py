@@ -55,6 +55,7 @@ class Heap:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self.range.madvise(mmap.MADV_HUGEPAGE)
         self.base = np.frombuffer(self.range, np.uint8).ctypes.data
+        self.capacity = capacity
         self.free: list[tuple[int, int]] = [(0, capacity)]  # (start, size), in order, none adjacent
         self.returned: deque[tuple[int, int]] = deque()
         self.lock = threading.Lock()
@@ -91,6 +92,10 @@ class Heap:
             else:
                 self.free.insert(i, (start, size))
 
+    def addresses(self) -> range:
+        """Where the range is."""
+        return range(self.base, self.base + self.capacity)
+
     def trim(self) -> None:
         """Give the pages of everything that is free back to the system."""
         with self.lock:
@@ -100,7 +105,8 @@ class Heap:
                 end = min(start + size, self.high) // mmap.PAGESIZE * mmap.PAGESIZE
                 if end > first:
                     self.range.madvise(mmap.MADV_DONTNEED, first, end - first)
-            self.high = max((s for s, _ in self.free if s), default=0) if self.used else 0
+            last, room = self.free[-1]
+            self.high = last if last + room == self.capacity else self.capacity
 
 
 _heap: Heap | None = None
@@ -113,24 +119,34 @@ def heap() -> Heap | None:
     global _heap, _tried
     if not _tried:
         with _making:
-            if not _tried and sys.platform == "linux":
-                try:
-                    _heap = Heap(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-                except (OSError, ValueError, OverflowError):
-                    _heap = None  # a limit on addresses (ulimit -v): NumPy's own allocator does
+            if not _tried:
+                _heap = private()
             _tried = True
     return _heap
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array with undefined contents; its memory is reused when the last view of it is gone."""
+def private() -> Heap | None:
+    """A heap of one's own, as large as the machine's memory, or None as above."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return Heap(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError, OverflowError):
+        return None  # a limit on addresses (ulimit -v): NumPy's own allocator does
+
+
+def empty(shape: tuple[int, ...], dtype: Any, source: Heap | None = None) -> np.ndarray:
+    """An array with undefined contents; its memory is reused when the last view of it is gone.
+
+    It is cut from `source`, or from the process's heap. Small ones, and those that no longer fit, are NumPy's own.
+    """
     dtype = np.dtype(dtype)
     size = dtype.itemsize
     for n in shape:
         size *= n
     if size < SMALL or dtype.hasobject:
         return np.empty(shape, dtype)
-    source = heap()
+    source = source or heap()
     cut = source.cut(size) if source else None
     if cut is None:
         return np.empty(shape, dtype)

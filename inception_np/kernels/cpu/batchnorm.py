@@ -11,7 +11,7 @@ square of how far that value is off: one pass over the data instead of two, and 
 import numpy as np
 
 from ...heap import empty
-from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, contiguous, helper, is_rows, kernel, row_step, rows, unpack
 from .simd import (
     LANES,
     add_doubles,
@@ -244,7 +244,7 @@ def _vector(a):
     """A contiguous float32 vector, and its address (0 for None)."""
     if a is None:
         return None, 0
-    a = np.ascontiguousarray(a, np.float32)
+    a = contiguous(a)
     return a, address(a)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...heap import empty
 from ..window import out_size
 from .implicit_gemm import channels_last, zero_row
-from .machine import address, helper, kernel, unpack
+from .machine import address, contiguous, helper, kernel, unpack
 from .simd import LANES, fma, load, spread, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
@@ -219,8 +219,8 @@ def depthwise2d(x, w, bias, stride, pads, dilation, out):
     if channels_last(y) is not y:
         y[...] = depthwise2d(x, w, bias, stride, pads, dilation, None)
         return y
-    x, w = channels_last(x), np.ascontiguousarray(w)
-    bias = None if bias is None else np.ascontiguousarray(bias)
+    x, w = channels_last(x), contiguous(w)
+    bias = None if bias is None else contiguous(bias)
     b, C = 0 if bias is None else address(bias), x.shape[3]
     ys = address(y), *y.strides[:3]
     if _slides(w, stride, pads, dilation):
@@ -248,7 +248,7 @@ def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
             parts=_parts(dx),
         )  # fmt: skip
     else:
-        w = np.ascontiguousarray(w)
+        w = contiguous(w)
         convolve_gradient(
             address(dy), *dy.strides[:3], *dy.shape[1:3], *dxs, *x_shape, address(w),
             *_window(w, stride, dilation, pads), adds, parts=_parts(dx),

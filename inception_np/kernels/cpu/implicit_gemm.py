@@ -24,7 +24,7 @@ from ...backend import Array, Shape
 from ...heap import empty
 from ...threads import num_threads
 from ..window import Pads, Pair, out_size
-from .machine import address, helper, is_rows, kernel, row_step, unpack
+from .machine import address, contiguous, helper, is_rows, kernel, row_step, unpack
 from .register_tile import (
     GROUP,
     WEIGHT_ROWS,
@@ -356,7 +356,7 @@ def clear(part, parts, arguments):
 def channels_last(a: Array) -> Array:
     """a, or a copy of it where its channels are not neighbours or a stride runs backwards."""
     if min(a.strides) < 0 or (a.shape[-1] > 1 and a.strides[-1] != 4) or any(s % 4 for s in a.strides):
-        return np.ascontiguousarray(a)
+        return contiguous(a)
     return a
 
 
@@ -448,7 +448,7 @@ def padded(x: Array, pads: Pads) -> Array:
     N, H, W, C = x.shape
     if not (top or bottom or left or right) and (W == 1 or x.strides[2] == 4 * C):
         return x
-    x = x if is_rows(x) and row_step(x) == 4 * C else np.ascontiguousarray(x)
+    x = x if is_rows(x) and row_step(x) == 4 * C else contiguous(x)
     height, width = H + top + bottom, W + left + right
     y = empty((N, height, width, C), np.float32)
     pad_images(
@@ -474,12 +474,12 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
         out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
         return out
     y = empty(shape, np.float32) if out is None else out
-    w = np.ascontiguousarray(w)
+    w = contiguous(w)
     x, offsets, depth = windows(channels_last(x), w.shape[:2], pads, dilation)
     steps = len(offsets) * depth
     packed = empty((packed_size(steps, w.shape[3]),), np.float32)
     pack(address(w), address(packed), steps, w.shape[3], parts=few_parts(w.nbytes))
-    bias = None if bias is None else np.ascontiguousarray(bias)
+    bias = None if bias is None else contiguous(bias)
     start = 0 if bias is None else address(bias)
     floor = zero_row(w.shape[3]) if relu else 0
     arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
@@ -497,7 +497,7 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
         add += conv2d_dx(dy, w, x_shape, stride, pads, dilation)
         return add
     dx = empty(x_shape, np.float32) if add is None else add
-    dy, w = channels_last(dy), np.ascontiguousarray(w)
+    dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
     for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
         target = dx[:, a :: stride[0], b :: stride[1]]
@@ -527,7 +527,7 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
         dw += whole
         return
     x = channels_last(x)
-    dy = dy if is_rows(dy) else np.ascontiguousarray(dy)
+    dy = dy if is_rows(dy) else contiguous(dy)
     x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
     outputs = dw.shape[3]
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .machine import address, kernel, unpack
+from .machine import address, contiguous, kernel, unpack
 from .simd import load_float, load_int, store_double, store_float
 
 
@@ -38,7 +38,7 @@ def softmax_rows(part, parts, arguments):
 
 def softmax_cross_entropy(logits, labels, smoothing):
     """../loss.py says what it computes."""
-    logits = np.ascontiguousarray(logits)
+    logits = contiguous(logits)
     N, K = logits.shape
     labels = np.ascontiguousarray(labels, np.int64)
     if labels.shape != (N,) or labels.min() < 0 or labels.max() >= K:

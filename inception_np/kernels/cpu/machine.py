@@ -147,7 +147,7 @@ class Kernel:
         if _local.recording is not None:
             _local.recording.calls.append(self.call(*arguments, parts=parts))
         else:
-            run(self.call(*arguments, parts=parts))
+            run(np.frombuffer(self.call(*arguments, parts=parts), np.int64))
 
 
 class Recording:
@@ -187,13 +187,12 @@ def helper(function: Callable) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
-def run(program: bytes) -> None:
-    """Do the calls of a program, each on the threads it asks for."""
-    vector = np.frombuffer(program, np.int64)
+def run(program: np.ndarray) -> None:
+    """Do the calls of a program, an int64 vector, each on the threads it asks for."""
     workers = _workers()
     if workers.started < num_threads() - 1:
         workers.start(num_threads() - 1)
-    workers.run(vector)
+    workers.run(program)
 
 
 @cache
@@ -267,10 +266,19 @@ def is_rows(a: np.ndarray) -> bool:
     return True
 
 
+def contiguous(a: np.ndarray) -> np.ndarray:
+    """a, or a copy of it. Raises RuntimeError for a copy while calls are recorded: it would be made now, not then."""
+    if a.flags.c_contiguous:
+        return a
+    if _local.recording is not None:
+        raise RuntimeError(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
+    return np.ascontiguousarray(a)
+
+
 def rows(a: np.ndarray) -> tuple[np.ndarray, int, int]:
     """(a, the address of its first row, the bytes from one row to the next); a is copied where it is not in rows."""
     if not is_rows(a):
-        a = np.ascontiguousarray(a)
+        a = contiguous(a)
     return a, address(a), row_step(a)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from ...heap import empty
 from ..pool import window_counts
 from .implicit_gemm import channels_last, constant_row, zero_row
-from .machine import address, helper, is_rows, kernel, row_step, unpack
+from .machine import address, contiguous, helper, is_rows, kernel, row_step, unpack
 from .simd import (
     LANES,
     fma,
@@ -268,7 +268,7 @@ def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
     if channels_last(dx) is not dx:
         dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
         return dx
-    dy, winners = channels_last(dy), np.ascontiguousarray(winners)
+    dy, winners = channels_last(dy), contiguous(winners)
     max_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
         *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(add is not None),
@@ -344,7 +344,7 @@ def global_avg_pool_dx(dy, x_shape, add):
         dx += global_avg_pool_dx(dy, x_shape, None)
         return dx
     N, H, W, C = x_shape
-    dy = np.ascontiguousarray(dy)
+    dy = contiguous(dy)
     spread_means(
         address(dy), 4 * C, address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
         1 / (H * W), parts=_parts(dx),

@@ -134,13 +134,13 @@ def work(state, number):
             step_aside()
 
 
-def run(program, start, state):
-    """Do the calls of a program (machine.py), an int64 vector that begins at the address `start`."""
+def run(program, end, state):
+    """Do the calls of a program (machine.py) that stands between two addresses."""
     mine = exchange(state + 8 * OWNER, 0, 1)  # another thread's program is running: then do all of this one here
-    i = 0
-    while i < program.size:
-        function, parts, threads, count = program[i], program[i + 1], program[i + 2], program[i + 3]
-        arguments = start + 8 * (i + 4)
+    while program < end:
+        function, parts = read(program), read(program + 8)
+        threads, count = read(program + 16), read(program + 24)
+        arguments = program + 32
         if parts == 1 or threads == 1 or not mine:
             for part in range(parts):
                 call(function, part, parts, arguments)
@@ -170,12 +170,12 @@ def run(program, start, state):
                     breathe()
                 else:
                     step_aside()
-        i += 4 + count
+        program = arguments + 8 * count
     if mine:
         write(state + 8 * OWNER, 0)
 
 
-RUN_TYPE = "void(Array(int64, 1, 'C', readonly=True), int64, int64)"
+RUN_TYPE = "void(int64, int64, int64)"
 WORK_TYPE = "void(int64, int64)"
 
 
@@ -199,7 +199,8 @@ class Workers:
                 self.started += 1
 
     def run(self, program: np.ndarray) -> None:
-        self.run_compiled(program, program.__array_interface__["data"][0], self.state)
+        start = program.__array_interface__["data"][0]
+        self.run_compiled(start, start + program.nbytes, self.state)
 
 
 NOGIL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
