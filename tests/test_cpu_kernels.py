@@ -7,11 +7,6 @@ Kernels are given addresses, so nothing checks their bounds. Here every array st
 buffer of its own): one number written outside changes them, and one read outside makes the result NaN.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -36,7 +31,7 @@ class Guarded:
         self.rng, self.buffers = np.random.default_rng(seed), []
 
     def array(self, shape, fill=None, *, sliced=False):
-        """An array of `shape` with random numbers, or with `fill`; as a slice, channels before and after are canaries."""
+        """An array of random numbers, or of `fill`; as a slice, the channels before and after are canaries."""
         shape = tuple(shape)
         width = shape[-1] + (7 if sliced else 0)
         room = int(np.prod(shape[:-1], dtype=int)) * width
