@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import H, arrays, dot, error, gradient_errors, gradients, held, mode, random_like, snapshot
+from numerics import arrays, error, gradient_errors, gradients, held, mode, random_like, snapshot
 from strategies import LAYERS, Case, networks
 from test_layers import (
     Spoiled,
@@ -264,23 +264,6 @@ class NetworkCase(Case):
         return create_model(self.text, width=1 / 8, dtype=dtype, seed=self.seed)
 
 
-def projected_error(layer, x, dx, dy, case):
-    """The complex step along one direction over x and all parameters at once, against the gradients that are there."""
-    rng = np.random.default_rng(case.seed)
-    fresh = case.layer()
-    wide, z = cast(fresh, np.complex128), x.astype(np.complex128)
-    pairs = [(z, dx)]
-    pairs += [(p.data, named_params(layer)[name].grad) for name, p in named_params(wide).items()]
-    along = size = 0.0
-    for values, gradient in pairs:
-        v = rng.standard_normal(values.shape)
-        values += 1j * H * v
-        along += (gradient * v).sum()
-        size += np.abs(gradient * v).sum()
-    slope = dot(dy, wide.forward(z, case.mode(keep=False))[0]).imag / H
-    return abs(slope - along) / size
-
-
 def wrong_dys(dy):
     """dy with one image or one class too few, in one place, or in another structure than y."""
     if not isinstance(dy, tuple):
@@ -317,14 +300,8 @@ def test_laws_over_every_network(name):
         with pytest.raises((ValueError, TypeError), match="got dy"):
             layer.backward(wrong, x, cache)
         assert snapshot(layer) == state and held(cache) == kept_bytes
-    for p in named_params(layer).values():
-        p.grad[...] = 0
     before = [a.tobytes() for a in arrays((x, dy))]
     dx = layer.backward(lock(dy), lock(x), cache)
-    assert projected_error(layer, x, dx, dy, case) < 1e-12
-    bias = list(named_params(layer).values())[-1]  # one gradient of the last layer, off by a thousandth
-    bias.grad[0] *= 1.001
-    assert projected_error(layer, x, dx, dy, case) > 1e-9
     assert [a.tobytes() for a in arrays((x, dy))] == before
     assert dx.shape == x.shape and dx.dtype == np.float64
     assert held(cache) == 0
