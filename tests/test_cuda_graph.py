@@ -11,6 +11,7 @@ import strict_cupy
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, data, train
 from inception_np.cuda_graph import CapturedStep
+from inception_np.kernels.cuda import launch
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.random import stream
@@ -149,6 +150,33 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured(cupy, monkeypatch):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
     if hasattr(cupy, "zeros") and cupy.ndarray is strict_cupy.ndarray:
         assert strict_cupy.Tape.recording is None, "the stream was left in capture"
+
+
+class Nothing:
+    """A module whose kernels do nothing: what matters is that they were asked for."""
+
+    def get_function(self, name):
+        return lambda blocks, threads, arguments: strict_cupy.change(lambda: None)
+
+
+@pytest.mark.parametrize("name", ip.list_models("*_cifar"))
+def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
+    """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(launch, "module", lambda source, options: Nothing())
+    cupy = strict_cupy.pretend(monkeypatch)
+
+    def cublas(*args):
+        raise AssertionError("a product went to cuBLAS")
+
+    monkeypatch.setattr(strict_cupy.ndarray, "__matmul__", cublas)
+    monkeypatch.setattr(cupy, "matmul", cublas)
+    net = ip.create_model(name, width=1 / 16, num_classes=10, device="cuda")
+    pictures = np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64)
+    step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD)
+    convolutions = sum(isinstance(layer, ip.Conv2D) for _, layer in walk(net))
+    assert len(step.graph.actions) < 40 * convolutions, "more launches than a step should need"
 
 
 def test_a_learning_rate_that_was_recorded_is_found(cupy, monkeypatch):

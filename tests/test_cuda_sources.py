@@ -21,6 +21,7 @@ except Exception as error:  # the wheel's loader has errors of its own
 needs_nvrtc = pytest.mark.skipif(bool(missing), reason=missing or "NVRTC is here")
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("sm", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES)
@@ -36,6 +37,7 @@ def test_source_compiles_within_its_registers(source, sm):
             assert registers <= BUDGET.get(source, USUAL_BUDGET), f"{kernel} takes {registers} registers"
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_faults_that_only_the_assembler_sees_are_caught():
     errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4",))
@@ -49,7 +51,7 @@ def test_faults_that_only_the_assembler_sees_are_caught():
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_no_source_has_atomics_or_double_literals(source):
+def test_no_source_has_atomics(source):
     text = launch.text(source)
     assert "atomic" not in text.replace("No atomics", "")
     assert launch.declarations(source), "no kernel was found in it"

@@ -160,7 +160,7 @@ def result(out: Array | None, shape: tuple[int, ...], like: Array) -> tuple[Arra
 
 
 def one_number(value: float | Array, like: Array) -> Array:
-    """A number as an array of one on the device. Such an array stays itself: a captured step reads it at each launch."""
+    """A number as an array of one there. Such an array stays itself; a captured step reads it at each launch."""
     return array_module(like).full((1,), value, like.dtype) if isinstance(value, (int, float)) else value
 
 

@@ -1,0 +1,126 @@
+"""What only a device can show. `pytest -m gpu` also runs test_cuda_kernels.py and test_cuda_graph.py on it.
+
+Written without a GPU at hand: not run on a device yet.
+"""
+
+import numpy as np
+import pytest
+
+from inception_np import SGD, Mode, backend, create_model, list_models, train
+from inception_np.cuda_graph import CapturedStep
+from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx
+from inception_np.layer import named_params, vectors
+from inception_np.random import stream
+
+pytestmark = pytest.mark.gpu
+BATCH = 64
+
+
+@pytest.fixture
+def cupy():
+    return pytest.importorskip("cupy")
+
+
+@pytest.fixture
+def tf32(monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+
+
+def pictures(count=256):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count)
+
+
+def captured(name="inception_v3_cifar"):
+    net = create_model(name, aux=False, seed=1, device="cuda")
+    optimiser = SGD(net, 0.05, momentum=0.9, nesterov=True)
+    step = CapturedStep(net, optimiser, *pictures(), BATCH, mean=(120,) * 3, std=(60,) * 3)
+    return net, step
+
+
+def take(step, i):
+    index = stream(0, "shuffle", i).permutation(256)[:BATCH]
+    step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+
+
+@pytest.mark.parametrize("name", list_models("*_cifar"))
+def test_a_network_on_the_device_is_that_on_the_cpu(name, cupy, monkeypatch):
+    """Logits and gradients without TF32: float32 beside float64."""
+    monkeypatch.setattr(backend, "TF32", False)
+    x = np.random.default_rng(0).standard_normal((4, 32, 32, 3))
+    found = []
+    for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):
+        net = create_model(name, aux=False, seed=1, dtype=dtype, device=device)
+        z = backend.asarray(x.astype(dtype), device)
+        y, cache = net.forward(z, Mode(train=False, keep=True))
+        net.backward(y, z, cache)
+        found.append([backend.asarray(a, "cpu") for a in (y, *(p.grad for p in named_params(net).values()))])
+    for wanted, got in zip(*found, strict=True):
+        assert np.linalg.norm(got - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def test_tf32_rounds_to_nearest(cupy, tf32):
+    """The error of one rounding per factor is 2.9e-4 of the norm; factors cut off instead of rounded give 7.7e-4."""
+    rng = np.random.default_rng(0)
+    x, w, dy = (rng.standard_normal(s).astype(np.float32) for s in [(8, 16, 16, 64), (3, 3, 64, 96), (8, 16, 16, 96)])
+    args = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    near, wide = [cupy.asarray(a) for a in (x, w, dy)], [a.astype(np.float64) for a in (x, w, dy)]
+    dw, wide_dw = cupy.zeros_like(near[1]), np.zeros_like(wide[1])
+    conv2d_dw(near[0], near[2], dw, *args)
+    conv2d_dw(wide[0], wide[2], wide_dw, *args)
+    pairs = [
+        (conv2d(near[0], near[1], None, *args), conv2d(wide[0], wide[1], None, *args)),
+        (conv2d_dx(near[2], near[1], x.shape, *args), conv2d_dx(wide[2], wide[1], x.shape, *args)),
+        (dw, wide_dw),
+    ]
+    for got, wanted in pairs:
+        assert 1e-5 < np.linalg.norm(got.get() - wanted) / np.linalg.norm(wanted) < 5e-4
+
+
+def test_a_steady_step_allocates_nothing(cupy, tf32):
+    _, step = captured()
+    take(step, 0)
+    step.totals()
+    before = cupy.get_default_memory_pool().used_bytes(), step.pool.used_bytes(), step.pool.total_bytes()
+    for i in range(1, 20):
+        take(step, i)
+    step.totals()
+    after = cupy.get_default_memory_pool().used_bytes(), step.pool.used_bytes(), step.pool.total_bytes()
+    assert after == before
+
+
+def test_what_others_allocate_between_launches_is_no_matter(cupy, tf32):
+    """Three runs, in the later two others write over all memory that they can get: the same bits."""
+    found = []
+    for noise in (0, 1, 2):
+        net, step = captured()
+        for i in range(3):
+            take(step, i)
+            if noise:
+                others = [cupy.full((n,), np.nan, np.float32) for n in (10**noise, 10**6, 3 * 10**7)]
+                del others
+        step.totals()
+        found.append(vectors(net)[0].get().tobytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_twenty_steps_follow_the_cpu(cupy, tf32):
+    """The losses of twenty steps with TF32, beside NumPy's in float32."""
+    images, labels = pictures()
+    losses = []
+    _, step = captured("inception_v1_cifar")
+    for i in range(20):
+        take(step, i)
+        losses.append(step.totals()[0] / BATCH)
+    net = create_model("inception_v1_cifar", aux=False, seed=1)
+    optimiser = SGD(net, 0.05, momentum=0.9, nesterov=True)
+    from inception_np.data import augment, normalise
+
+    for i in range(20):
+        index = stream(0, "shuffle", i).permutation(256)[:BATCH]
+        x = normalise(augment(images[index], 4, (120,) * 3, stream(0, "augment", i)), (120,) * 3, (60,) * 3)
+        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
+        loss, dy = train.total_loss(y, labels[index], 0, 0)
+        net.backward(dy, x, cache, into=False)
+        optimiser.step()
+        assert losses[i] == pytest.approx(float(loss), rel=1e-2), f"step {i}"
