@@ -23,7 +23,7 @@ from .differences import Differences, confirm, v_curve
 from .kinks import Recorder, decisions, margin
 from .laws import broken_laws
 from .policies import POLICIES
-from .report import Check, GradReport
+from .report import Check, GradReport, picture
 from .second_order import hessian_symmetry, hessian_vector_product
 from .snippet import snippet
 from .subject import Array, Subject
@@ -41,6 +41,7 @@ __all__ = [
     "hessian_symmetry",
     "hessian_vector_product",
     "margin",
+    "picture",
 ]
 
 

@@ -151,9 +151,9 @@ class GradReport:
     def plot(self, path: Any = None) -> Any:
         """Draw three panels and return the matplotlib Figure, saved to `path` where one is given.
 
-        Left: error over tolerance of every entry of the worst tensor, laid out (rows, columns x channels), or of every
-        check where entries were not compared one by one. Middle: backward against numeric. Right: the error of a
-        central difference over its step for one entry, the "V", with the complex step's beside it.
+        Left: the error of every entry of the worst tensor, laid out (rows, columns x channels), or error over
+        tolerance of the worst checks where entries were not compared one by one. Middle: backward against numeric.
+        Right: the error of a central difference over its step for one entry, the "V", and the complex step's.
         """
         from matplotlib.figure import Figure
 
@@ -175,18 +175,19 @@ class GradReport:
             ax.set(xscale="log", xlabel="error / tolerance", title="the worst checks")
             ax.axvline(1, color="C3")
             return
-        r = mapped.ratios
-        shape = mapped.maps[0].shape  # type: ignore[index]
-        if len(shape) == 4:  # a picture per channel, side by side
-            r = r.reshape(shape).max(0).transpose(0, 2, 1).reshape(shape[1], -1)
+        analytic, numeric = mapped.maps  # type: ignore[misc]
+        error, shape = np.abs(analytic - numeric) / (mapped.scale or 1), analytic.shape
+        if len(shape) == 4:  # a picture per channel, side by side, the worst image or kernel row of each
+            error = error.max(0).transpose(0, 2, 1).reshape(shape[1], -1)
             ax.set(xlabel=f"{shape[3]} channels, each {shape[1]} x {shape[2]}")
             for k in range(1, shape[3]):
                 ax.axvline(k * shape[2] - 0.5, color="white", lw=1)
         else:
-            r = r.reshape(-1, shape[-1]) if shape else r.reshape(1, 1)
-        image = ax.imshow(np.log10(np.maximum(r, 1e-6)), cmap="magma", vmin=-4, vmax=4, aspect="auto")
-        figure.colorbar(image, ax=ax, label="log10(error / tolerance)")
-        ax.set_title(f"{mapped.tensor}: where it is wrong")
+            error = error.reshape(-1, shape[-1]) if shape else error.reshape(1, 1)
+        shown = np.log10(np.maximum(error, 1e-18))
+        image = ax.imshow(shown, cmap="magma", vmin=-18, vmax=0, aspect="auto")
+        ax.set(xticks=[], yticks=[], title=f"{mapped.tensor}: where it is wrong")
+        figure.colorbar(image, ax=ax, label="log10(error / largest entry)")
 
     def _draw_scatter(self, ax: Any) -> None:
         for c in self.checks:
@@ -200,8 +201,20 @@ class GradReport:
         if self.sweep is None:
             ax.axis("off")
             return
+        from matplotlib.ticker import LogLocator
+
         label, steps, central, complex_step = self.sweep()
         ax.loglog(steps, np.maximum(central, 1e-18), "o-", ms=3, label="central difference")
         ax.loglog(steps, np.maximum(complex_step, 1e-18), "s-", ms=3, label="complex step")
         ax.set(xlabel="step h", ylabel="relative error against backward", title=label)
+        ax.xaxis.set_major_locator(LogLocator(numticks=6))
         ax.legend()
+
+
+def picture(title: str, columns: int = 1) -> Any:
+    """A matplotlib Figure with its axes, one or a row of them, that needs no display. Used by the examples."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8 if columns == 1 else 12, 4.5), layout="constrained", dpi=110)
+    figure.suptitle(title)
+    return figure, figure.subplots(1, columns)
