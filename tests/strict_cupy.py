@@ -95,8 +95,8 @@ class ndarray:  # CuPy's name
         return self._base
 
     @property
-    def __cuda_array_interface__(self) -> dict:
-        return {"data": (self._a.ctypes.data, False), "shape": self.shape, "typestr": self.dtype.str, "version": 3}
+    def data(self) -> Any:
+        return types.SimpleNamespace(ptr=self._a.ctypes.data)
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` explicitly.")

@@ -42,8 +42,8 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
         raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
     blocks, threads = grid
     if min(blocks) > 0:
-        run = module(source, options).get_function(kernel)
-        run(blocks, threads, tuple(_argument(kernel, *both) for both in zip(args, wanted, strict=True)))
+        given = tuple(_argument(kernel, *both) for both in zip(args, wanted, strict=True))
+        function(source, kernel, options)(blocks, threads, given)
 
 
 def _argument(kernel: str, value: Any, wanted: str) -> Any:
@@ -92,8 +92,13 @@ def structs() -> dict[str, list[str]]:
 
 
 @functools.cache
-def module(source: str, options: tuple[str, ...]) -> Any:
-    """The compiled source: an object whose get_function(kernel) can be called with (blocks, threads, arguments)."""
+def function(source: str, kernel: str, options: tuple[str, ...]) -> Any:
+    """A kernel, compiled: it can be called with (blocks, threads, arguments)."""
+    return _module(source, options).get_function(kernel)
+
+
+@functools.cache
+def _module(source: str, options: tuple[str, ...]) -> Any:
     import cupy
 
     return cupy.RawModule(code=text(source), options=("--std=c++17", *options))
@@ -141,7 +146,7 @@ def pitch(x: Array) -> int | None:
 
 def address(x: Array) -> int:
     """Where x begins on the device."""
-    return x.__cuda_array_interface__["data"][0]
+    return x.data.ptr
 
 
 def rows(x: Array) -> tuple[Array, int]:
