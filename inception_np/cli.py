@@ -127,6 +127,18 @@ def _known_model(name: str, option: str) -> str:
     return find(name)[1]
 
 
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive, metavar="N", help="one for each core by default")
+
+
+def _use_threads(args: argparse.Namespace) -> None:
+    """The results are the same bits with any number of threads, so it is no option of a run."""
+    if args.threads is not None:
+        from .threads import set_num_threads
+
+        set_num_threads(args.threads)
+
+
 # models
 
 
@@ -223,6 +235,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--ema", type=float, metavar="X", help="decay of a running average of the weights")
     add("--seed", type=int, metavar="N")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
+    _add_threads(parser)
     add = parser.add_argument_group("where").add_argument
     add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")
     add("--resume", action="store_true", help="take up the run in --output where it stopped")
@@ -231,8 +244,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if v is not None}
-    for key in ("command", "output", "resume", "force"):
+    for key in ("command", "output", "resume", "force", "threads"):
         given.pop(key, None)
+    _use_threads(args)
     if "model" in given:
         given["model"] = _known_model(given["model"], "--model")
     if given.get("device") == "auto":
@@ -287,6 +301,7 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
     parser.add_argument("--batch-size", type=_positive, default=250, metavar="N")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
+    _add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -298,6 +313,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from .train import evaluate as measure
 
     where = device(args.device)
+    _use_threads(args)
     net, about = read(args.checkpoint)
     name = args.data or about.get("data")
     if name is None:
@@ -327,6 +343,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train, save or import wrote")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, ...")
     parser.add_argument("--crops", type=int, choices=(1, 10, 144), default=1, help="crops averaged (GoogLeNet)")
+    _add_threads(parser)
     parser.add_argument("--top", type=_positive, default=5, metavar="K", help="how many classes to print")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -335,6 +352,7 @@ def predict(args: argparse.Namespace) -> int:
     from .checkpoint import read
     from .predict import predict_images, preprocess_for, top
 
+    _use_threads(args)
     net, about = read(args.checkpoint)
     how = preprocess_for(net, about)
     found: list[dict[str, Any]] = []

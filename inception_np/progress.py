@@ -45,7 +45,9 @@ class Progress:
             self.first, self.started = done, now
         if not self.bar and now - self.spoke < self.SILENCE:
             return
-        rate = (now - self.started) / max(done - self.first, 1)
+        if done == self.first:  # nothing to tell the time by
+            return
+        rate = (now - self.started) / (done - self.first)
         text = (
             f"loss {sums['loss'] / sums['images']:.3f}  accuracy {sums['right'] / sums['images']:6.1%}  "
             f"{sums['images'] / max(sums['seconds'], 1e-9):,.0f} images/s  "

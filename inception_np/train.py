@@ -32,6 +32,7 @@ from .checkpoint import save
 from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError, nearest
 from .files import atomic_write, keep_as, locked, make_folder, sweep
+from .inference import compile_inference
 from .layer import Layer, Mode, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
@@ -547,11 +548,13 @@ def evaluate(
 ) -> tuple[float, float, np.ndarray]:
     """(accuracy, mean loss, predicted classes (N,)) of uint8 images (N, H, W, C)."""
     like = next(iter(named_params(net).values())).data
+    batch_size = min(batch_size, len(labels))
+    infer = compile_inference(net, (batch_size, *images.shape[1:]))
     predicted, loss = np.empty(len(labels), np.int64), 0.0
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         x = beside(normalise(images[part], mean, std, like.dtype), like)
-        logits = asarray(net.forward(x, Mode())[0], "cpu")
+        logits = asarray(infer(x) if len(x) == batch_size else net.forward(x, Mode())[0], "cpu")
         predicted[part] = logits.argmax(1)
         loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
     return float((predicted == labels).mean()), loss / len(labels), predicted

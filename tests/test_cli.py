@@ -203,6 +203,7 @@ MISTAKES = [
     ("train --optimizer adam", 2, "--optimizer: got 'adam'; "),
     ("train --schedule cosin", 2, "--schedule: got 'cosin'; the nearest is cosine"),
     ("train --warm-up 99 --epochs 2", 2, "--warm-up: got 99.0; give a number from 0 to 2"),
+    ("train --threads 0", 2, "--threads: got '0', wanted a whole number from 1; "),
     ("train --device gpu", 2, "--device: invalid choice: 'gpu'"),
     ("train --train-images 0", 2, "--train-images: got '0'"),
     ("train --resume", 2, "--resume: which run? add --output DIR"),
