@@ -1,0 +1,883 @@
+"""Small faults, planted one at a time in the backward passes, to see that the tests find every one of them.
+
+    python tests/mutation.py                  all of them: the score, a table, and what survived
+    python tests/mutation.py kernels/lrn.py   those of one file
+    pytest -m mutation                        the same as a test
+
+A mutant is one edit of one function's syntax tree: a dropped term, a wrong axis, a missing 1/N, H for W, a swapped
+stride, pad or tap, = for +=, an index off by one, a wrong tie, a missing mask, a transposed weight, a factor of 1.01
+or 1.0001. It is compiled, and its code is put into the function that everybody has imported already, so that a mutant
+costs milliseconds. The judges are the suite's own promises (test_layers.py), its definitions by reference loops, its
+exact tests, and check_gradients, over fixed cases that the suite's strategies draw.
+
+A mutant that cannot change any result is listed in mutation_equivalents.txt with the reason. Every run proves the list
+again: each entry must still name a survivor, which must give the same bits as the right code (or, where the reason
+begins with "rounding", the same numbers to 1e-13) in every array of every case.
+"""
+
+import ast
+import contextlib
+import copy
+import importlib
+import signal
+import sys
+import time
+import types
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import test_layers  # noqa: E402
+from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from numerics import arrays, random_like, randomise  # noqa: E402
+from strategies import LAYERS, networks  # noqa: E402
+
+import inception_np.kernels.conv as conv_kernels  # noqa: E402
+import inception_np.layers.activation as activation  # noqa: E402
+from inception_np import (  # noqa: E402
+    AdaptiveAvgPool2D,
+    BatchNorm,
+    Conv2D,
+    ConvBNReLU,
+    Dropout,
+    Layer,
+    Mode,
+    Residual,
+    cast,
+    check_gradients,
+    named_buffers,
+    named_params,
+)
+from inception_np import softmax_cross_entropy as cross_entropy  # noqa: E402
+from inception_np.models.network import Network  # noqa: E402
+
+EQUIVALENTS = HERE / "mutation_equivalents.txt"
+PACKAGE = HERE.parent / "inception_np"
+CASES = 40  # of every layer
+SECONDS = 5  # of computing until a mutant counts as hanging
+
+# Which functions are mutated, and the layers whose cases judge them.
+WINDOWED = ("Conv2D", "DepthwiseConv2D", "MaxPool2D", "AvgPool2D", "ConvReLU")
+TARGETS = {
+    "kernels/conv.py": (
+        ("_plain_dx", "_plain_dw", "col2im", "im2col", "_groups"),
+        ("Conv2D", "ConvReLU", "ConvBNReLU"),
+    ),
+    "kernels/depthwise.py": (("_plain_dx", "_plain_dw"), ("DepthwiseConv2D", "SeparableConv2D")),
+    "kernels/pool.py": (
+        ("_plain_max_dx", "_plain_avg_dx", "global_avg_pool_dx", "_weights", "_reach", "_padded", "_inside"),
+        ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D"),
+    ),
+    "kernels/window.py": (("taps", "pad_images"), WINDOWED),
+    "kernels/batchnorm.py": (("_plain_grad", "batch_norm_grad", "moments"), ("BatchNorm", "ConvBNReLU")),
+    "kernels/lrn.py": (("channel_window_sum", "_plain_dx", "lrn_dx"), ("LRN",)),
+    "kernels/elementwise.py": (("relu_dx", "scaled_add", "sum_rows"), ("ReLU", "ConvReLU", "Conv2D", "networks")),
+    "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),
+    "kernels/loss.py": (("softmax_cross_entropy",), ("loss",)),
+    "layers/activation.py": (
+        ("ReLU.output", "ReLU.backward", "Dropout.backward", "Dropout.forward"),
+        ("ReLU", "Dropout"),
+    ),
+    "layers/batchnorm.py": (
+        ("BatchNorm.statistics", "BatchNorm.backward", "BatchNorm.gradient"),
+        ("BatchNorm", "ConvBNReLU"),
+    ),
+    "layers/conv.py": (
+        ("Conv2D.backward", "Conv2D._geometry", "ConvReLU.output", "ConvReLU.backward"),
+        ("Conv2D", "ConvReLU"),
+    ),
+    "layers/conv_bn_relu.py": (("ConvBNReLU.output", "ConvBNReLU.forward", "ConvBNReLU.backward"), ("ConvBNReLU",)),
+    "layers/depthwise.py": (("DepthwiseConv2D.backward",), ("DepthwiseConv2D", "SeparableConv2D")),
+    "layers/linear.py": (("Linear.backward",), ("Linear",)),
+    "layers/lrn.py": (("LRN._constants", "LRN.backward"), ("LRN",)),
+    "layers/pool.py": (
+        (
+            "MaxPool2D.backward",
+            "AvgPool2D.backward",
+            "GlobalAvgPool2D.backward",
+            "AdaptiveAvgPool2D._windows",
+            "AdaptiveAvgPool2D.backward",
+            "Flatten.backward",
+        ),
+        ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "adaptive"),
+    ),
+    "compose.py": (
+        ("Sequential.backward", "Concat._output", "Concat.backward", "Residual.backward"),
+        ("networks", "SeparableConv2D", "user"),
+    ),
+    "models/network.py": (("Network.backward",), ("heads",)),
+}
+
+
+# -- making mutants ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One edit. Its name is stable while the line it edits is: file::function: line of code => edit (number)."""
+
+    file: str
+    function: str
+    name: str
+    code: types.CodeType
+
+    @property
+    def target(self):
+        """The function whose code is replaced."""
+        found = importlib.import_module("inception_np." + self.file[:-3].replace("/", "."))
+        for part in self.function.split("."):
+            found = getattr(found, part) if not isinstance(found, type) else found.__dict__[part]
+        return found.fget if isinstance(found, property) else found
+
+
+SWAPPED = {"top": "bottom", "left": "right", "h": "w", "kh": "kw", "stride": "dilation", "body_cache": "cut_cache"}
+SWAPPED |= {b: a for a, b in SWAPPED.items()} | {"start": "stop", "width": "h", "first": "last", "lo": "hi"}
+OTHER = {ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+OTHER |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is}
+ELSEWHERE = {"on_gpu", "compiled", "on_tensor_cores"}  # the branches to compiled kernels
+
+
+def edits(node):
+    """Every (what, replacement) of one node; a replacement of None drops a statement."""
+    yield from EDITS.get(type(node), lambda node: ())(node)
+
+
+def edit_binop(node):
+    op, a, b = type(node.op), node.left, node.right
+    for new in {ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div], ast.Div: [ast.Mult]}.get(op, []):
+        yield f"{op.__name__} to {new.__name__}", ast.BinOp(a, new(), b)
+    if op is not ast.MatMult:
+        yield "drop right", a
+    if op in (ast.Add, ast.Sub, ast.Mult):
+        yield "drop left", b
+
+
+def edit_constant(node):
+    if isinstance(node.value, bool):
+        yield "flip", ast.Constant(not node.value)
+    elif isinstance(node.value, (int, float)):
+        yield "plus 1", ast.Constant(node.value + 1)
+        yield "minus 1", ast.Constant(node.value - 1)
+
+
+def edit_name(node):
+    if node.id == "NHW" and isinstance(node.ctx, ast.Load):
+        for axes in ((0, 1), (0, 2), (1, 2)):
+            yield f"axes {axes}", ast.Tuple([ast.Constant(a) for a in axes], ast.Load())
+    if node.id in SWAPPED and isinstance(node.ctx, ast.Load):
+        yield f"{SWAPPED[node.id]} for {node.id}", ast.Name(SWAPPED[node.id], ast.Load())
+
+
+def edit_attribute(node):
+    if node.attr == "T":
+        yield "not transposed", node.value
+
+
+def edit_call(node):
+    f = node.func
+    if isinstance(f, ast.Attribute) and f.attr in ("sum", "mean"):
+        other = "mean" if f.attr == "sum" else "sum"
+        yield f"{other} for {f.attr}", ast.Call(ast.Attribute(f.value, other, ast.Load()), node.args, node.keywords)
+    if isinstance(f, ast.Attribute) and f.attr == "copy":
+        yield "no copy", f.value
+    if isinstance(f, ast.Name) and f.id == "own":
+        yield "no copy", node.args[1]
+    for i in range(len(node.args) - 1):
+        if all(isinstance(a, ast.Name) for a in node.args[i : i + 2]):
+            swapped = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
+            yield f"swap arguments {i} and {i + 1}", ast.Call(f, swapped, node.keywords)
+
+
+def edit_tuple(node):
+    if len(node.elts) == 3 and all(isinstance(e, ast.Constant) for e in node.elts):
+        for i in range(3):
+            yield f"without axis {i}", ast.Tuple([e for k, e in enumerate(node.elts) if k != i], ast.Load())
+    if len(node.elts) == 2 and isinstance(node.ctx, ast.Load) and ast.dump(node.elts[0]) != ast.dump(node.elts[1]):
+        yield "swapped", ast.Tuple(node.elts[::-1], ast.Load())
+
+
+def edit_compare(node):
+    if type(node.ops[0]) in OTHER:
+        yield "other side", ast.Compare(node.left, [OTHER[type(node.ops[0])]()], node.comparators)
+
+
+def edit_test(node):
+    new = copy.copy(node)
+    new.test = ast.UnaryOp(ast.Not(), node.test)
+    yield "not", new
+
+
+def edit_boolop(node):
+    yield "and for or, or for and", ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+
+
+def edit_unary(node):
+    yield "drop sign or not", node.operand
+
+
+def edit_slice(node):
+    for part in ("lower", "upper", "step"):
+        if getattr(node, part) is not None:
+            new = copy.copy(node)
+            setattr(new, part, None)
+            yield f"no {part}", new
+
+
+def edit_augassign(node):
+    yield "= for +=", ast.Assign([node.target], node.value)
+    yield "-= for +=", ast.AugAssign(node.target, ast.Sub(), node.value)
+    yield "dropped", None
+    for factor in (1.01, 1.0001):
+        yield (
+            f"times {factor}",
+            ast.AugAssign(node.target, node.op, ast.BinOp(ast.Constant(factor), ast.Mult(), node.value)),
+        )
+
+
+def edit_return(node):
+    value = node.value
+    if isinstance(value, (ast.BinOp, ast.Name, ast.Call, ast.Tuple)):
+        first = value.elts[0] if isinstance(value, ast.Tuple) else value
+        for factor in (1.01, 1.0001, -1):
+            scaled = ast.BinOp(ast.Constant(factor), ast.Mult(), first)
+            if isinstance(value, ast.Tuple):
+                scaled = ast.Tuple([scaled, *value.elts[1:]], ast.Load())
+            yield f"times {factor}", ast.Return(scaled)
+
+
+def edit_assign(node):
+    target = node.targets[0]
+    numeric = isinstance(node.value, (ast.BinOp, ast.Call)) and isinstance(target, ast.Name)
+    if numeric and ast.unparse(node.value).startswith(("zeros", "empty")):
+        return
+    if numeric and target.id in (
+        "dx",
+        "dy",
+        "df",
+        "dh",
+        "g",
+        "xhat",
+        "dbeta",
+        "padded",
+        "share",
+        "r",
+        "s",
+        "dcolumns",
+        "e",
+    ):
+        for factor in (1.01, 1.0001):
+            yield f"times {factor}", ast.Assign([target], ast.BinOp(ast.Constant(factor), ast.Mult(), node.value))
+
+
+def edit_expression(node):
+    if isinstance(node.value, ast.Call):
+        yield "dropped", None
+
+
+EDITS = {
+    ast.BinOp: edit_binop,
+    ast.Constant: edit_constant,
+    ast.Name: edit_name,
+    ast.Attribute: edit_attribute,
+    ast.Call: edit_call,
+    ast.Tuple: edit_tuple,
+    ast.Compare: edit_compare,
+    ast.If: edit_test,
+    ast.IfExp: edit_test,
+    ast.BoolOp: edit_boolop,
+    ast.UnaryOp: edit_unary,
+    ast.Slice: edit_slice,
+    ast.AugAssign: edit_augassign,
+    ast.Return: edit_return,
+    ast.Assign: edit_assign,
+    ast.Expr: edit_expression,
+}
+
+
+def inside(function):
+    """The nodes of a function's body that are mutated: no docstring, no raise, no way to compiled kernels."""
+
+    def visit(node):
+        if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("check_dy", "once", "check_x", "check_floating"):
+            return
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not list(visit(node.value)):
+            return
+        if isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id in ELSEWHERE for n in ast.walk(node.test)):
+            return
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            return
+        yield node
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child)
+
+    for statement in function.body:
+        yield from visit(statement)
+
+
+def find(body, qualname):
+    """The class bodies on the way to a function, and the function."""
+    name, _, rest = qualname.partition(".")
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            return find(node.body, rest) if rest else node
+    raise LookupError(f"no function {qualname}; bring TARGETS up to date")
+
+
+def places(function):
+    """{node: (parent, field, position or None)} of everything below a function."""
+    found = {}
+    for parent in ast.walk(function):
+        for field, value in ast.iter_fields(parent):
+            if isinstance(value, list):
+                found |= {child: (parent, field, i) for i, child in enumerate(value) if isinstance(child, ast.AST)}
+            elif isinstance(value, ast.AST):
+                found[value] = (parent, field, None)
+    return found
+
+
+def put(place, node):
+    parent, field, i = place
+    if i is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[i] = node
+
+
+def compiled(function, qualname, file):
+    """The code object of a function's tree; a method's is made inside a class, so that super() works."""
+    body = [function]
+    for name in qualname.split(".")[-2::-1]:
+        body = [ast.ClassDef(name=name, bases=[], keywords=[], body=body, decorator_list=[], type_params=[])]
+    code = compile(ast.fix_missing_locations(ast.Module(body, [])), file, "exec")
+    for name in qualname.split("."):
+        code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == name)
+    return code
+
+
+def mutants_of(file):
+    """All mutants of one file, in the order of its lines."""
+    source = (PACKAGE / file).read_text()
+    lines = source.splitlines()
+    tree = ast.parse(source)
+    for qualname in TARGETS[file][0]:
+        function = find(tree.body, qualname)
+        where, seen = places(function), Counter()
+        for node in list(inside(function)):
+            for what, new in list(edits(node)):
+                text = f"{lines[node.lineno - 1].strip()} => {ast.unparse(node).splitlines()[0]}: {what}"
+                seen[text] += 1
+                name = f"{file}::{qualname}: {text}" + (f" ({seen[text]})" if seen[text] > 1 else "")
+                put(where[node], ast.copy_location(ast.Pass() if new is None else new, node))
+                try:
+                    code = compiled(function, qualname, file)
+                except (SyntaxError, ValueError, TypeError):
+                    continue
+                finally:
+                    put(where[node], node)
+                yield Mutant(file, qualname, name, code)
+
+
+def all_mutants(files=TARGETS):
+    return [m for file in files for m in mutants_of(file)]
+
+
+@contextlib.contextmanager
+def planted(mutant):
+    """The mutant's code in place of the right one."""
+    target = mutant.target
+    right = target.__code__
+    target.__code__ = mutant.code
+    try:
+        yield
+    finally:
+        target.__code__ = right
+
+
+# -- judging them --------------------------------------------------------------------------------------------------
+
+
+class Hangs(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    def stop(*_):
+        raise Hangs
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def drawn(strategy, count):
+    """The same `count` examples at every run."""
+    found = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(case):
+        found.append(case)
+
+    collect()
+    return list(dict.fromkeys(found))
+
+
+PROMISES = [
+    "gradients",
+    "accumulates",
+    "nothing_modified",
+    "out",
+    "into",
+    "any_memory",
+    "same_bits",
+    "shape",
+    "dtype",
+]
+
+
+@cache
+def judges(layer):
+    """Functions without arguments that fail where a layer is wrong, the quickest first."""
+    special = {"loss": loss_judges, "adaptive": adaptive_judges, "heads": heads_judges, "user": user_judges}
+    if layer in special:
+        return special[layer]()
+    cases = drawn(networks() if layer == "networks" else LAYERS[layer], CASES)
+    found = [bind(test_layers.promise_gradients, case) for case in cases]
+    found += [bind(report_ok, case) for case in cases[:15]]
+    if layer == "networks":
+        promises = [p for p in PROMISES[1:] if p != "into"]
+        found += [bind(into_of_a_tree, case) for case in cases]
+    else:
+        promises = PROMISES[1:]
+        definition = {
+            "ConvBNReLU": "test_conv_bn_relu_is_its_three_layers",
+            "ConvReLU": "test_conv_relu_is_its_two_layers",
+            "SeparableConv2D": "test_separable_conv2d_is_its_layers",
+            "Conv2D": "test_conv2d_is_the_definition",
+            "DepthwiseConv2D": "test_depthwise_conv2d_is_the_definition",
+            "MaxPool2D": "test_max_pool_is_the_definition",
+            "AvgPool2D": "test_avg_pool_is_the_definition",
+            "LRN": "test_lrn_is_the_definition_with_alpha_over_the_size_or_not",
+            "BatchNorm": "test_batch_norm_is_the_definition_and_its_averages_move_in_backward",
+            "Dropout": "test_dropout_keeps_or_drops_by_the_generator_alone",
+            "Linear": "test_linear_is_the_definition",
+        }.get(layer)
+        if definition:
+            test = getattr(test_layers, definition).hypothesis.inner_test
+            found += [bind(test, case) for case in cases]
+        if layer in ("ReLU", "ConvReLU", "ConvBNReLU"):
+            promises = [*promises, "output"]
+    found += [bind(out_in_inference, case) for case in cases[: CASES // 2]]
+    for promise in promises:
+        check = getattr(test_layers, f"promise_{promise}")
+        found += [bind(check, case) for case in cases[: CASES // 2]]
+    if layer in ("Conv2D", "ConvReLU"):
+        found += [bind(in_small_blocks, case) for case in cases[: CASES // 2]]
+    if layer == "MaxPool2D":
+        found += [test_layers.test_max_pool_ties_go_to_the_first_in_row_major_order]
+        found += [test_layers.test_max_pool_of_constants_gives_each_window_one_winner]
+        found += [test_layers.test_padding_never_wins_a_maximum]
+    if layer == "AvgPool2D":
+        found += [test_layers.test_average_pool_divisors]
+    if layer in ("ReLU", "ConvReLU"):
+        found += [test_layers.test_relu_at_zero, test_layers.test_conv_relu_at_zero]
+    if layer == "BatchNorm":
+        found += [test_layers.test_batch_norm_couples_the_images_in_training_only, one_value_per_channel]
+    if layer == "ConvBNReLU":
+        found += [units_at_zero_get_nothing]
+    if layer == "Dropout":
+        found += [no_rate_needs_no_generator, a_draw_equal_to_the_rate_is_kept]
+    if layer == "networks":
+        found += [bind(residual_is_its_sum, scale) for scale in (0.0, 0.5, 1.0, 2.0)]
+    return found
+
+
+def one_value_per_channel():
+    """A variance of one number is none: refused in training, fine in inference; of two it is one."""
+    layer = BatchNorm(2)
+    with pytest.raises(ValueError, match="more than one value"):
+        layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode(train=True))
+    layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode())
+    assert check_gradients(BatchNorm(2), np.random.default_rng(0).standard_normal((1, 2, 1, 2))).ok
+
+
+def units_at_zero_get_nothing():
+    """ReLU's slope at 0 is 0, in the fused unit too: with gamma = beta = 0 every y is 0 and every gradient as well."""
+    layer = cast(ConvBNReLU(2, 3, 3), np.float64)
+    layer.bn.gamma.data[...] = 0
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 2))
+    y, cache = layer.forward(x, Mode(train=True, keep=True))
+    assert not y.any()
+    assert not layer.backward(np.ones(y.shape), x, cache).any()
+    assert not any(p.grad.any() for p in named_params(layer).values())
+
+
+def no_rate_needs_no_generator():
+    x = np.ones((2, 3))
+    assert np.array_equal(Dropout(0.0).forward(x, Mode(train=True))[0], x)
+    with pytest.raises(ValueError, match=r"mode\.rng=None"):
+        Dropout(0.5).forward(x, Mode(train=True))
+
+
+def a_draw_equal_to_the_rate_is_kept():
+    """Numbers are drawn from [0, 1), so `draw >= rate` keeps exactly 1 - rate of them."""
+    drawn_at = activation.uniform
+    activation.uniform = lambda rng, shape, like: np.full(shape, 0.5, np.float32)
+    try:
+        y, _ = Dropout(0.5).forward(np.ones((2, 3)), Mode(train=True, rng=np.random.default_rng(0)))
+    finally:
+        activation.uniform = drawn_at
+    assert (y == 2).all()
+
+
+def residual_is_its_sum(scale):
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 2))
+    body = cast(Conv2D(2, 2, 3, rng=np.random.default_rng(1)), np.float64)
+    layer = Residual(body, scale=scale)
+    y, _ = layer.forward(x, Mode())
+    assert np.allclose(y, x + scale * body.forward(x, Mode())[0], rtol=1e-13, atol=1e-13)
+    assert check_gradients(layer, x).ok
+
+
+def bind(check, case):
+    return lambda: check(case)
+
+
+def report_ok(case):
+    mode = Mode(train=case.train, keep=True, rng=np.random.default_rng(case.seed))
+    report = check_gradients(case.layer(), case.x(), mode=mode, seed=case.seed)
+    assert report.ok, report
+
+
+def in_small_blocks(case):
+    """The same gradients where the columns are made one image at a time."""
+    whole = conv_kernels.COLUMN_BYTES
+    conv_kernels.COLUMN_BYTES = 300
+    try:
+        test_layers.promise_gradients(case)
+    finally:
+        conv_kernels.COLUMN_BYTES = whole
+
+
+def out_in_inference(case):
+    """out= where nothing is kept: the same y, in the array that was given."""
+    layer, x, y, _, _ = case.forward()
+    out = np.full(y.shape, np.nan)
+    got, _ = layer.forward(x, case.mode(keep=False), out=out)
+    assert got is out
+    assert np.array_equal(out, y)
+
+
+def into_of_a_tree(case):
+    """promise_into, for trees: into=False leaves the parameters' gradients as they are without it."""
+    layer, x, _, cache, dy = case.forward()
+    dx = layer.backward(dy, x, cache)
+    for into in (np.ones_like(x), False):
+        twin = case.layer()
+        _, cache = twin.forward(x, case.mode())
+        got = twin.backward(dy, x, cache, into=into)
+        assert got is (None if into is False else into)
+        if into is not False:
+            assert np.abs(into - 1 - dx).max(initial=0) <= 1e-12 * (1 + np.abs(dx).max(initial=0))
+        for a, b in zip(named_params(twin).values(), named_params(layer).values(), strict=True):
+            assert np.allclose(a.grad, b.grad, rtol=1e-12, atol=1e-12)
+
+
+class Loss(Layer):
+    def __init__(self, classes, smoothing):
+        self.classes, self.smoothing = classes, smoothing
+
+    def forward(self, x, mode):
+        labels = np.arange(len(x)) * 7 % self.classes
+        loss, dlogits = cross_entropy(x, labels, smoothing=self.smoothing)
+        return np.asarray(loss).reshape(1), dlogits
+
+    def backward(self, dy, x, dlogits):
+        return dy[0] * dlogits
+
+
+def loss_judges():
+    def definition(n, k, smoothing):
+        import reference.loss
+
+        x, labels = np.random.default_rng(n).standard_normal((n, k)) * 5, np.arange(n) * 7 % k
+        loss, dx = cross_entropy(x, labels, smoothing=smoothing)
+        wanted, wanted_dx = reference.loss.softmax_cross_entropy(x, labels, smoothing)
+        assert abs(loss - wanted) <= 1e-13 * abs(wanted)
+        assert np.abs(dx - wanted_dx).max() <= 1e-13
+
+    def report(n, k, smoothing):
+        x = np.random.default_rng(n).standard_normal((n, k)) * 3
+        assert check_gradients(Loss(k, smoothing), x).ok
+
+    def large():
+        loss, dx = cross_entropy(np.array([[1000.0, 0.0], [0.0, -1000.0]]), np.array([0, 1]))
+        assert np.isfinite(loss) and np.isfinite(dx).all()
+
+    sizes = [(1, 2, 0.0), (3, 5, 0.1), (4, 2, 0.3), (5, 7, 0.0), (2, 10, 0.1)]
+    return [lambda a=a, f=f: f(*a) for a in sizes for f in (report, definition)] + [large]
+
+
+def adaptive_judges():
+    def report(shape, size):
+        x = np.random.default_rng(0).standard_normal(shape)
+        layer = AdaptiveAvgPool2D(size)
+        assert check_gradients(layer, x).ok
+        y, cache = layer.forward(x, Mode(keep=True))
+        (H, W), (h, w) = shape[1:3], layer.size
+        for p in range(h):
+            for q in range(w):
+                window = x[:, p * H // h : -(-(p + 1) * H // h), q * W // w : -(-(q + 1) * W // w)]
+                assert np.allclose(y[:, p, q], window.mean((1, 2)), rtol=1e-13)
+        dx = layer.backward(np.ones(y.shape), x, cache)
+        assert np.isclose(dx.sum(), y.size)
+
+    return [lambda a=a: report(*a) for a in [((2, 7, 5, 2), 3), ((1, 4, 6, 1), (2, 3)), ((2, 3, 8, 3), (3, 5))]]
+
+
+def heads_network():
+    from inception_np import Conv2D, ConvReLU, Dropout, Flatten, GlobalAvgPool2D, Linear, Sequential
+
+    rng = np.random.default_rng(0)
+    stages = {
+        "a": ConvReLU(2, 3, 3, rng=rng),
+        "b": Conv2D(3, 4, (2, 1), rng=rng),
+        "c": ConvReLU(4, 3, 1, stride=2, rng=rng),
+        "d": Sequential(GlobalAvgPool2D(), Linear(3, 4, rng=rng)),
+    }
+    heads = {
+        "a": Sequential(Dropout(0.3), Flatten(), Linear(4 * 5 * 3, 4, rng=rng)),
+        "c": Sequential(GlobalAvgPool2D(), Linear(3, 4, rng=rng)),
+    }
+    network = Network(Sequential(**stages), heads)
+    network.image = (4, 5, 2)
+    return randomise(cast(network, np.float64), 1)
+
+
+def heads_judges():
+    def report(train):
+        x = np.random.default_rng(3).standard_normal((2, 4, 5, 2))
+        assert check_gradients(heads_network(), x, mode=Mode(train=train, keep=True)).ok
+
+    def into():
+        x = np.random.default_rng(3).standard_normal((2, 4, 5, 2))
+        net, mode = heads_network(), Mode(train=True, keep=True, rng=np.random.default_rng(0))
+        results = []
+        for into in (None, np.ones_like(x), False):
+            y, cache = net.forward(x, Mode(True, True, copy.deepcopy(mode.rng)))
+            results.append(net.backward(random_like(y, 5), x, cache, into=into))
+        assert np.allclose(results[1] - 1, results[0], rtol=1e-12, atol=1e-12)
+        assert results[2] is None
+
+    def errors():
+        x = np.random.default_rng(3).standard_normal((2, 4, 5, 2))
+        net = heads_network()
+        y, cache = net.forward(x, Mode(True, True, np.random.default_rng(0)))
+        net.backward(random_like(y, 5), x, cache)
+        with pytest.raises(ValueError, match="empty cache"):
+            net.backward(random_like(y, 5), x, cache)
+        y, cache = net.forward(x, Mode(True, True, np.random.default_rng(0)))
+        bad = (random_like(y[0], 1), {"a": random_like(y[0], 1)[:1], "c": random_like(y[0], 1)})
+        with pytest.raises(ValueError, match=r"aux_a.*: got dy of shape \(1, 4\), wanted y's \(2, 4\)"):
+            net.backward(bad, x, cache)
+
+    return [lambda: report(True), lambda: report(False), into, errors]
+
+
+def user_judges():
+    """Layers of a user's own in the combinators: they take no out= and no into=, and may hand back dy itself."""
+    import test_compose
+
+    found = [lambda: test_compose.test_layers_of_a_users_own_work_in_every_combinator(np.float64)]
+    found += [
+        test_compose.test_a_wrong_dy_leaves_the_cache_to_be_used,
+        test_compose.test_a_layer_used_several_times_gets_the_sum_of_its_gradients,
+    ]
+    laws = [law for name, law in vars(test_compose).items() if name.startswith("law_")]
+    found += [bind(law, case) for case in drawn(networks(), 20) for law in laws]
+    return found
+
+
+def verdict(mutant):
+    """ "wrong number", "error" or "hangs" for a mutant that was found, "" for one that survived."""
+    layers = TARGETS[mutant.file][1]
+    for layer in layers:
+        judges(layer)  # made with the right code
+    with planted(mutant):
+        try:
+            with time_limit(SECONDS), np.errstate(all="ignore"):
+                for layer in layers:
+                    for judge in judges(layer):
+                        judge()
+        except Hangs:
+            return "hangs"
+        except (AssertionError, pytest.fail.Exception):
+            return "wrong number"
+        except Exception:
+            return "error"
+    return ""
+
+
+# -- the list of equivalents, proven again -------------------------------------------------------------------------
+
+
+def listed():
+    """{name: reason} from mutation_equivalents.txt: two lines per entry, a name and an indented reason."""
+    lines = [line for line in EQUIVALENTS.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) % 2 == 0 and all(b.startswith("    ") for b in lines[1::2])
+    return {a: b.strip() for a, b in zip(lines[::2], lines[1::2], strict=True)}
+
+
+def entry_of(name, equivalents):
+    """The entry that a survivor falls under: its own name, or one that ends in * and begins like it."""
+    if name in equivalents:
+        return name
+    return next((e for e in equivalents if e.endswith("*") and name.startswith(e[:-1])), None)
+
+
+def everything(layer):
+    """All arrays that a layer gives over its cases: y, dx, gradients, running averages, outputs."""
+    if layer in ("loss", "adaptive", "heads", "user"):
+        return everything_special(layer)
+    found = []
+    for case in drawn(networks() if layer == "networks" else LAYERS[layer], CASES):
+        for into in (None, 1, False):
+            module, x, y, cache, dy = case.forward()
+            if module.output is not None and into is None:
+                found.append(module.output(cache))
+            where = np.ones_like(x) if into == 1 else into
+            dx = module.backward(dy, x, cache, **({} if into is None else {"into": where}))
+            found += [a.copy() for a in arrays((y, dx))]
+            found += [p.grad.copy() for p in named_params(module).values()]
+            found += [b.data.copy() for b in named_buffers(module).values()]
+    return found
+
+
+def everything_special(layer):
+    rng = np.random.default_rng(0)
+    if layer == "loss":
+        return [
+            np.asarray(a)
+            for k in (2, 5)
+            for a in cross_entropy(rng.standard_normal((4, k)), np.arange(4) % k, smoothing=0.1)
+        ]
+    if layer == "user":
+        return everything("networks")
+    found = []
+    for train in (True, False):
+        module = heads_network() if layer == "heads" else AdaptiveAvgPool2D((3, 2))
+        x = rng.standard_normal((2, 4, 5, 2))
+        y, cache = module.forward(x, Mode(train, True, np.random.default_rng(1)))
+        found += arrays((y, module.backward(random_like(y, 2), x, cache)))
+        found += [p.grad for p in named_params(module).values()]
+    return found
+
+
+def proof(mutant, reason):
+    """What is wrong with calling a survivor equivalent; "" where its arrays are the right code's, bit for bit."""
+    for layer in TARGETS[mutant.file][1]:
+        right = everything(layer)
+        with planted(mutant):
+            got = everything(layer)
+        for a, b in zip(right, got, strict=True):
+            if reason.startswith("rounding"):
+                if np.abs(a - b).max(initial=0) > 1e-13 * (1 + np.abs(a).max(initial=0)):
+                    return "gives other numbers"
+            elif not np.array_equal(a, b, equal_nan=True):
+                return "gives other bits"
+    return ""
+
+
+# -- the whole run -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Score:
+    """What became of the mutants of a run."""
+
+    verdicts: dict  # name: "wrong number" | "error" | "hangs" | "equivalent" | "" for survived
+    problems: list
+    used: set  # entries of the list of equivalents
+
+    @property
+    def survivors(self):
+        return [name for name, v in self.verdicts.items() if not v]
+
+    def table(self):
+        kinds = ("wrong number", "error", "hangs", "equivalent", "")
+        rows = {}
+        for name, v in self.verdicts.items():
+            rows.setdefault(name.partition("::")[0], Counter())[v] += 1
+        lines = [f"{'':<26}{'mutants':>9}{'by a number':>13}{'by an error':>13}{'equivalent':>12}{'survived':>10}"]
+        for file, c in [*rows.items(), ("total", sum(rows.values(), Counter()))]:
+            n, number, error, hangs, same, left = (sum(c.values()), *(c[k] for k in kinds))
+            lines.append(f"{file:<26}{n:>9}{number:>13}{error + hangs:>13}{same:>12}{left:>10}")
+        total = sum(rows.values(), Counter())
+        live = sum(total.values()) - total["equivalent"]
+        lines.append(f"score: {live - total['']} of {live} killed ({100 * (live - total['']) / max(1, live):.1f} %)")
+        return "\n".join(lines)
+
+
+def score(mutants):
+    """Judge mutants; survivors on the list of equivalents are proven to belong there."""
+    equivalents = listed()
+    verdicts, problems, used = {}, [], set()
+    for m in mutants:
+        verdicts[m.name] = verdict(m)
+        entry = entry_of(m.name, equivalents)
+        if verdicts[m.name] == "" and entry:
+            verdicts[m.name] = "equivalent"
+            used.add(entry)
+            wrong = proof(m, equivalents[entry])
+            if wrong:
+                problems.append(f"{m.name}: listed as equivalent, but {wrong}")
+    return Score(verdicts, problems, used)
+
+
+def run(files=(), report=lambda text: None):
+    """The score of all mutants, or of some files'. An entry of the list that proves nothing any more is a problem."""
+    start = time.perf_counter()
+    whole = Score({}, [], set())
+    for file in files or TARGETS:
+        part = score(list(mutants_of(file)))
+        report(f"{file}: {len(part.verdicts)} mutants, {time.perf_counter() - start:.0f} s")
+        whole = Score(whole.verdicts | part.verdicts, whole.problems + part.problems, whole.used | part.used)
+    for entry in listed():
+        if entry not in whole.used and (not files or entry.partition("::")[0] in files):
+            whole.problems.append(f"{entry}: listed as equivalent, but found by the tests or no mutant any more")
+    return whole
+
+
+def main(files):
+    result = run(files, lambda text: print(text, file=sys.stderr, flush=True))
+    for name in result.survivors:
+        print("survived:", name)
+    for text in result.problems:
+        print("problem:", text)
+    print(result.table())
+    return 1 if result.survivors or result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
