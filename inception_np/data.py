@@ -234,7 +234,7 @@ def _draw_shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     def draw(low: float, high: float, *shape: int) -> np.ndarray:
         return rng.uniform(low, high, (n, *shape, 1, 1)).astype(np.float32)
 
-    radius = draw(9.0, 14.0)
+    radius = draw(10.0, 15.0)
     reach = size / 2 - radius  # the centre stays so near to the middle that no shape is cut off
     centre_x, centre_y = reach * draw(-1, 1), reach * draw(-1, 1)
     angle = draw(0, 2 * np.pi)
@@ -263,7 +263,7 @@ def _draw_shapes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     covered = covered[:, None]
     image = first + mix * (second - first)  # (n, 3, 32, 32)
     image += covered * (colour - image)
-    image += draw(0, 0.08)[:, None] * rng.standard_normal(image.shape, np.float32)
+    image += draw(0, 0.06)[:, None] * rng.standard_normal(image.shape, np.float32)
     image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(image.transpose(0, 2, 3, 1)), labels
 
