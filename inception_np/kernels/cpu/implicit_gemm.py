@@ -350,7 +350,25 @@ def clear(part, parts, arguments):
                 store(row + w * yw + 4 * c, zero, min(C - c, LANES))
 
 
+@kernel
+def repeat_tile(part, parts, arguments):
+    """The tile alone, again and again, on GROUP rows of x and a block of w that stay in the first-level cache."""
+    steps, rounds = unpack(arguments, "qq")
+    x, w, y = np.zeros(GROUP * steps, np.float32), np.zeros(48 * steps, np.float32), np.zeros(48 * GROUP, np.float32)
+    table, outputs, rest = np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.zeros(96, np.float32)
+    for m in range(GROUP):
+        table[m], outputs[m] = x.ctypes.data + 4 * m * steps, y.ctypes.data + 4 * 48 * m
+    bias, floor = rest.ctypes.data, rest.ctypes.data + 4 * 48
+    for _ in range(rounds):
+        output_block3(table.ctypes.data, 1, steps, w.ctypes.data, outputs.ctypes.data, 0, GROUP, 48, 0, bias, floor)
+
+
 # ---- shapes, in Python
+
+
+def tile_alone(steps: int, rounds: int) -> None:
+    """Run the tile on every thread; `bench` times it: 2 * 24 * 48 * steps * rounds operations a thread."""
+    repeat_tile(steps, rounds, parts=num_threads())
 
 
 def channels_last(a: Array) -> Array:

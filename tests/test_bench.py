@@ -1,0 +1,129 @@
+"""The rivals of `bench` compute the same thing, and the command says what it should."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from inception_np import (
+    LRN,
+    AvgPool2D,
+    Concat,
+    ConvBNReLU,
+    Flatten,
+    Linear,
+    MaxPool2D,
+    Mode,
+    Residual,
+    SeparableConv2D,
+    Sequential,
+    bench,
+    create_model,
+)
+from inception_np.bench_peers import to_onnx, to_torch
+from inception_np.errors import UsageError
+
+
+def zoo():
+    """Every kind of layer and padding in one network, for an x of (2, 13, 12, 5)."""
+    return Sequential(
+        ConvBNReLU(5, 8, (3, 2), stride=2),
+        Concat(a=MaxPool2D(3, stride=1, pad="same"), b=AvgPool2D(3, stride=1, pad=1, count_include_pad=True)),
+        Residual(Sequential(SeparableConv2D(16, 16, 3), LRN(5, alpha=0.5)), scale=0.5),
+        MaxPool2D(3, stride=2, ceil=True),
+        Flatten(),
+        Linear(3 * 3 * 16, 7),
+    )
+
+
+X = np.random.default_rng(0).standard_normal((2, 13, 12, 5)).astype(np.float32)
+
+
+def test_the_torch_twin_computes_the_same():
+    torch = pytest.importorskip("torch")
+    net = zoo()
+    for train in (False, True):
+        twin = to_torch(net, X.shape).train(train)
+        with torch.no_grad():
+            got = twin(torch.from_numpy(X).permute(0, 3, 1, 2)).numpy()
+        wanted = net.forward(X, Mode(train=train))[0]
+        assert np.allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["inception_v1_cifar", "inception_v3_cifar", "xception_cifar"])
+def test_the_torch_twin_of_a_network_has_its_heads(name):
+    torch = pytest.importorskip("torch")
+    net = create_model(name, width=1 / 8)
+    x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
+    twin = to_torch(net, x.shape)
+    for module in twin.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        got = twin.eval()(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+    assert np.allclose(got, net.forward(x, Mode())[0], rtol=1e-3, atol=1e-4)
+    y = twin.train()(torch.from_numpy(x).permute(0, 3, 1, 2))
+    assert (set(y[1]) if isinstance(y, tuple) else set()) == set(net.heads)
+
+
+def test_the_onnx_twin_computes_the_same():
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = zoo()
+    session = onnxruntime.InferenceSession(to_onnx(net, X.shape), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": np.ascontiguousarray(X.transpose(0, 3, 1, 2))})
+    assert np.allclose(got, net.forward(X, Mode())[0], rtol=1e-4, atol=1e-5)
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+QUICK = ("--rounds", "1", "--repeats", "3", "--seconds", "0.1", "--batch", "2")
+
+
+def test_json_has_the_seconds_of_both_sides(capsys):
+    pytest.importorskip("torch")
+    assert bench.run(arguments("inception_v1_cifar", *QUICK, "--against", "torch", "--json")) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["against"] for row in rows] == ["torch", "torch tuned"]
+    for row in rows:
+        assert row["name"] == "inception_v1_cifar"
+        assert (row["task"], row["batch"]) == ("train", 2)
+        assert row["seconds"] > 0
+        assert row["ratio"] == pytest.approx(row["seconds"] / row["against_seconds"])
+        assert row["memory"] >= 0
+
+
+def test_alone_it_has_no_ratio(capsys):
+    assert bench.run(arguments("inception_v1_cifar", *QUICK, "--task", "infer", "--json")) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["ratio"] is None
+    assert row["against"] is None
+    assert bench.run(arguments("inception_v1_cifar", *QUICK, "--task", "infer")) == 0
+    assert "inception_v1_cifar" in capsys.readouterr().out
+
+
+def test_every_layer_has_its_row(capsys):
+    assert bench.run(arguments("inception_v1_cifar", *QUICK, "--layers", "--json")) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"3a.b1", "3a.b3.conv", "3a.pool.pool"} <= {row["layer"] for row in rows}
+    assert all(row["forward_seconds"] > 0 and row["ceiling_gflops"] > 0 for row in rows)
+    assert any(row["backward_gflops"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("no_such_network",),
+        ("inception_v1_cifar", "--against", "onnxruntime"),
+        ("inception_v1_cifar", "--batch", "0"),
+        ("inception_v1_cifar", "--rounds", "0"),
+    ],
+)
+def test_wrong_usage_is_refused(words):
+    with pytest.raises(UsageError):
+        bench.run(arguments(*words))
