@@ -16,6 +16,7 @@ import pytest
 from numerics import H, dot, gradients, mode, random_like
 
 import inception_np.models as models
+from inception_np.checkpoint import load, save
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.data import normalise, shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
@@ -534,6 +535,29 @@ def test_a_network_can_be_made_again_from_what_it_remembers(name, wanted, blank)
     shapes = [(path, p.data.shape) for path, p in named_params(net).items()]
     assert shapes == [(path, p.data.shape) for path, p in named_params(again).items()]
     assert net.out_shape((2, *net.image)) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bn_inception_cifar", {"preset": "caffe", "pool_proj_4cd": 96}),
+        ("inception_v2_cifar", {"fifth_figure_6": True}),
+        ("inception_v3_cifar", {"preset": "keras", "dropout": 0.3}),
+        ("inception_v4_cifar", {"asymmetric_order": "code", "aux": True}),
+        ("inception_resnet_v1_cifar", {"linear_c": True, "scale_a": 0.3}),
+        ("inception_resnet_v2_cifar", {"preset": "tf_slim", "blocks_b": 1}),
+        ("xception_cifar", {"preset": "timm", "segments": 2, "residual": False, "middle": 1}),
+    ],
+)
+def test_a_network_and_its_options_survive_a_file(name, options, tmp_path):
+    net = create_model(name, width=1 / 16, num_classes=4, **options)
+    save(net, tmp_path / "net.safetensors")
+    again = load(tmp_path / "net.safetensors")
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+    assert np.array_equal(again.forward(x, Mode())[0], net.forward(x, Mode())[0])
+    assert (again.name, again.preset, again.options) == (net.name, net.preset, net.options)
+    for (path, kept), ours in zip(kinds(again, BatchNorm).items(), kinds(net, BatchNorm).values(), strict=True):
+        assert (kept.eps, kept.decay) == (ours.eps, ours.decay), path
 
 
 # Limits and mistakes
