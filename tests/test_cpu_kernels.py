@@ -7,12 +7,20 @@ Kernels are given addresses, so nothing checks their bounds. Here every array st
 buffer of its own): one number written outside changes them, and one read outside makes the result NaN.
 """
 
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from inception_np import backend
+from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.window import out_size
 
@@ -492,3 +500,244 @@ def test_updates_equal_their_plain_twins(size, seed):
         for got, wanted in zip(state, wide, strict=True):
             assert_close(got, wanted, 10.0, 1)
         g.check()
+
+
+# ---- threads, processors, processes
+
+
+def five_steps(name="inception_v3_cifar"):
+    """The weights after five training steps, as bytes: heads, dropout, batch norm, momentum and all."""
+    net = create_model(name, width=1 / 8)
+    optimiser = SGD(net, 0.05, momentum=0.9, weight_decay=1e-4)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 32, 32, 3)).astype(np.float32)
+    labels = rng.integers(0, 10, 9)
+    for _ in range(5):
+        y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))
+        logits, aux = y if isinstance(y, tuple) else (y, {})
+        _, dlogits = softmax_cross_entropy(logits, labels)
+        heads = {k: softmax_cross_entropy(v, labels)[1] * np.float32(0.3) for k, v in aux.items()}
+        net.backward((dlogits, heads) if aux else dlogits, x, cache)
+        optimiser.step()
+    return optimiser.data.tobytes()
+
+
+@pytest.mark.parametrize("name", ["inception_v1_cifar", "inception_v3_cifar", "xception_cifar"])
+def test_weights_are_the_same_bits_for_any_number_of_threads(name):
+    before = threads.num_threads()
+    try:
+        found = []
+        for count in (1, 2, 3, 4, 2):
+            threads.set_num_threads(count)
+            found.append(five_steps(name))
+        assert all(weights == found[0] for weights in found)
+    finally:
+        threads.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_kernels_are_the_same_bits_for_any_number_of_threads(count):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    before = threads.num_threads()
+    x = rng.standard_normal((3, 35, 34, 40)).astype(np.float32)
+    dy = rng.standard_normal((3, 35, 34, 70)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 40, 70)).astype(np.float32)
+    where = ((1, 1), ((1, 1), (1, 1)), (1, 1))
+    try:
+        for n in (1, count):
+            threads.set_num_threads(n)
+            dw, bias, filters = np.zeros_like(w), np.zeros(40, np.float32), np.zeros((3, 3, 40, 1), np.float32)
+            conv.conv2d_dw(x, dy, dw, *where, 1)
+            small = np.zeros((1, 1, 40, 40), np.float32)
+            conv.conv2d_dw(x, x, small, (1, 1), NO_PADS, (1, 1), 1)
+            elementwise.sum_rows(x, bias)
+            depthwise.depthwise2d_dw(x, x, filters, *where)
+            mean, var = batchnorm.moments(x)
+            grads = batchnorm.batch_norm_grad(x[::-1].copy(), x, mean, var, bias, bias, relu=True, train=True, out=None)
+            y = conv.conv2d(x, w, None, *where, 1)
+            dx = conv.conv2d_dx(dy, w, x.shape, *where, 1)
+            arrays[n] = [dw, small, bias, filters, mean, var, *grads, y, dx]
+    finally:
+        threads.set_num_threads(before)
+    for a, b in zip(arrays[1], arrays[count], strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_several_threads_may_compute_at_once():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 20, 20, 48)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 48, 48)).astype(np.float32)
+    where = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    wanted, wrong = conv.conv2d(x, w, None, *where), []
+
+    def work():
+        same = [np.array_equal(conv.conv2d(x, w, None, *where), wanted) for _ in range(30)]
+        wrong.append(same.count(False))
+
+    crowd = [threading.Thread(target=work) for _ in range(4)]
+    for t in crowd:
+        t.start()
+    for t in crowd:
+        t.join()
+    assert wrong == [0] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_computes_without_the_workers_it_did_not_inherit():
+    wanted = five_steps("inception_v1_cifar")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if five_steps("inception_v1_cifar") == wanted else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+
+
+def test_the_number_of_threads_is_checked():
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="at least 1"):
+            threads.set_num_threads(wrong)
+    for wrong in (1.5, "2", True, None):
+        with pytest.raises(TypeError, match="wanted an int"):
+            threads.set_num_threads(wrong)
+
+
+def python(code, **environment):
+    """Run code in a process of its own: (exit code, stdout, stderr)."""
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
+def test_kernels_for_other_processors_equal_their_plain_twins(cpu, tmp_path):
+    features = "+64bit,+cmov,+fxsr,+mmx,+sse,+sse2"
+    if cpu == "haswell":
+        features += ",+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse3,+ssse3,+sse4.1,+sse4.2"
+    code = """
+import test_cpu_kernels as t
+from inception_np.kernels.cpu.register_tile import WIDTH
+assert WIDTH == (8 if "haswell" in __import__("os").environ["NUMBA_CPU_NAME"] else 4), WIDTH
+for case in t.LARGE:
+    t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+t.test_depthwise_3x3_of_stride_1_equals_its_plain_twin((2, 7, 9, 24), True)
+t.test_layouts_no_kernel_has_are_copied()
+g = ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 1), (7, 8))
+s = (True, False, True, False)
+t.test_max_pool_equals_its_plain_twin_to_the_bit.hypothesis.inner_test(g, 2, 17, 1, s, 0)
+t.test_avg_pool_equals_its_plain_twin.hypothesis.inner_test(g, 2, 17, 1, s, 0)
+t.test_batch_norm_equals_its_plain_twin.hypothesis.inner_test((3, 20, 7, 24), s, 1.0, True, True, True, 0)
+t.test_lrn_equals_its_plain_twin.hypothesis.inner_test((2, 3, 4, 24), s, 5, 0.75, 0.5, 0)
+t.test_updates_equal_their_plain_twins.hypothesis.inner_test(1000, 0)
+print("equal")
+"""
+    code, out, err = python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (code, out) == (0, "equal\n"), err
+
+
+CONV = """
+import sys
+import numpy as np
+from inception_np.kernels import conv
+x = np.ones((1, 2, 2, 3), np.float32)
+y = conv.conv2d(x, np.ones((1, 1, 3, 2), np.float32), None, (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+print(float(y.sum()), "numba" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_process_says_once_that_it_compiles_and_the_second_is_silent(tmp_path):
+    for message in (1, 0):
+        code, out, err = python(CONV, NUMBA_CACHE_DIR=str(tmp_path))
+        assert (code, out) == (0, "24.0 True\n"), err
+        assert err.count("compiling the fast kernels, once") == message
+        assert len(err.splitlines()) == message
+    assert list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.slow
+def test_without_a_writable_folder_kernels_live_in_memory():
+    code, out, err = python(CONV, NUMBA_CACHE_DIR="/proc/no/such/folder")
+    assert (code, out) == (0, "24.0 True\n"), err
+    assert "no folder is writable" in err
+
+
+def test_plain_kernels_load_no_compiler():
+    code, out, err = python(CONV, INCEPTION_NP_PLAIN="1")
+    assert (code, out) == (0, "24.0 False\n"), err
+
+
+# ---- these tests can fail: faults planted in the sources, one at a time
+
+FAULTS = {
+    "a row of the table one number off": (
+        "simd.py",
+        "there = b.add(read(base), spread_int(offset))",
+        "there = b.add(read(base), spread_int(b.add(offset, ir.Constant(I64, 4))))",
+    ),
+    "the bounds of the table one too wide": ("simd.py", 'b.icmp_unsigned("<", column', 'b.icmp_unsigned("<=", column'),
+    "the tail mask one lane short": (
+        "register_tile.py",
+        "lanes = [self.at(valid, -WIDTH * n)",
+        "lanes = [self.at(valid, -WIDTH * n - 1)",
+    ),
+    "the tail mask one lane long": (
+        "register_tile.py",
+        "lanes = [self.at(valid, -WIDTH * n)",
+        "lanes = [self.at(valid, -WIDTH * n + 1)",
+    ),
+    "the last tile of dw reads beyond x": ("register_tile.py", "start = min(first, channels - step)", "start = first"),
+    "a tap phase one pixel off": (
+        "implicit_gemm.py",
+        "[((a + before - i * d) // s, i) for",
+        "[((a + before - i * d) // s + (s > 1), i) for",
+    ),
+    "a tap in the wrong phase": (
+        "implicit_gemm.py",
+        "if (a + before - i * d) % s == 0]",
+        "if (a + before - i * d + (s > 1)) % s == 0]",
+    ),
+    "packed weights one step off": ("implicit_gemm.py", "(v * steps + k * n)", "(v * steps + (k + 1) % steps * n)"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(fault, tmp_path):
+    name, sound, broken = FAULTS[fault]
+    package = Path(__file__).parent.parent / "inception_np"
+    shutil.copytree(package, tmp_path / "inception_np", ignore=shutil.ignore_patterns("__pycache__"))
+    path = tmp_path / "inception_np" / "kernels" / "cpu" / name
+    source = path.read_text()
+    assert source.count(sound) == 1
+    path.write_text(source.replace(sound, broken))
+    code = """
+import sys
+import test_cpu_kernels as t
+caught = 0
+for case in t.LARGE[1:4] + t.LARGE[6:]:
+    plane, channels, more, kernel, stride, pads = case
+    for sliced in ((False,) * 4, (True,) * 4):
+        for test in (
+            t.test_conv2d_equals_its_plain_twin,
+            t.test_conv2d_dx_equals_its_plain_twin,
+            t.test_conv2d_dw_equals_its_plain_twin,
+        ):
+            try:
+                test.hypothesis.inner_test((kernel, stride, pads, (1, 1), plane), 2, channels, more, sliced, 5)
+            except (AssertionError, ValueError):
+                caught += 1
+print("caught" if caught else "missed")
+"""
+    root = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    code, out, err = python(code, PYTHONPATH=root, INCEPTION_NP_THREADS="1")
+    assert out == "caught\n" or code < 0, err  # (a crash is caught too)
