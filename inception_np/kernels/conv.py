@@ -13,6 +13,7 @@ A 1x1 convolution needs none: its windows are the pixels.
 from collections.abc import Iterator
 
 from ..backend import Array, Shape, array_module, compiled, empty, on_gpu, on_tensor_cores, zeros
+from .batchnorm import moments
 from .window import Pads, Pair, out_size, pad_images, taps
 
 COLUMN_BYTES = 32 << 20  # per block: large enough for one good matrix product, small beside the activations
@@ -43,6 +44,21 @@ def conv2d(
 
         return cpu.conv2d(x, w, bias, stride, pads, dilation, relu, out)
     return _plain(x, w, bias, stride, pads, dilation, groups, relu, out)
+
+
+def conv2d_moments(
+    x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int
+) -> tuple[Array, Array, Array]:
+    """conv2d without bias, and the mean and biased variance of each channel of y, (C_out,).
+
+    Tensor cores find the moments on the way, while they have y in hand.
+    """
+    if on_tensor_cores(x):
+        from .cuda import conv as cuda
+
+        return cuda.conv2d_moments(x, w, stride, pads, dilation, groups)
+    y = conv2d(x, w, None, stride, pads, dilation, groups)
+    return y, *moments(y)
 
 
 def conv2d_dx(

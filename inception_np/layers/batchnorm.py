@@ -45,14 +45,14 @@ class BatchNorm(Layer):
         self.eps = check_between("BatchNorm", "eps", eps, 0, float("inf"))
         self.decay = check_between("BatchNorm", "decay", decay, 0, 1)
 
-    def statistics(self, x: Array, mode: Mode) -> tuple[Array, Array, Array]:
-        """The mean, var and rstd that y is made with."""
+    def statistics(self, x: Array, mode: Mode, found: list[Array] | None = None) -> tuple[Array, Array, Array]:
+        """The mean, var and rstd that y is made with. found: the batch's mean and var, where they are known already."""
         if not mode.train:
             mean, var = self.mean.data, self.var.data
         elif x.shape[0] * x.shape[1] * x.shape[2] < 2:
             raise ValueError(f"BatchNorm: got x of shape {x.shape}, wanted more than one value per channel in training")
         else:
-            mean, var = moments(x)
+            mean, var = found or moments(x)
         return mean, var, reciprocal_deviation(var, self.eps)
 
     def apply(self, x: Array, mean: Array, rstd: Array, relu: bool, out: Array | None) -> Array:

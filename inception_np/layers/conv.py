@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import Array, Shape
 from ..init import Init, generator, he_normal
-from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx
+from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import relu_dx, sum_rows
 from ..kernels.window import check_pad, pads_for, pair
 from ..layer import Layer, Mode, Param
@@ -79,6 +79,11 @@ class Conv2D(Layer):
         self._check(x)
         bias = None if self.bias is None else self.bias.data
         return conv2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
+
+    def forward_moments(self, x: Array) -> tuple[Array, Array, Array]:
+        """y without bias, and its mean and variance per channel: what a batch norm that follows asks for."""
+        self._check(x)
+        return conv2d_moments(x, self.weight.data, *self._geometry(x.shape))
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
         check_dy(type(self).__name__, dy, self.out_shape(x.shape))

@@ -59,8 +59,12 @@ class ConvBNReLU(Layer):
         return self.bn.apply(z, mean, rstd, True, out)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
-        z, _ = self.conv.forward(x, mode)
-        mean, var, rstd = self.bn.statistics(z, mode)
+        moments = None
+        if mode.train:
+            z, *moments = self.conv.forward_moments(x)
+        else:
+            z, _ = self.conv.forward(x, mode)
+        mean, var, rstd = self.bn.statistics(z, mode, moments)
         if not mode.keep:
             return self.bn.apply(z, mean, rstd, True, z if out is None else out), []
         return self.bn.apply(z, mean, rstd, True, out), [(z, (mean, var, rstd, mode.train))]

@@ -31,7 +31,7 @@ missing = "needs g++ on x86-64 Linux" if shutil.which("g++") is None or os.uname
 
 @functools.cache
 def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
-    """A source's text as a library: each kernel `name` becomes `host_name`, and `set_descending` turns the order."""
+    """A source's text as a library: kernel `name` becomes `host_name`; `set_greedy` says how threads take turns."""
     names = re.findall(r'extern "C" __global__ void\s+(?:__launch_bounds__\(.*?\)\s+)?(\w+)\(', text)
     barriers = "true" if BARRIERS.search(text) else "false"
     entries = "".join(
@@ -39,7 +39,7 @@ def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
         f"{{ launch({name}, grid, block, arguments, {barriers}); }}\n"
         for name in names
     )
-    turn = 'extern "C" void set_descending(int yes) { descending = yes; }\n'
+    turn = 'extern "C" void set_greedy(int yes) { greedy = yes; }\n'
     code = f'#include "{SHIM}"\n{text}\n{turn}{entries}'
     digest = hashlib.sha256((code + SHIM.read_text() + repr(options)).encode()).hexdigest()[:24]
     library = KEPT / f"{digest}.so"
@@ -54,7 +54,7 @@ def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def function(library: ctypes.CDLL, name: str, descending: bool) -> Any:
+def function(library: ctypes.CDLL, name: str, greedy: bool) -> Any:
     """What launch.function gives, for a library: it can be called with (blocks, threads, arguments)."""
     kernel = getattr(library, f"host_{name}")
 
@@ -65,7 +65,7 @@ def function(library: ctypes.CDLL, name: str, descending: bool) -> Any:
 
         def act() -> None:
             assert kept and arguments  # alive as long as a graph may launch this again
-            library.set_descending(int(descending))
+            library.set_greedy(int(greedy))
             kernel(*three, pointers)
 
         strict_cupy.change(act)
@@ -84,7 +84,7 @@ def _value(argument: Any) -> np.ndarray:
     raise TypeError(f"CuPy cannot pass {type(argument).__name__} to a kernel")
 
 
-def on_host(monkeypatch: Any, *, descending: bool = False, fault: tuple[str, str, str] | None = None) -> None:
+def on_host(monkeypatch: Any, *, greedy: bool = False, fault: tuple[str, str, str] | None = None) -> None:
     """Send every launch() to the CPU for one test. fault: (source, its text, the text planted instead)."""
 
     def on_cpu(source: str, kernel: str, options: tuple[str, ...]) -> Any:
@@ -92,6 +92,6 @@ def on_host(monkeypatch: Any, *, descending: bool = False, fault: tuple[str, str
         if fault is not None and (fault[0] == source or fault[0].endswith(".cuh")):
             assert fault[1] in text or fault[0] != source, f"{source} has no {fault[1]!r} to spoil"
             text = text.replace(fault[1], fault[2])
-        return function(build(text, options), kernel, descending)
+        return function(build(text, options), kernel, greedy)
 
     monkeypatch.setattr(launch, "function", on_cpu)

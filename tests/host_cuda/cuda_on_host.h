@@ -1,6 +1,6 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
-// with one fibre per thread. Blocks run one after the other, in either order of threads (a kernel that needs one
-// order has a race). Shared memory holds NaNs when a block begins. An asynchronous copy is carried out as late as
+// with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
+// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins. An asynchronous copy is carried out as late as
 // the program allows: when it is waited for. There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
 #define CUDA_ON_HOST 1
@@ -37,7 +37,8 @@ struct Fibre {
   ucontext_t begin;
   jmp_buf where;
   std::unique_ptr<char[]> stack;
-  bool started, done;
+  bool started, done, at_block_barrier;
+  unsigned generation;  // of the block's barrier, while it waits there
 };
 static std::vector<Fibre> fibres;
 static jmp_buf scheduler;
@@ -45,7 +46,7 @@ static ucontext_t scheduler_context;
 static unsigned current, threads;
 static void (*body)(void*);
 static void* body_arguments;
-static bool descending = false;
+static bool greedy = false;
 
 static void hand_over() {
   if (!_setjmp(fibres[current].where)) _longjmp(scheduler, 1);
@@ -71,7 +72,16 @@ static void wait_for(Barrier& b, unsigned count) {
   if (++b.come == count) b.come = 0, b.generation++;
   else while (b.generation == generation) hand_over();
 }
-static inline void __syncthreads() { wait_for(block_barrier, threads); }
+static inline void __syncthreads() {
+  Fibre& f = fibres[current];
+  f.at_block_barrier = true;
+  f.generation = block_barrier.generation;
+  wait_for(block_barrier, threads);
+  f.at_block_barrier = false;
+}
+static bool can_go_on(const Fibre& f) {
+  return !f.done && !(f.at_block_barrier && f.generation == block_barrier.generation);
+}
 static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
 
 static float shuffled[2048];
@@ -143,14 +153,14 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   body = [](void* p) { (*(decltype(run)*)p)(); };
   body_arguments = &run;
   const size_t stack = 64 << 10;
-  while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false});
+  while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false, false, 0});
   for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
     memset(warp_barriers, 0, sizeof warp_barriers);
     if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
     for (unsigned t = 0; t < threads; t++) {
-      fibres[t].started = fibres[t].done = false;
+      fibres[t].started = fibres[t].done = fibres[t].at_block_barrier = false;
       copies[t].clear();
       groups_closed[t] = 0;
       if (!barriers) continue;
@@ -160,16 +170,21 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
       fibres[t].begin.uc_link = nullptr;
       makecontext(&fibres[t].begin, run_fibre, 0);
     }
+    auto step = [&](unsigned t) {
+      current = t;
+      threadIdx = {t % block[0], t / block[0] % block[1], t / block[0] / block[1]};
+      if (barriers) resume(t);
+      else run(), fibres[t].done = true;  // nothing waits: no need of a stack of its own
+    };
     for (bool more = true; more;) {
       more = false;
-      for (unsigned i = 0; i < threads; i++) {
-        const unsigned t = descending ? threads - 1 - i : i;
-        if (fibres[t].done) continue;
-        current = t;
-        threadIdx = {t % block[0], t / block[0] % block[1], t / block[0] / block[1]};
-        if (barriers) resume(t);
-        else run(), fibres[t].done = true;  // nothing waits: no need of a stack of its own
-        more |= !fibres[t].done;
+      for (unsigned i = 0; i < threads; i += 32) {
+        const unsigned warp = greedy ? (threads - 1) / 32 * 32 - i : i;
+        for (bool again = true; again; again = again && greedy) {
+          again = false;
+          for (unsigned t = warp; t < std::min(warp + 32, threads); t++)
+            if (can_go_on(fibres[t])) step(t), more = again = true;
+        }
       }
     }
   }

@@ -2,7 +2,7 @@
 
 from ...backend import Array, empty
 from .elementwise import sum_parts
-from .launch import elements, launch, one_number, reduction, result, rows
+from .launch import LANES, elements, launch, one_number, reduction, result, rows
 
 
 def moments(x: Array):
@@ -13,9 +13,16 @@ def moments(x: Array):
     share = -(-count // parts)  # rows of each part but the last
     parts = -(-count // share)
     part = empty((parts, 2, c), x.dtype, x)
-    mean, var = empty((c,), x.dtype, x), empty((c,), x.dtype, x)
     launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
-    launch("batchnorm.cu", "moments_join", elements(c), part, mean, var, count, c, share, parts)
+    return join_moments(part, count, share)
+
+
+def join_moments(part: Array, count: int, share: int):
+    """The moments of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows each."""
+    parts, _, c = part.shape
+    mean, var = empty((c,), part.dtype, part), empty((c,), part.dtype, part)
+    grid = ((-(-c // LANES),), (LANES, 32))
+    launch("batchnorm.cu", "moments_join", grid, part, mean, var, count, c, share, parts)
     return mean, var
 
 

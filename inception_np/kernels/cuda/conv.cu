@@ -111,6 +111,44 @@ __device__ __forceinline__ void each_result(const float sum[2][4][4], int row, i
               sum[i][j][q]);
 }
 
+// The mean of this tile's `count` real rows in every column, and the sum of squares about it: part[0][column] and
+// part[1][column], `pitch` floats apart. scratch: 4 * BN floats that no thread uses any more.
+__device__ __forceinline__ void column_moments(const float sum[2][4][4], int count, int columns, float* scratch, float* part,
+                                               int pitch) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = warp % 2 * 32 + lane % 4 * 2;
+  float mean[4][2] = {};
+  for (int pass = 0; pass < 2; pass++) {
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+      for (int p = 0; p < 2; p++) {
+        float total = 0;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {  // this thread's four rows of the column
+          const float delta = sum[r / 2][j][r % 2 * 2 + p] - mean[j][p];
+          if (warp / 2 * 32 + r / 2 * 16 + lane / 4 + r % 2 * 8 < count) total += pass ? delta * delta : delta;
+        }
+        for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
+        if (lane / 4 == 0) scratch[warp / 2 * BN + own + j * 8 + p] = total;
+      }
+    __syncthreads();
+    if (pass == 0)
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int p = 0; p < 2; p++) {
+          const float* s = scratch + own + j * 8 + p;
+          mean[j][p] = (s[0] + s[BN] + s[2 * BN] + s[3 * BN]) / count;
+        }
+    const int c = threadIdx.x;
+    if (c < BN && c < columns) {
+      const float total = scratch[c] + scratch[BN + c] + scratch[2 * BN + c] + scratch[3 * BN + c];
+      part[pass * pitch + c] = pass ? total : total / count;
+    }
+  }
+}
+
 // ---- the factors
 
 // Windows of x: pixel (n, oh, ow) by (r, s, c). `lines` pixels, `depth` = kh * kw * channels.
@@ -212,9 +250,10 @@ struct Weights {
 
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
+// With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-           Window d, int O, int groups, int ldx, int ldy, int relu) {
+           float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
   using A = Tile<BM, true>;
   using B = Tile<BN, false>;
   __shared__ __align__(16) float shared[STAGES * (A::FLOATS + B::FLOATS)];
@@ -228,6 +267,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     if (bias) v += bias[group * out + o];
     y[(long long)m * ldy + group * out + o] = relu ? v * (v > 0) : v;
   });
+  if (part)
+    column_moments(sum, min(BM, pixels - row), out - column, shared, part + (long long)blockIdx.x * 2 * O + group * out + column,
+                   O);
 }
 
 // Blocks in z: groups * the sh * sw remainders.

@@ -8,6 +8,7 @@ from math import gcd
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
+from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
@@ -26,15 +27,26 @@ def conv2d(
     relu: bool,
     out: Array | None,
 ):
+    return _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, False)[0]
+
+
+def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int):
+    y, part = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
+    return y, *join_moments(part, y.size // y.shape[3], BM)
+
+
+def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
     kernel, o = w.shape[:2], w.shape[3]
     out_hw = out_size(x.shape[1:3], kernel, stride, pads, dilation)
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, o), x)
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
-    grid = (_tiles(y.size // o, BM), _tiles(o // groups, BN), groups), (THREADS,)
-    args = (x, w, bias, y, d, o, groups, ldx, ldy, relu)
+    across = _tiles(y.size // o, BM)
+    part = empty((across, 2, o), x.dtype, x) if moments else None
+    grid = (across, _tiles(o // groups, BN), groups), (THREADS,)
+    args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
     launch("conv.cu", "conv2d", grid, *args, options=_vec((x, w), (ldx, x.shape[3] // groups, o, o // groups)))
-    return y
+    return y, part
 
 
 def conv2d_dx(

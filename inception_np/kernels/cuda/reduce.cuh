@@ -14,3 +14,13 @@ __device__ __forceinline__ float sum_over_rows(float value, float* scratch) {
   for (int r = 0; r < ROWS; r++) sum += scratch[r * LANES + threadIdx.x];
   return sum;
 }
+
+// The same over 32 threads to a channel.
+__device__ __forceinline__ double sum_of_32(double value, double* scratch) {
+  __syncthreads();
+  scratch[threadIdx.y * LANES + threadIdx.x] = value;
+  __syncthreads();
+  double sum = 0;
+  for (int r = 0; r < 32; r++) sum += scratch[r * LANES + threadIdx.x];
+  return sum;
+}
