@@ -12,6 +12,7 @@ Loading checks everything before it changes anything: after an error the model i
 
 import argparse
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -317,7 +318,8 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     auxiliary heads of a model without them.
 
     Raises ValueError where arrays are missing, left over or of another shape, and TypeError for a layer that is no
-    network or values that are no floating-point arrays; nothing is changed then.
+    network or values that are no floating-point arrays; nothing is changed then. Warns where the model has the right
+    layers but another source's constants.
     """
     name = check_source(layer, source)
     report = Report(source, name)
@@ -361,6 +363,13 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     ready = [(t, beside(v.astype(t.data.dtype, copy=False), t.data)) for t, v in values]
     for target, value in ready:
         target.data[...] = value
+    preset = getattr(layer, "preset", source)
+    if preset != source and {preset, source} != {"torchvision", "timm"}:  # these two agree
+        warnings.warn(
+            f"{name}: got {source}'s weights for the preset {preset!r}, whose constants (batch norm's epsilon, padding "
+            f"and its share in averages) are others; create_model({name!r}, preset={source!r}) has theirs",
+            stacklevel=3,
+        )
     return report
 
 

@@ -102,7 +102,6 @@ def case_of(id):
         ("torchvision-inception_v3", (299, 315), 3, True),
         ("torchvision-googlenet", (224, 240), 2, True),
         ("timm-inception_resnet_v2", (107, 139), 2, False),
-        ("timm-legacy_xception", (75, 107), 2, False),
     ],
 )
 def test_training_gradients_of_every_parameter_equal_the_peers(id, image, images, aux):

@@ -347,6 +347,13 @@ def test_a_preset_has_the_constants_of_its_source(name, source, eps, gamma, coun
         assert same_pads == {source == "keras"}
 
 
+def test_weights_for_other_constants_are_loaded_with_a_warning():
+    state = state_dict(small("inception_v3", "timm"), source="timm")
+    with pytest.warns(UserWarning, match=r"for the preset 'paper'.*create_model\('inception_v3', preset='timm'\)"):
+        load_state_dict(small("inception_v3", "paper"), state, source="timm")
+    load_state_dict(small("inception_v3", "torchvision"), state, source="timm")  # equal constants: no warning
+
+
 def test_every_source_has_its_preprocessing():
     assert set(PREPROCESS) == set(TWINS)
     assert {source for _, source in TWINS} == set(SOURCES)
