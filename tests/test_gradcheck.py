@@ -266,10 +266,6 @@ def spoil(layer, cls):
     return layer
 
 
-def with_ties(case):
-    return np.round(2 * case.x())
-
-
 FAULTS = {
     "batch norm without its last term": ("BatchNorm", NoLastTerm, "x"),
     "LRN with a short window": ("LRN", ShortWindow, "x"),
@@ -283,7 +279,7 @@ def caught(case, cls):
     layer = spoil(case.layer(), cls)
     if cls is LastTieWins:
         layer.ceil = False
-    x = with_ties(case) if cls is LastTieWins else case.x()
+    x = np.ones(case.shape) if cls is LastTieWins else case.x()  # every window a tie
     try:
         return check_gradients(layer, x, mode=Mode(case.train, True), seed=case.seed)
     except ValueError as error:
