@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -98,10 +98,11 @@ def create_model(
     if aux not in (None, True, False):
         raise TypeError(f"{name}: got aux={aux!r}, wanted None, True or False")
     fixed = {"num_classes", "in_channels", "width", "aux", "preset", "rng"}
-    known = [p for p in inspect.signature(entry.builder).parameters if p not in fixed]
-    for option in options:
+    known = {n: p for n, p in inspect.signature(entry.builder).parameters.items() if n not in fixed}
+    for option, value in options.items():
         if option not in known:
             raise TypeError(f"{name}: got the option {option!r}, wanted one of {', '.join(known) or 'none'}")
+        check_option(name, known[option], value)
     chosen = {
         "num_classes": entry.classes if num_classes is None else check_count(name, "num_classes", num_classes),
         "in_channels": check_count(name, "in_channels", in_channels),
@@ -118,6 +119,15 @@ def create_model(
     if dtype not in ("float32", np.float32):
         cast(network, dtype)
     return network if device == "cpu" else move(network, device)
+
+
+def check_option(name: str, option: inspect.Parameter, value: Any) -> None:
+    """Is a network's option of the type that its function says? An int may stand for a float. Raises TypeError."""
+    kinds = get_args(option.annotation) or (option.annotation,)
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise TypeError(f"{name}: got {option.name}={value!r}, wanted {wanted}")
 
 
 def find(name: str) -> tuple[Entry, str]:

@@ -35,6 +35,7 @@ from ..compose import Concat, Residual, Sequential
 from ..init import Init, glorot_uniform, torch_uniform
 from ..layer import Layer
 from ..layers.activation import Dropout, ReLU
+from ..layers.check import check_count
 from ..layers.conv import Conv2D
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
@@ -332,16 +333,16 @@ def _build(
         figure_14(conv, stages, w(FIGURE_14 if graph == "v1" else FIGURE_14[:5]), ends, edge)
     if graph == "released":
         stages.add("Mixed_5b", figure_5(conv, stages.channels, w(MIXED_5B), 5))
-    for i in range(blocks[0]):
+    for i in range(check_count("inception_resnet", "blocks_a", blocks[0], 0)):
         stages.add(f"block35_{i + 1}", block_a(conv, up, stages.channels, f.block_a, scales[0]))
     stages.add("Mixed_6a", reduction_a(conv, stages.channels, f.reduction_a, edge))
-    for i in range(blocks[1]):
+    for i in range(check_count("inception_resnet", "blocks_b", blocks[1], 0)):
         stages.add(f"block17_{i + 1}", block_b(conv, up, stages.channels, f.block_b, scales[1]))
     heads: dict[str, Layer] = {}
     if source.heads if aux is None else aux:
         heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
     stages.add("Mixed_7a", reduction_b(conv, stages.channels, f.reduction_b, edge))
-    for i in range(blocks[2]):
+    for i in range(check_count("inception_resnet", "blocks_c", blocks[2], 0)):
         stages.add(f"block8_{i + 1}", block_c(conv, up, stages.channels, f.block_c, scales[2]))
     if linear_c:
         last = block_c(conv, up, stages.channels, f.block_c, 1.0, relu=False)

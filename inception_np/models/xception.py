@@ -202,7 +202,7 @@ def _build(
     for name, row in w(ENTRY).items():
         last = name == "block4"
         stages.add(name, reduction(row, 1 if small and last else 2, name != "block2"))  # block1 ends in a ReLU
-    for i in range(middle):
+    for i in range(check_count("xception", "middle", middle, 0)):
         body = main_path(separate, stages.channels, w(MIDDLE))
         stages.add(f"block{5 + i}", Residual(body) if residual else body)
     row13, row14 = w(EXIT)
