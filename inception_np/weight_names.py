@@ -268,7 +268,7 @@ A, RA = (3, 1, 4, 0, 2, 5, 6), (1, 2, 0, 3)
 B, RB = (4, 5, 1, 6, 2, 7, 0, 3, 8, 9), (2, 3, 0, 4, 1, 5)
 C = (4, 1, 5, 2, 3, 6, 7, 0, 8)
 STEM = (0, 1, 2, 3, 4)
-ORDERS = {
+ORDERS: dict[str, list[tuple[int, ...] | str]] = {
     "inception_v3": [STEM, A, A, A, RA, B, B, B, B, RB, C, C],
     "inception_resnet_v2": [
         STEM, A,

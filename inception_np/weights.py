@@ -223,13 +223,18 @@ def _torch_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, An
     """Settle what differs between files of one network: data-parallel prefixes, the head's name."""
     prefix = "module." if state and all(k.startswith("module.") for k in state) else ""
     heads = {"inception_resnet_v2": "classif", "xception": "fc"}
-    settled = {}
+    settled: dict[str, tuple[str, Any]] = {}
     for raw, value in state.items():
         key = raw.removeprefix(prefix)
         if name in heads and key.startswith("last_linear."):
             key = key.replace("last_linear", heads[name])
-        settled[key] = (raw, value)
+        _settle(settled, key, raw, value)
     return settled
+
+
+def _settle(settled: dict[str, tuple[str, Any]], key: str, raw: str, value: Any) -> None:
+    """Two tensors with one meaning: the second keeps its own name, and is then found unexpected."""
+    settled[f"{raw} (a second {key})" if key in settled else key] = (raw, value)
 
 
 AUTO = re.compile(r"^(conv(?:olution)?2d|batch_?normalization)(?:_(\d+))?$")
@@ -244,10 +249,10 @@ def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, An
     """
     if any(k.startswith("layers/") for k in state):
         return _keras_by_position(state, name)
-    layers: dict[str, dict[str, str]] = {}
+    layers: dict[str, list[tuple[str, str]]] = {}
     for raw in state:
         parts = raw.removesuffix(":0").split("/")
-        layers.setdefault(parts[0], {})[parts[-1]] = raw
+        layers.setdefault(parts[0], []).append((parts[-1], raw))
     numbered: dict[str, list[tuple[int, str]]] = {"conv2d": [], "batch_normalization": []}
     for layer in layers:
         if match := AUTO.match(layer):
@@ -258,37 +263,33 @@ def _keras_names(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, An
         first = min((number for number, _ in found), default=0)
         for number, layer in found:
             called[layer] = kind if number == first else f"{kind}_{number - first}"
-    settled = {}
+    settled: dict[str, tuple[str, Any]] = {}
     for layer, variables in layers.items():
-        for variable, raw in zip(_keras_variables(list(variables)), variables.values(), strict=True):
-            settled[f"{called[layer]}/{variable}"] = (raw, state[raw])
+        for variable, raw in variables:
+            variable = _keras_variable(variable)
+            _settle(settled, f"{called[layer]}/{variable}", raw, state[raw])
     return settled
 
 
-KERAS_VARIABLES = frozenset(
-    ["kernel", "bias", "depthwise_kernel", "pointwise_kernel", "gamma", "beta", "moving_mean", "moving_variance"]
-)
+FIRST_KERAS = {"_depthwise_kernel": "depthwise_kernel", "_pointwise_kernel": "pointwise_kernel",
+               "_W": "kernel", "_b": "bias", "_gamma": "gamma", "_beta": "beta",
+               "_running_mean": "moving_mean", "_running_std": "moving_variance"}  # fmt: skip
 
 
-def _keras_variables(names: list[str]) -> list[str]:
-    """Keras 1 called them "block1_conv1_W" and "..._running_std": by their ending, in its order."""
-    if all(n in KERAS_VARIABLES for n in names):
-        return names
-    old = {"_W": "kernel", "_b": "bias", "_gamma": "gamma", "_beta": "beta",
-           "_running_mean": "moving_mean", "_running_std": "moving_variance",
-           "_depthwise_kernel": "depthwise_kernel", "_pointwise_kernel": "pointwise_kernel"}  # fmt: skip
-    return [next((new for end, new in old.items() if n.endswith(end)), n) for n in names]
+def _keras_variable(name: str) -> str:
+    """Keras 1 called it "block1_conv1_W", and the variance "..._running_std"."""
+    return next((new for end, new in FIRST_KERAS.items() if name.endswith(end)), name)
 
 
 def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[str, Any]]:
     """Settle "layers/conv2d_7/vars/0": the seventh Conv2D in Keras's order, its first variable."""
     called = keras_positions(name)
-    settled = {}
+    settled: dict[str, tuple[str, Any]] = {}
     for raw, value in state.items():
         match = re.fullmatch(r"layers/([a-z0-9_]+?)(?:_(\d+))?/vars/(\d+)", raw)
         layer = called.get((match[1], int(match[2] or 0))) if match else None
         if match is None or layer is None:
-            settled[raw] = (raw, value)
+            _settle(settled, raw, raw, value)
             continue
         names: tuple[str, ...]
         if match[1] == "batch_normalization":  # three variables where there is no gamma
@@ -299,7 +300,7 @@ def _keras_by_position(state: Mapping[str, Any], name: str) -> dict[str, tuple[s
         else:
             names = ("kernel", "bias")
         j = int(match[3])
-        settled[f"{layer}/{names[j]}" if j < len(names) else raw] = (raw, value)
+        _settle(settled, f"{layer}/{names[j]}" if j < len(names) else raw, raw, value)
     return settled
 
 
@@ -322,6 +323,8 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     layers but another source's constants.
     """
     name = check_source(layer, source)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise TypeError(f"{name}: got {type(state).__name__}, wanted a dictionary of arrays by name")
     report = Report(source, name)
     tensors, absent = _twins(layer, source)
     given = _settled(state, name, source)

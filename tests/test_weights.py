@@ -280,6 +280,23 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(source):
     assert "missing (Conv2d_1a_3x3.conv.weight" in refusal(model, {}, source)
 
 
+def test_two_tensors_for_one_place_are_refused():
+    model = small("inception_resnet_v2", "timm")
+    state = state_dict(model, source="timm")
+    twice = state | {"last_linear.bias": state["classif.bias"] + 1}
+    assert "1 unexpected (last_linear.bias)" in refusal(model, twice, "timm")
+    model = small("xception", "keras")
+    state = state_dict(model, source="keras")
+    twice = state | {"conv2d_2/again/kernel:0": state["conv2d_2/kernel"]}
+    assert "1 unexpected (conv2d_2/again/kernel:0)" in refusal(model, twice, "keras")
+
+
+def test_what_is_no_dictionary_of_names_is_refused():
+    model = small("xception", "timm")
+    for state in ([], None, {3: np.zeros(3)}):
+        assert "wanted a dictionary of arrays by name" in refusal(model, state, "timm", TypeError)
+
+
 def test_what_does_not_fit_can_be_left_out_when_asked():
     model = small("inception_v3", "timm")
     state = state_dict(small("inception_v3", "timm", seed=1), source="timm")
