@@ -22,7 +22,8 @@ from inception_np.data import normalise, shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
-from inception_np.layers.conv import Conv2D
+from inception_np.layers.conv import Conv2D, ConvReLU
+from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
 from inception_np.loss import softmax_cross_entropy
@@ -518,6 +519,43 @@ def test_what_an_average_at_the_border_counts(name, preset, counted, blank):
     for pool in pools:
         y = pool.forward(ones, Mode())[0]
         assert pools and y[0, 0, 0, 0] == pytest.approx(4 / 9 if counted else 1) and y[0, 1, 1, 0] == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_dropout_acts_in_training_and_not_in_inference(name):
+    dropout = {} if name == "inception_v1_cifar" else {"dropout": 0.5}
+    net = create_model(name, width=1 / 32, aux=False, **dropout)
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3), np.float32)
+
+    def differ(train):
+        first, second = (net.forward(x, mode(train, seed))[0] for seed in (1, 2))
+        return not np.array_equal(first, second)
+
+    assert differ(train=True) and not differ(train=False)
+
+
+def test_a_relu_follows_every_convolution_but_those_that_a_sum_takes(blank):
+    def without(name, **options):
+        net = create_model(name, aux=False, **options)
+        units = (*kinds(net, ConvBNReLU), *kinds(net, ConvReLU))
+        return {
+            path
+            for path in kinds(net, Conv2D)
+            if not path.startswith(tuple(f"{u}." for u in units)) and path not in units
+        }
+
+    assert (
+        without("inception_v1")
+        == without("bn_inception")
+        == without("inception_v3")
+        == without("inception_v4")
+        == set()
+    )
+    assert {path.rpartition(".")[2] for path in without("inception_resnet_v2", preset="timm")} == {"up"}
+    assert len(without("inception_resnet_v2", preset="timm")) == 40
+    ends = without("xception")  # of the main paths, whose sum no ReLU follows, and the shortcuts
+    assert {path.split(".")[1] for path in ends} == {"shortcut", "body"}
+    assert len(ends) == 4 + 12 and all("sepconv1" not in path for path in ends)
 
 
 def test_without_batch_norm_there_are_biases():
