@@ -57,7 +57,7 @@ def load(
             raise UsageError(f"{option}: got {count}; give at least one image")
     if name == "shapes10":
         classes, pad = tuple(SHAPES), 2
-        train_set = shapes10("train", 10_000 if train is None else train)
+        train_set = shapes10("train", 5_000 if train is None else train)
         test_set = shapes10("test", 2_000 if test is None else test)
     else:
         classes, pad = CIFAR10_CLASSES, 4
