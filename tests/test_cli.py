@@ -136,6 +136,30 @@ def test_train_eval_and_predict_fit_together(capsys, tmp_path, picture):
     assert code == 0 and "test accuracy" in output
 
 
+def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(tmp_path):
+    pty = pytest.importorskip("pty")
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "inception_np", "train", *TINY.split(), "--epochs", "3", "--output", tmp_path]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=end, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(end)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(terminal)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and b"test accuracy" in output and b"\x1b[" not in output
+    text = seen.decode()
+    assert all(word in text for word in ("epoch 1/3", "loss ", "accuracy", "images/s", "left", "\x1b["))
+
+
 def test_train_without_an_output_makes_a_new_folder_each_time(capsys, tmp_path, monkeypatch):
     from inception_np import train
 

@@ -520,6 +520,20 @@ def test_the_rate_of_each_step_is_the_schedule_in_its_middle(tmp_path, monkeypat
     assert run.optimiser.lr == schedules.cosine(SMALL.lr, 3)(1 + 2.5 / 3)
 
 
+def test_options_not_given_suit_the_data_set_and_the_network():
+    usual = train.resolve()
+    assert (usual.model, usual.data, usual.width) == ("inception_resnet_v2_cifar", "shapes10", 1 / 8)
+    assert train.resolve(model="xception_cifar").width is None
+    assert train.resolve(data="cifar10").weight_decay > 0 and train.resolve(data="cifar10").width is None
+    slow, fast = train.resolve(model="inception_v1_cifar"), train.resolve(model="inception_v3_cifar")
+    assert slow.lr < fast.lr and slow.clip and not fast.clip
+    assert train.resolve(model="inception_v1", preset="torchvision").lr == fast.lr
+    assert train.resolve(optimizer="rmsprop").lr == 0.045
+    assert train.resolve(optimizer="rmsprop", lr=0.5, epochs=7) == train.Options(
+        optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8
+    )
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -584,3 +598,10 @@ def test_the_folder_of_a_run_need_not_exist(tmp_path):
     with pytest.raises(OSError, match="cannot be made"):
         (tmp_path / "file").write_text("")
         train.train(tmp_path / "file" / "below", SMALL)
+
+
+@pytest.mark.slow
+def test_training_without_any_options_passes_90_per_cent(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Run, "draw", DRAW)
+    assert train.train(tmp_path, train.resolve())["test_accuracy"] > 0.9
+    assert (tmp_path / "predictions.png").exists()
