@@ -8,14 +8,16 @@ What is averaged over crops is the softmax, not the logits (Szegedy et al. 2014,
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .backend import asarray, beside
-from .layer import Layer, Mode, named_params
-from .preprocess import Preprocess, open_image, prepare
+from .inference import compile_inference
+from .layer import Layer, named_params
+from .preprocess import CROPS, Preprocess, open_image, prepare
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,29 @@ def predict_images(
 ) -> list[Prediction]:
     """The class probabilities of each picture, averaged over 1, 10 or 144 crops of it.
 
-    preprocess: None is `preprocess_for(model)`. batch_size: how many crops go through the network at once. Raises
-    ValueError for a file that is no picture (naming it), for another number of crops, and for a model whose images
-    have neither one nor three channels.
+    preprocess: None is `preprocess_for(model)`. batch_size: at most so many crops go through the network at once.
+    Raises ValueError for a file that is no picture (naming it), for another number of crops, and for a model whose
+    images have neither one nor three channels.
     """
     how = preprocess_for(model) if preprocess is None else preprocess
-    return [
-        Prediction(str(path), _mean_softmax(model, prepare(open_image(path, len(how.mean)), how, crops), batch_size))
-        for path in paths
-    ]
+    if crops not in CROPS:
+        raise ValueError(f"predict_images: got crops={crops}, wanted one of {', '.join(map(str, CROPS))}")
+    if batch_size < 1:
+        raise ValueError(f"predict_images: got batch_size={batch_size}, wanted 1 or more")
+    batch_size = max(n for n in range(1, min(crops, batch_size) + 1) if crops % n == 0)  # every batch is a full one
+    infer = compile_inference(model, (batch_size, *how.size, len(how.mean)))
+    weights = next(iter(named_params(model).values())).data
+
+    def probabilities(path: str | Path) -> np.ndarray:
+        total: Any = 0.0
+        for batch in _batches(prepare(open_image(path, len(how.mean)), how, crops), batch_size):
+            x = beside(batch.astype(weights.dtype, copy=False), weights)
+            logits = asarray(infer(x), "cpu").astype(np.float64)
+            e = np.exp(logits - logits.max(1, keepdims=True))
+            total = total + (e / e.sum(1, keepdims=True)).sum(0)
+        return total / crops
+
+    return [Prediction(str(path), probabilities(path)) for path in paths]
 
 
 def top(probabilities: np.ndarray, classes: Sequence[str] | None = None, k: int = 5) -> list[tuple[str, float]]:
@@ -70,25 +86,6 @@ def top(probabilities: np.ndarray, classes: Sequence[str] | None = None, k: int 
     return [(classes[i] if named else f"class {i}", float(probabilities[i])) for i in best]  # type: ignore[index]
 
 
-def _mean_softmax(model: Layer, crops: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
-    weights = next(iter(named_params(model).values())).data
-    total: Any = 0
-    count = 0
-    for batch in _batches(crops, batch_size):
-        x = beside(batch.astype(weights.dtype, copy=False), weights)
-        logits = asarray(model.forward(x, Mode())[0], "cpu").astype(np.float64)
-        e = np.exp(logits - logits.max(1, keepdims=True))
-        total = total + (e / e.sum(1, keepdims=True)).sum(0)
-        count += len(batch)
-    return total / count
-
-
 def _batches(crops: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    held: list[np.ndarray] = []
-    for crop in crops:
-        held.append(crop)
-        if len(held) == size:
-            yield np.stack(held)
-            held = []
-    if held:
+    while held := list(islice(crops, size)):
         yield np.stack(held)
