@@ -219,7 +219,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train-images", type=_positive, metavar="N", help="only the first N training images")
     add("--test-images", type=_positive, metavar="N", help="only the first N test images")
     add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
-    add("--no-augment", dest="augment", action="store_false", default=None, help="no random crops and flips")
+    add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
     add = parser.add_argument_group("how").add_argument
     add("--epochs", type=_positive, metavar="N")
     add("--batch-size", type=_positive, metavar="N")

@@ -97,8 +97,10 @@ def resolve(**given: Any) -> Options:
     chosen: dict[str, Any] = {}
     if given.get("data", "shapes10") == "cifar10":
         chosen |= {"epochs": 20, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4, "warm_up": 1.0}
-    elif "model" not in given:
-        chosen["width"] = 1 / 8
+    else:
+        chosen["augment"] = False  # its images were drawn in every place and direction already
+        if "model" not in given:
+            chosen["width"] = 1 / 8
     googlenet = given.get("model", "").startswith("inception_v1")
     if googlenet and given.get("preset", "paper") in ("paper", "caffe"):
         chosen |= {"lr": 0.02, "clip": 2.0}

@@ -530,8 +530,9 @@ def test_options_not_given_suit_the_data_set_and_the_network():
     assert train.resolve(model="inception_v1", preset="torchvision").lr == fast.lr
     assert train.resolve(optimizer="rmsprop").lr == 0.045
     assert train.resolve(optimizer="rmsprop", lr=0.5, epochs=7) == train.Options(
-        optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8
+        optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8, augment=False
     )
+    assert train.resolve(data="cifar10").augment and not usual.augment
 
 
 @pytest.mark.parametrize(
