@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from on_device import gradients
 from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
-from inception_np import backend, data
+from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
 from inception_np.kernels.cuda import augment
 from inception_np.kernels.window import out_size
+from inception_np.layer import named_params
+from inception_np.models.network import smallest_image
 from inception_np.random import stream
 
 within_test = settings(suppress_health_check=[*HealthCheck])
@@ -414,6 +416,27 @@ def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
     make.check(linear.linear_dx(near["dy"], near["w"], add=near["dx"]), dx + dy @ w.T)
     linear.linear_dw(near["x"], near["dy"], near["dw"])
     make.check(near["dw"], dw + x.T @ dy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_cores", [False, True])
+@pytest.mark.parametrize("name", list_models("*_cifar"))
+def test_networks_run_on_the_kernels(name, tensor_cores, cupy, monkeypatch):
+    """Logits and gradients of a thin network in float32 or TF32, beside NumPy's in float64."""
+    monkeypatch.setattr(backend, "TF32", tensor_cores)
+    found = []
+    for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):
+        net = create_model(name, width=1 / 32, num_classes=3, aux=False, seed=1, dtype=dtype, device=device)
+        side = smallest_image(net)
+        x = np.random.default_rng(0).standard_normal((2, side + 3, side + 4, 3)).astype(dtype)
+        x = backend.asarray(x, device)
+        y, cache = net.forward(x, Mode(train=False, keep=True))
+        net.backward(y, x, cache)
+        found.append([backend.asarray(a, "cpu") for a in (y, *(p.grad for p in named_params(net).values()))])
+    (wanted, *dwanted), (got, *dgot) = found
+    assert np.linalg.norm(got - wanted) < (1e-2 if tensor_cores else 1e-5) * np.linalg.norm(wanted)
+    off, size = (np.sqrt(sum((a**2).sum() for a in arrays)) for arrays in (map(np.subtract, dgot, dwanted), dwanted))
+    assert off < (5e-2 if tensor_cores else 1e-4) * size  # a ReLU near 0 may turn: over all gradients, not each
 
 
 # -- faults that must be found -------------------------------------------------------------------------------------
