@@ -58,7 +58,7 @@ def first_filters(layer: Layer, path: Path) -> bool:
     filters = weights[0].transpose(3, 0, 1, 2)
     low, high = (f(filters, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     filters = (filters - low) / np.maximum(high - low, 1e-12)
-    columns = int(np.ceil(np.sqrt(2 * len(filters))))
+    columns = min(len(filters), int(np.ceil(np.sqrt(4 * len(filters)))))
     figure = _figure(8, 8 * np.ceil(len(filters) / columns) / columns + 0.4)
     sheet = tile(filters, columns, margin=1)
     axes = figure.subplots()
