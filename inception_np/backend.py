@@ -93,7 +93,7 @@ def device(name: str) -> str:
     if why is None:
         return "cuda"
     if name == "cuda":
-        raise DeviceError(f"cuda: {why}; use --device cpu, or install the extra gpu12 or gpu13")
+        raise DeviceError(f"cuda: {why}; use --device cpu")
     return "cpu"
 
 
@@ -102,7 +102,7 @@ def _no_cuda() -> str | None:
     try:
         import cupy
     except ImportError:
-        return "CuPy is not installed"
+        return "CuPy is not installed (it is the extra gpu12 or gpu13)"
     try:
         if cupy.cuda.runtime.getDeviceCount() > 0:
             return None

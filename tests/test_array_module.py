@@ -145,7 +145,7 @@ def test_names_exist_in_cupy():
 
 def test_cuda_without_a_gpu_is_one_line_that_says_what_to_do(monkeypatch):
     monkeypatch.setattr(backend, "_no_cuda", lambda: "no CUDA device was found")
-    with pytest.raises(backend.DeviceError, match=r"^cuda: no CUDA device was found; use --device cpu.*gpu12") as error:
+    with pytest.raises(backend.DeviceError, match=r"^cuda: no CUDA device was found; use --device cpu$") as error:
         create_model("inception_v1_cifar", device="cuda")
     assert "\n" not in str(error.value)
     assert backend.device("auto") == "cpu"
