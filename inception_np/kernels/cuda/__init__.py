@@ -5,4 +5,7 @@ The sources are not beside the kernels they speed up but together here, since th
 
 No kernel uses atomics: every number is made by one thread, and sums over pixels are made in parts that are added in
 a fixed order. The same launch gives the same bits.
+
+The tests compile these sources for the CPU and compare them with the plain kernels (tests/host_cuda), and compile them
+for four GPU architectures by NVRTC. They have not been run on a device yet; tests/gpu/check.py does that in one visit.
 """

@@ -3,7 +3,7 @@
 #include "reduce.cuh"
 
 // x * (x > 0), not max(x, 0): a NaN is not hidden.
-extern "C" __global__ void relu(const float* __restrict__ x, float* __restrict__ y, int total, int C, int ldx, int ldy) {
+extern "C" __global__ void relu(const float* x, float* y, int total, int C, int ldx, int ldy) {
   EACH_ELEMENT(i, total);
   const float v = x[place(i, C, ldx)];
   y[place(i, C, ldy)] = v * (v > 0);
