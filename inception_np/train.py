@@ -103,7 +103,7 @@ def resolve(**given: Any) -> Options:
             chosen["width"] = 1 / 8
     googlenet = given.get("model", "").startswith("inception_v1")
     if googlenet and given.get("preset", "paper") in ("paper", "caffe"):
-        chosen |= {"lr": 0.02, "clip": 2.0}
+        chosen |= {"lr": 0.03, "clip": 2.0, "batch_size": 64}
     if given.get("optimizer") == "rmsprop":
         chosen["lr"] = 0.045
     return Options(**{**chosen, **given})
