@@ -153,6 +153,7 @@ def _joined(runs: list[dict]) -> dict:
     return {
         "seconds": median(times),
         "minimum": min(times),
+        "cpu_minimum": min(r["cpu"] for r in runs),
         "memory": max(r["memory"] for r in runs),
         "page_faults": median(r["page_faults"] for r in runs),
         "switches": median(r["switches"] for r in runs),

@@ -3,8 +3,9 @@
     {"side": "ours" | "torch" | "onnxruntime", "name", "preset", "task": "train" | "infer", "batch", "threads",
      "seconds", "repeats"}
 
-What comes back: the seconds of every repetition, how far the memory in use grew beyond imports, weights and input, and
-the page faults and involuntary context switches during the repetitions (many mean that something disturbed them).
+What comes back: the seconds of every repetition, the CPU seconds of the cheapest one (all threads), how far the memory
+in use grew beyond imports, weights and input, and the page faults and involuntary context switches during the
+repetitions (many mean that something disturbed them).
 """
 
 import json
@@ -153,14 +154,17 @@ def measure(task: dict) -> dict:
     call()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     times: list[float] = []
+    busy: list[float] = []
     begun = time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - begun < task["seconds"] and len(times) < task["repeats"]):
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         call()
         times.append(time.perf_counter() - start)
+        busy.append(time.process_time() - worked)
     after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "times": times,
+        "cpu": min(busy),
         "memory": memory,
         "page_faults": (after.ru_minflt - usage.ru_minflt) / len(times),
         "switches": (after.ru_nivcsw - usage.ru_nivcsw) / len(times),

@@ -18,6 +18,8 @@ Where x has very few channels (an image has three), a tap's step is too short to
 columns of a window are neighbours in memory, so kw taps of C channels are one tap of kw C channels, once x is padded.
 """
 
+from functools import cache
+
 import numpy as np
 
 from ...backend import Array, Shape
@@ -26,6 +28,7 @@ from ...threads import num_threads
 from ..window import Pads, Pair, out_size
 from .machine import address, contiguous, helper, is_rows, kernel, row_step, unpack
 from .register_tile import (
+    AHEAD,
     GROUP,
     WEIGHT_ROWS,
     block_size,
@@ -290,7 +293,7 @@ def multiply_transposed(part, parts, arguments):
     pixels = N * OH * OW
     room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
     placed = np.empty(3 * room, np.int64)
-    table = np.empty(room, np.int64)
+    table = np.zeros(room + AHEAD, np.int64)
     nowhere = np.zeros(3 * LANES, np.float32)
     placed_at, table_at, nowhere_at = placed.ctypes.data, table.ctypes.data, nowhere.ctypes.data
     for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
@@ -405,6 +408,7 @@ def few_parts(work: float) -> int | None:
     return 1 if work < 1 << 16 else None
 
 
+@cache
 def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
     """(kh kw, 2): row and column of every tap relative to the window's anchor, the pixel times the stride."""
     i, j = np.divmod(np.arange(kernel_hw[0] * kernel_hw[1]), kernel_hw[1])
@@ -412,7 +416,8 @@ def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
     return np.stack(taps, 1).astype(np.int64)
 
 
-def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair):
+@cache
+def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair) -> list[tuple]:
     """For each phase (a, b) of dx: the offsets (taps, 2) of the pixels of dy that it sees, and which taps those are.
 
     Pixel h = stride * q + a of dx is seen by output pixel p at tap i where p * stride + i * dilation - top = h. So
@@ -424,11 +429,13 @@ def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair):
 
     rows = axis(kernel_hw[0], stride[0], pads[0][0], dilation[0])
     columns = axis(kernel_hw[1], stride[1], pads[1][0], dilation[1])
+    found = []
     for a, down in enumerate(rows):
         for b, across in enumerate(columns):
             taps = [(p, q, i * kernel_hw[1] + j) for p, i in down for q, j in across]
             offsets = np.array([t[:2] for t in taps], np.int64).reshape(-1, 2)
-            yield a, b, offsets, np.array([t[2] for t in taps], np.int64)
+            found.append((a, b, offsets, np.array([t[2] for t in taps], np.int64)))
+    return found
 
 
 def product(x, stride, offsets, depth, packed, channels, y, *, adds=False, bias=0, floor=0):

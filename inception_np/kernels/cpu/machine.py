@@ -126,6 +126,7 @@ class Kernel:
         self.function = function
         self.__doc__ = function.__doc__
         self._compiled: Any = None
+        self._layout: struct.Struct | None = None
 
     @property
     def address(self) -> int:
@@ -140,8 +141,10 @@ class Kernel:
         threads = num_threads()
         if parts is None:
             parts = PARTS_PER_THREAD * threads if threads > 1 else 1
-        letters = "".join(["d" if isinstance(a, float) else "q" for a in arguments])
-        return struct.pack("=qqqq" + letters, self.address, parts, threads, len(arguments), *arguments)
+        if self._layout is None:  # which arguments are floats is the same in every call
+            letters = "".join(["d" if isinstance(a, float) else "q" for a in arguments])
+            self._layout = struct.Struct("=qqqq" + letters)
+        return self._layout.pack(self.address, parts, threads, len(arguments), *arguments)
 
     def __call__(self, *arguments: float, parts: int | None = None) -> None:
         if _local.recording is not None:

@@ -76,20 +76,33 @@ what the functions below do; they emit the tile for a number of rows and vectors
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .machine import helper
-from .simd import FEATURES, FLOAT, I64, IS_X86, lanes_below, masked_load, masked_store, multiply_add, pointer_to, splat
+from .simd import (
+    FEATURES,
+    FLOAT,
+    I32,
+    I64,
+    lanes_below,
+    masked_load,
+    masked_store,
+    multiply_add,
+    pointer_to,
+    splat,
+)
 
-# The widest vectors here (of float32), and the tiles that fill the registers, rows x vectors, for blocks of 3, 2 and
-# 1 times 16 channels. A block is done in several passes where 16 channels are more than one vector.
+# The widest vectors here (of float32), and the tiles, rows x vectors, for blocks of 3, 2 and 1 times 16 channels. A
+# block is done in several passes where 16 channels are more than one vector. Tiles of dw with fewer vectors have no
+# more rows than others, since input channels come in multiples of 8 rather than 12.
 if "avx512f" in FEATURES:
-    WIDTH, SHAPES = 16, {3: (8, 3), 2: (12, 2), 1: (12, 1)}
-elif "avx" in FEATURES or not IS_X86:
-    WIDTH, SHAPES = (8 if IS_X86 else 4), {3: (4, 3), 2: (6, 2), 1: (6, 2)}
-else:
-    WIDTH, SHAPES = 4, {3: (4, 3), 2: (6, 2), 1: (6, 2)}
+    WIDTH, OUTPUT_TILES, WEIGHT_TILES = 16, {3: (8, 3), 2: (12, 2), 1: (12, 1)}, {3: (8, 3), 2: (8, 2), 1: (8, 1)}
+else:  # 16 registers
+    WIDTH = 8 if "avx" in FEATURES else 4
+    OUTPUT_TILES = WEIGHT_TILES = {3: (4, 3), 2: (6, 2), 1: (6, 2)}
 
+AHEAD = 24  # pixels by which a tile of dw asks for x early: rows far apart are nothing that the processor foresees
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape
 
 
@@ -149,6 +162,13 @@ class Tile:
             spread = splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), self.kind)
             grown.append([multiply_add(self.b, spread, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
+
+    def fetch_early(self, place):
+        """Have the cache line at an address on its way to the first-level cache; no address is wrong."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        read, keep, data = (ir.Constant(I32, value) for value in (0, 3, 1))
+        self.b.call(function, [pointer_to(self.b, place, ir.IntType(8)), read, keep, data])
 
     def addresses(self, table):
         """`rows` addresses from a table."""
@@ -256,8 +276,9 @@ def weight_tile(rows, vectors):
 def _emit_weight(tile, table, pixels, offset, dy, dy_step, dw, dw_step, valid, skip, nowhere):
     """dw[m, 0 .. valid] += sum over p < pixels of table[p][m] * dy[p, :], rows m of the tile.
 
-    table: the address of each pixel's row of x; the tile's rows begin `offset` bytes further. dy_step and dw_step:
-    bytes between rows. The tile's first `skip` rows are not wanted (they belong to the tile before) and go `nowhere`.
+    table: the address of each pixel's row of x, and AHEAD entries of any value more; the tile's rows begin `offset`
+    bytes further. dy_step and dw_step: bytes between rows. The tile's first `skip` rows are not wanted (they belong to
+    the tile before) and go `nowhere`.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = []
@@ -278,7 +299,9 @@ def _emit_weight(tile, table, pixels, offset, dy, dy_step, dw, dw_step, valid, s
         p.add_incoming(constant(0), start)
         rows.add_incoming(dy, start)
         tile.flow(sums, first, start)
-        x = b.add(b.load(pointer_to(b, b.add(table, b.shl(p, constant(3))), I64)), offset)
+        entry = b.add(table, b.shl(p, constant(3)))
+        x = b.add(b.load(pointer_to(b, entry, I64)), offset)
+        tile.fetch_early(b.add(b.load(pointer_to(b, tile.at(entry, 8 * AHEAD), I64)), offset))
         column = [tile.at(x, 4 * m) for m in range(tile.rows)]
         grown = tile.outer_product(column, tile.load(rows, lanes), sums)
         p_next, rows_next = tile.at(p, 1), b.add(rows, dy_step)
@@ -293,14 +316,10 @@ def _emit_weight(tile, table, pixels, offset, dy, dy_step, dw, dw_step, valid, s
     b.position_at_end(end)
 
 
-def _passes(emit):
-    """The tiles for blocks of 3, 2 and 1 times 16 channels: [(rows, channels, tile)]."""
-    return {n: (SHAPES[n][0], WIDTH * SHAPES[n][1], emit(n)) for n in (3, 2, 1)}
-
-
-_OUTPUT = _passes(lambda n: output_tile(*SHAPES[n], block=16 * n))
-_WEIGHT = _passes(lambda n: weight_tile(*SHAPES[n]))
-_SINGLE = _passes(lambda n: weight_tile(1, SHAPES[n][1]))
+# For blocks of n = 3, 2 and 1 times 16 channels: (rows, channels, tile)
+_OUTPUT = {n: (rows, WIDTH * v, output_tile(rows, v, 16 * n)) for n, (rows, v) in OUTPUT_TILES.items()}
+_WEIGHT = {n: (rows, WIDTH * v, weight_tile(rows, v)) for n, (rows, v) in WEIGHT_TILES.items()}
+_SINGLE = {n: weight_tile(1, v) for n, (_, v) in WEIGHT_TILES.items()}
 
 
 def _output_block(n):
@@ -330,7 +349,7 @@ def _output_block(n):
 def _weight_block(n):
     """Up to WEIGHT_ROWS[n] input channels, from `first`, by a block of 16 n output channels, of dw at one tap."""
     step, width, tile = _WEIGHT[n]
-    _, _, single = _SINGLE[n]
+    single = _SINGLE[n]
 
     @helper
     def block(table, pixels, first, channels, dy, dy_step, dw, dw_step, valid, nowhere):
@@ -367,7 +386,7 @@ def _weight_block(n):
     return block
 
 
-WEIGHT_ROWS = {n: SHAPES[n][0] for n in (3, 2, 1)}
+WEIGHT_ROWS = {n: rows for n, (rows, _) in WEIGHT_TILES.items()}
 output_block3, output_block2, output_block1 = (_output_block(n) for n in (3, 2, 1))
 weight_block3, weight_block2, weight_block1 = (_weight_block(n) for n in (3, 2, 1))
 
