@@ -380,7 +380,8 @@ TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, 
     (((1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1), (7, 8)), 2, 1, (3, 3), (5, True, False)),  # pixels that nobody sees
     (((3, 4), (3, 2), ((2, 1), (0, 2)), (2, 3), (9, 13)), 2, 3, (2, 2), (6, True, False)),  # stride beside dilation
     (((2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), (20, 30)), 2, 1, (2, 2), (7, True, False)),  # dw in parts
-    (((3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1), (9, 8)), 2, 1, (12, 20), (8, False, False)),  # any numbers
+    (((1, 2), (1, 2), ((0, 0), (1, 0)), (1, 1), (7, 11)), 2, 1, (36, 40), (8, True, False)),  # wide tiles each way
+    (((3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1), (9, 8)), 2, 1, (12, 20), (9, False, False)),  # any numbers
 ]
 
 

@@ -5,14 +5,14 @@
 //   conv2d_dx   dx[pixel, c]      = sum over (r, s, o)   dy[who saw pixel, o]   * w[r, s, c, o]
 //   conv2d_dw   dw[(r, s, c), o]  = sum over pixels      x[window(pixel), c]    * dy[pixel, o]
 //
-// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order. A block of 256
-// threads makes a BM x BN tile of the result, BK terms at a time; while the warps multiply one tile, the next two are
-// on their way from memory. VEC (4, 2 or 1, given by -DVEC) is how many floats one copy takes: what the channel
-// counts are multiples of.
+// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order. A block of threads
+// makes a BM x BN tile of the result, each warp 32 x 32 of it, BK terms at a time; while the warps multiply one tile,
+// the next two are on their way from memory. Two numbers are given when this is compiled: BN (64, or 32 for results of
+// few columns), and VEC (4, 2 or 1), how many floats one copy takes: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
 
-constexpr int BM = 128, BN = 64, BK = 16, STAGES = 3, THREADS = 256;
+constexpr int BM = 128, BK = 16, STAGES = 3, ACROSS = BN / 32, THREADS = 4 * ACROSS * 32;  // ACROSS: warps side by side
 
 // A factor's tile in shared memory: SIZE rows of the result (or columns) by BK terms. Copies of four floats must lie
 // along whichever of the two is contiguous in device memory: the terms (ALONG_K) or the rows. The padding keeps the
@@ -71,7 +71,7 @@ __device__ __forceinline__ void multiply(float sum[2][4][4], const A& a, const B
     copy_commit();
   }
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int own_row = warp / 2 * 32 + lane / 4, own_column = warp % 2 * 32 + lane / 4;
+  const int own_row = warp / ACROSS * 32 + lane / 4, own_column = warp % ACROSS * 32 + lane / 4;
   for (int t = 0; t < count; t++) {
     copy_wait<STAGES - 2>();  // tile t has come, for this thread;
     __syncthreads();          // for all of them, and none still reads the tile that the next copies overwrite
@@ -107,7 +107,7 @@ __device__ __forceinline__ void each_result(const float sum[2][4][4], int row, i
     for (int j = 0; j < 4; j++)
 #pragma unroll
       for (int q = 0; q < 4; q++)
-        store(row + warp / 2 * 32 + i * 16 + lane / 4 + q / 2 * 8, column + warp % 2 * 32 + j * 8 + lane % 4 * 2 + q % 2,
+        store(row + warp / ACROSS * 32 + i * 16 + lane / 4 + q / 2 * 8, column + warp % ACROSS * 32 + j * 8 + lane % 4 * 2 + q % 2,
               sum[i][j][q]);
 }
 
@@ -115,7 +115,7 @@ __device__ __forceinline__ void each_result(const float sum[2][4][4], int row, i
 // part[1][column], `pitch` floats apart. scratch: 4 * BN floats that no thread uses any more.
 __device__ __forceinline__ void column_moments(const float sum[2][4][4], int count, int columns, float* scratch, float* part,
                                                int pitch) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = warp % 2 * 32 + lane % 4 * 2;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = warp % ACROSS * 32 + lane % 4 * 2;
   float mean[4][2] = {};
   for (int pass = 0; pass < 2; pass++) {
     __syncthreads();
@@ -127,10 +127,10 @@ __device__ __forceinline__ void column_moments(const float sum[2][4][4], int cou
 #pragma unroll
         for (int r = 0; r < 4; r++) {  // this thread's four rows of the column
           const float delta = sum[r / 2][j][r % 2 * 2 + p] - mean[j][p];
-          if (warp / 2 * 32 + r / 2 * 16 + lane / 4 + r % 2 * 8 < count) total += pass ? delta * delta : delta;
+          if (warp / ACROSS * 32 + r / 2 * 16 + lane / 4 + r % 2 * 8 < count) total += pass ? delta * delta : delta;
         }
         for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
-        if (lane / 4 == 0) scratch[warp / 2 * BN + own + j * 8 + p] = total;
+        if (lane / 4 == 0) scratch[warp / ACROSS * BN + own + j * 8 + p] = total;
       }
     __syncthreads();
     if (pass == 0)
@@ -251,7 +251,7 @@ struct Weights {
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
   using A = Tile<BM, true>;
@@ -273,7 +273,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 }
 
 // Blocks in z: groups * the sh * sw remainders.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
     conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
   using A = Tile<BM, true>;
@@ -298,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
     conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
   using A = Tile<BM, false>;

@@ -12,7 +12,7 @@ from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
-BM, BN, THREADS = 128, 64, 256  # as in conv.cu
+BM = 128  # rows of a tile, as in conv.cu
 BUSY = 264  # blocks that keep the GPU busy: two for each of an H200's 132 multiprocessors
 
 
@@ -43,9 +43,9 @@ def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
     across = _tiles(y.size // o, BM)
     part = empty((across, 2, o), x.dtype, x) if moments else None
-    grid = (across, _tiles(o // groups, BN), groups), (THREADS,)
     args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
-    launch("conv.cu", "conv2d", grid, *args, options=_vec((x, w), (ldx, x.shape[3] // groups, o, o // groups)))
+    vec = _vec((x, w), (ldx, x.shape[3] // groups, o, o // groups))
+    _launch("conv2d", across, o // groups, groups, vec, args)
     return y, part
 
 
@@ -65,9 +65,9 @@ def conv2d_dx(
     dx, lddx = result(add, x_shape, dy)
     pixels = n * _tiles(h, stride[0]) * _tiles(width, stride[1])  # of one remainder by the stride
     remainders = stride[0] * stride[1]
-    grid = (_tiles(pixels, BM), _tiles(c // groups, BN), groups * remainders), (THREADS,)
     args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, add is not None)
-    launch("conv.cu", "conv2d_dx", grid, *args, options=_vec((dy, w), (lddy, w.shape[3], w.shape[3] // groups)))
+    vec = _vec((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
+    _launch("conv2d_dx", _tiles(pixels, BM), c // groups, groups * remainders, vec, args)
     return dx
 
 
@@ -78,14 +78,14 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     if pixels == 0:
         return
     (x, ldx), (dy, lddy) = rows(x), rows(dy)
-    tiles = _tiles(kh * kw * per_group, BM), _tiles(o // groups, BN)
-    parts = max(1, min(BUSY // (tiles[0] * tiles[1] * groups), pixels // 256))
+    tiles = _tiles(kh * kw * per_group, BM)
+    parts = max(1, min(BUSY // (tiles * _tiles(o // groups, 64) * groups), pixels // 256))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     part = empty((parts, dw.size), dw.dtype, dw)
-    grid = (*tiles, groups * parts), (THREADS,)
     args = (x, dy, part, d, o, groups, ldx, lddy, share)
-    launch("conv.cu", "conv2d_dw", grid, *args, options=_vec((x, dy), (ldx, per_group, lddy, o // groups)))
+    vec = _vec((x, dy), (ldx, per_group, lddy, o // groups))
+    _launch("conv2d_dw", tiles, o // groups, groups * parts, vec, args)
     sum_parts(part, dw)
 
 
@@ -111,6 +111,13 @@ def _tiles(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _vec(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> tuple[str, ...]:
-    """The option -DVEC: 4, 2 or 1 floats per copy, what all addresses, pitches and channel counts are multiples of."""
-    return (f"-DVEC={gcd(4, *(address(a) // 4 for a in arrays), *counts)}",)
+def _launch(kernel: str, tiles: int, columns: int, others: int, vec: int, args: tuple) -> None:
+    """Launch over tiles of 64 columns, or of 32 where there are no more and half a tile would be for nothing."""
+    bn = 32 if columns <= 32 else 64
+    grid = (tiles, _tiles(columns, bn), others), (4 * bn,)
+    launch("conv.cu", kernel, grid, *args, options=(f"-DVEC={vec}", f"-DBN={bn}"))
+
+
+def _vec(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:
+    """How many floats one copy may take, 4, 2 or 1: what all addresses, pitches and channel counts are multiples of."""
+    return gcd(4, *(address(a) // 4 for a in arrays), *counts)
