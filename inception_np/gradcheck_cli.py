@@ -74,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
         return _all(args)
     import numpy as np
 
-    from .gradcheck import check_gradients
+    from .gradcheck import METHODS, POLICIES, check_gradients
     from .layer import Mode
 
+    if args.method not in (*METHODS, *POLICIES):
+        raise UsageError(f"gradcheck: --method: got {args.method!r}; {nearest(args.method, [*METHODS, *POLICIES])}")
     layer, x = _subject(args)
     mode = Mode(train=not args.eval, keep=True, rng=np.random.default_rng((args.seed, 7)))
     report = check_gradients(layer, x, mode=mode, method=args.method, seed=args.seed)
@@ -202,8 +204,10 @@ def _build(text: str, classes: dict[str, Any], seed: int) -> "Layer":
         if name not in classes:
             from .models import list_models
 
-            known = [*classes, *list_models()]
-            raise UsageError(f"gradcheck: no layer or network {name!r}; {nearest(name, known)}")
+            known = {k.lower(): k for k in [*classes, *list_models()]}
+            close = nearest(name, list(known)).split()
+            text = " ".join(known.get(word.strip(","), word) + "," * word.endswith(",") for word in close)
+            raise UsageError(f"gradcheck: no layer or network {name!r}; {text}")
         keywords = {k.arg: value(k.value) for k in node.keywords if k.arg}
         if "rng" in inspect.signature(classes[name].__init__).parameters:
             keywords.setdefault("rng", np.random.default_rng(seed))

@@ -248,6 +248,8 @@ class SwappedPads(Conv2D):
 
 
 class Scaled(Conv2D):
+    takes_out = False
+
     def backward(self, dy, x, cache):
         return 1.0001 * super().backward(dy, x, cache)
 
@@ -350,6 +352,42 @@ def test_wrong_wiring_is_told_from_a_wrong_unit():
     assert not report.ok
     assert {c.tensor for c in report.failures()} <= {"all", "x"}
     assert "joins" in " ".join(report.problems)
+
+
+def test_a_network_of_ones_own_and_a_layer_used_twice_are_checked_unit_by_unit():
+    class Own(Layer):
+        """body, then the same body again, by hand; no out_shape, no out=."""
+
+        def __init__(self, body):
+            self.body = body
+
+        def forward(self, x, mode):
+            h, first = self.body.forward(x, mode)
+            y, second = self.body.forward(h, mode)
+            return y, [first, h, second]
+
+        def backward(self, dy, x, kept):
+            first, h, second = kept
+            return self.body.backward(self.body.backward(dy, h, second), x, first)
+
+    class Wrapped(Own):
+        def forward(self, x, mode):
+            return self.body.forward(x, mode)
+
+        def backward(self, dy, x, cache):
+            return self.body.backward(dy, x, cache)
+
+    rng = np.random.default_rng(0)
+    body = Sequential(a=ConvBNReLU(12, 16, 3, rng=rng), b=Conv2D(16, 12, (1, 3), rng=rng))
+    for net in (Own(body), Wrapped(body), Wrapped(Own(body))):
+        report = check_gradients(net, draw(2, 6, 5, 12))
+        assert report.ok, report
+        assert sum(c.tensor.endswith("a dx") for c in report.checks) >= (2 if type(net) is Own else 1)
+        assert report.decisions > 0
+    spoil(body.layers["b"], Scaled)
+    report = check_gradients(Wrapped(Own(body)), draw(2, 6, 5, 12))
+    assert {c.tensor for c in report.failures()} >= {"body.body.b dx"}
+    assert not any(".a" in c.tensor for c in report.failures())
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -714,7 +752,8 @@ def test_the_command_checks_layers_parts_and_files(own, tmp_path):
 
 
 WRONG_WORDS = [
-    (("Conv3D",), "Conv2D"),
+    (("Conv3D",), "the nearest.*Conv2D"),
+    (("LRN", "--method", "complexx"), "nearest is complex"),
     (("inception_v9",), "the nearest"),
     (("Conv2D(2, 3",), "wanted a network's name or a layer"),
     (("Conv2D(2, open('x'), 3)",), "no layer"),

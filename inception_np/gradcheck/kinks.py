@@ -81,7 +81,7 @@ class Recorder:
     """Watch a subject's layers: `with Recorder(subject) as seen:` fills `seen.calls` with the calls of its units.
 
     A unit is a layer that is not put together of others: all but the combinators, networks, and any layer that calls
-    two others or more.
+    two others or more, or one that does.
     """
 
     def __init__(self, subject: Subject, caches: bool = False):
@@ -110,7 +110,7 @@ class Recorder:
             y, cache = forward(x, mode, **options)
             inner, count = self._open.pop(), self._count.pop()
             self._count[-1] += 1
-            if isinstance(layer, (Sequential, Concat, Residual, Network)) or count > 1:
+            if isinstance(layer, (Sequential, Concat, Residual, Network)) or count > 1 or len(inner) > 1:
                 self._open[-1].extend(inner)
             else:
                 kept = copy.deepcopy(cache) if self.caches else None
