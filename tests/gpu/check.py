@@ -177,7 +177,7 @@ for source, kernel, window, args, a, b in events:
     total[name] = count + 1, sum_ms + ms
     if source == 'conv.cu':
         n, h, w, c, oh, ow, kh, kw = window[:8]
-        o = args[4] if kernel != 'conv2d' else args[5]
+        o = args[next(i for i, a in enumerate(args) if isinstance(a, tuple)) + 1]
         flop = 2 * n * oh * ow * kh * kw * c * o
         rows.append({'kernel': kernel, 'window': window, 'out': o, 'ms': ms, 'TFLOP_s': flop / ms / 1e9})
 rows.sort(key=lambda r: -r['ms'])
