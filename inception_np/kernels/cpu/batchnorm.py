@@ -16,6 +16,7 @@ from .simd import (
     LANES,
     add_doubles,
     fma,
+    give_back,
     load,
     load_double,
     load_float,
@@ -24,6 +25,8 @@ from .simd import (
     store,
     store_double,
     store_float,
+    take,
+    take_zeros,
     where_positive,
 )
 
@@ -50,8 +53,7 @@ def _centre(x, x_step, count, channels, centre):
 def centred_sums(part, parts, arguments):
     """For each chunk of rows, the doubles (2, room): the sum of x - centre, and of its square."""
     x, x_step, count, channels, chunks, sums, room = unpack(arguments, "qqqqqqq")
-    centres = np.empty(room, np.float32)
-    centre = centres.ctypes.data
+    centre = take(4 * room)
     _centre(x, x_step, count, channels, centre)
     zero = spread(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
@@ -75,14 +77,14 @@ def centred_sums(part, parts, arguments):
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
                 add_doubles(target + 8 * (room + c + LANES), q1)
+    give_back(centre)
 
 
 @kernel
 def moments_of_sums(part, parts, arguments):
     """Mean and variance of each channel from the sums of all chunks."""
     x, x_step, count, channels, chunks, sums, room, mean, var = unpack(arguments, "qqqqqqqqq")
-    centres = np.empty(room, np.float32)
-    centre = centres.ctypes.data
+    centre = take(4 * room)
     _centre(x, x_step, count, channels, centre)
     for c in range(channels):
         s, q = 0.0, 0.0
@@ -92,6 +94,7 @@ def moments_of_sums(part, parts, arguments):
         off = s / count
         store_float(mean + 4 * c, np.float32(load_float(centre + 4 * c) + off))
         store_float(var + 4 * c, np.float32(max(q / count - off * off, 0.0)))
+    give_back(centre)
 
 
 @helper
@@ -118,8 +121,7 @@ def _normal(x, scales, room, n):
 def normalise(part, parts, arguments):
     """y = (x - mean) * rstd * gamma + beta, and ReLU."""
     x, x_step, y, y_step, count, channels, mean, rstd, gamma, beta, relu, room = unpack(arguments, "qqqqqqqqqqqq")
-    scale = np.empty(3 * room, np.float32)
-    scales = scale.ctypes.data
+    scales = take(12 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     whole = channels // LANES * LANES
     for r in range(count * part // parts, count * (part + 1) // parts):
@@ -134,6 +136,7 @@ def normalise(part, parts, arguments):
             left = channels - whole
             v = _normal(source + 4 * whole, scales + 4 * whole, room, left)
             store(target + 4 * whole, positive_part(v) if relu else v, left)
+    give_back(scales)
 
 
 @kernel
@@ -142,8 +145,7 @@ def gradient_sums(part, parts, arguments):
     dy, dy_step, x, x_step, count, channels, mean, rstd, gamma, beta, relu, room, chunks, sums = unpack(
         arguments, "qqqqqqqqqqqqqq"
     )
-    scale = np.empty(3 * room, np.float32)
-    scales = scale.ctypes.data
+    scales = take(12 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     zero = spread(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
@@ -176,6 +178,7 @@ def gradient_sums(part, parts, arguments):
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
                 add_doubles(target + 8 * (room + c + LANES), q1)
+    give_back(scales)
 
 
 @helper
@@ -196,8 +199,7 @@ def gradient(part, parts, arguments):
         dy, dy_step, x, x_step, dx, dx_step, count, channels, mean, rstd, gamma, beta, relu, train,
         room, chunks, sums, dgamma, dbeta,
     ) = unpack(arguments, "qqqqqqqqqqqqqqqqqqq")  # fmt: skip
-    scale, term = np.empty(3 * room, np.float32), np.zeros(2 * room, np.float32)
-    scales, terms = scale.ctypes.data, term.ctypes.data
+    scales, terms = take(12 * room), take_zeros(8 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     for c in range(channels):
         s, q = 0.0, 0.0
@@ -227,6 +229,8 @@ def gradient(part, parts, arguments):
             c, left = 4 * whole, channels - whole
             v = _gradient(g + c, source + c, scales + c, terms + c, room, relu, left)
             store(target + c, v, left)
+    give_back(scales)
+    give_back(terms)
 
 
 # ---- shapes, in Python

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...heap import empty
 from ..window import out_size
-from .implicit_gemm import channels_last, zero_row
-from .machine import address, contiguous, helper, kernel, unpack
+from .implicit_gemm import channels_last
+from .machine import address, contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fma, load, spread, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order

@@ -26,7 +26,18 @@ from ...backend import Array, Shape
 from ...heap import empty
 from ...threads import num_threads
 from ..window import Pads, Pair, out_size
-from .machine import address, contiguous, helper, is_rows, kernel, row_step, unpack
+from . import winograd
+from .machine import (
+    address,
+    constant_row,
+    contiguous,
+    helper,
+    is_rows,
+    kernel,
+    row_step,
+    unpack,
+    zero_row,
+)
 from .register_tile import (
     AHEAD,
     GROUP,
@@ -39,7 +50,20 @@ from .register_tile import (
     weight_block2,
     weight_block3,
 )
-from .simd import LANES, PIXELS, load, load_int, spread, store, store_int, transpose, window_rows
+from .simd import (
+    LANES,
+    PIXELS,
+    give_back,
+    load,
+    load_int,
+    spread,
+    store,
+    store_int,
+    take,
+    take_zeros,
+    transpose,
+    window_rows,
+)
 
 CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
@@ -47,22 +71,6 @@ PIXEL_BLOCK = 512  # pixels of dy that the tiles of dw run over before the next 
 PIECES = 12  # of dw to share out, at least
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
 R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
-
-_rows = {value: [np.full(1 << 12, value, np.float32)] for value in (0.0, -np.inf)}
-
-
-def constant_row(value: float, size: int) -> int:
-    """The address of at least `size` float32 zeros, or minus infinities, that stay where they are."""
-    kept = _rows[value]
-    if kept[-1].size < size:
-        kept.append(np.full(2 * size, value, np.float32))
-    return address(kept[-1])
-
-
-def zero_row(size: int) -> int:
-    """The address of at least `size` float32 zeros: padding, no bias, ReLU's floor."""
-    return constant_row(0.0, size)
-
 
 # ---- packing
 
@@ -210,17 +218,14 @@ def multiply(part, parts, arguments):
     count = (end - first + chunk - 1) // chunk
     chunk = ((end - first + count - 1) // count + 7) // 8 * 8
     room = (chunk + GROUP - 1) // GROUP * GROUP
-    placed = np.empty(3 * room, np.int64)
-    table = np.empty(room * taps, np.int64)
-    outputs = np.empty(room, np.int64)
-    nowhere = np.zeros(vectors * LANES, np.float32)
-    placed_at, table_at, outputs_at = placed.ctypes.data, table.ctypes.data, outputs.ctypes.data
+    placed, table, outputs = take(24 * room), take(8 * room * taps), take(8 * room)
+    nowhere = take_zeros(64 * vectors)
     for p in range(first, end, chunk):
         count = min(chunk, end - p)
         room = (count + GROUP - 1) // GROUP * GROUP
-        place_pixels(placed_at, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
-        fill_table(table_at, placed_at, room, taps, offsets, xh, xw, H, W, zeros)
-        place_outputs(outputs_at, p, count, y, yn, yh, yw, OH, OW, nowhere.ctypes.data)
+        place_pixels(placed, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
+        fill_table(table, placed, room, taps, offsets, xh, xw, H, W, zeros)
+        place_outputs(outputs, p, count, y, yn, yh, yw, OH, OW, nowhere)
         v = 0
         w = weights
         for block in range(end_block):
@@ -228,7 +233,7 @@ def multiply(part, parts, arguments):
             if block >= first_block:
                 for i in range(0, count, GROUP):
                     rows, valid = min(count - i, GROUP), channels - v * LANES
-                    at, to = table_at + 8 * taps * i, outputs_at + 8 * i
+                    at, to = table + 8 * taps * i, outputs + 8 * i
                     least = floor + 64 * v
                     from_ = bias + 64 * v
                     if n == 3:
@@ -239,6 +244,10 @@ def multiply(part, parts, arguments):
                         output_block1(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
             w += 64 * n * taps * depth
             v += n
+    give_back(placed)
+    give_back(table)
+    give_back(outputs)
+    give_back(nowhere)
 
 
 @helper
@@ -292,10 +301,7 @@ def multiply_transposed(part, parts, arguments):
     end_piece = ranges * per_range * (part + 1) // parts
     pixels = N * OH * OW
     room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
-    placed = np.empty(3 * room, np.int64)
-    table = np.zeros(room + AHEAD, np.int64)
-    nowhere = np.zeros(3 * LANES, np.float32)
-    placed_at, table_at, nowhere_at = placed.ctypes.data, table.ctypes.data, nowhere.ctypes.data
+    placed, table, nowhere = take(24 * room), take_zeros(8 * (room + AHEAD)), take_zeros(12 * LANES)
     for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
         first = max(first_piece - r * per_range, 0)
         end = min(end_piece - r * per_range, per_range)
@@ -304,10 +310,10 @@ def multiply_transposed(part, parts, arguments):
         for p in range(begin, stop, PIXEL_BLOCK):
             count = min(PIXEL_BLOCK, stop - p)
             room = (count + GROUP - 1) // GROUP * GROUP
-            place_pixels(placed_at, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
+            place_pixels(placed, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
             rows = dy + p * dy_step
             for t in range(first // per_tap, (end + per_tap - 1) // per_tap):
-                fill_table(table_at, placed_at, room, 1, offsets + 16 * t, xh, xw, H, W, zeros)
+                fill_table(table, placed, room, 1, offsets + 16 * t, xh, xw, H, W, zeros)
                 piece = t * per_tap
                 v = 0
                 while v < vectors:
@@ -319,13 +325,16 @@ def multiply_transposed(part, parts, arguments):
                     for i in range(max(first - piece, 0), min(end - piece, tiles)):
                         c = i * height
                         if n == 3:
-                            weight_block3(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                            weight_block3(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
                         elif n == 2:
-                            weight_block2(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                            weight_block2(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
                         else:
-                            weight_block1(table_at, count, c, inputs, from_, dy_step, at, step, valid, nowhere_at)
+                            weight_block1(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
                     piece += tiles
                     v += n
+    give_back(placed)
+    give_back(table)
+    give_back(nowhere)
 
 
 @kernel
@@ -357,13 +366,15 @@ def clear(part, parts, arguments):
 def repeat_tile(part, parts, arguments):
     """The tile alone, again and again, on GROUP rows of x and a block of w that stay in the first-level cache."""
     steps, rounds = unpack(arguments, "qq")
-    x, w, y = np.zeros(GROUP * steps, np.float32), np.zeros(48 * steps, np.float32), np.zeros(48 * GROUP, np.float32)
-    table, outputs, rest = np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.zeros(96, np.float32)
+    x, w, y = take_zeros(4 * GROUP * steps), take_zeros(192 * steps), take_zeros(192 * GROUP)
+    table, outputs, rest = take(8 * GROUP), take(8 * GROUP), take_zeros(384)
     for m in range(GROUP):
-        table[m], outputs[m] = x.ctypes.data + 4 * m * steps, y.ctypes.data + 4 * 48 * m
-    bias, floor = rest.ctypes.data, rest.ctypes.data + 4 * 48
+        store_int(table + 8 * m, x + 4 * m * steps)
+        store_int(outputs + 8 * m, y + 192 * m)
     for _ in range(rounds):
-        output_block3(table.ctypes.data, 1, steps, w.ctypes.data, outputs.ctypes.data, 0, GROUP, 48, 0, bias, floor)
+        output_block3(table, 1, steps, w, outputs, 0, GROUP, 48, 0, rest, rest + 192)
+    for place in (x, w, y, table, outputs, rest):
+        give_back(place)
 
 
 # ---- shapes, in Python
@@ -507,6 +518,9 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     bias = None if bias is None else contiguous(bias)
     start = 0 if bias is None else address(bias)
     floor = zero_row(w.shape[3]) if relu else 0
+    if winograd.pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape):
+        winograd.product(x, packed, depth, w.shape[3], pads, y, bias=start, floor=floor)
+        return y
     arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
     multiply(*arguments, parts=parts)
     return y
@@ -524,6 +538,13 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     dx = empty(x_shape, np.float32) if add is None else add
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
+    if winograd.pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):
+        turned = np.arange(8, -1, -1)  # the taps of the filter turned by 180 degrees
+        packed = empty((packed_size(9 * outputs, inputs),), np.float32)
+        pack_transposed(address(w), address(packed), address(turned), 9, inputs, outputs)
+        opposite = tuple((2 - before, 2 - after) for before, after in pads)
+        winograd.product(dy, packed, outputs, inputs, opposite, dx, adds=add is not None)
+        return dx
     for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
         target = dx[:, a :: stride[0], b :: stride[1]]
         if target.size == 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...heap import empty
 from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
-from .simd import LANES, fma, load, root, spread, store
+from .simd import LANES, fma, give_back, load, root, spread, store, take_zeros
 
 SMALL = 1 << 16  # bytes that one thread does faster than two
 
@@ -40,8 +40,7 @@ def normalise(part, parts, arguments):
     """y = x * (k + alpha * window sum of x^2)^-beta."""
     x, x_step, y, y_step, count, C, size, quarters, alpha, k = unpack(arguments, "qqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
-    buffer = np.zeros(room + 2 * half + LANES, np.float32)
-    squares = buffer.ctypes.data
+    squares = take_zeros(4 * (room + 2 * half + LANES))
     a, b = spread(alpha), spread(k)
     for r in range(count * part // parts, count * (part + 1) // parts):
         source, target = x + r * x_step, y + r * y_step
@@ -53,6 +52,7 @@ def normalise(part, parts, arguments):
             n = min(C - c, LANES)
             s = fma(_window(squares + 4 * c, size), a, b)
             store(target + 4 * c, load(source + 4 * c, n) * _power(s, quarters), n)
+    give_back(squares)
 
 
 @kernel
@@ -61,8 +61,7 @@ def gradient(part, parts, arguments):
     dy, dy_step, x, x_step, dx, dx_step, count, C, size, quarters, add, alpha, k = unpack(arguments, "qqqqqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
     width = room + 2 * half + LANES
-    buffer = np.zeros(2 * width + room, np.float32)
-    squares = buffer.ctypes.data
+    squares = take_zeros(4 * (2 * width + room))
     ratios = squares + 4 * width
     direct = ratios + 4 * width
     a, b = spread(alpha), spread(k)
@@ -86,6 +85,7 @@ def gradient(part, parts, arguments):
             if add:
                 v = v + load(target + 4 * c, n)
             store(target + 4 * c, v, n)
+    give_back(squares)
 
 
 # ---- shapes, in Python

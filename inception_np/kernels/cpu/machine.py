@@ -169,7 +169,7 @@ class Recording:
         _local.recording = self
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         _local.recording = None
 
 
@@ -220,7 +220,7 @@ class _Compiling:
     def __enter__(self) -> None:
         self.lock.acquire()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.lock.release()
 
     def note(self, compiled: Any) -> None:
@@ -291,3 +291,19 @@ def row_step(a: np.ndarray) -> int:
         if n > 1:
             return stride
     return a.shape[-1] * a.itemsize
+
+
+_constants: dict[float, list[np.ndarray]] = {value: [np.full(1 << 12, value, np.float32)] for value in (0.0, -np.inf)}
+
+
+def constant_row(value: float, size: int) -> int:
+    """The address of at least `size` float32 zeros, or minus infinities, that stay where they are."""
+    kept = _constants[value]
+    if kept[-1].size < size:
+        kept.append(np.full(2 * size, value, np.float32))
+    return address(kept[-1])
+
+
+def zero_row(size: int) -> int:
+    """The address of at least `size` float32 zeros: padding, no bias, ReLU's floor."""
+    return constant_row(0.0, size)

@@ -4,8 +4,18 @@ import numpy as np
 
 from ...heap import empty
 from ..pool import window_counts
-from .implicit_gemm import channels_last, constant_row, zero_row
-from .machine import address, contiguous, helper, is_rows, kernel, row_step, unpack
+from .implicit_gemm import channels_last
+from .machine import (
+    address,
+    constant_row,
+    contiguous,
+    helper,
+    is_rows,
+    kernel,
+    row_step,
+    unpack,
+    zero_row,
+)
 from .simd import (
     LANES,
     fma,

@@ -15,6 +15,7 @@ read nor written, and reads as zero; where the number is the constant 16 the com
 """
 
 import operator
+import sys
 from typing import Any
 
 import numba
@@ -47,6 +48,7 @@ def host_features() -> set[str]:
 
 
 FEATURES = host_features()
+WINDOWS = sys.platform == "win32"
 IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
 HAS_FMA = "fma" in FEATURES or not IS_X86
 
@@ -189,6 +191,29 @@ load_float = operation("load_float", _scalar_load(FLOAT), types.float32, types.i
 store_float = operation("store_float", _scalar_store(FLOAT), types.void, types.int64, types.float32)
 load_double = operation("load_double", _scalar_load(ir.DoubleType()), types.float64, types.int64)
 store_double = operation("store_double", _scalar_store(ir.DoubleType()), types.void, types.int64, types.float64)
+
+# ---- memory of a kernel's own
+#
+# Not NumPy arrays: Numba drops an array after its last mention, and an address taken of it does not count as one.
+
+
+def _take(b, size):
+    """Memory of `size` bytes, a multiple of 64 and aligned so, until give_back."""
+    name = "_aligned_malloc" if WINDOWS else "aligned_alloc"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(I64, [I64, I64]), name)
+    whole = b.and_(b.add(size, ir.Constant(I64, 63)), ir.Constant(I64, -64))
+    line = ir.Constant(I64, 64)
+    return b.call(function, [whole, line] if WINDOWS else [line, whole])
+
+
+def _give_back(b, place):
+    name = "_aligned_free" if WINDOWS else "free"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64]), name)
+    b.call(function, [place])
+
+
+take = operation("take", _take, types.int64, types.int64)
+give_back = operation("give_back", _give_back, types.void, types.int64)
 
 # ---- numbers
 
@@ -337,6 +362,16 @@ def _window_rows(b, target, base, down, across, offset, dh, dw, height, width, z
 
 
 window_rows = operation("window_rows", _window_rows, types.void, *[types.int64] * 10)
+
+
+@numba.njit(error_model="numpy", boundscheck=False)
+def take_zeros(size):
+    """`take`, filled with zeros."""
+    place = take(size)
+    for i in range(0, size, 64):
+        store(place + i, spread(0.0), 16)
+    return place
+
 
 # ---- x + y, x - y, x * y, x / y
 

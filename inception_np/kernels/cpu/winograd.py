@@ -1,0 +1,294 @@
+"""A 3x3 convolution of stride 1 with 16 products where the definition has 36: Winograd's F(2x2, 3x3).
+
+Take one dimension first: two neighbouring outputs of a filter of three taps, from four inputs. By definition
+
+    y0 = d0 g0 + d1 g1 + d2 g2
+    y1 = d1 g0 + d2 g1 + d3 g2                six products.  With
+
+    m0 = (d0 - d2) g0                          m1 = (d1 + d2) (g0 + g1 + g2) / 2
+    m3 = (d1 - d3) g2                          m2 = (d2 - d1) (g0 - g1 + g2) / 2
+
+    y0 = m0 + m1 + m2          y1 = m1 - m2 - m3          there are four. (Multiply out: every g appears as above.)
+
+As matrices, y = A' [(G g) * (B' d)], * element by element and ' transposed, with
+
+          |  1   0   0  |            | 1  0 -1  0 |            | 1  1  1  0 |
+      G = | 1/2 1/2 1/2 |       B' = | 0  1  1  0 |       A' = | 0  1 -1 -1 |
+          | 1/2-1/2 1/2 |            | 0 -1  1  0 |
+          |  0   0   1  |            | 0  1  0 -1 |
+
+In two dimensions the same is done to rows and then to columns: a 4x4 patch d of x, 2 pixels from the next one, gives a
+2x2 patch of y,
+
+    y = A' [ (G g G') * (B' d B) ] A            16 products for 4 outputs: 4 an output in place of 9.
+
+The sums over input channels stay outside the transforms, since those are linear: so for each of the 16 places there
+is one matrix product, patches x channels in times channels in x channels out, on the tile of register_tile.py. G g G'
+is made once a call; B' d B and A' m A are additions only, of vectors of channels.
+
+       x          B' d B for 24 to 96 patches            products              A' m A, bias, ReLU          y
+    +-----+       +--------------------------+       +---------------+       +--------------------+     +----+
+    | 4x4 |  -->  | V: 16 x patches x inputs |  -->  | M: 16 x ... x |  -->  | 48 channels of the |  -> | 2x2|
+    +-----+       +--------------------------+       |  48 channels  |       | patches            |     +----+
+                                                     +---------------+
+                  both small enough for the second-level cache, so that x is read once and y written once
+
+What it costs is accuracy. The outputs are differences of sums larger than themselves: the absolute row sums of A', G
+and B' are 3, 3/2 and 2, so in the worst case rounding errors grow by (3 * 3/2 * 2)^2 = 81 against the terms' own size,
+and a large pixel in a patch leaves its rounding in all four outputs, also in those whose window it is not in. On
+random data the errors are about twice those of the direct sum (tests/test_cpu_kernels.py holds them to that).
+F(4x4, 3x3) would need 2.25 products an output, but its matrices hold 1/24 and 8 and its errors grow a hundredfold in
+place of twice: it is left out.
+
+Winograd 1980, "Arithmetic Complexity of Computations"; Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural
+Networks", arXiv:1509.09308, section 4.1.
+"""
+
+import numpy as np
+
+from ...heap import empty
+from ...threads import num_threads
+from .machine import address, constant_row, helper, kernel, unpack, zero_row
+from .register_tile import (
+    GROUP,
+    block_size,
+    output_block1,
+    output_block2,
+    output_block3,
+)
+from .simd import LANES, give_back, larger, load, load_int, spread, store, store_int, take
+
+PLACES = 16  # of a 4x4 patch
+BUDGET = 3 << 18  # bytes of V: with M and a block of weights it should stay in the second-level cache
+MOST = 4 * GROUP  # patches at once
+LEAST_CHANNELS, LEAST_PATCHES = 32, 48  # below these the transforms outweigh the products saved
+
+
+@helper
+def _filter_row(g0, g1, g2, half):
+    """G applied to three numbers: four."""
+    s, d = (g0 + g2) * half, g1 * half
+    return g0, s + d, s - d, g2
+
+
+@kernel
+def transform_filters(part, parts, arguments):
+    """Packed w [block][9][depth][48] -> 16 packed matrices [block][depth][48] of G g G', `room` floats apart."""
+    packed, filters, depth, channels, room = unpack(arguments, "qqqqq")
+    half = spread(np.float32(0.5))
+    vectors = (channels + LANES - 1) // LANES
+    for k in range(depth * part // parts, depth * (part + 1) // parts):
+        v = 0
+        while v < vectors:
+            n = block_size(vectors - v)
+            for i in range(n):
+                source = packed + 64 * (v * 9 * depth + k * n + i)
+                step = 64 * depth * n
+                a0, a1, a2, a3 = _filter_row(
+                    load(source, 16), load(source + 3 * step, 16), load(source + 6 * step, 16), half
+                )
+                b0, b1, b2, b3 = _filter_row(
+                    load(source + step, 16), load(source + 4 * step, 16), load(source + 7 * step, 16), half
+                )
+                c0, c1, c2, c3 = _filter_row(
+                    load(source + 2 * step, 16), load(source + 5 * step, 16), load(source + 8 * step, 16), half
+                )
+                target = filters + 64 * (v * depth + k * n + i)
+                _store_row(target, 4 * room, *_filter_row(a0, b0, c0, half))
+                _store_row(target + 16 * room, 4 * room, *_filter_row(a1, b1, c1, half))
+                _store_row(target + 32 * room, 4 * room, *_filter_row(a2, b2, c2, half))
+                _store_row(target + 48 * room, 4 * room, *_filter_row(a3, b3, c3, half))
+            v += n
+
+
+@helper
+def _store_row(target, step, a, b, c, d):
+    store(target, a, 16)
+    store(target + step, b, 16)
+    store(target + 2 * step, c, 16)
+    store(target + 3 * step, d, 16)
+
+
+@helper
+def _patch_row(d0, d1, d2, d3):
+    """B' applied to four numbers."""
+    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+
+
+@helper
+def _load_row(places, c, n):
+    """Four vectors of channels from the four addresses in `places`, c bytes further."""
+    return (
+        load(load_int(places) + c, n),
+        load(load_int(places + 8) + c, n),
+        load(load_int(places + 16) + c, n),
+        load(load_int(places + 24) + c, n),
+    )
+
+
+@helper
+def _transform_patch(places, depth, target, step):
+    """B' d B of one patch, whose 16 pixels stand at the addresses in `places`; `step` bytes from place to place."""
+    for c in range(0, depth, LANES):
+        n = min(depth - c, LANES)
+        a0, a1, a2, a3 = _load_row(places, 4 * c, n)
+        b0, b1, b2, b3 = _load_row(places + 32, 4 * c, n)
+        c0, c1, c2, c3 = _load_row(places + 64, 4 * c, n)
+        d0, d1, d2, d3 = _load_row(places + 96, 4 * c, n)
+        p0, q0, r0, s0 = _patch_row(a0, b0, c0, d0)
+        p1, q1, r1, s1 = _patch_row(a1, b1, c1, d1)
+        p2, q2, r2, s2 = _patch_row(a2, b2, c2, d2)
+        p3, q3, r3, s3 = _patch_row(a3, b3, c3, d3)
+        to = target + 4 * c
+        _store_part(to, step, n, *_patch_row(p0, p1, p2, p3))
+        _store_part(to + 4 * step, step, n, *_patch_row(q0, q1, q2, q3))
+        _store_part(to + 8 * step, step, n, *_patch_row(r0, r1, r2, r3))
+        _store_part(to + 12 * step, step, n, *_patch_row(s0, s1, s2, s3))
+
+
+@helper
+def _store_part(target, step, n, a, b, c, d):
+    store(target, a, n)
+    store(target + step, b, n)
+    store(target + 2 * step, c, n)
+    store(target + 3 * step, d, n)
+
+
+@helper
+def _output_row(m0, m1, m2, m3):
+    """A' applied to four numbers: two."""
+    return m0 + m1 + m2, m1 - m2 - m3
+
+
+@helper
+def _load_places(source, step, n):
+    return load(source, n), load(source + step, n), load(source + 2 * step, n), load(source + 3 * step, n)
+
+
+@helper
+def _put(y, v, bias, floor, adds, n):
+    if adds:
+        v = v + load(y, n)
+    store(y, larger(load(floor, n), v + load(bias, n)), n)
+
+
+@helper
+def _transform_products(products, step, y, yh, yw, rows, columns, bias, floor, adds, n):
+    """A' m A for a vector of channels, into the 2x2 pixels of y, or those of them that exist."""
+    a0, a1, a2, a3 = _load_places(products, step, n)
+    b0, b1, b2, b3 = _load_places(products + 4 * step, step, n)
+    c0, c1, c2, c3 = _load_places(products + 8 * step, step, n)
+    d0, d1, d2, d3 = _load_places(products + 12 * step, step, n)
+    p0, q0 = _output_row(a0, b0, c0, d0)
+    p1, q1 = _output_row(a1, b1, c1, d1)
+    p2, q2 = _output_row(a2, b2, c2, d2)
+    p3, q3 = _output_row(a3, b3, c3, d3)
+    y00, y01 = _output_row(p0, p1, p2, p3)
+    _put(y, y00, bias, floor, adds, n)
+    if columns > 1:
+        _put(y + yw, y01, bias, floor, adds, n)
+    if rows > 1:
+        y10, y11 = _output_row(q0, q1, q2, q3)
+        _put(y + yh, y10, bias, floor, adds, n)
+        if columns > 1:
+            _put(y + yh + yw, y11, bias, floor, adds, n)
+
+
+@kernel
+def convolve(part, parts, arguments):
+    """y = max(floor, bias + x * w), or that added to y. Shared out: patches, in rows of 2x2 outputs."""
+    (
+        x, xn, xh, xw, H, W, top, left, depth, filters, room, channels,
+        y, yn, yh, yw, N, OH, OW, adds, bias, floor, zeros, nothing, chunk,
+    ) = unpack(arguments, "q" * 25)  # fmt: skip
+    high, wide = (OH + 1) // 2, (OW + 1) // 2
+    patches = N * high * wide
+    first, end = patches * part // parts, patches * (part + 1) // parts
+    if first >= end:
+        return
+    row = (
+        depth + LANES - 1
+    ) // LANES * LANES + LANES  # numbers; no power of two, whose rows would collide in the cache
+    width = 3 * LANES
+    V, M = take(4 * PLACES * chunk * row), take(4 * PLACES * chunk * width)
+    table, outputs, places = take(8 * PLACES * chunk), take(8 * PLACES * chunk), take(8 * PLACES)
+    for i in range(PLACES * chunk):
+        store_int(table + 8 * i, V + 4 * row * i)
+        store_int(outputs + 8 * i, M + 4 * width * i)
+    vectors = (channels + LANES - 1) // LANES
+    for start in range(first, end, chunk):
+        count = min(chunk, end - start)
+        for i in range(count):
+            n, rest = (start + i) // (high * wide), (start + i) % (high * wide)
+            h, w = rest // wide * 2 - top, rest % wide * 2 - left
+            at = x + n * xn + h * xh + w * xw
+            for p in range(4):
+                for q in range(4):
+                    inside = h + p >= 0 and h + p < H and w + q >= 0 and w + q < W
+                    store_int(places + 8 * (4 * p + q), at + p * xh + q * xw if inside else zeros)
+            _transform_patch(places, depth, V + 4 * row * i, 4 * row * chunk)
+        v = 0
+        while v < vectors:
+            n = block_size(vectors - v)
+            valid = min(channels - v * LANES, n * LANES)
+            for k in range(PLACES):
+                weights = filters + 4 * (k * room + v * LANES * depth)
+                for i in range(0, count, GROUP):
+                    rows, a, b = min(count - i, GROUP), table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
+                    if n == 3:
+                        output_block3(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
+                    elif n == 2:
+                        output_block2(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
+                    else:
+                        output_block1(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
+            for i in range(count):
+                m, rest = (start + i) // (high * wide), (start + i) % (high * wide)
+                h, w = rest // wide * 2, rest % wide * 2
+                at = y + m * yn + h * yh + w * yw + 64 * v
+                for c in range(0, valid, LANES):
+                    _transform_products(
+                        M + 4 * (width * i + c), 4 * width * chunk, at + 4 * c, yh, yw, OH - h, OW - w,
+                        bias + 64 * v + 4 * c, floor + 64 * v + 4 * c, adds, min(valid - c, LANES),
+                    )  # fmt: skip
+            v += n
+    for place in (V, M, table, outputs, places):
+        give_back(place)
+
+
+# ---- shapes, in Python
+
+
+def pays(kernel_hw, stride, dilation, pads, depth, channels, shape) -> bool:
+    """Is a convolution of this geometry, with y of this shape, faster so? (Padding of at most 2 on every side.)"""
+    if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
+        return False
+    patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)
+    used = shape[0] * shape[1] * shape[2] / (4 * patches)  # of the outputs: odd sides waste some
+    return min(depth, channels) >= LEAST_CHANNELS and patches >= LEAST_PATCHES and used > 0.7
+
+
+def filters_of(packed, depth, channels):
+    """The 16 packed matrices of filters, from the nine of packed weights."""
+    room = depth * -(-channels // LANES) * LANES
+    filters = empty((PLACES * room,), np.float32)
+    transform_filters(address(packed), address(filters), depth, channels, room)
+    return filters
+
+
+def convolution(x, filters, depth, channels, pads, y, *, adds=False, bias=0, floor=0):
+    """Run (or record) `convolve`: y (N, OH, OW, channels) from x and filters. bias, floor: addresses, 0 for none."""
+    patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
+    chunk = max(GROUP, min(MOST, BUDGET // (4 * PLACES * (depth + LANES)) // GROUP * GROUP))
+    threads = num_threads()
+    parts = 1 if threads == 1 else min(-(-patches // GROUP), 4 * threads)
+    convolve(
+        address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], depth, address(filters),
+        filters.size // PLACES, channels, address(y), *y.strides[:3], *y.shape[:3], int(adds),
+        bias or zero_row(channels), floor or constant_row(-np.inf, channels), zero_row(max(depth, channels)),
+        constant_row(-np.inf, channels), chunk, parts=parts,
+    )  # fmt: skip
+
+
+def product(x, packed, depth, channels, pads, y, *, adds=False, bias=0, floor=0):
+    """`convolution` with packed weights."""
+    convolution(x, filters_of(packed, depth, channels), depth, channels, pads, y, adds=adds, bias=bias, floor=floor)
