@@ -37,7 +37,7 @@ import pytest  # noqa: E402
 import test_layers  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from numerics import H, arrays, random_like, randomise  # noqa: E402
-from strategies import LAYERS, networks  # noqa: E402
+from strategies import LAYERS, Case, networks  # noqa: E402
 
 import inception_np.backend as backend  # noqa: E402
 import inception_np.kernels.conv as conv_kernels  # noqa: E402
@@ -475,6 +475,10 @@ def judges(layer):
     if layer in special:
         return special[layer]()
     cases = drawn(networks() if layer == "networks" else LAYERS[layer], CASES)
+    if layer == "Conv2D":  # the shortcut of 1x1 kernels, which few of the drawn cases take with strides
+        text = "Conv2D(4, 2, 1, stride={}, pad='valid', dilation=(2, 3), groups={}, rng=rng)"
+        rare = [Case(text.format(s, g), (2, 5, 7, 4), 1) for s in ((1, 2), (2, 1), (2, 3), (3, 2)) for g in (1, 2)]
+        cases = rare + cases
     found = [bind(one_direction, case) for case in cases]
     found += [bind(test_layers.promise_gradients, case) for case in cases[: CASES // 2]]
     found += [bind(report_ok, case) for case in cases[: CASES // 4]]
