@@ -7,6 +7,7 @@ but for rounding:
 
     conv, then batch norm       the running averages are constants: w' = w g, b' = beta - mean g, g = gamma / std
     conv, then ReLU             ReLU is the least value that the convolution's tile may store
+    3x3 convolutions            Winograd's way where that is faster, the filters transformed once
     sibling 1x1 convolutions    those that read one input are one product, with their output channels side by side
     average, then 1x1 conv      both are linear, one in space, one in channels: the convolution first, and the average
                                 runs over its 32 to 192 channels in place of 192 to 2048
@@ -297,6 +298,7 @@ class Plan:
 
     def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
         from .kernels.cpu import implicit_gemm as gemm
+        from .kernels.cpu import winograd
         from .kernels.cpu.machine import address, run
 
         y = self._array(step.out_shape(x.shape)) if out is None else out
@@ -310,10 +312,14 @@ class Plan:
         packed = np.empty(gemm.packed_size(size, outputs), np.float32)
         weight = np.ascontiguousarray(step.weight)
         run(np.frombuffer(gemm.pack.call(weight.ctypes.data, packed.ctypes.data, size, outputs), np.int64))
+        start, floor = address(step.bias), address(step.floor)
+        if winograd.pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
+            filters = winograd.filters_of(packed, depth, outputs)
+            winograd.convolution(images, filters, depth, outputs, pads, maps, adds=adds, bias=start, floor=floor)
+            return y
         arguments, parts = gemm.product(
-            images, step.stride, offsets, depth, packed, outputs, maps,
-            adds=adds, bias=address(step.bias), floor=address(step.floor),
-        )  # fmt: skip
+            images, step.stride, offsets, depth, packed, outputs, maps, adds=adds, bias=start, floor=floor
+        )
         gemm.multiply(*arguments, parts=parts)
         return y
 

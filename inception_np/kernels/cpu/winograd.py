@@ -48,7 +48,7 @@ import numpy as np
 
 from ...heap import empty
 from ...threads import num_threads
-from .machine import address, constant_row, helper, kernel, unpack, zero_row
+from .machine import address, constant_row, helper, kernel, run, unpack, zero_row
 from .register_tile import (
     GROUP,
     block_size,
@@ -268,10 +268,11 @@ def pays(kernel_hw, stride, dilation, pads, depth, channels, shape) -> bool:
 
 
 def filters_of(packed, depth, channels):
-    """The 16 packed matrices of filters, from the nine of packed weights."""
+    """The 16 packed matrices of filters, from the nine of packed weights; made at once, never recorded."""
     room = depth * -(-channels // LANES) * LANES
     filters = empty((PLACES * room,), np.float32)
-    transform_filters(address(packed), address(filters), depth, channels, room)
+    where = packed.ctypes.data, filters.ctypes.data
+    run(np.frombuffer(transform_filters.call(*where, depth, channels, room), np.int64))
     return filters
 
 
