@@ -127,5 +127,5 @@ def predictions(
         else:
             title, colour = f"{classes[predicted[i]]}\nis: {classes[labels[i]]}", "firebrick"
         axes.set_title(title, fontsize=8, color=colour)
-    figure.suptitle("predicted class (red: wrong, with the true class below)", fontsize=10)
+    figure.suptitle("the predicted class; mistakes come first, in red, with the true class below", fontsize=10)
     _write(figure, path)
