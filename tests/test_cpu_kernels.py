@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
+from inception_np.kernels.cpu import winograd
 from inception_np.kernels.window import out_size
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
@@ -159,6 +160,37 @@ LARGE = [  # plane, channels, more, kernel, stride, pads: blocks and tiles in ev
     ((17, 18), 32, 48, (3, 3), (2, 2), NO_PADS),
     ((33, 32), 16, 16, (1, 1), (1, 1), NO_PADS),
 ]
+
+
+WINOGRAD = [  # odd and even sides, every padding, channels that fill no vector
+    ((13, 14), 48, 50, (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((15, 13), 50, 70, (3, 3), (1, 1), NO_PADS),
+    ((13, 15), 64, 48, (3, 3), (1, 1), ((2, 0), (1, 2))),
+    ((12, 11), 33, 100, (3, 3), (1, 1), ((2, 2), (0, 1))),
+]
+
+
+@pytest.mark.parametrize("case", WINOGRAD)
+def test_winograds_way_equals_the_plain_twin(case, monkeypatch):
+    plane, channels, more, kernel, stride, pads = case
+    shape = (3, *out_size(plane, kernel, stride, pads), more)
+    assert winograd.pays(kernel, stride, (1, 1), pads, channels, more, shape)
+    monkeypatch.setattr(winograd, "LEAST_FOR_GRADIENT", 32)
+    test_convolution_of_larger_maps_equals_its_plain_twin(case)
+
+
+def test_winograds_errors_are_no_larger_than_twice_the_direct_sums(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 28, 28, 96)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 96, 128)).astype(np.float32)
+    where = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    wanted = conv._plain(*double(x, w), None, *where, False, None)
+    errors = []
+    for least in (32, 1 << 20):
+        monkeypatch.setattr(winograd, "LEAST_CHANNELS", least)
+        errors.append(np.sqrt(np.mean((conv.conv2d(x, w, None, *where) - wanted) ** 2)))
+    assert errors[0] != errors[1]
+    assert errors[0] <= 2 * errors[1]
 
 
 @pytest.mark.parametrize("case", LARGE)
@@ -705,6 +737,12 @@ FAULTS = {
         "implicit_gemm.py",
         "if (a + before - i * d) % s == 0]",
         "if (a + before - i * d + (s > 1)) % s == 0]",
+    ),
+    "a patch one column off": ("winograd.py", "rest % wide * 2 - left", "rest % wide * 2 - left + 1"),
+    "a line of Winograd's transform": (
+        "winograd.py",
+        "return d0 - d2, d1 + d2, d2 - d1, d1 - d3",
+        "return d0 - d2, d1 + d2, d1 - d2, d1 - d3",
     ),
     "packed weights one step off": ("implicit_gemm.py", "(v * steps + k * n)", "(v * steps + (k + 1) % steps * n)"),
 }

@@ -14,6 +14,8 @@ The weights are packed anew in every call, into memory from the heap: it costs o
 cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
 once.)
 
+Convolutions with 3x3 windows of stride 1 go to winograd.py where it pays, in all three directions.
+
 Where x has very few channels (an image has three), a tap's step is too short to be worth a row of the table; but the
 columns of a window are neighbours in memory, so kw taps of C channels are one tap of kw C channels, once x is padded.
 """
@@ -573,6 +575,9 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
         dw += whole
         return
     x = channels_last(x)
+    if winograd.pays_for_gradient(dw.shape[:2], stride, dilation, pads, *dw.shape[2:], dy.shape):
+        winograd.add_gradient(x, channels_last(dy), dw, pads)
+        return
     dy = dy if is_rows(dy) else contiguous(dy)
     x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
     outputs = dw.shape[3]

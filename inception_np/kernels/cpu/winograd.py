@@ -36,7 +36,7 @@ is made once a call; B' d B and A' m A are additions only, of vectors of channel
 What it costs is accuracy. The outputs are differences of sums larger than themselves: the absolute row sums of A', G
 and B' are 3, 3/2 and 2, so in the worst case rounding errors grow by (3 * 3/2 * 2)^2 = 81 against the terms' own size,
 and a large pixel in a patch leaves its rounding in all four outputs, also in those whose window it is not in. On
-random data the errors are about twice those of the direct sum (tests/test_cpu_kernels.py holds them to that).
+random data it stays near the direct sum, at most twice its error (tests/test_cpu_kernels.py holds it to that).
 F(4x4, 3x3) would need 2.25 products an output, but its matrices hold 1/24 and 8 and its errors grow a hundredfold in
 place of twice: it is left out.
 
@@ -50,18 +50,26 @@ from ...heap import empty
 from ...threads import num_threads
 from .machine import address, constant_row, helper, kernel, run, unpack, zero_row
 from .register_tile import (
+    AHEAD,
     GROUP,
+    WEIGHT_ROWS,
     block_size,
     output_block1,
     output_block2,
     output_block3,
+    weight_block1,
+    weight_block2,
+    weight_block3,
 )
-from .simd import LANES, give_back, larger, load, load_int, spread, store, store_int, take
+from .simd import LANES, give_back, larger, load, load_int, spread, store, store_int, take, take_zeros
 
 PLACES = 16  # of a 4x4 patch
+R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
 BUDGET = 3 << 18  # bytes of V: with M and a block of weights it should stay in the second-level cache
 MOST = 4 * GROUP  # patches at once
+LONGEST, RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
 LEAST_CHANNELS, LEAST_PATCHES = 32, 48  # below these the transforms outweigh the products saved
+LEAST_FOR_GRADIENT = 48  # channels
 
 
 @helper
@@ -255,6 +263,168 @@ def convolve(part, parts, arguments):
         give_back(place)
 
 
+# ---- the gradient to the filters
+#
+# With V = B' d B and the products summed over patches, y = A' [(G g G') * V] A, so that
+#
+#     dg = G' [ sum over patches of V * (A dy A') ] G
+#
+# and the sum is, for each of the 16 places, a matrix product over patches: the tile of dw with patches for pixels.
+
+
+@helper
+def _patch_line(i, a, b, c, d):
+    """Number i of B' applied to four numbers; i counts 0..3."""
+    if i == 0:
+        return a - c
+    if i == 1:
+        return b + c
+    if i == 2:
+        return c - b
+    return b - d
+
+
+@helper
+def _load_line(places, i, q, c, n):
+    """Number i of B' applied to column q of the patch at `places`."""
+    at = places + 8 * q
+    return _patch_line(
+        i,
+        load(load_int(at) + c, n),
+        load(load_int(at + 32) + c, n),
+        load(load_int(at + 64) + c, n),
+        load(load_int(at + 96) + c, n),
+    )
+
+
+@helper
+def _output_line(i, a, b):
+    """Number i of A applied to two numbers."""
+    if i == 0:
+        return a
+    if i == 1:
+        return a + b
+    if i == 2:
+        return a - b
+    return spread(np.float32(0)) - b
+
+
+@kernel
+def filter_gradients(part, parts, arguments):
+    """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places).
+
+    Range r adds to sums of its own, at sums + r * range_step.
+    """
+    (
+        x, xn, xh, xw, H, W, top, left, inputs, dy, dn, dh, dw, N, OH, OW, outputs,
+        sums, ranges, range_step, zeros, chunk,
+    ) = unpack(arguments, "q" * 22)  # fmt: skip
+    high, wide = (OH + 1) // 2, (OW + 1) // 2
+    patches = N * high * wide
+    row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
+    V, Z = take(16 * chunk * row), take(16 * chunk * width)
+    table, places, nowhere = take(32 * (chunk + AHEAD)), take(8 * PLACES), take_zeros(192)
+    for k in range(4):
+        for i in range(chunk):
+            store_int(table + 8 * (k * (chunk + AHEAD) + i), V + 4 * row * (k * chunk + i))
+        for i in range(chunk, chunk + AHEAD):
+            store_int(table + 8 * (k * (chunk + AHEAD) + i), V)
+    vectors = (outputs + LANES - 1) // LANES
+    for piece in range(4 * ranges * part // parts, 4 * ranges * (part + 1) // parts):
+        r, line = piece // 4, piece % 4
+        target = sums + r * range_step + 16 * line * inputs * outputs
+        begin, stop = patches * r // ranges, patches * (r + 1) // ranges
+        for start in range(begin, stop, chunk):
+            count = min(chunk, stop - start)
+            for i in range(count):
+                n, rest = (start + i) // (high * wide), (start + i) % (high * wide)
+                h, w = rest // wide * 2, rest % wide * 2
+                at = x + n * xn + (h - top) * xh + (w - left) * xw
+                for p in range(4):
+                    for q in range(4):
+                        inside = h - top + p >= 0 and h - top + p < H and w - left + q >= 0 and w - left + q < W
+                        store_int(places + 8 * (4 * p + q), at + p * xh + q * xw if inside else zeros)
+                for c in range(0, inputs, LANES):
+                    m = min(inputs - c, LANES)
+                    a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
+                    e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
+                    _store_part(V + 4 * (row * i + c), 4 * row * chunk, m, *_patch_row(a, b, e, f))
+                d00 = dy + n * dn + h * dh + w * dw
+                d01 = d00 + dw if w + 1 < OW else zeros
+                d10 = d00 + dh if h + 1 < OH else zeros
+                d11 = d00 + dh + dw if h + 1 < OH and w + 1 < OW else zeros
+                for c in range(0, outputs, LANES):
+                    m = min(outputs - c, LANES)
+                    a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
+                    b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
+                    none = spread(np.float32(0))
+                    _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
+            for k in range(4):
+                rows, to = table + 8 * k * (chunk + AHEAD), target + 4 * k * inputs * outputs
+                v = 0
+                while v < vectors:
+                    n = block_size(vectors - v)
+                    height = R3 if n == 3 else (R2 if n == 2 else R1)
+                    d, valid = Z + 4 * (width * k * chunk + v * LANES), outputs - v * LANES
+                    for c in range(0, inputs, height):
+                        at, step = to + 64 * v, 4 * outputs
+                        if n == 3:
+                            weight_block3(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
+                        elif n == 2:
+                            weight_block2(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
+                        else:
+                            weight_block1(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
+                    v += n
+    for place in (V, Z, table, places, nowhere):
+        give_back(place)
+
+
+@helper
+def _filter_column(m0, m1, m2, m3, half):
+    """G' applied to four numbers: three."""
+    s, d = (m1 + m2) * half, (m1 - m2) * half
+    return m0 + s, d, s + m3
+
+
+@helper
+def _load_sums(sums, step, ranges, range_step, n):
+    """Four places' sums, `step` bytes apart, over all ranges, first to last."""
+    a, b, c, d = load(sums, n), load(sums + step, n), load(sums + 2 * step, n), load(sums + 3 * step, n)
+    for r in range(1, ranges):
+        at = sums + r * range_step
+        a, b = a + load(at, n), b + load(at + step, n)
+        c, d = c + load(at + 2 * step, n), d + load(at + 3 * step, n)
+    return a, b, c, d
+
+
+@kernel
+def add_filter_gradients(part, parts, arguments):
+    """dw [9][size] += G' m G, m the sums of all ranges [16][size]."""
+    sums, ranges, range_step, dw, size = unpack(arguments, "qqqqq")
+    half = spread(np.float32(0.5))
+    V = (size + LANES - 1) // LANES
+    for i in range(V * part // parts, V * (part + 1) // parts):
+        n, at, step = min(size - i * LANES, LANES), sums + 64 * i, 4 * size
+        a0, a1, a2, a3 = _load_sums(at, step, ranges, range_step, n)
+        b0, b1, b2, b3 = _load_sums(at + 4 * step, step, ranges, range_step, n)
+        c0, c1, c2, c3 = _load_sums(at + 8 * step, step, ranges, range_step, n)
+        d0, d1, d2, d3 = _load_sums(at + 12 * step, step, ranges, range_step, n)
+        p0, q0, r0 = _filter_column(a0, b0, c0, d0, half)
+        p1, q1, r1 = _filter_column(a1, b1, c1, d1, half)
+        p2, q2, r2 = _filter_column(a2, b2, c2, d2, half)
+        p3, q3, r3 = _filter_column(a3, b3, c3, d3, half)
+        _add_three(dw + 64 * i, step, n, *_filter_column(p0, p1, p2, p3, half))
+        _add_three(dw + 64 * i + 3 * step, step, n, *_filter_column(q0, q1, q2, q3, half))
+        _add_three(dw + 64 * i + 6 * step, step, n, *_filter_column(r0, r1, r2, r3, half))
+
+
+@helper
+def _add_three(dw, step, n, a, b, c):
+    store(dw, load(dw, n) + a, n)
+    store(dw + step, load(dw + step, n) + b, n)
+    store(dw + 2 * step, load(dw + 2 * step, n) + c, n)
+
+
 # ---- shapes, in Python
 
 
@@ -293,3 +463,28 @@ def convolution(x, filters, depth, channels, pads, y, *, adds=False, bias=0, flo
 def product(x, packed, depth, channels, pads, y, *, adds=False, bias=0, floor=0):
     """`convolution` with packed weights."""
     convolution(x, filters_of(packed, depth, channels), depth, channels, pads, y, adds=adds, bias=bias, floor=floor)
+
+
+def pays_for_gradient(kernel_hw, stride, dilation, pads, inputs, outputs, shape) -> bool:
+    """The same for the gradient to the filters, whose transforms are dearer: each row of places makes its own."""
+    wide = min(inputs, outputs) >= LEAST_FOR_GRADIENT
+    return wide and pays(kernel_hw, stride, dilation, pads, inputs, outputs, shape)
+
+
+def add_gradient(x, dy, dw, pads):
+    """dw (3, 3, inputs, outputs), contiguous, += the gradient to the filters."""
+    N, OH, OW, outputs = dy.shape
+    inputs = x.shape[3]
+    patches = N * -(-OH // 2) * -(-OW // 2)
+    chunk = max(GROUP, min(LONGEST, BUDGET // (16 * (inputs + outputs)) // GROUP * GROUP))
+    ranges = max(1, min(RANGES, patches // LONGEST))
+    step = -(-PLACES * inputs * outputs * 4 // 64) * 64
+    sums = empty((ranges * step // 4,), np.float32)
+    sums[...] = 0
+    threads = num_threads()
+    filter_gradients(
+        address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], inputs, address(dy),
+        *dy.strides[:3], N, OH, OW, outputs, address(sums), ranges, step,
+        zero_row(max(inputs, outputs)), chunk, parts=1 if threads == 1 else 4 * ranges,
+    )  # fmt: skip
+    add_filter_gradients(address(sums), ranges, step, address(dw), inputs * outputs)
