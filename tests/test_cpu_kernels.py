@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
+from inception_np.kernels.cpu import pool as cpu_pool
 from inception_np.kernels.cpu import winograd
 from inception_np.kernels.window import out_size
 
@@ -293,6 +294,9 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         assert y is out
         assert np.array_equal(y, wanted)
         assert np.array_equal(winners, won)
+        alone = g.array(out.shape, 7, sliced=sliced[3])
+        cpu_pool.max_pool_values(x, *where, alone)
+        assert np.array_equal(alone, wanted)
         dy = g.array(y.shape, sliced=sliced[2])
         dx = pool._plain_max_dx(double(dy)[0], winners, x.shape, *where, None)
         scale = pool._plain_max_dx(absolute(dy)[0], winners, x.shape, *where, None)
