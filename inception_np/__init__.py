@@ -29,7 +29,7 @@ _HOME = {
     "inference": ("compile_inference",),
     "gradcheck": ("check_gradients",),
     "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
-    "summary": ("summary",),
+    "table": ("summary",),
     "threads": ("set_num_threads",),
 }
 # fmt: on

@@ -149,7 +149,7 @@ def models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def models(args: argparse.Namespace) -> int:
     from .models import list_models
-    from .summary import summary
+    from .table import summary
 
     names = list_models(args.pattern)
     if not names:
@@ -192,7 +192,7 @@ def summary(args: argparse.Namespace) -> int:
     name = _known_model(args.name, "NAME")
     from .memory import check_width
     from .models import create_model
-    from .summary import summary as table_of
+    from .table import summary as table_of
 
     check_width(name, args.width, 0)
     try:

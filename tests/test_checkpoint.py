@@ -404,13 +404,14 @@ def test_the_package_evaluates_nothing_and_writes_in_one_place():
         source = path.read_text()
         assert not re.search(r"^\s*(import|from) (pickle|shelve|marshal|dill)", source, re.MULTILINE), path
         for name, args, text in calls_in(source):
-            if path.parent.name != "kernels":  # those make functions from text of their own
+            if "kernels" not in path.parts:  # those make functions from text of their own
                 assert name not in ("eval", "exec"), f"{path}: {text}"
             assert "allow_pickle=True" not in text, f"{path}: {text}"
             writes = name in ("open", "os.open") and any("w" in a or "a" in a for a in args[1:2] if a.startswith("'"))
             writes = writes or name.endswith((".write_text", ".write_bytes", ".tofile")) or name == "np.save"
             if writes and path.name != "files.py":
-                assert (path.name, name) == ("data.py", "open"), f"{path}: {text}"  # into pooch's own temporary file
+                # into pooch's own temporary file, and to the kernel, which then forgets the peak of memory
+                assert name == "open" and path.name in ("data.py", "bench_side.py"), f"{path}: {text}"
 
 
 def test_cast_networks_keep_their_numbers_through_a_file(tmp_path, model):

@@ -233,7 +233,7 @@ MISTAKES = [
     ("train --resume", 2, "--resume: which run? add --output DIR"),
     ("train --resume --output {d}", 2, "holds no run; check --output"),
     ("train --width 100 --output {d}/new", 3, "--width: 100 makes about "),
-    ("train --model xception_cifar --width 2 --batch-size 10000", 3, "--batch-size: 10000 images need about "),
+    ("train --model xception_cifar --width 2 --batch-size 5000", 3, "--batch-size: 5000 images need about "),
     ("summary inception_v1 --width 1000", 3, "--width: 1000 makes about "),
     ("train --output {p}/below", 1, "cannot be made"),
     ("train now", 2, "now: one argument too many; "),
