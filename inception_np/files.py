@@ -128,9 +128,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             holder = file.read(32).strip() or "unknown"
-            raise OSError(
-                f"{folder}: in use by process {holder}; wait for it, or name another folder"
-            ) from error
+            raise OSError(f"{folder}: in use by process {holder}; wait for it, or name another folder") from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -30,8 +30,7 @@ def stream(seed: int, purpose: str, *where: int) -> np.random.Generator:
     name = purpose.encode("ascii")
     if not 1 <= len(name) <= 8 or len(where) > 3:
         raise ValueError(
-            f"stream: got the purpose {purpose!r} and {len(where)} numbers, "
-            "wanted 1 to 8 letters and at most 3 numbers"
+            f"stream: got the purpose {purpose!r} and {len(where)} numbers, wanted 1 to 8 letters and at most 3 numbers"
         )
     words = [seed, *where]
     if any(not 0 <= int(word) < 2**64 for word in words):
