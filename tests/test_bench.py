@@ -11,6 +11,7 @@ from inception_np import (
     AvgPool2D,
     Concat,
     ConvBNReLU,
+    Dropout,
     Flatten,
     Linear,
     MaxPool2D,
@@ -19,10 +20,13 @@ from inception_np import (
     SeparableConv2D,
     Sequential,
     bench,
+    cast,
     create_model,
+    named_params,
 )
 from inception_np.bench_peers import to_onnx, to_torch
 from inception_np.errors import UsageError
+from inception_np.layer import walk
 
 
 def zoo():
@@ -74,6 +78,38 @@ def test_the_onnx_twin_computes_the_same():
     session = onnxruntime.InferenceSession(to_onnx(net, X.shape), providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {"x": np.ascontiguousarray(X.transpose(0, 3, 1, 2))})
     assert np.allclose(got, net.forward(X, Mode())[0], rtol=1e-4, atol=1e-5)
+
+
+def gradient_errors(name, seed):
+    """How far float32 gradients are from float64 ones, over all parameters together: (ours, PyTorch's)."""
+    torch = pytest.importorskip("torch")
+    net = create_model(name, width=1 / 4, aux=False, seed=seed)
+    rng = np.random.default_rng(seed)
+    x, dy = rng.standard_normal((8, 32, 32, 3)), rng.standard_normal((8, 10))
+    x, dy = x.astype(np.float32), dy.astype(np.float32)
+    for layer in [layer for _, layer in walk(net) if isinstance(layer, Dropout)]:
+        layer.rate = 0.0
+    twin = to_torch(net, x.shape).train()
+    ours, theirs = [], []
+    for dtype, kind in ((np.float32, torch.float32), (np.float64, torch.float64)):
+        cast(net, dtype)
+        _, cache = net.forward(x.astype(dtype), Mode(train=True, keep=True))
+        net.backward(dy.astype(dtype), x.astype(dtype), cache)
+        params = named_params(net).values()
+        ours.append(np.concatenate([p.grad.ravel().astype(np.float64) for p in params]))
+        for p in params:
+            p.grad[...] = 0
+        twin.to(kind).zero_grad()
+        twin(torch.from_numpy(x).permute(0, 3, 1, 2).to(kind)).backward(torch.from_numpy(dy).to(kind))
+        theirs.append(np.concatenate([p.grad.numpy().ravel().astype(np.float64) for p in twin.parameters()]))
+    return [np.linalg.norm(g - wide) / np.linalg.norm(wide) for g, wide in (ours, theirs)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inception_v3_cifar", "inception_resnet_v2_cifar", "xception_cifar"])
+def test_float32_gradients_are_no_further_from_the_true_ones_than_pytorchs(name):
+    ours, theirs = np.log([gradient_errors(name, seed) for seed in range(3)]).mean(0)
+    assert ours <= theirs + np.log(1.1)  # one rounding that flips a ReLU outweighs all others: hence the mean of three
 
 
 def arguments(*words):
