@@ -19,10 +19,11 @@ JITTERS = 3
 
 @dataclass
 class Noise:
-    """How far rounding moves the gradient at this point, measured: backward at points a few last digits away.
+    """How far rounding moves the gradient at this point, measured: backward with x, parameters and dy a few last digits
+    away.
 
-    Batch norm's condition |mean| / std, the cancellation in a nearly flat direction and the length of a sum all show
-    up here by themselves, so that no tolerance is guessed:
+    Batch norm's condition |mean| / std, the cancellation in a nearly flat direction or in a sum of dy, and the length
+    of a sum all show up here by themselves, so that no tolerance is guessed:
 
         tolerance = 32 * (what the jitter moves) + 128 ulp * |g| + 16 ulp * (largest entry of any gradient)
 
@@ -48,7 +49,8 @@ def measure_noise(subject: Subject) -> tuple[Noise, float]:
     """The noise at the subject's point, and its condition (see GradReport)."""
     shifts = []
     for k in range(JITTERS):
-        moved = subject.gradients({name: _jitter(a, k) for name, a in subject.point.items()})
+        point = {name: _jitter(a, k) for name, a in subject.point.items()}
+        moved = subject.gradients(point, map_tree(lambda a, k=k: _jitter(a, k), subject.dy))
         shifts.append({name: moved[name] - g for name, g in subject.gradient.items()})
     largest = max((float(np.abs(g).max()) for g in subject.gradient.values() if g.size), default=0.0)
     shift = max(float(np.abs(d).max()) for s in shifts for d in s.values())
