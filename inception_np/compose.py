@@ -13,8 +13,8 @@ returns.
 
 from typing import Any
 
-from .backend import Array, Shape, add_to, array_module, copy_to, empty
-from .kernels.elementwise import scaled_add
+from .backend import Array, Shape, array_module, empty
+from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
 from .layer import Layer, Mode, locate
 from .layers.check import check_dy, check_floating, check_number
 
@@ -52,7 +52,7 @@ def hands_over(layer: Layer) -> bool:
 
 def own(layer: Layer, dx: Array, dy: Array) -> Array:
     """dx as an array that the caller may add to: itself where it is new, else a copy."""
-    return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else dx.copy()
+    return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else scaled(dx, 1.0)
 
 
 def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
@@ -255,9 +255,9 @@ class Residual(Layer):
         once(kept, "Residual")
         check_dy("Residual", dy, kept[0][2])
         body_cache, cut_cache, _ = kept.pop()
-        df = dy if self.scale == 1 else self.scale * dy
+        df = dy if self.scale == 1 else scaled(dy, self.scale)
         if self.shortcut is None:
-            dx = dy.copy() if into is None else add_to(into, dy)
+            dx = scaled(dy, 1.0) if into is None else add_to(into, dy)
         else:
             dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into)
             if into is None:

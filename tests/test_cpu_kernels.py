@@ -359,6 +359,10 @@ def test_elementwise_kernels_equal_their_plain_twins(shape, sliced, seed):
     assert np.array_equal(into, dy * (x > 0) + 1)
     elementwise.scaled_add(x, dy, 0.25, out=out)
     assert_close(out, double(x)[0] + 0.25 * double(dy)[0], np.abs(x) + np.abs(dy), 1)
+    assert np.array_equal(elementwise.scaled(x, 0.25, out=out), np.float32(0.25) * x)
+    assert np.array_equal(elementwise.copy_to(out, dy), dy)
+    assert elementwise.add_to(out, x) is out
+    assert_close(out, double(x)[0] + double(dy)[0], np.abs(x) + np.abs(dy), 1)
     bias = g.array(shape[-1:])
     before = bias.astype(np.float64)
     elementwise.sum_rows(dy, bias)

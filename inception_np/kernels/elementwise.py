@@ -1,6 +1,30 @@
-"""ReLU, the sum of a residual unit, and the sum that a bias gradient is."""
+"""ReLU, sums and copies of whole arrays, and the sum that a bias gradient is."""
 
-from ..backend import Array, add_to, compiled, copy_to, on_gpu
+from .. import backend
+from ..backend import Array, compiled, on_gpu
+
+
+def add_to(into: Array | bool | None, dx: Array) -> Array | None:
+    """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
+    if into is None or into is False or not compiled(into, dx) or into.shape != dx.shape:  # type: ignore[union-attr]
+        return backend.add_to(into, dx)
+    return scaled_add(into, dx, 1.0, out=into)
+
+
+def copy_to(out: Array | None, y: Array) -> Array:
+    """y itself, or `out` after y was written there."""
+    if out is None or not compiled(out, y) or out.shape != y.shape:
+        return backend.copy_to(out, y)
+    return scaled(y, 1.0, out=out)
+
+
+def scaled(x: Array, scale: float, *, out: Array | None = None) -> Array:
+    """scale * x, in x's shape."""
+    if compiled(x, out):
+        from .cpu import elementwise as cpu
+
+        return cpu.scaled(x, scale, out)
+    return backend.copy_to(out, scale * x)
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:
@@ -13,7 +37,7 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
         from .cpu import elementwise as cpu
 
         return cpu.relu(x, out)
-    return copy_to(out, x * (x.real > 0))
+    return backend.copy_to(out, x * (x.real > 0))
 
 
 def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
@@ -26,7 +50,7 @@ def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
         from .cpu import elementwise as cpu
 
         return cpu.relu_dx(dy, y, add)
-    return add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
+    return backend.add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
 
 
 def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) -> Array:
@@ -39,7 +63,7 @@ def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) ->
         from .cpu import elementwise as cpu
 
         return cpu.scaled_add(a, b, scale, out)
-    return copy_to(out, a + b if scale == 1 else a + scale * b)
+    return backend.copy_to(out, a + b if scale == 1 else a + scale * b)
 
 
 def sum_rows(dy: Array, into: Array) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, add_to, array_module, copy_to
-from ..kernels.elementwise import relu, relu_dx
+from ..backend import Array, Shape, array_module
+from ..kernels.elementwise import add_to, copy_to, relu, relu_dx
 from ..kernels.uniform import uniform
 from ..layer import Layer, Mode
 from .check import check_between, check_dy, check_floating

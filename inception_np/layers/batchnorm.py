@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, add_to
+from ..backend import Array, Shape
 from ..kernels.batchnorm import batch_norm, batch_norm_grad, moments, move_averages, reciprocal_deviation
+from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
 from .check import check_between, check_count, check_dy, check_shape, check_weights, check_x
 

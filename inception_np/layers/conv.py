@@ -7,7 +7,7 @@ import numpy as np
 from ..backend import Array, Shape
 from ..init import Init, generator, he_normal
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
-from ..kernels.elementwise import relu_dx, sum_rows
+from ..kernels.elementwise import copy_to, relu_dx, sum_rows
 from ..kernels.window import check_pad, pads_for, pair
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
@@ -120,10 +120,7 @@ class ConvReLU(Conv2D):
     """
 
     def output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
-        if out is not None:
-            out[...] = y
-            return out
-        return y
+        return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         self._check(x)

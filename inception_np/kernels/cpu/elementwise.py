@@ -76,6 +76,27 @@ def copy_rows(part, parts, arguments):
             store(b + 64 * v, load(a + 64 * v, C % LANES), C % LANES)
 
 
+@helper
+def _scale(x, scale, y, n):
+    store(y, load(x, n) * scale, n)
+
+
+@kernel
+def scale_rows(part, parts, arguments):
+    """y = scale * x."""
+    x, x_step, y, y_step, R, C, factor = unpack(arguments, "qqqqqqf")
+    scale = spread(factor)
+    V = (C + LANES - 1) // LANES
+    first, end = R * V * part // parts, R * V * (part + 1) // parts
+    for r in range(first // V, (end + V - 1) // V):
+        a, b = x + r * x_step, y + r * y_step
+        start, stop = max(first - r * V, 0), min(end - r * V, V)
+        for v in range(start, min(stop, C // LANES)):
+            _scale(a + 64 * v, scale, b + 64 * v, 16)
+        if stop * LANES > C:
+            _scale(a + 64 * (V - 1), scale, b + 64 * (V - 1), C % LANES)
+
+
 @kernel
 def gate_rows(part, parts, arguments):
     """dx = dy where y > 0, else 0; or that added to dx."""
@@ -195,6 +216,17 @@ def scaled_add(a, b, scale, out):
     b, b_at, b_step = rows(b)
     layout = _layout(a, b, y)
     scaled_add_rows(a_at, a_step, b_at, b_step, address(y), row_step(y), *layout, float(scale), parts=_parts(y))
+    return y
+
+
+def scaled(x, scale, out):
+    """../elementwise.py says what it computes."""
+    y = empty(x.shape, np.float32) if out is None else out
+    if not is_rows(y):
+        y[...] = scaled(x, scale, None)
+        return y
+    x, at, step = rows(x)
+    scale_rows(at, step, address(y), row_step(y), *_layout(x, y), float(scale), parts=_parts(y))
     return y
 
 
