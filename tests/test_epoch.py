@@ -22,7 +22,7 @@ from inception_np.schedules import cosine, warm_up
 from inception_np.train import evaluate, total_loss, warm_statistics
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set: an epoch would take too long"),
 ]
 
