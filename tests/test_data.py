@@ -395,3 +395,11 @@ def test_without_a_network_one_line_says_what_to_fetch_and_where_to_put_it(tmp_p
     with pytest.raises(OSError, match="put it into a folder, and give that as --data-dir") as caught:
         data._downloaded("http://127.0.0.1:9/cifar.tar.gz", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_real_cifar10_has_its_images_and_every_class_equally(cifar10_folder):
+    real = data.load("cifar10", str(cifar10_folder))
+    assert real.train_images.shape == (50_000, 32, 32, 3) and real.test_images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(real.train_labels).tolist() == [5000] * 10
+    assert np.bincount(real.test_labels).tolist() == [1000] * 10
+    assert real.classes[0] == "airplane" and real.classes[9] == "truck"
