@@ -108,8 +108,9 @@ def gradient_errors(name, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3_cifar", "inception_resnet_v2_cifar", "xception_cifar"])
 def test_float32_gradients_are_no_further_from_the_true_ones_than_pytorchs(name):
-    ours, theirs = np.log([gradient_errors(name, seed) for seed in range(3)]).mean(0)
-    assert ours <= theirs + np.log(1.1)  # one rounding that flips a ReLU outweighs all others: hence the mean of three
+    """One rounding that flips a ReLU outweighs all others, on either side: hence the geometric mean over ten draws."""
+    ours, theirs = np.log([gradient_errors(name, seed) for seed in range(10)]).mean(0)
+    assert ours <= theirs
 
 
 def arguments(*words):
