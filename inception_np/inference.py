@@ -93,10 +93,6 @@ class Average:
     bias: np.ndarray | None = None
     floor: np.ndarray | None = None
 
-    def is_affine(self) -> bool:
-        """Is there a bias, and no ReLU yet?"""
-        return self.floor is not None and bool(np.isneginf(self.floor).all())
-
     def out_shape(self, shape: Shape) -> Shape:
         return self.layer.out_shape(shape)
 

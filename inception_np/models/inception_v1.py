@@ -12,7 +12,7 @@ import numpy as np
 
 from ..compose import Concat, Sequential
 from ..init import glorot_uniform, he_normal, lecun_uniform, truncated_normal
-from ..layer import Layer
+from ..layer import Layer, walk
 from ..layers.activation import Dropout, ReLU
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
@@ -131,7 +131,7 @@ def inception_v1(
     linear = partial(Linear, init=glorot_uniform if preset == "paper" else init, rng=rng)
     w = partial(scaled, width=width)
 
-    norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}  # Caffe's constants; the paper gives none
+    norm = _norm(lrn)
     pad3 = "same" if preset == "tf_slim" else 3  # TensorFlow's "same" pads 2 and 3: the same size, one pixel's shift
     if separable_stem:
         stem = Sequential(
@@ -185,7 +185,7 @@ def inception_v1_cifar(
     conv: Any = partial(ConvBNReLU, decay=0.9, rng=rng) if batch_norm else partial(ConvReLU, rng=rng)
     linear = partial(Linear, rng=rng)
     w = partial(scaled, width=width)
-    norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
+    norm = _norm(lrn)
     stages: dict[str, Layer] = {
         "conv1": Sequential(conv=conv(in_channels, w(64), 3), **norm),
         "conv2": Sequential(reduce=conv(w(64), w(64), 1), conv=conv(w(64), w(192), 3), **norm),
@@ -203,12 +203,16 @@ def inception_v1_cifar(
     return Network(Sequential(**stages), classifiers, aux_weight=0.3)
 
 
+def _norm(lrn: bool) -> dict[str, Layer]:
+    """Local response normalisation with Caffe's constants, since the paper gives none, or nothing."""
+    return {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
+
+
 def _modules(stages: dict, channels: int, pools: dict, width: float, naive: bool, conv: Any, fives: int) -> dict:
     """Add the nine modules of Table 1 and the pools between them to `stages`; gives each module's output channels."""
     figure = naive_inception if naive else inception
     outputs = {}
-    for name, (c1, c3, c5, proj) in ROWS.items():
-        row = scaled(c1, width), _scale(c3, width), _scale(c5, width), scaled(proj, width)
+    for name, row in scaled(ROWS, width).items():
         stages[name], channels = figure(channels, row, conv, fives)
         outputs[name] = channels
         if name in pools:
@@ -217,14 +221,8 @@ def _modules(stages: dict, channels: int, pools: dict, width: float, naive: bool
     return outputs
 
 
-def _scale(pair: tuple[int, int], width: float) -> tuple[int, int]:
-    return scaled(pair[0], width), scaled(pair[1], width)
-
-
 def _caffe_biases(stages: dict[str, Layer], heads: dict[str, Layer]) -> None:
     """BVLC's biases: 0.2 everywhere but in the classifiers."""
-    from ..layer import walk
-
     for layer in [*stages.values(), *heads.values()]:
         for _, child in [("", layer), *walk(layer)]:
             if isinstance(child, Conv2D) and child.bias is not None:
