@@ -36,9 +36,12 @@ def array_module(x: Array) -> ModuleType:
 
 def compiled(*arrays: Array | None) -> bool:
     """True where the Numba kernels apply: float32 NumPy arrays, none empty, and INCEPTION_NP_PLAIN is not set."""
-    return not PLAIN and all(
-        a is None or (isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size > 0) for a in arrays
-    )
+    if PLAIN:
+        return False
+    for a in arrays:  # (a loop: this is asked some thousand times a second)
+        if a is not None and not (isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size > 0):
+            return False
+    return True
 
 
 def on_gpu(x: Array) -> bool:

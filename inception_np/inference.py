@@ -217,6 +217,7 @@ class Plan:
 
     def __init__(self, layer: Layer, shape: Shape):
         from .kernels.cpu.machine import Recording
+        from .kernels.cpu.record import holes, stand_in
 
         self.shape = tuple(shape)
         self.lock = threading.Lock()
@@ -224,17 +225,18 @@ class Plan:
         self.pieces: list[Any] = []  # programs (int64 vectors), and layers with their input and output
         self.kept: list[Any] = []
         self.recording = Recording(self.heap.addresses() if self.heap else range(0))
-        placeholder = np.asarray(_Placeholder(self.shape))
+        placeholder = stand_in(self.shape)
         with self.recording:
             self.y = self._steps(steps_of(layer), placeholder, owned=False)
             if _is_placeholder(self.y):  # a network that gives back what it gets
                 self.y = self._own(self.y)
         self._end_piece()
-        self.uses_x = [np.flatnonzero(_in_placeholder(p, self.shape)) for p in self.programs()]
+        self.uses_x = [holes(p, 0) for p in self.programs()]
 
     def __call__(self, x: Array) -> Array:
         """x: float32, of the shape that the plan was made for. Raises ValueError and TypeError."""
         from .kernels.cpu.machine import run
+        from .kernels.cpu.record import STAND_INS
 
         if not isinstance(x, np.ndarray) or x.dtype != np.float32:
             kind = getattr(x, "dtype", type(x).__name__)
@@ -247,7 +249,7 @@ class Plan:
             for piece in self.pieces:
                 if isinstance(piece, np.ndarray):
                     program = piece.copy()
-                    program[next(uses)] += x.ctypes.data - PLACEHOLDER
+                    program[next(uses)] += x.ctypes.data - STAND_INS
                     run(program)
                 else:
                     layer, source, target = piece
@@ -295,7 +297,7 @@ class Plan:
     def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
         from .kernels.cpu import implicit_gemm as gemm
         from .kernels.cpu import winograd
-        from .kernels.cpu.machine import address, run
+        from .kernels.cpu.machine import address, at_once
 
         y = self._array(step.out_shape(x.shape)) if out is None else out
         images, maps = (x[:, None, None], y[:, None, None]) if x.ndim == 2 else (x, y)  # linear: images of one pixel
@@ -307,10 +309,12 @@ class Plan:
         size = len(offsets) * depth
         packed = np.empty(gemm.packed_size(size, outputs), np.float32)
         weight = np.ascontiguousarray(step.weight)
-        run(np.frombuffer(gemm.pack.call(weight.ctypes.data, packed.ctypes.data, size, outputs), np.int64))
+        with at_once():
+            gemm.pack(address(weight), address(packed), size, outputs)
         start, floor = address(step.bias), address(step.floor)
         if winograd.pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
-            filters = winograd.filters_of(packed, depth, outputs)
+            with at_once():
+                filters = winograd.filters_of(packed, depth, outputs)
             winograd.convolution(images, filters, depth, outputs, pads, maps, adds=adds, bias=start, floor=floor)
             return y
         arguments, parts = gemm.product(
@@ -430,22 +434,10 @@ class Plan:
         return y
 
 
-PLACEHOLDER = 1 << 60  # x while a plan is made: an array at addresses that no process has
-
-
-class _Placeholder:
-    def __init__(self, shape: Shape):
-        place = (PLACEHOLDER, False)
-        self.__array_interface__ = {"shape": tuple(shape), "typestr": "<f4", "data": place, "version": 3}
-
-
 def _is_placeholder(x: np.ndarray) -> bool:
-    return x.ctypes.data >= PLACEHOLDER
+    from .kernels.cpu.record import STAND_INS
 
-
-def _in_placeholder(program: np.ndarray, shape: Shape) -> np.ndarray:
-    """Which words of a program are addresses in x."""
-    return (program >= PLACEHOLDER) & (program < PLACEHOLDER + 4 * int(np.prod(shape)))
+    return x.ctypes.data >= STAND_INS
 
 
 def compile_inference(layer: Layer, input_shape: Shape) -> Any:

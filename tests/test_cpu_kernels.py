@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.cpu import pool as cpu_pool
-from inception_np.kernels.cpu import winograd
+from inception_np.kernels.cpu import record, winograd
 from inception_np.kernels.window import out_size
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
@@ -171,16 +171,28 @@ WINOGRAD = [  # odd and even sides, every padding, channels that fill no vector
 ]
 
 
+@pytest.fixture
+def set_threshold(monkeypatch):
+    """Change a constant of winograd.py for one test."""
+
+    def change(name, value):
+        monkeypatch.setattr(winograd, name, value)
+        record.forget()
+
+    yield change
+    record.forget()
+
+
 @pytest.mark.parametrize("case", WINOGRAD)
-def test_winograds_way_equals_the_plain_twin(case, monkeypatch):
+def test_winograds_way_equals_the_plain_twin(case, set_threshold):
     plane, channels, more, kernel, stride, pads = case
     shape = (3, *out_size(plane, kernel, stride, pads), more)
     assert winograd.pays(kernel, stride, (1, 1), pads, channels, more, shape)
-    monkeypatch.setattr(winograd, "LEAST_FOR_GRADIENT", 32)
+    set_threshold("LEAST_FOR_GRADIENT", 32)
     test_convolution_of_larger_maps_equals_its_plain_twin(case)
 
 
-def test_winograds_errors_are_no_larger_than_twice_the_direct_sums(monkeypatch):
+def test_winograds_errors_are_no_larger_than_twice_the_direct_sums(set_threshold):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 28, 28, 96)).astype(np.float32)
     w = rng.standard_normal((3, 3, 96, 128)).astype(np.float32)
@@ -188,7 +200,7 @@ def test_winograds_errors_are_no_larger_than_twice_the_direct_sums(monkeypatch):
     wanted = conv._plain(*double(x, w), None, *where, False, None)
     errors = []
     for least in (32, 1 << 20):
-        monkeypatch.setattr(winograd, "LEAST_CHANNELS", least)
+        set_threshold("LEAST_CHANNELS", least)
         errors.append(np.sqrt(np.mean((conv.conv2d(x, w, None, *where) - wanted) ** 2)))
     assert errors[0] != errors[1]
     assert errors[0] <= 2 * errors[1]
@@ -684,6 +696,25 @@ print("equal")
     assert (code, out) == (0, "equal\n"), err
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX-512 is x86's")
+def test_the_code_for_avx512_equals_its_plain_twins_on_any_processor(tmp_path):
+    """With vectors of 16 and masks, whatever this processor makes of them."""
+    where = planted(tmp_path, "simd.py", 'HAS_MASKS = "avx512f" in FEATURES', "HAS_MASKS = True")
+    code = """
+import test_cpu_kernels as t
+from inception_np.kernels.cpu.simd import ROWS, WIDTH
+assert (WIDTH, ROWS) == (16, 8)
+for case in t.LARGE:
+    t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+for case in t.WINOGRAD[:2]:
+    t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+print("equal")
+"""
+    code, out, err = python(code, PYTHONPATH=where, INCEPTION_NP_THREADS="1")
+    assert (code, out) == (0, "equal\n"), err
+
+
 CONV = """
 import sys
 import numpy as np
@@ -727,15 +758,39 @@ FAULTS = {
     "the bounds of the table one too wide": ("simd.py", 'b.icmp_unsigned("<", column', 'b.icmp_unsigned("<=", column'),
     "the tail mask one lane short": (
         "register_tile.py",
-        "lanes = [self.at(valid, -WIDTH * n)",
-        "lanes = [self.at(valid, -WIDTH * n - 1)",
+        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n - 1))",
     ),
     "the tail mask one lane long": (
         "register_tile.py",
-        "lanes = [self.at(valid, -WIDTH * n)",
-        "lanes = [self.at(valid, -WIDTH * n + 1)",
+        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
     ),
-    "the last tile of dw reads beyond x": ("register_tile.py", "start = min(first, channels - step)", "start = first"),
+    "a row of dw that is not there": (
+        "register_tile.py",
+        'exists = b.icmp_signed("<", constant(m), wanted)',
+        'exists = b.icmp_signed("<=", constant(m), wanted)',
+    ),
+    "the next rows of a tile of dw from the same columns": (
+        "register_tile.py",
+        "at = columns + m // ROWS * column_step",
+        "at = columns + m // ROWS // 2 * column_step",
+    ),
+    "a span that begins at the first weights": (
+        "implicit_gemm.py",
+        "n * (t * depth + k))",
+        "n * t * depth)",
+    ),
+    "a span that forgets what y holds": (
+        "implicit_gemm.py",
+        "old = min(count - i, GROUP), adds if begins else 1",
+        "old = min(count - i, GROUP), adds",
+    ),
+    "a panel that is not filled up with zeros": (
+        "simd.py",
+        "b.store(load_lanes(b, source, count, REGISTER)",
+        "b.store(b.load(pointer_to(b, source, REGISTER), align=4)",
+    ),
     "a tap phase one pixel off": (
         "implicit_gemm.py",
         "[((a + before - i * d) // s, i) for",
@@ -752,20 +807,29 @@ FAULTS = {
         "return d0 - d2, d1 + d2, d2 - d1, d1 - d3",
         "return d0 - d2, d1 + d2, d1 - d2, d1 - d3",
     ),
-    "packed weights one step off": ("implicit_gemm.py", "(v * steps + k * n)", "(v * steps + (k + 1) % steps * n)"),
+    "packed weights one step off": (
+        "implicit_gemm.py",
+        "(v * steps + first * n)",
+        "(v * steps + (first + 1) % steps * n)",
+    ),
 }
+
+
+def planted(folder, name, sound, broken):
+    """Where Python finds a copy of the package in which one line of kernels/cpu/`name` is another, and these tests."""
+    package = Path(__file__).parent.parent / "inception_np"
+    shutil.copytree(package, folder / "inception_np", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "inception_np" / "kernels" / "cpu" / name
+    source = path.read_text()
+    assert source.count(sound) == 1
+    path.write_text(source.replace(sound, broken))
+    return os.pathsep.join([str(folder), str(Path(__file__).parent)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault, tmp_path):
-    name, sound, broken = FAULTS[fault]
-    package = Path(__file__).parent.parent / "inception_np"
-    shutil.copytree(package, tmp_path / "inception_np", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "inception_np" / "kernels" / "cpu" / name
-    source = path.read_text()
-    assert source.count(sound) == 1
-    path.write_text(source.replace(sound, broken))
+    where = planted(tmp_path, *FAULTS[fault])
     code = """
 import sys
 import test_cpu_kernels as t
@@ -784,6 +848,5 @@ for case in t.LARGE[1:4] + t.LARGE[6:]:
                 caught += 1
 print("caught" if caught else "missed")
 """
-    root = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
-    code, out, err = python(code, PYTHONPATH=root, INCEPTION_NP_THREADS="1")
+    code, out, err = python(code, PYTHONPATH=where, INCEPTION_NP_THREADS="1")
     assert out == "caught\n" or code < 0, err  # (a crash is caught too)

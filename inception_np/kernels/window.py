@@ -9,6 +9,7 @@ e = d (k - 1) + 1 pixels, and with stride s it has
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def check_pad(pad: Any, name: str) -> Any:
     return (h, h), (w, w)
 
 
+@lru_cache(1 << 12)  # asked several times a step, for few shapes
 def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
     """The pads ((top, bottom), (left, right)) that `pad`, as check_pad gives it, means for an image of size hw."""
     if pad == "valid":
@@ -63,6 +65,7 @@ def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (
     return both[0], both[1]
 
 
+@lru_cache(1 << 12)
 def out_size(hw: Shape, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), ceil: bool = False) -> Pair:
     """The number of window positions (H', W'). Raises ImageTooSmall where there is none.
 

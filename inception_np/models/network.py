@@ -4,6 +4,7 @@ from typing import Any
 
 from ..backend import Array, Shape
 from ..compose import Sequential, once, pull, run
+from ..kernels.elementwise import scaled_add
 from ..kernels.window import ImageTooSmall
 from ..layer import Layer, Mode
 from ..layers.check import check_dy, check_x
@@ -80,7 +81,7 @@ class Network(Layer):
             cache, h_in, head_cache, _ = kept.pop()
             stage, part = parts[len(kept)]
             if stage is not None:
-                dh = dh + pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache)
+                dh = scaled_add(dh, pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache), 1.0)
             dh = part.backward(dh, h_in if kept else x, cache, into=None if kept else into)
             h = h_in
         return dh

@@ -10,8 +10,8 @@ square of how far that value is off: one pass over the data instead of two, and 
 
 import numpy as np
 
-from ...heap import empty
-from .machine import address, contiguous, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, by_hand, contiguous, helper, is_rows, kernel, row_step, rows, unpack
+from .record import empty, recorded
 from .simd import (
     LANES,
     add_doubles,
@@ -252,21 +252,24 @@ def _vector(a):
     return a, address(a)
 
 
+@recorded
 def moments(x):
     """../batchnorm.py says what it computes."""
     x, at, step = rows(x)
     count, channels, room, chunks, parts = _size(x)
-    sums = np.empty((chunks, 2, room))
-    mean, var = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    sums = empty((chunks, 2, room), np.float64)
+    mean, var = empty((channels,), np.float32), empty((channels,), np.float32)
     centred_sums(at, step, count, channels, chunks, address(sums), room, parts=parts)
     moments_of_sums(at, step, count, channels, chunks, address(sums), room, address(mean), address(var), parts=1)
     return mean, var
 
 
+@recorded
 def batch_norm(x, mean, rstd, gamma, beta, relu, out):
     """../batchnorm.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
+        by_hand(y)
         y[...] = batch_norm(x, mean, rstd, gamma, beta, relu, None)
         return y
     x, at, step = rows(x)
@@ -276,10 +279,12 @@ def batch_norm(x, mean, rstd, gamma, beta, relu, out):
     return y
 
 
+@recorded
 def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
     """../batchnorm.py says what it computes."""
     dx = empty(x.shape, np.float32) if out is None else out
     if not is_rows(dx):
+        by_hand(dx)
         whole, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, None)
         dx[...] = whole
         return dx, dgamma, dbeta
@@ -288,9 +293,9 @@ def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
     count, channels, room, chunks, parts = _size(x)
     has_gamma = gamma is not None
     (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
-    sums = np.empty((chunks, 2, room))
-    dbeta = np.empty(channels, np.float32)
-    dgamma = np.empty(channels, np.float32) if has_gamma else None
+    sums = empty((chunks, 2, room), np.float64)
+    dbeta = empty((channels,), np.float32)
+    dgamma = empty((channels,), np.float32) if has_gamma else None
     shared = (count, channels, m, r, g, b, int(relu))
     gradient_sums(d_at, d_step, at, step, *shared, room, chunks, address(sums), parts=parts)
     gradient(

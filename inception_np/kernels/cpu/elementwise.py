@@ -76,6 +76,18 @@ def copy_rows(part, parts, arguments):
             store(b + 64 * v, load(a + 64 * v, C % LANES), C % LANES)
 
 
+@kernel
+def clear(part, parts, arguments):
+    """Zeros where the rows of y (N, H, W) of C numbers stand."""
+    y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
+    zero = spread(np.float32(0))
+    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
+        row = y + piece // H * yn + piece % H * yh
+        for w in range(W):
+            for c in range(0, C, LANES):
+                store(row + w * yw + 4 * c, zero, min(C - c, LANES))
+
+
 @helper
 def _scale(x, scale, y, n):
     store(y, load(x, n) * scale, n)

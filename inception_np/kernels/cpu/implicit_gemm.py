@@ -25,12 +25,13 @@ from functools import cache
 import numpy as np
 
 from ...backend import Array, Shape
-from ...heap import empty
 from ...threads import num_threads
 from ..window import Pads, Pair, out_size
 from . import winograd
+from .elementwise import clear
 from .machine import (
     address,
+    by_hand,
     constant_row,
     contiguous,
     helper,
@@ -40,21 +41,15 @@ from .machine import (
     unpack,
     zero_row,
 )
-from .register_tile import (
-    AHEAD,
-    GROUP,
-    WEIGHT_ROWS,
-    block_size,
-    output_block1,
-    output_block2,
-    output_block3,
-    weight_block1,
-    weight_block2,
-    weight_block3,
-)
+from .panels import add_products, pack_columns, pack_rows, spans
+from .record import empty, recorded
+from .register_tile import GROUP, output_panel, panel_size
 from .simd import (
+    HAS_MASKS,
     LANES,
     PIXELS,
+    ROWS,
+    WIDTH,
     give_back,
     load,
     load_int,
@@ -69,58 +64,42 @@ from .simd import (
 
 CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
-PIXEL_BLOCK = 512  # pixels of dy that the tiles of dw run over before the next ones
-PIECES = 12  # of dw to share out, at least
+PIXEL_BLOCK = 192 if HAS_MASKS else 224  # pixels that the tiles of dw run over: their panel of dy fits the first cache
+BAND = 64  # input channels of dw for which x is copied at once
+RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # ranges at most, pixels of each at least, bytes of their sums at most
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
-R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
 
 # ---- packing
 
 
 @kernel
 def pack(part, parts, arguments):
-    """w (steps, channels) -> blocks of 48 or 32 or 16 channels, each (steps, 48): what a tile reads is one stream."""
+    """w (steps, channels) -> panels as wide as a tile, each (steps, its vectors): what a tile reads is one stream."""
     w, packed, steps, channels = unpack(arguments, "qqqq")
     first, end = steps * part // parts, steps * (part + 1) // parts
-    vectors = (channels + LANES - 1) // LANES
-    v = 0
-    while v < vectors:
-        n = block_size(vectors - v)
-        for k in range(first, end):
-            source = w + 4 * (k * channels + v * LANES)
-            target = packed + 4 * LANES * (v * steps + k * n)
-            for i in range(n):
-                left = min(channels - (v + i) * LANES, LANES)
-                store(target + 64 * i, load(source + 64 * i, left), 16)
-        v += n
+    pack_rows(w + 4 * first * channels, 4 * channels, end - first, channels, packed, first, steps)
 
 
 @kernel
 def pack_transposed(part, parts, arguments):
-    """w (taps, inputs, outputs) -> for the listed taps, blocks of input channels, each (listed taps, outputs, 48)."""
+    """w (taps, inputs, outputs) -> panels of input channels, each (listed taps, outputs, width)."""
     w, packed, listed, count, inputs, outputs = unpack(arguments, "qqqqqq")
-    vectors = (inputs + LANES - 1) // LANES
+    vectors = (inputs + WIDTH - 1) // WIDTH
     pieces = vectors * count
     for piece in range(pieces * part // parts, pieces * (part + 1) // parts):
         wanted, t = piece // count, piece % count
         v = 0
-        n = block_size(vectors)
+        n = panel_size(vectors)
         while v + n <= wanted:
             v += n
-            n = block_size(vectors - v)
+            n = panel_size(vectors - v)
         tap = load_int(listed + 8 * t)
-        source = w + 4 * outputs * (tap * inputs + wanted * LANES)
-        target = packed + 4 * LANES * (v * count * outputs + t * outputs * n + wanted - v)
-        there = min(inputs - wanted * LANES, LANES)
-        for o in range(0, outputs, LANES):
-            transpose(
-                source + 4 * o,
-                4 * outputs,
-                target + 4 * LANES * n * o,
-                4 * LANES * n,
-                there,
-                min(outputs - o, LANES),
-            )
+        source = w + 4 * outputs * (tap * inputs + wanted * WIDTH)
+        target = packed + 4 * WIDTH * (v * count * outputs + t * outputs * n + wanted - v)
+        there = min(inputs - wanted * WIDTH, WIDTH)
+        for o in range(0, outputs, WIDTH):
+            left = min(outputs - o, WIDTH)
+            transpose(source + 4 * o, 4 * outputs, target + 4 * WIDTH * n * o, 4 * WIDTH * n, there, left)
 
 
 @kernel
@@ -198,19 +177,23 @@ def multiply(part, parts, arguments):
 
     x, y: address and strides in bytes. offsets: for each tap its row and column relative to the window's anchor.
     across: into how many of the parts the output channels are divided; the pixels are divided into parts / across.
+
+    A span of the sum is done for all tiles of a chunk before the next span, which goes on from what y then holds (to
+    the bit, since y is what a register was): so the panel of weights that a tile eats and the numbers of x that the
+    panels share stay in the second-level cache. zeros, nothing: rows of zeros and of minus infinity.
     """
     (
         x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, depth, weights, channels,
-        y, yn, yh, yw, N, OH, OW, zeros, adds, bias, floor, across, chunk,
-    ) = unpack(arguments, "q" * 26)  # fmt: skip
-    vectors = (channels + LANES - 1) // LANES
-    blocks = 0
+        y, yn, yh, yw, N, OH, OW, zeros, adds, bias, floor, nothing, across, chunk,
+    ) = unpack(arguments, "q" * 27)  # fmt: skip
+    vectors = (channels + WIDTH - 1) // WIDTH
+    panels = 0
     v = 0
     while v < vectors:
-        v += block_size(vectors - v)
-        blocks += 1
+        v += panel_size(vectors - v)
+        panels += 1
     down = parts // across
-    first_block, end_block = blocks * (part % across) // across, blocks * (part % across + 1) // across
+    first_panel, end_panel = panels * (part % across) // across, panels * (part % across + 1) // across
     pixels = N * OH * OW
     eights = (pixels + 7) // 8
     first = eights * (part // across) // down * 8
@@ -221,31 +204,30 @@ def multiply(part, parts, arguments):
     chunk = ((end - first + count - 1) // count + 7) // 8 * 8
     room = (chunk + GROUP - 1) // GROUP * GROUP
     placed, table, outputs = take(24 * room), take(8 * room * taps), take(8 * room)
-    nowhere = take_zeros(64 * vectors)
+    nowhere = take_zeros(4 * WIDTH * vectors)
+    span_taps, span_depth = spans(taps, depth)
     for p in range(first, end, chunk):
         count = min(chunk, end - p)
         room = (count + GROUP - 1) // GROUP * GROUP
         place_pixels(placed, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
         fill_table(table, placed, room, taps, offsets, xh, xw, H, W, zeros)
         place_outputs(outputs, p, count, y, yn, yh, yw, OH, OW, nowhere)
-        v = 0
-        w = weights
-        for block in range(end_block):
-            n = block_size(vectors - v)
-            if block >= first_block:
-                for i in range(0, count, GROUP):
-                    rows, valid = min(count - i, GROUP), channels - v * LANES
-                    at, to = table + 8 * taps * i, outputs + 8 * i
-                    least = floor + 64 * v
-                    from_ = bias + 64 * v
-                    if n == 3:
-                        output_block3(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
-                    elif n == 2:
-                        output_block2(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
-                    else:
-                        output_block1(at, taps, depth, w, to, 64 * v, rows, valid, adds, from_, least)
-            w += 64 * n * taps * depth
-            v += n
+        for t in range(0, taps, span_taps):
+            for k in range(0, depth, span_depth):
+                some, deep = min(taps - t, span_taps), min(depth - k, span_depth)
+                begins, ends = t + k == 0, t + some == taps and k + deep == depth
+                v = 0
+                for panel in range(end_panel):
+                    n = panel_size(vectors - v)
+                    if panel >= first_panel:
+                        w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))
+                        column, valid = 4 * WIDTH * v, channels - v * WIDTH
+                        start, least = bias + column if begins else zeros, floor + column if ends else nothing
+                        for i in range(0, count, GROUP):
+                            at, to = table + 8 * (taps * i + GROUP * t), outputs + 8 * i
+                            rows, old = min(count - i, GROUP), adds if begins else 1
+                            output_panel(n, at, some, 4 * k, deep, w, to, column, rows, valid, old, start, least)
+                    v += n
     give_back(placed)
     give_back(table)
     give_back(outputs)
@@ -275,68 +257,48 @@ def place_outputs(outputs, first, count, y, yn, yh, yw, OH, OW, nowhere):
 # ---- dw = x^T * dy
 
 
-@helper
-def tile_count(channels, rows):
-    return (channels + rows - 1) // rows
-
-
 @kernel
 def multiply_transposed(part, parts, arguments):
     """dw[t, c, o] += sum over pixels of x[the row tap t sees, c] * dy[pixel, o].
 
-    The pieces are (pixel range, tap, block of outputs, tile of inputs), in this order. Range r adds to its own sums at
-    dw + r * range_step.
+    The pieces are (pixel range, tap, band of inputs), in this order. Range r adds to its own sums at
+    dw + r * range_step. For a block of pixels, dy is copied to panels once and x to columns once for each piece: a
+    fraction of the work, which turns rows that lie kilobytes apart into two streams that are read front to back.
     """
     (
         x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, inputs,
         dy, dy_step, N, OH, OW, outputs, dw, ranges, range_step, zeros,
     ) = unpack(arguments, "q" * 21)  # fmt: skip
-    vectors = (outputs + LANES - 1) // LANES
-    per_tap = 0
-    v = 0
-    while v < vectors:
-        n = block_size(vectors - v)
-        per_tap += tile_count(inputs, R3 if n == 3 else (R2 if n == 2 else R1))
-        v += n
-    per_range = per_tap * taps
-    first_piece = ranges * per_range * part // parts
-    end_piece = ranges * per_range * (part + 1) // parts
+    bands = (inputs + BAND - 1) // BAND
+    band = ((inputs + bands - 1) // bands + ROWS - 1) // ROWS * ROWS
+    per_range = taps * bands
+    first_piece, end_piece = ranges * per_range * part // parts, ranges * per_range * (part + 1) // parts
     pixels = N * OH * OW
     room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
-    placed, table, nowhere = take(24 * room), take_zeros(8 * (room + AHEAD)), take_zeros(12 * LANES)
+    placed, table, nowhere = take(24 * room), take(8 * room), take_zeros(12 * WIDTH)
+    columns = take(4 * PIXEL_BLOCK * (BAND + LANES))
+    rows = take(4 * PIXEL_BLOCK * (outputs + WIDTH))
     for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
-        first = max(first_piece - r * per_range, 0)
-        end = min(end_piece - r * per_range, per_range)
-        target = dw + r * range_step
+        first, end = max(first_piece - r * per_range, 0), min(end_piece - r * per_range, per_range)
         begin, stop = pixels * r // ranges, pixels * (r + 1) // ranges
         for p in range(begin, stop, PIXEL_BLOCK):
             count = min(PIXEL_BLOCK, stop - p)
             room = (count + GROUP - 1) // GROUP * GROUP
             place_pixels(placed, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
-            rows = dy + p * dy_step
-            for t in range(first // per_tap, (end + per_tap - 1) // per_tap):
-                fill_table(table, placed, room, 1, offsets + 16 * t, xh, xw, H, W, zeros)
-                piece = t * per_tap
-                v = 0
-                while v < vectors:
-                    n = block_size(vectors - v)
-                    height = R3 if n == 3 else (R2 if n == 2 else R1)
-                    tiles = tile_count(inputs, height)
-                    at = target + 4 * (t * inputs * outputs + v * LANES)
-                    from_, valid, step = rows + 64 * v, outputs - v * LANES, 4 * outputs
-                    for i in range(max(first - piece, 0), min(end - piece, tiles)):
-                        c = i * height
-                        if n == 3:
-                            weight_block3(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
-                        elif n == 2:
-                            weight_block2(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
-                        else:
-                            weight_block1(table, count, c, inputs, from_, dy_step, at, step, valid, nowhere)
-                    piece += tiles
-                    v += n
+            pack_rows(dy + p * dy_step, dy_step, count, outputs, rows, 0, PIXEL_BLOCK)
+            for piece in range(first, end):
+                t, c = piece // bands, piece % bands * band
+                if piece == first or c == 0:
+                    fill_table(table, placed, room, 1, offsets + 16 * t, xh, xw, H, W, zeros)
+                width = min(inputs - c, band)
+                pack_columns(table, count, 4 * c, width, columns, PIXEL_BLOCK)
+                at = dw + r * range_step + 4 * outputs * (t * inputs + c)
+                add_products(columns, rows, count, PIXEL_BLOCK, width, outputs, at, 4 * outputs, nowhere)
     give_back(placed)
     give_back(table)
     give_back(nowhere)
+    give_back(columns)
+    give_back(rows)
 
 
 @kernel
@@ -353,28 +315,17 @@ def add_ranges(part, parts, arguments):
 
 
 @kernel
-def clear(part, parts, arguments):
-    """Zeros where the rows of y (N, H, W) of C numbers stand."""
-    y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
-    zero = spread(np.float32(0))
-    for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
-        row = y + piece // H * yn + piece % H * yh
-        for w in range(W):
-            for c in range(0, C, LANES):
-                store(row + w * yw + 4 * c, zero, min(C - c, LANES))
-
-
-@kernel
 def repeat_tile(part, parts, arguments):
-    """The tile alone, again and again, on GROUP rows of x and a block of w that stay in the first-level cache."""
+    """The tile alone, again and again, on GROUP rows of x and a panel of w that stay in the first-level cache."""
     steps, rounds = unpack(arguments, "qq")
-    x, w, y = take_zeros(4 * GROUP * steps), take_zeros(192 * steps), take_zeros(192 * GROUP)
-    table, outputs, rest = take(8 * GROUP), take(8 * GROUP), take_zeros(384)
+    width = 3 * WIDTH
+    x, w, y = take_zeros(4 * GROUP * steps), take_zeros(4 * width * steps), take_zeros(4 * width * GROUP)
+    table, outputs, rest = take(8 * GROUP), take(8 * GROUP), take_zeros(8 * width)
     for m in range(GROUP):
         store_int(table + 8 * m, x + 4 * m * steps)
-        store_int(outputs + 8 * m, y + 192 * m)
+        store_int(outputs + 8 * m, y + 4 * width * m)
     for _ in range(rounds):
-        output_block3(table, 1, steps, w, outputs, 0, GROUP, 48, 0, rest, rest + 192)
+        output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + 4 * width)
     for place in (x, w, y, table, outputs, rest):
         give_back(place)
 
@@ -382,9 +333,10 @@ def repeat_tile(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def tile_alone(steps: int, rounds: int) -> None:
-    """Run the tile on every thread; `bench` times it: 2 * 24 * 48 * steps * rounds operations a thread."""
+def tile_alone(steps: int, rounds: int) -> int:
+    """Run the tile on every thread, for `bench` to time; how many floating point operations that was."""
     repeat_tile(steps, rounds, parts=num_threads())
+    return 2 * GROUP * 3 * WIDTH * steps * rounds * num_threads()
 
 
 def channels_last(a: Array) -> Array:
@@ -396,7 +348,7 @@ def channels_last(a: Array) -> Array:
 
 def packed_size(steps: int, channels: int) -> int:
     """How many float32 the packed form of (steps, channels) has."""
-    return steps * -(-channels // LANES) * LANES
+    return steps * -(-channels // WIDTH) * WIDTH
 
 
 def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
@@ -411,8 +363,8 @@ def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
     down = min(-(-pixels // CHUNK), 4 * threads)
     if down >= threads:
         return down // threads * threads, 1
-    blocks = -(-channels // (3 * LANES))
-    across = min(-(-2 * threads // down), blocks)
+    panels = -(-channels // (3 * WIDTH))
+    across = min(-(-2 * threads // down), panels)
     return down * across, across
 
 
@@ -460,11 +412,11 @@ def product(x, stride, offsets, depth, packed, channels, y, *, adds=False, bias=
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
     parts, across = share(pixels, channels, 1.0 * pixels * taps * depth * channels)
     chunk = max(GROUP, min(CHUNK, TABLE // (8 * taps) // GROUP * GROUP))
+    nothing = constant_row(-np.inf, channels)
     arguments = (
         address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), taps, depth,
         address(packed), channels, address(y), *y.strides[:3], *y.shape[:3],
-        zero_row(depth), int(adds), bias or zero_row(channels), floor or constant_row(-np.inf, channels),
-        across, chunk,
+        zero_row(max(depth, channels)), int(adds), bias or zero_row(channels), floor or nothing, nothing, across, chunk,
     )  # fmt: skip
     return arguments, parts
 
@@ -501,6 +453,7 @@ def check(name: str, got: Shape, wanted: Shape) -> None:
         raise ValueError(f"{name}: got shape {tuple(got)}, wanted {tuple(wanted)}")
 
 
+@recorded
 def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     """../conv.py says what it computes."""
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
@@ -528,6 +481,7 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     return y
 
 
+@recorded
 def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     """../conv.py says what it computes."""
     out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)
@@ -564,12 +518,14 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     return dx
 
 
+@recorded
 def conv2d_dw(x, dy, dw, stride, pads, dilation):
     """../conv.py says what it computes."""
     out_hw = out_size(x.shape[1:3], dw.shape[:2], stride, pads, dilation)
     check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
     check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     if not dw.flags.c_contiguous:
+        by_hand(dw)
         whole = np.zeros(dw.shape, np.float32)
         conv2d_dw(x, dy, whole, stride, pads, dilation)
         dw += whole
@@ -582,8 +538,7 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
     x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
     outputs = dw.shape[3]
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
-    pieces = len(offsets) * -(-inputs // R3) * -(-outputs // (3 * LANES))
-    ranges = min(-(-PIECES // pieces), -(-pixels // PIXEL_BLOCK))
+    ranges = max(1, min(RANGES, SUMS // dw.nbytes, pixels // LONG))
     sums, step = dw, 0
     if ranges > 1:
         step = -(-dw.nbytes // 64) * 64
@@ -591,7 +546,8 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
         clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
     few = pixels * dw.size < 1e5  # multiply-adds: a microsecond
     threads = num_threads()
-    parts = 1 if few else min(max(ranges * pieces // 16, 1), 4) * threads  # each walks over all pixels
+    pieces = ranges * len(offsets) * -(-inputs // BAND)
+    parts = 1 if few else min(pieces, (4 if ranges == RANGES else 2) * threads)  # each copies dy for itself
     multiply_transposed(
         address(x), *x.strides[:3], *x.shape[1:3], *stride, address(offsets), len(offsets), inputs,
         address(dy), row_step(dy), *dy.shape[:3], outputs, address(sums), ranges, step,

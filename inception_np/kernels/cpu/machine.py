@@ -27,7 +27,8 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ from .workers import Workers, decorate
 
 HERE = Path(__file__).parent
 PARTS_PER_THREAD = 4
-SHARED = ("machine.py", "simd.py", "register_tile.py", "workers.py")  # what kernels in other files are made of
+SHARED = (
+    "machine.py",
+    "simd.py",
+    "register_tile.py",
+    "panels.py",
+    "workers.py",
+)  # what kernels in other files are made of
 config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
@@ -173,11 +180,30 @@ class Recording:
         _local.recording = None
 
 
+class Unrecordable(RuntimeError):
+    """While calls are recorded, an array would have to be copied now, with numbers that come later."""
+
+
 class _Local(threading.local):
     recording: Recording | None = None
 
 
 _local = _Local()
+
+
+def in_recording() -> Recording | None:
+    """The recording that this thread is in."""
+    return _local.recording
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Within a recording: calls in this block are run now, not written down."""
+    before, _local.recording = _local.recording, None
+    try:
+        yield
+    finally:
+        _local.recording = before
 
 
 def kernel(function: Callable) -> Kernel:
@@ -270,12 +296,17 @@ def is_rows(a: np.ndarray) -> bool:
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:
-    """a, or a copy of it. Raises RuntimeError for a copy while calls are recorded: it would be made now, not then."""
+    """a, or a copy of it. Raises Unrecordable for a copy while calls are recorded."""
     if a.flags.c_contiguous:
         return a
-    if _local.recording is not None:
-        raise RuntimeError(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
+    by_hand(a)
     return np.ascontiguousarray(a)
+
+
+def by_hand(a: np.ndarray) -> None:
+    """Say that NumPy is going to read or write this array: raises Unrecordable while calls are recorded."""
+    if _local.recording is not None:
+        raise Unrecordable(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
 
 
 def rows(a: np.ndarray) -> tuple[np.ndarray, int, int]:

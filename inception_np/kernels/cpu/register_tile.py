@@ -76,33 +76,27 @@ what the functions below do; they emit the tile for a number of rows and vectors
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .machine import helper
 from .simd import (
-    FEATURES,
     FLOAT,
-    I32,
+    HAS_MASKS,
     I64,
-    lanes_below,
-    masked_load,
-    masked_store,
+    REGISTER,
+    ROWS,
+    WIDTH,
+    load_lanes,
     multiply_add,
     pointer_to,
     splat,
+    store_lanes,
 )
 
-# The widest vectors here (of float32), and the tiles, rows x vectors, for blocks of 3, 2 and 1 times 16 channels. A
-# block is done in several passes where 16 channels are more than one vector. Tiles of dw with fewer vectors have no
-# more rows than others, since input channels come in multiples of 8 rather than 12.
-if "avx512f" in FEATURES:
-    WIDTH, OUTPUT_TILES, WEIGHT_TILES = 16, {3: (8, 3), 2: (12, 2), 1: (12, 1)}, {3: (8, 3), 2: (8, 2), 1: (8, 1)}
-else:  # 16 registers
-    WIDTH = 8 if "avx" in FEATURES else 4
-    OUTPUT_TILES = WEIGHT_TILES = {3: (4, 3), 2: (6, 2), 1: (6, 2)}
+# The tiles by their vectors: how many rows they have. 32 registers, or 16.
+OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
+WEIGHT_ROWS = {3: 8, 2: 8, 1: 8} if HAS_MASKS else {3: 4, 2: 4, 1: 8}
 
-AHEAD = 24  # pixels by which a tile of dw asks for x early: rows far apart are nothing that the processor foresees
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape
 
 
@@ -111,8 +105,7 @@ class Tile:
 
     def __init__(self, builder, rows, vectors):
         self.b, self.rows, self.vectors = builder, rows, vectors
-        self.kind = ir.VectorType(FLOAT, WIDTH)
-        self.zero = ir.Constant(self.kind, [0.0] * WIDTH)
+        self.zero = ir.Constant(REGISTER, [0.0] * WIDTH)
 
     def at(self, place, offset):
         """The address `offset` bytes after another."""
@@ -122,7 +115,7 @@ class Tile:
         return [[make(m, n) for n in range(self.vectors)] for m in range(self.rows)]
 
     def phis(self):
-        return self.grid(lambda m, n: self.b.phi(self.kind))
+        return self.grid(lambda m, n: self.b.phi(REGISTER))
 
     def flow(self, phis, sums, block):
         """`sums` arrive in `phis` when control comes from `block`."""
@@ -130,270 +123,239 @@ class Tile:
             for n in range(self.vectors):
                 phis[m][n].add_incoming(sums[m][n], block)
 
-    def masks(self, valid):
-        """Which lanes of each vector are real channels, when `valid` of the tile's are."""
-        lanes = [self.at(valid, -WIDTH * n) for n in range(self.vectors)]
-        return [lanes_below(self.b, count, WIDTH) for count in lanes]
-
-    def load(self, place, masks=None):
-        """A row of vectors from memory."""
+    def load(self, place, valid=None):
+        """A row of vectors from memory; of `valid` numbers, where not all are there."""
         row = []
         for n in range(self.vectors):
-            pointer = pointer_to(self.b, self.at(place, 4 * WIDTH * n), self.kind)
-            if masks is None:
-                row.append(self.b.load(pointer, align=4))
+            there = self.at(place, 4 * WIDTH * n)
+            if valid is None:
+                row.append(self.b.load(pointer_to(self.b, there, REGISTER), align=4))
             else:
-                row.append(masked_load(self.b, pointer, masks[n], self.kind))
+                row.append(load_lanes(self.b, there, self.at(valid, -WIDTH * n), REGISTER))
         return row
 
-    def store(self, sums, places, masks=None):
+    def store(self, sums, places, valid=None):
         for m in range(self.rows):
             for n in range(self.vectors):
-                pointer = pointer_to(self.b, self.at(places[m], 4 * WIDTH * n), self.kind)
-                if masks is None:
-                    self.b.store(sums[m][n], pointer, align=4)
+                there = self.at(places[m], 4 * WIDTH * n)
+                if valid is None:
+                    self.b.store(sums[m][n], pointer_to(self.b, there, REGISTER), align=4)
                 else:
-                    masked_store(self.b, sums[m][n], pointer, masks[n])
+                    store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))
 
     def outer_product(self, column, row, sums):
         """sums + column x row; column: the addresses of its numbers."""
         grown = []
         for m in range(self.rows):
-            spread = splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), self.kind)
+            spread = splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), REGISTER)
             grown.append([multiply_add(self.b, spread, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
-
-    def fetch_early(self, place):
-        """Have the cache line at an address on its way to the first-level cache; no address is wrong."""
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
-        read, keep, data = (ir.Constant(I32, value) for value in (0, 3, 1))
-        self.b.call(function, [pointer_to(self.b, place, ir.IntType(8)), read, keep, data])
 
     def addresses(self, table):
         """`rows` addresses from a table."""
         return [self.b.load(pointer_to(self.b, self.at(table, 8 * m), I64)) for m in range(self.rows)]
 
-
-def output_tile(rows, vectors, block):
-    """Emit the tile of y (or dx): see `_emit_output`. block: how many numbers of packed w belong to one step."""
-
-    @intrinsic
-    def tile(context, table, taps, depth, weights, outputs, column, valid, adds, bias, floor):
-        def generate(context, builder, signature, values):
-            _emit_output(Tile(builder, rows, vectors), block, *values)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 10), generate
-
-    return tile
+    def whole_or_part(self, valid):
+        """Two blocks of code, for a tile whose channels are all there and for one with `valid` of them."""
+        whole, part = self.b.append_basic_block("whole"), self.b.append_basic_block("part")
+        enough = self.b.icmp_signed(">=", valid, ir.Constant(I64, WIDTH * self.vectors))
+        self.b.cbranch(enough, whole, part)
+        return (whole, None), (part, valid)
 
 
-def _emit_output(tile, block, table, taps, depth, weights, outputs, column, valid, adds, bias, floor):
+def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor):
     """y[m, o] = max(floor[o], bias[o] + sum over t < taps, k < depth of table[t][m][k] * weights[t][k][o]), o < valid.
 
-    table: addresses, GROUP to a tap. outputs: a table of the addresses of y's rows m, written `column` bytes further.
-    adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor: zeros for ReLU, minus infinity for none.
+    table: addresses, GROUP to a tap; x is read from `begin` bytes after them. outputs: a table of the addresses of y's
+    rows m, written `column` bytes further. adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor:
+    zeros for ReLU, minus infinity for none.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = [b.add(place, column) for place in tile.addresses(outputs)]
-    blocks = {}
-    for name in ("new", "old", "tap", "step", "next", "done", "whole", "part", "end"):
-        blocks[name] = b.append_basic_block(name)
+    tap, step, next_tap = (b.append_basic_block(name) for name in ("tap", "step", "next"))
 
     # what the sums start from
-    masks = tile.masks(valid)
-    offset = tile.load(bias, masks)
-    b.cbranch(b.icmp_signed("==", adds, constant(0)), blocks["new"], blocks["old"])
-    b.position_at_end(blocks["new"])
-    b.branch(blocks["tap"])
-    b.position_at_end(blocks["old"])
-    held = [tile.load(place, masks) for place in places]
-    held = tile.grid(lambda m, n: b.fadd(held[m][n], offset[n]))
-    b.branch(blocks["tap"])
+    starts = []
+    for block, lanes in tile.whole_or_part(valid):
+        b.position_at_end(block)
+        offset = tile.load(bias, lanes)
+        starts.append(([offset] * tile.rows, b.block))
+        old = b.append_basic_block("old")
+        b.cbranch(b.icmp_signed("==", adds, constant(0)), tap, old)
+        b.position_at_end(old)
+        held = [tile.load(place, lanes) for place in places]
+        starts.append((tile.grid(lambda m, n, y=held, c=offset: b.fadd(y[m][n], c[n])), b.block))
+        b.branch(tap)
 
     # for each tap: the addresses of its rows of x
-    b.position_at_end(blocks["tap"])
+    b.position_at_end(tap)
     t, w_tap, sums_tap = b.phi(I64), b.phi(I64), tile.phis()
-    for come_from, first in ((blocks["new"], [offset] * tile.rows), (blocks["old"], held)):
+    for first, come_from in starts:
         t.add_incoming(constant(0), come_from)
         w_tap.add_incoming(weights, come_from)
         tile.flow(sums_tap, first, come_from)
-    x = tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))
-    b.branch(blocks["step"])
+    x = [b.add(row, begin) for row in tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))]
+    b.branch(step)
 
     # for each input channel: one outer product
-    b.position_at_end(blocks["step"])
+    b.position_at_end(step)
     k, w, sums = b.phi(I64), b.phi(I64), tile.phis()
-    k.add_incoming(constant(0), blocks["tap"])
-    w.add_incoming(w_tap, blocks["tap"])
-    tile.flow(sums, sums_tap, blocks["tap"])
+    k.add_incoming(constant(0), tap)
+    w.add_incoming(w_tap, tap)
+    tile.flow(sums, sums_tap, tap)
     index = b.shl(k, constant(2))
     grown = tile.outer_product([b.add(row, index) for row in x], tile.load(w), sums)
-    k_next, w_next = tile.at(k, 1), tile.at(w, 4 * block)
-    k.add_incoming(k_next, blocks["step"])
-    w.add_incoming(w_next, blocks["step"])
-    tile.flow(sums, grown, blocks["step"])
-    b.cbranch(b.icmp_signed("<", k_next, depth), blocks["step"], blocks["next"])
+    k_next, w_next = tile.at(k, 1), tile.at(w, 4 * WIDTH * tile.vectors)
+    k.add_incoming(k_next, step)
+    w.add_incoming(w_next, step)
+    tile.flow(sums, grown, step)
+    b.cbranch(b.icmp_signed("<", k_next, depth), step, next_tap)
 
-    b.position_at_end(blocks["next"])
+    b.position_at_end(next_tap)
     t_next = tile.at(t, 1)
-    t.add_incoming(t_next, blocks["next"])
-    w_tap.add_incoming(w_next, blocks["next"])
-    tile.flow(sums_tap, grown, blocks["next"])
-    b.cbranch(b.icmp_signed("<", t_next, taps), blocks["tap"], blocks["done"])
+    t.add_incoming(t_next, next_tap)
+    w_tap.add_incoming(w_next, next_tap)
+    tile.flow(sums_tap, grown, next_tap)
+    done, end = b.append_basic_block("done"), b.append_basic_block("end")
+    b.cbranch(b.icmp_signed("<", t_next, taps), tap, done)
 
     # a NaN is not below any floor, and stays
-    b.position_at_end(blocks["done"])
-    lowest = tile.load(floor, masks)
-    clip = lambda m, n: b.select(b.fcmp_ordered("<", grown[m][n], lowest[n]), lowest[n], grown[m][n])  # noqa: E731
-    sums = tile.grid(clip)
-    enough = b.icmp_signed(">=", valid, constant(WIDTH * tile.vectors))
-    b.cbranch(enough, blocks["whole"], blocks["part"])
-    b.position_at_end(blocks["whole"])
-    tile.store(sums, places)
-    b.branch(blocks["end"])
-    b.position_at_end(blocks["part"])
-    tile.store(sums, places, masks)
-    b.branch(blocks["end"])
-    b.position_at_end(blocks["end"])
+    b.position_at_end(done)
+    for block, lanes in tile.whole_or_part(valid):
+        b.position_at_end(block)
+        lowest = tile.load(floor, lanes)
+        clip = lambda m, n, low=lowest: b.select(b.fcmp_ordered("<", grown[m][n], low[n]), low[n], grown[m][n])  # noqa: E731
+        tile.store(tile.grid(clip), places, lanes)
+        b.branch(end)
+    b.position_at_end(end)
 
 
-def weight_tile(rows, vectors):
-    """Emit the tile of dw: see `_emit_weight`."""
+def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, nowhere):
+    """dw[m, 0 .. valid] += sum over p < pixels of columns[m][p] * rows[p][:], the tile's rows m.
 
-    @intrinsic
-    def tile(context, table, pixels, offset, dy, dy_step, dw, dw_step, valid, skip, nowhere):
-        def generate(context, builder, signature, values):
-            _emit_weight(Tile(builder, rows, vectors), *values)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 10), generate
-
-    return tile
-
-
-def _emit_weight(tile, table, pixels, offset, dy, dy_step, dw, dw_step, valid, skip, nowhere):
-    """dw[m, 0 .. valid] += sum over p < pixels of table[p][m] * dy[p, :], rows m of the tile.
-
-    table: the address of each pixel's row of x, and AHEAD entries of any value more; the tile's rows begin `offset`
-    bytes further. dy_step and dw_step: bytes between rows. The tile's first `skip` rows are not wanted (they belong to
-    the tile before) and go `nowhere`.
+    columns: ROWS numbers for each pixel, as many more for the tile's next ROWS rows `column_step` bytes further. rows:
+    the tile's vectors for each pixel. dw_step: bytes between rows of dw, of which the first `wanted` exist; the others
+    go `nowhere`.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = []
     for m in range(tile.rows):
-        wanted = b.icmp_signed(">=", constant(m), skip)
-        places.append(b.select(wanted, b.add(dw, b.mul(dw_step, constant(m))), nowhere))
-    masks = tile.masks(valid)
-    first = [tile.load(place, masks) for place in places]
-    whole, part, end = (b.append_basic_block(name) for name in ("whole", "part", "end"))
-    enough = b.icmp_signed(">=", valid, constant(WIDTH * tile.vectors))
-    b.cbranch(enough, whole, part)
-    for start, lanes in ((whole, None), (part, masks)):
-        b.position_at_end(start)
-        step = b.append_basic_block("step")
+        exists = b.icmp_signed("<", constant(m), wanted)
+        places.append(b.select(exists, b.add(dw, b.mul(dw_step, constant(m))), nowhere))
+    step, done, end = (b.append_basic_block(name) for name in ("step", "done", "end"))
+    starts = []
+    for block, lanes in tile.whole_or_part(valid):
+        b.position_at_end(block)
+        starts.append(([tile.load(place, lanes) for place in places], b.block))
         b.branch(step)
-        b.position_at_end(step)
-        p, rows, sums = b.phi(I64), b.phi(I64), tile.phis()
-        p.add_incoming(constant(0), start)
-        rows.add_incoming(dy, start)
-        tile.flow(sums, first, start)
-        entry = b.add(table, b.shl(p, constant(3)))
-        x = b.add(b.load(pointer_to(b, entry, I64)), offset)
-        tile.fetch_early(b.add(b.load(pointer_to(b, tile.at(entry, 8 * AHEAD), I64)), offset))
-        column = [tile.at(x, 4 * m) for m in range(tile.rows)]
-        grown = tile.outer_product(column, tile.load(rows, lanes), sums)
-        p_next, rows_next = tile.at(p, 1), b.add(rows, dy_step)
-        p.add_incoming(p_next, step)
-        rows.add_incoming(rows_next, step)
-        tile.flow(sums, grown, step)
-        after = b.append_basic_block("after")
-        b.cbranch(b.icmp_signed("<", p_next, pixels), step, after)
-        b.position_at_end(after)
+
+    b.position_at_end(step)
+    p, x, dy, sums = b.phi(I64), b.phi(I64), b.phi(I64), tile.phis()
+    for first, come_from in starts:
+        p.add_incoming(constant(0), come_from)
+        x.add_incoming(columns, come_from)
+        dy.add_incoming(rows, come_from)
+        tile.flow(sums, first, come_from)
+    lots = [b.add(x, b.mul(column_step, constant(i))) for i in range(tile.rows // ROWS)]
+    column = [tile.at(lots[m // ROWS], 4 * (m % ROWS)) for m in range(tile.rows)]
+    grown = tile.outer_product(column, tile.load(dy), sums)
+    p_next = tile.at(p, 1)
+    p.add_incoming(p_next, step)
+    x.add_incoming(tile.at(x, 4 * ROWS), step)
+    dy.add_incoming(tile.at(dy, 4 * WIDTH * tile.vectors), step)
+    tile.flow(sums, grown, step)
+    b.cbranch(b.icmp_signed("<", p_next, pixels), step, done)
+
+    b.position_at_end(done)
+    for block, lanes in tile.whole_or_part(valid):
+        b.position_at_end(block)
         tile.store(grown, places, lanes)
         b.branch(end)
     b.position_at_end(end)
 
 
-# For blocks of n = 3, 2 and 1 times 16 channels: (rows, channels, tile)
-_OUTPUT = {n: (rows, WIDTH * v, output_tile(rows, v, 16 * n)) for n, (rows, v) in OUTPUT_TILES.items()}
-_WEIGHT = {n: (rows, WIDTH * v, weight_tile(rows, v)) for n, (rows, v) in WEIGHT_TILES.items()}
-_SINGLE = {n: weight_tile(1, v) for n, (_, v) in WEIGHT_TILES.items()}
+def _output_tile(vectors):
+    """The tile of y (or dx) for Numba: see `_emit_output`."""
+
+    @intrinsic
+    def tile(context, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor):
+        def generate(context, builder, signature, values):
+            _emit_output(Tile(builder, OUTPUT_ROWS[vectors], vectors), *values)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 11), generate
+
+    return tile
 
 
-def _output_block(n):
-    """Up to GROUP pixels by a block of 16 n channels."""
-    step, width, tile = _OUTPUT[n]
+def _weight_tile(vectors):
+    """The tile of dw for Numba: see `_emit_weight`."""
 
-    @helper
-    def block(table, taps, depth, weights, outputs, column, rows, valid, adds, bias, floor):
-        for m in range(0, rows, step):
-            for c in range(0, min(valid, 16 * n), width):
-                tile(
-                    table + 8 * m,
-                    taps,
-                    depth,
-                    weights + 4 * c,
-                    outputs + 8 * m,
-                    column + 4 * c,
-                    valid - c,
-                    adds,
-                    bias + 4 * c,
-                    floor + 4 * c,
-                )
+    @intrinsic
+    def tile(context, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, nowhere):
+        def generate(context, builder, signature, values):
+            _emit_weight(Tile(builder, WEIGHT_ROWS[vectors], vectors), *values)
+            return context.get_dummy_value()
 
-    return block
+        return types.void(*[types.int64] * 9), generate
+
+    return tile
 
 
-def _weight_block(n):
-    """Up to WEIGHT_ROWS[n] input channels, from `first`, by a block of 16 n output channels, of dw at one tap."""
-    step, width, tile = _WEIGHT[n]
-    single = _SINGLE[n]
+def _output_panel(vectors):
+    """Up to GROUP pixels by a panel of channels."""
+    rows, tile = OUTPUT_ROWS[vectors], _output_tile(vectors)
 
     @helper
-    def block(table, pixels, first, channels, dy, dy_step, dw, dw_step, valid, nowhere):
-        for c in range(0, min(valid, 16 * n), width):
-            if channels >= step:
-                start = min(first, channels - step)  # the last tile begins early: it must not read beyond x
-                tile(
-                    table,
-                    pixels,
-                    4 * start,
-                    dy + 4 * c,
-                    dy_step,
-                    dw + start * dw_step + 4 * c,
-                    dw_step,
-                    valid - c,
-                    first - start,
-                    nowhere,
-                )
-            else:
-                for m in range(first, channels):
-                    single(
-                        table,
-                        pixels,
-                        4 * m,
-                        dy + 4 * c,
-                        dy_step,
-                        dw + m * dw_step + 4 * c,
-                        dw_step,
-                        valid - c,
-                        0,
-                        nowhere,
-                    )
+    def panel(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor):
+        for m in range(0, pixels, rows):
+            tile(table + 8 * m, taps, begin, depth, weights, outputs + 8 * m, column, valid, adds, bias, floor)
 
-    return block
+    return panel
 
 
-WEIGHT_ROWS = {n: rows for n, (rows, _) in WEIGHT_TILES.items()}
-output_block3, output_block2, output_block1 = (_output_block(n) for n in (3, 2, 1))
-weight_block3, weight_block2, weight_block1 = (_weight_block(n) for n in (3, 2, 1))
+def _weight_panel(vectors):
+    """`channels` rows of dw by a panel of its columns."""
+    height, tile = WEIGHT_ROWS[vectors], _weight_tile(vectors)
+
+    @helper
+    def panel(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere):
+        for m in range(0, channels, height):
+            at = columns + m // ROWS * column_step
+            tile(at, column_step, rows, pixels, dw + m * dw_step, dw_step, channels - m, valid, nowhere)
+
+    return panel
+
+
+_output3, _output2, _output1 = (_output_panel(vectors) for vectors in (3, 2, 1))
+_weight3, _weight2, _weight1 = (_weight_panel(vectors) for vectors in (3, 2, 1))
 
 
 @helper
-def block_size(left):
-    """How many times 16 channels the next block has when `left` are to be done: 3, and no 1 after a 3."""
+def panel_size(left):
+    """How many vectors wide the next panel is when `left` are to be done: 3, but two of 2 for the last 4."""
     if left == 4:
         return 2
     return min(left, 3)
+
+
+@helper
+def output_panel(vectors, table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor):
+    """Up to GROUP pixels of y by a panel of so many vectors: `_emit_output` for each tile of it."""
+    if vectors == 3:
+        _output3(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+    elif vectors == 2:
+        _output2(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+    else:
+        _output1(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+
+
+@helper
+def weight_panel(vectors, columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere):
+    """`channels` rows of dw by a panel of so many vectors: `_emit_weight` for each tile of it."""
+    if vectors == 3:
+        _weight3(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)
+    elif vectors == 2:
+        _weight2(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)
+    else:
+        _weight1(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)

@@ -9,7 +9,9 @@ argument, a result.
     store(q, y, 16)
 
 The last number says how many of the 16 are there. Where channels run out in the middle of a vector the rest is neither
-read nor written, and reads as zero; where the number is the constant 16 the compiler drops the mask.
+read nor written, and reads as zero. AVX-512 has masks for that. So has AVX2, but AMD's processors take as long for a
+masked store as for twenty others; there a whole vector is told from a part of one by a branch, which is foreseen, and
+the part is written in pieces of 8, 4, 2 and 1. Where the number is the constant 16 the compiler drops all of it.
 
 `Bytes` is 16 small integers, for max pooling's winners.
 """
@@ -51,6 +53,8 @@ FEATURES = host_features()
 WINDOWS = sys.platform == "win32"
 IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
 HAS_FMA = "fma" in FEATURES or not IS_X86
+HAS_MASKS = "avx512f" in FEATURES
+WIDTH = 16 if HAS_MASKS else 8 if "avx" in FEATURES else 4  # float32 in a register
 
 
 class VectorType(types.Type):
@@ -98,26 +102,106 @@ def multiply_add(builder, a, b, c):
 
 def lanes_below(builder, count, lanes=LANES):
     """The mask of the first `count` lanes (count an i64, which may be below zero or above `lanes`)."""
-    kind = ir.VectorType(I64, lanes)
-    return builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), splat(builder, count, kind))
+    kind = ir.VectorType(I32, lanes)
+    return builder.icmp_signed(
+        "<", ir.Constant(kind, list(range(lanes))), splat(builder, builder.trunc(count, I32), kind)
+    )
 
 
-def masked_load(builder, pointer, mask, kind):
+def _intrinsic_of(kind, name):
+    """The name of an LLVM intrinsic for a vector type."""
+    return f"llvm.{name}.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
+
+
+def _align(kind):
+    return 4 if kind.element == FLOAT else 1
+
+
+def _masked_load(builder, pointer, count, kind):
+    mask = lanes_below(builder, count, kind.count)
     function = ir.FunctionType(kind, [kind.as_pointer(), I32, mask.type, kind])
-    name = f"llvm.masked.load.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
-    align = ir.Constant(I32, 4 if kind.element == FLOAT else 1)
-    nothing = ir.Constant(kind, None)
-    load = cgutils.get_or_insert_function(builder.module, function, name)
-    return builder.call(load, [pointer, align, mask, nothing])
+    load = cgutils.get_or_insert_function(builder.module, function, _intrinsic_of(kind, "masked.load"))
+    return builder.call(load, [pointer, ir.Constant(I32, _align(kind)), mask, ir.Constant(kind, None)])
 
 
-def masked_store(builder, value, pointer, mask):
+def _masked_store(builder, value, pointer, count):
     kind = value.type
+    mask = lanes_below(builder, count, kind.count)
     function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, mask.type])
-    name = f"llvm.masked.store.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
-    align = ir.Constant(I32, 4 if kind.element == FLOAT else 1)
-    store = cgutils.get_or_insert_function(builder.module, function, name)
-    builder.call(store, [value, pointer, align, mask])
+    store = cgutils.get_or_insert_function(builder.module, function, _intrinsic_of(kind, "masked.store"))
+    builder.call(store, [value, pointer, ir.Constant(I32, _align(kind)), mask])
+
+
+def _pieces(builder, kind, name, write):
+    """A function (place, slot, count) that copies the first `count` lanes, fewer than all, between memory and `slot`.
+
+    It does so in pieces of halved size, those that are bits of the count; before each stand the lanes of larger ones.
+    """
+    function = builder.module.globals.get(name)
+    if function is not None:
+        return function
+    function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    place, slot, count = function.args
+    with b.if_then(b.icmp_signed(">", count, ir.Constant(I64, 0))):
+        size = kind.count // 2
+        while size:
+            piece = ir.VectorType(kind.element, size)
+            with b.if_then(b.icmp_signed("!=", b.and_(count, ir.Constant(I64, size)), ir.Constant(I64, 0))):
+                done = b.mul(b.and_(count, ir.Constant(I64, -2 * size)), ir.Constant(I64, _align(kind)))
+                there, here = (pointer_to(b, b.add(base, done), piece) for base in (place, slot))
+                source, target = (here, there) if write else (there, here)
+                b.store(b.load(source, align=_align(kind)), target, align=_align(kind))
+            size //= 2
+    b.ret_void()
+    return function
+
+
+def _name(kind, what):
+    return f"inception_np_{what}_{kind.count}_{'floats' if kind.element == FLOAT else 'bytes'}"
+
+
+def load_lanes(builder, place, count, kind):
+    """A vector of which the first `count` lanes are in memory; zeros for the others."""
+    pointer = pointer_to(builder, place, kind)
+    if HAS_MASKS:
+        return _masked_load(builder, pointer, count, kind)
+    with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, kind.count))) as (whole, part):
+        with whole:
+            all_lanes, from_whole = builder.load(pointer, align=_align(kind)), builder.block
+        with part:
+            if WIDTH > 4 and kind.element == FLOAT:
+                some_lanes = _masked_load(builder, pointer, count, kind)
+            else:
+                slot = cgutils.alloca_once(builder, kind)
+                builder.store(ir.Constant(kind, None), slot)
+                copy = _pieces(builder, kind, _name(kind, "load"), write=False)
+                builder.call(copy, [place, builder.ptrtoint(slot, I64), count])
+                some_lanes = builder.load(slot)
+            from_part = builder.block
+    found = builder.phi(kind)
+    found.add_incoming(all_lanes, from_whole)
+    found.add_incoming(some_lanes, from_part)
+    return found
+
+
+def store_lanes(builder, value, place, count):
+    """Write the first `count` lanes of a vector."""
+    kind = value.type
+    pointer = pointer_to(builder, place, kind)
+    if HAS_MASKS:
+        _masked_store(builder, value, pointer, count)
+        return
+    with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, kind.count))) as (whole, part):
+        with whole:
+            builder.store(value, pointer, align=_align(kind))
+        with part:
+            slot = cgutils.alloca_once(builder, kind)
+            builder.store(value, slot)
+            copy = _pieces(builder, kind, _name(kind, "store"), write=True)
+            builder.call(copy, [place, builder.ptrtoint(slot, I64), count])
 
 
 def pointer_to(builder, place, kind):
@@ -142,35 +226,11 @@ def operation(name, generate, result, *parameters):
 
 # ---- memory
 
-load = operation(
-    "load",
-    lambda b, p, n: masked_load(b, pointer_to(b, p, VECTOR), lanes_below(b, n), VECTOR),
-    vector,
-    types.int64,
-    types.int64,
-)
-store = operation(
-    "store",
-    lambda b, p, v, n: masked_store(b, v, pointer_to(b, p, VECTOR), lanes_below(b, n)),
-    types.void,
-    types.int64,
-    vector,
-    types.int64,
-)
-load_bytes = operation(
-    "load_bytes",
-    lambda b, p, n: masked_load(b, pointer_to(b, p, BYTES), lanes_below(b, n), BYTES),
-    bytes16,
-    types.int64,
-    types.int64,
-)
+load = operation("load", lambda b, p, n: load_lanes(b, p, n, VECTOR), vector, types.int64, types.int64)
+store = operation("store", lambda b, p, v, n: store_lanes(b, v, p, n), types.void, types.int64, vector, types.int64)
+load_bytes = operation("load_bytes", lambda b, p, n: load_lanes(b, p, n, BYTES), bytes16, types.int64, types.int64)
 store_bytes = operation(
-    "store_bytes",
-    lambda b, p, v, n: masked_store(b, v, pointer_to(b, p, BYTES), lanes_below(b, n)),
-    types.void,
-    types.int64,
-    bytes16,
-    types.int64,
+    "store_bytes", lambda b, p, v, n: store_lanes(b, v, p, n), types.void, types.int64, bytes16, types.int64
 )
 
 
@@ -303,39 +363,60 @@ def _peak(b, x):
 peak = operation("peak", _peak, types.float32, vector)
 
 
-def _transpose(b, source, source_step, target, target_step, rows, columns):
-    """Write the `rows` x `columns` block at `source` transposed to `target`, zeros beyond it: 16 x 16 in registers.
+REGISTER = ir.VectorType(FLOAT, WIDTH)
 
-    Four rounds; each swaps the off-diagonal halves of blocks twice as small as the last: rows i and i + d exchange
-    the lanes whose bit d is set in one and clear in the other.
+
+def _move(b, source, target, count):
+    """Copy WIDTH numbers, zeros in place of those beyond `count`."""
+    b.store(load_lanes(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=4)
+
+
+move = operation("move", _move, types.void, types.int64, types.int64, types.int64)
+
+ROWS = 8 if HAS_MASKS else 4  # numbers of a column of a tile of dw that lie side by side
+
+
+def _deal(b, target, step, x):
+    """Write the lanes by ROWS, each lot `step` bytes after the one before."""
+    kind = ir.VectorType(FLOAT, ROWS)
+    for first in range(0, LANES, ROWS):
+        lot = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, ROWS), list(range(first, first + ROWS))))
+        b.store(lot, pointer_to(b, target, kind), align=4)
+        target = b.add(target, step)
+
+
+deal = operation("deal", _deal, types.void, types.int64, types.int64, vector)
+
+
+def _transpose(b, source, source_step, target, target_step, rows, columns):
+    """Write the `rows` x `columns` block at `source` transposed to `target`, WIDTH x WIDTH of it with zeros beyond.
+
+    Rounds in which the off-diagonal halves of blocks twice as small as the last change places: rows i and i + d
+    exchange the lanes whose bit d is set in one and clear in the other. Only `columns` rows are written.
     """
     block = []
-    for i in range(LANES):
+    for i in range(WIDTH):
         step = ir.Constant(I64, i)
         there = b.icmp_signed("<", step, rows)
         # A row that is not there has no lanes; its address is never used.
-        lanes = lanes_below(b, b.select(there, columns, ir.Constant(I64, 0)))
-        place = b.add(source, b.mul(step, source_step))
-        block.append(masked_load(b, pointer_to(b, place, VECTOR), lanes, VECTOR))
-    distance = LANES // 2
+        lanes = b.select(there, columns, ir.Constant(I64, 0))
+        block.append(load_lanes(b, b.add(source, b.mul(step, source_step)), lanes, REGISTER))
+    distance = WIDTH // 2
     while distance:
-        for i in range(LANES):
+        for i in range(WIDTH):
             if i & distance:
                 continue
             low, high = block[i], block[i + distance]
-            first = [k if not k & distance else k - distance + LANES for k in range(LANES)]
-            second = [k + distance if not k & distance else k + LANES for k in range(LANES)]
-            pick = ir.VectorType(I32, LANES)
+            first = [k if not k & distance else k - distance + WIDTH for k in range(WIDTH)]
+            second = [k + distance if not k & distance else k + WIDTH for k in range(WIDTH)]
+            pick = ir.VectorType(I32, WIDTH)
             block[i] = b.shuffle_vector(low, high, ir.Constant(pick, first))
             block[i + distance] = b.shuffle_vector(low, high, ir.Constant(pick, second))
         distance //= 2
-    for i in range(LANES):
-        step = ir.Constant(I64, i)
-        lanes = lanes_below(
-            b, b.select(b.icmp_signed("<", step, columns), ir.Constant(I64, LANES), ir.Constant(I64, 0))
-        )
-        place = b.add(target, b.mul(step, target_step))
-        masked_store(b, block[i], pointer_to(b, place, VECTOR), lanes)
+    for i in range(WIDTH):
+        with b.if_then(b.icmp_signed("<", ir.Constant(I64, i), columns)):
+            place = b.add(target, b.mul(ir.Constant(I64, i), target_step))
+            b.store(block[i], pointer_to(b, place, REGISTER), align=4)
 
 
 transpose = operation("transpose", _transpose, types.void, *[types.int64] * 6)

@@ -46,26 +46,32 @@ Networks", arXiv:1509.09308, section 4.1.
 
 import numpy as np
 
-from ...heap import empty
 from ...threads import num_threads
-from .machine import address, constant_row, helper, kernel, run, unpack, zero_row
-from .register_tile import (
-    AHEAD,
-    GROUP,
-    WEIGHT_ROWS,
-    block_size,
-    output_block1,
-    output_block2,
-    output_block3,
-    weight_block1,
-    weight_block2,
-    weight_block3,
+from .elementwise import clear
+from .machine import address, constant_row, helper, kernel, unpack, zero_row
+from .panels import add_products, pack_columns, pack_rows, spans
+from .record import empty
+from .register_tile import GROUP, output_panel, panel_size
+from .simd import (
+    HAS_MASKS,
+    LANES,
+    WIDTH,
+    give_back,
+    larger,
+    load,
+    load_int,
+    spread,
+    store,
+    store_int,
+    take,
+    take_zeros,
 )
-from .simd import LANES, give_back, larger, load, load_int, spread, store, store_int, take, take_zeros
 
 PLACES = 16  # of a 4x4 patch
-R1, R2, R3 = (WEIGHT_ROWS[n] for n in (1, 2, 3))
-BUDGET = 3 << 18  # bytes of V: with M and a block of weights it should stay in the second-level cache
+BLOCK = 3 * LANES  # channels of products transformed at once
+BUDGET = (
+    3 << 18 if HAS_MASKS else 3 << 17
+)  # bytes of V: with M and a panel of weights it should stay in the second cache
 MOST = 4 * GROUP  # patches at once
 LONGEST, RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
 LEAST_CHANNELS, LEAST_PATCHES = 32, 48  # below these the transforms outweigh the products saved
@@ -81,40 +87,30 @@ def _filter_row(g0, g1, g2, half):
 
 @kernel
 def transform_filters(part, parts, arguments):
-    """Packed w [block][9][depth][48] -> 16 packed matrices [block][depth][48] of G g G', `room` floats apart."""
+    """Packed w, panels of [9][depth][width] -> G g G': 16 packed matrices, `room` numbers apart."""
     packed, filters, depth, channels, room = unpack(arguments, "qqqqq")
     half = spread(np.float32(0.5))
-    vectors = (channels + LANES - 1) // LANES
-    for k in range(depth * part // parts, depth * (part + 1) // parts):
-        v = 0
-        while v < vectors:
-            n = block_size(vectors - v)
-            for i in range(n):
-                source = packed + 64 * (v * 9 * depth + k * n + i)
-                step = 64 * depth * n
-                a0, a1, a2, a3 = _filter_row(
-                    load(source, 16), load(source + 3 * step, 16), load(source + 6 * step, 16), half
-                )
-                b0, b1, b2, b3 = _filter_row(
-                    load(source + step, 16), load(source + 4 * step, 16), load(source + 7 * step, 16), half
-                )
-                c0, c1, c2, c3 = _filter_row(
-                    load(source + 2 * step, 16), load(source + 5 * step, 16), load(source + 8 * step, 16), half
-                )
-                target = filters + 64 * (v * depth + k * n + i)
-                _store_row(target, 4 * room, *_filter_row(a0, b0, c0, half))
-                _store_row(target + 16 * room, 4 * room, *_filter_row(a1, b1, c1, half))
-                _store_row(target + 32 * room, 4 * room, *_filter_row(a2, b2, c2, half))
-                _store_row(target + 48 * room, 4 * room, *_filter_row(a3, b3, c3, half))
-            v += n
-
-
-@helper
-def _store_row(target, step, a, b, c, d):
-    store(target, a, 16)
-    store(target + step, b, 16)
-    store(target + 2 * step, c, 16)
-    store(target + 3 * step, d, 16)
+    vectors = (channels + WIDTH - 1) // WIDTH
+    v = 0
+    while v < vectors:
+        n = panel_size(vectors - v)
+        size = WIDTH * n * depth  # numbers of a tap, all treated alike
+        step = 4 * size
+        first, end = size * part // parts // LANES * LANES, size * (part + 1) // parts // LANES * LANES
+        for i in range(first, end if part + 1 < parts else size, LANES):
+            m = min(size - i, LANES)
+            source = packed + 4 * (9 * WIDTH * v * depth + i)
+            a0, a1, a2, a3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
+            source += step
+            b0, b1, b2, b3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
+            source += step
+            c0, c1, c2, c3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
+            target = filters + 4 * (WIDTH * v * depth + i)
+            _store_part(target, 4 * room, m, *_filter_row(a0, b0, c0, half))
+            _store_part(target + 16 * room, 4 * room, m, *_filter_row(a1, b1, c1, half))
+            _store_part(target + 32 * room, 4 * room, m, *_filter_row(a2, b2, c2, half))
+            _store_part(target + 48 * room, 4 * room, m, *_filter_row(a3, b3, c3, half))
+        v += n
 
 
 @helper
@@ -217,13 +213,13 @@ def convolve(part, parts, arguments):
     row = (
         depth + LANES - 1
     ) // LANES * LANES + LANES  # numbers; no power of two, whose rows would collide in the cache
-    width = 3 * LANES
-    V, M = take(4 * PLACES * chunk * row), take(4 * PLACES * chunk * width)
+    V, M = take(4 * PLACES * chunk * row), take(4 * PLACES * chunk * BLOCK)
     table, outputs, places = take(8 * PLACES * chunk), take(8 * PLACES * chunk), take(8 * PLACES)
     for i in range(PLACES * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
-        store_int(outputs + 8 * i, M + 4 * width * i)
-    vectors = (channels + LANES - 1) // LANES
+        store_int(outputs + 8 * i, M + 4 * BLOCK * i)
+    vectors = (channels + WIDTH - 1) // WIDTH
+    _, span = spans(1, depth)
     for start in range(first, end, chunk):
         count = min(chunk, end - start)
         for i in range(count):
@@ -237,28 +233,31 @@ def convolve(part, parts, arguments):
             _transform_patch(places, depth, V + 4 * row * i, 4 * row * chunk)
         v = 0
         while v < vectors:
-            n = block_size(vectors - v)
-            valid = min(channels - v * LANES, n * LANES)
-            for k in range(PLACES):
-                weights = filters + 4 * (k * room + v * LANES * depth)
-                for i in range(0, count, GROUP):
-                    rows, a, b = min(count - i, GROUP), table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
-                    if n == 3:
-                        output_block3(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
-                    elif n == 2:
-                        output_block2(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
-                    else:
-                        output_block1(a, 1, depth, weights, b, 0, rows, valid, 0, zeros, nothing)
+            block = v  # as many panels as fit BLOCK
+            while v < vectors and (v - block + panel_size(vectors - v)) * WIDTH <= BLOCK:
+                n = panel_size(vectors - v)
+                column, valid = 4 * WIDTH * (v - block), channels - v * WIDTH
+                for k in range(PLACES):
+                    for c in range(0, depth, span):
+                        weights = filters + 4 * (k * room + WIDTH * (v * depth + n * c))
+                        deep = min(depth - c, span)
+                        for i in range(0, count, GROUP):
+                            at, to = table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
+                            rows = min(count - i, GROUP)
+                            output_panel(
+                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), zeros, nothing
+                            )
+                v += n
+            valid, offset = min(channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
             for i in range(count):
                 m, rest = (start + i) // (high * wide), (start + i) % (high * wide)
                 h, w = rest // wide * 2, rest % wide * 2
-                at = y + m * yn + h * yh + w * yw + 64 * v
+                at = y + m * yn + h * yh + w * yw + offset
                 for c in range(0, valid, LANES):
                     _transform_products(
-                        M + 4 * (width * i + c), 4 * width * chunk, at + 4 * c, yh, yw, OH - h, OW - w,
-                        bias + 64 * v + 4 * c, floor + 64 * v + 4 * c, adds, min(valid - c, LANES),
+                        M + 4 * (BLOCK * i + c), 4 * BLOCK * chunk, at + 4 * c, yh, yw, OH - h, OW - w,
+                        bias + offset + 4 * c, floor + offset + 4 * c, adds, min(valid - c, LANES),
                     )  # fmt: skip
-            v += n
     for place in (V, M, table, outputs, places):
         give_back(place)
 
@@ -269,7 +268,7 @@ def convolve(part, parts, arguments):
 #
 #     dg = G' [ sum over patches of V * (A dy A') ] G
 #
-# and the sum is, for each of the 16 places, a matrix product over patches: the tile of dw with patches for pixels.
+# and the sum is, for each of the 16 places, a matrix product over patches: that of dw, with patches for pixels.
 
 
 @helper
@@ -323,13 +322,10 @@ def filter_gradients(part, parts, arguments):
     patches = N * high * wide
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
     V, Z = take(16 * chunk * row), take(16 * chunk * width)
-    table, places, nowhere = take(32 * (chunk + AHEAD)), take(8 * PLACES), take_zeros(192)
-    for k in range(4):
-        for i in range(chunk):
-            store_int(table + 8 * (k * (chunk + AHEAD) + i), V + 4 * row * (k * chunk + i))
-        for i in range(chunk, chunk + AHEAD):
-            store_int(table + 8 * (k * (chunk + AHEAD) + i), V)
-    vectors = (outputs + LANES - 1) // LANES
+    columns, rows = take(4 * chunk * row), take(4 * chunk * width)
+    table, places, nowhere = take(32 * chunk), take(8 * PLACES), take_zeros(12 * WIDTH)
+    for i in range(4 * chunk):
+        store_int(table + 8 * i, V + 4 * row * i)
     for piece in range(4 * ranges * part // parts, 4 * ranges * (part + 1) // parts):
         r, line = piece // 4, piece % 4
         target = sums + r * range_step + 16 * line * inputs * outputs
@@ -360,22 +356,11 @@ def filter_gradients(part, parts, arguments):
                     none = spread(np.float32(0))
                     _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
             for k in range(4):
-                rows, to = table + 8 * k * (chunk + AHEAD), target + 4 * k * inputs * outputs
-                v = 0
-                while v < vectors:
-                    n = block_size(vectors - v)
-                    height = R3 if n == 3 else (R2 if n == 2 else R1)
-                    d, valid = Z + 4 * (width * k * chunk + v * LANES), outputs - v * LANES
-                    for c in range(0, inputs, height):
-                        at, step = to + 64 * v, 4 * outputs
-                        if n == 3:
-                            weight_block3(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
-                        elif n == 2:
-                            weight_block2(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
-                        else:
-                            weight_block1(rows, count, c, inputs, d, 4 * width, at, step, valid, nowhere)
-                    v += n
-    for place in (V, Z, table, places, nowhere):
+                pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
+                pack_rows(Z + 4 * width * k * chunk, 4 * width, count, outputs, rows, 0, chunk)
+                to = target + 4 * k * inputs * outputs
+                add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, nowhere)
+    for place in (V, Z, columns, rows, table, places, nowhere):
         give_back(place)
 
 
@@ -438,11 +423,10 @@ def pays(kernel_hw, stride, dilation, pads, depth, channels, shape) -> bool:
 
 
 def filters_of(packed, depth, channels):
-    """The 16 packed matrices of filters, from the nine of packed weights; made at once, never recorded."""
-    room = depth * -(-channels // LANES) * LANES
+    """The 16 packed matrices of filters, from the nine of packed weights."""
+    room = depth * -(-channels // WIDTH) * WIDTH
     filters = empty((PLACES * room,), np.float32)
-    where = packed.ctypes.data, filters.ctypes.data
-    run(np.frombuffer(transform_filters.call(*where, depth, channels, room), np.int64))
+    transform_filters(address(packed), address(filters), depth, channels, room)
     return filters
 
 
@@ -480,7 +464,7 @@ def add_gradient(x, dy, dw, pads):
     ranges = max(1, min(RANGES, patches // LONGEST))
     step = -(-PLACES * inputs * outputs * 4 // 64) * 64
     sums = empty((ranges * step // 4,), np.float32)
-    sums[...] = 0
+    clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
     threads = num_threads()
     filter_gradients(
         address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], inputs, address(dy),

@@ -1,0 +1,74 @@
+"""How the factors of a product lie in memory while tiles run over them: as streams that are read front to back.
+
+The tiles of register_tile.py are as many numbers wide as three, two or one registers; the channels of y are cut into
+panels of these widths, and what a tile takes in one step stands side by side:
+
+    rows       [panel][step][width]               weights, and for dw the gradient dy with pixels for steps
+    columns    [lot of ROWS channels][pixel][ROWS]    x for dw: the numbers that a tile spreads
+
+Both are filled up with zeros, so that no tile asks where its channels end before it writes.
+"""
+
+from .machine import helper
+from .register_tile import panel_size, weight_panel
+from .simd import LANES, ROWS, WIDTH, deal, load, load_int, move
+
+SPAN = 768  # steps at once: their panel of weights, and that much of a chunk of x, stay in the second-level cache
+
+
+@helper
+def spans(taps, depth):
+    """(taps, channels) of a span: about SPAN steps, either some of one tap's channels or all channels of some taps."""
+    if depth > SPAN:
+        pieces = (depth + SPAN - 1) // SPAN
+        return 1, ((depth + pieces - 1) // pieces + 7) // 8 * 8
+    pieces = (taps * depth + SPAN - 1) // SPAN
+    return (taps + pieces - 1) // pieces, depth
+
+
+@helper
+def pack_rows(source, step, rows, channels, panels, first, room):
+    """`rows` rows of numbers, `step` bytes apart -> panels, each [room][width], from row `first` on."""
+    vectors = (channels + WIDTH - 1) // WIDTH
+    v = 0
+    while v < vectors:
+        n = panel_size(vectors - v)
+        at, target, left = source + 4 * WIDTH * v, panels + 4 * WIDTH * (v * room + first * n), channels - WIDTH * v
+        if n == 3:
+            for _ in range(rows):
+                move(at, target, left)
+                move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+                move(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
+                at, target = at + step, target + 12 * WIDTH
+        elif n == 2:
+            for _ in range(rows):
+                move(at, target, left)
+                move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+                at, target = at + step, target + 8 * WIDTH
+        else:
+            for _ in range(rows):
+                move(at, target, left)
+                at, target = at + step, target + 4 * WIDTH
+        v += n
+
+
+@helper
+def pack_columns(table, count, begin, channels, columns, room):
+    """`channels` numbers from `begin` bytes on in a table's rows -> [channel // ROWS][room][ROWS]; zeros beyond."""
+    for c in range(0, channels, LANES):
+        n = min(channels - c, LANES)
+        target, offset = columns + 4 * c * room, begin + 4 * c
+        for i in range(count):
+            deal(target + 4 * ROWS * i, 4 * ROWS * room, load(load_int(table + 8 * i) + offset, n))
+
+
+@helper
+def add_products(columns, rows, count, room, channels, outputs, dw, dw_step, nowhere):
+    """dw (channels, outputs) += columns^T rows, over `count` pixels packed with this room."""
+    vectors = (outputs + WIDTH - 1) // WIDTH
+    v = 0
+    while v < vectors:
+        n = panel_size(vectors - v)
+        panel, at, valid = rows + 4 * WIDTH * v * room, dw + 4 * WIDTH * v, outputs - v * WIDTH
+        weight_panel(n, columns, 4 * ROWS * room, panel, count, at, dw_step, channels, valid, nowhere)
+        v += n
