@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="calls in each process, at most")
     parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="seconds for them, about")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each side (default: all cores)")
+    parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
     parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
     parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         name, preset = _settle(name, args.preset)
         batch = args.batch or (128 if name.endswith("_cifar") else 8)
         task = {"name": name, "preset": preset, "task": args.task, "batch": batch, "threads": threads}
+        task["low_memory"] = args.low_memory
         if args.layers:
             rows += _by_layer(task)
         else:

@@ -1,7 +1,7 @@
 """One side of a benchmark, in a process of its own: a line of JSON in, one out. (bench.py starts these.)
 
     {"side": "ours" | "torch" | "onnxruntime", "name", "preset", "task": "train" | "infer", "batch", "threads",
-     "seconds", "repeats"}
+     "seconds", "repeats", "low_memory"}
 
 What comes back: the seconds of every repetition, the CPU seconds of the cheapest one (all threads), how far the memory
 in use grew beyond imports, weights and input, and the page faults and involuntary context switches during the
@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,10 @@ def layer_by_layer(net: Any, task: dict) -> tuple[Callable[[], Any], Callable[[]
     if task["task"] == "infer":
         return (lambda: None), (lambda: net.forward(x, Mode()))
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)
+    mode = Mode(train=True, keep=True, low_memory=task.get("low_memory", False))
 
     def step(x: np.ndarray = x, labels: np.ndarray = labels) -> Any:
-        y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(0)))
+        y, cache = net.forward(x, replace(mode, rng=np.random.default_rng(0)))
         logits, aux = y if isinstance(y, tuple) else (y, None)
         loss, dy = softmax_cross_entropy(logits, labels)
         if aux:

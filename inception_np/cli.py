@@ -234,6 +234,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", type=float, metavar="X", help="largest norm of the gradient")
     add("--ema", type=float, metavar="X", help="decay of a running average of the weights")
     add("--seed", type=int, metavar="N")
+    add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
     _add_threads(parser)
     add = parser.add_argument_group("where").add_argument

@@ -104,6 +104,7 @@ class Sequential(Layer):
             y, cache = run(name, layer, x, mode, out if name == last else None)
             if mode.keep:
                 need_x = before is not None and layer.reads_x and before.output is None
+                need_x = need_x and not (before.cheap and mode.low_memory)
                 kept.append((cache, x if need_x else None))
             x, before = y, layer  # inference holds one layer's arrays at a time
         return x, kept
@@ -120,13 +121,24 @@ class Sequential(Layer):
             if k == 0:
                 xk = x
             elif layer.reads_x and xk is None:
-                xk = layers[k - 1][1].output(kept[-1][0])
+                xk = self._x(k, x, kept)
             try:
                 dy = pull(name, layer, dy, xk, cache, None if k else into)
             except (ValueError, TypeError):
                 kept.append(entry)  # a call that fails changes nothing
                 raise
         return dy
+
+    def _x(self, k: int, x: Array, kept: list) -> Array:
+        """The x of layer k where it was not kept: the layer before gives it back, or makes it again from its own x."""
+        before, (cache, x_before) = list(self.layers.values())[k - 1], kept[k - 1]
+        if before.output is not None:
+            return before.output(cache)
+        if k == 1:
+            x_before = x
+        elif x_before is None:
+            x_before = self._x(k - 1, x, kept)
+        return before.forward(x_before, Mode())[0]
 
     def out_shape(self, shape: Shape) -> Shape:
         for name, layer in self.layers.items():

@@ -33,12 +33,14 @@ class Mode:
     """How a forward pass runs.
 
     train: batch statistics and dropout. keep: keep what backward needs (a saliency map wants keep without train).
-    rng: where dropout draws its masks from.
+    rng: where dropout draws its masks from. low_memory: arrays that are cheap to make again are not kept, and backward
+    makes them again, to the same bits.
     """
 
     train: bool = False
     keep: bool = False
     rng: np.random.Generator | None = None
+    low_memory: bool = False
 
 
 class Param:
@@ -61,12 +63,14 @@ class Layer:
 
     reads_x    does backward look at x? (ReLU, pooling and dropout do not: then nobody keeps x for them)
     output     None, or output(cache, out=None) -> y for a layer that can give its y back from its cache
+    cheap      is its y made from x for next to nothing, whatever the mode? (then mode.low_memory does not keep it)
     takes_out  True for a layer whose forward takes `out=`, an array to write y into, and whose backward takes
                `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
     """
 
     reads_x: Any = True
     output: Any = None
+    cheap = False
     takes_out = False
 
     def forward(self, x: Array, mode: Mode) -> tuple[Any, Any]:

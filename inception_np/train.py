@@ -75,6 +75,7 @@ class Options:
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the running average of the weights; 0: none
     seed: int = 0
+    low_memory: bool = False
     device: str = "cpu"
 
 
@@ -299,7 +300,8 @@ class Run:
     def gradients(self, x: Array, labels: Array) -> tuple[float, int]:
         """Fill the gradient vector. Returns the loss and how many of the batch were right."""
         warm_statistics(self.norms, self.epoch * self.steps + self.step)
-        mode = Mode(train=True, keep=True, rng=stream(self.options.seed, "dropout", self.epoch, self.step))
+        rng = stream(self.options.seed, "dropout", self.epoch, self.step)
+        mode = Mode(train=True, keep=True, rng=rng, low_memory=self.options.low_memory)
         y, cache = self.net.forward(x, mode)
         loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
         self.net.backward(dy, x, cache, into=False)

@@ -39,11 +39,14 @@ from test_layers import (
 
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import conv as conv_kernel
-from inception_np.layer import Layer, Mode, cast, flatten, named_buffers, named_params, vectors
+from inception_np.layer import Layer, Mode, cast, flatten, named_buffers, named_params, vectors, zero_grad
 from inception_np.layers.activation import ReLU
+from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
+from inception_np.layers.depthwise import DepthwiseConv2D, SeparableConv2D
 from inception_np.layers.pool import MaxPool2D
+from inception_np.models import create_model
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 few = settings(max_examples=max(10, settings().max_examples // 4))
@@ -551,6 +554,49 @@ def test_a_training_that_keeps_more_is_caught(traced):
     units = [Plain(unit) for unit in tower(12, "conv_bn_relu").layers.values()]
     with pytest.raises(AssertionError):
         check_training(Sequential(*units), "conv_bn_relu", traced)
+
+
+def separable(depth):
+    r = np.random.default_rng(0)
+    return Sequential(*(SeparableConv2D(8, 8, 3, rng=r) for _ in range(depth)))
+
+
+def learned(layer, x, **options):
+    """What a training step gives: y, dx and every gradient, from zero."""
+    zero_grad(layer)
+    y, cache = layer.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(5), **options))
+    dy = np.random.default_rng(6).standard_normal(y.shape).astype(y.dtype)
+    dx = layer.backward(dy, x, cache)
+    return [y, dx, *(p.grad.copy() for p in named_params(layer).values())]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("build", ["separable", "xception_cifar", "inception_v3_cifar"])
+def test_low_memory_gives_the_same_bits(build, dtype):
+    if build == "separable":
+        r = np.random.default_rng(0)
+        twice = (DepthwiseConv2D(8, 3, rng=r), DepthwiseConv2D(8, (1, 3), rng=r), SeparableConv2D(8, 8, 3, rng=r))
+        layer = Sequential(ReLU(), *twice, BatchNorm(8), DepthwiseConv2D(8, 3, rng=r), Conv2D(8, 5, 1, rng=r))
+        x = np.random.default_rng(1).standard_normal((2, 9, 7, 8))
+    else:
+        layer = create_model(build, width=1 / 16, aux=False)
+        x = np.random.default_rng(1).standard_normal((4, 32, 32, 3))
+    layer, x = cast(layer, dtype), x.astype(dtype)
+    for usual, frugal in zip(learned(layer, x), learned(layer, x, low_memory=True), strict=True):
+        assert np.array_equal(usual, frugal)
+
+
+def test_low_memory_keeps_half_of_a_separable_convolution(traced):
+    x = np.random.default_rng(0).standard_normal(SHAPE)
+    layer = cast(separable(12), np.float64)
+    kept = []
+    for options in ({}, {"low_memory": True}):
+        before = traced()
+        y, cache = layer.forward(x, Mode(train=True, keep=True, **options))
+        kept.append((traced() - before) / ACTIVATION / 12)
+        del y, cache
+    assert 1.9 < kept[0] < 2.1
+    assert 0.9 < kept[1] < 1.1
 
 
 def check_training(layer, kind, traced):

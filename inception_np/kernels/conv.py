@@ -57,6 +57,10 @@ def conv2d_moments(
         from .cuda import conv as cuda
 
         return cuda.conv2d_moments(x, w, stride, pads, dilation, groups)
+    if compiled(x, w) and groups == 1:
+        from .cpu import implicit_gemm as cpu
+
+        return cpu.conv2d_moments(x, w, stride, pads, dilation)
     y = conv2d(x, w, None, stride, pads, dilation, groups)
     return y, *moments(y)
 

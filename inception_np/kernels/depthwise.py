@@ -8,6 +8,12 @@ The plain version adds one shifted image per tap; no columns are needed since no
 from ..backend import Array, Shape, compiled, on_gpu, zeros
 from .window import Pads, Pair, out_size, pad_images, taps
 
+FEW_CHANNELS = 8  # at most, for several filters each to be compiled: an image's, as BN-Inception begins
+
+
+def _has_kernel(w: Array) -> bool:
+    return w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS
+
 
 def depthwise2d(
     x: Array,
@@ -24,7 +30,7 @@ def depthwise2d(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
-    if compiled(x, w, bias, out) and w.shape[3] == 1:
+    if compiled(x, w, bias, out) and _has_kernel(w):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d(x, w, bias, stride, pads, dilation, out)
@@ -46,7 +52,7 @@ def depthwise2d_dx(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
-    if compiled(dy, w, add) and w.shape[3] == 1:
+    if compiled(dy, w, add) and _has_kernel(w):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
@@ -59,7 +65,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
-    if compiled(x, dy, dw) and dw.shape[3] == 1:
+    if compiled(x, dy, dw) and _has_kernel(dw):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dw(x, dy, dw, stride, pads, dilation)

@@ -31,6 +31,7 @@ class DepthwiseConv2D(Layer):
     """
 
     takes_out = True
+    cheap = True
 
     def __init__(
         self,

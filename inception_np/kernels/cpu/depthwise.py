@@ -4,13 +4,16 @@ A vector of channels walks along a row of pixels. For the 3x3 windows of stride 
 weights stay in registers and each pixel of x is read once for each of the three rows that it serves, with two sums
 under way: a column of x ends the window of the pixel before, and begins that of the pixel after. Every other window
 goes tap by tap. The gradient to x is the same convolution with the weights turned by 180 degrees where the stride is 1.
+
+Several filters to each of a few channels are an ordinary convolution whose weights are zero where the channels differ,
+and go there: a few times the products, on a kernel that makes them many times as fast.
 """
 
 import numpy as np
 
 from ...heap import empty
 from ..window import out_size
-from .implicit_gemm import channels_last
+from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
 from .machine import address, contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fma, load, spread, store
 
@@ -212,8 +215,19 @@ def _window(w, stride, dilation, pads):
     return *w.shape[:2], *stride, *dilation, pads[0][0], pads[1][0]
 
 
+def _dense(w):
+    """w (kh, kw, C, m) as the weights (kh, kw, C, C m) of an ordinary convolution."""
+    kh, kw, C, m = w.shape
+    dense = np.zeros((kh, kw, C, C, m), np.float32)
+    for c in range(C):
+        dense[:, :, c, c] = w[:, :, c]
+    return dense.reshape(kh, kw, C, C * m)
+
+
 def depthwise2d(x, w, bias, stride, pads, dilation, out):
     """../depthwise.py says what it computes."""
+    if w.shape[3] > 1:
+        return conv2d(x, _dense(w), bias, stride, pads, dilation, False, out)
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
@@ -235,6 +249,8 @@ def depthwise2d(x, w, bias, stride, pads, dilation, out):
 
 def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
     """../depthwise.py says what it computes."""
+    if w.shape[3] > 1:
+        return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, add)
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
         dx += depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, None)
@@ -258,6 +274,13 @@ def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
 
 def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
     """../depthwise.py says what it computes."""
+    kh, kw, C, m = dw.shape
+    if m > 1:
+        dense = np.zeros((kh, kw, C, C * m), np.float32)
+        conv2d_dw(x, dy, dense, stride, pads, dilation)
+        for c in range(C):
+            dw[:, :, c] += dense[:, :, c, c * m : (c + 1) * m]
+        return
     if not dw.flags.c_contiguous:
         whole = np.zeros(dw.shape, np.float32)
         depthwise2d_dw(x, dy, whole, stride, pads, dilation)

@@ -6,9 +6,9 @@ Every kernel here shares out its work, fills a table of row addresses for a few 
     to x         for stride (s, t), the pixels of dx fall into s t classes ("phases") by their place modulo the stride,
                  and each class sees only the taps that hit it: a convolution of dy with stride 1 and those taps, with
                  w transposed. No product with an inserted zero is ever made.
-    to w         (tap, block of output channels, tile of input channels) are shared out, and each tile runs over all
-                 pixels. Where that makes too few pieces, the pixels are cut too, in a number of pieces that depends on
-                 the shapes alone, each with sums of its own that are added up in order at the end.
+    to w         where pixels are many, they are cut into ranges, whose number depends on the shapes alone, each with
+                 sums of its own that are added up in order at the end; so a thread reads its part of x and dy once.
+                 Where they are few, (tap, band of input channels) are shared out, and each runs over all pixels.
 
 The weights are packed anew in every call, into memory from the heap: it costs one pass over them, they are warm in the
 cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
@@ -28,6 +28,7 @@ from ...backend import Array, Shape
 from ...threads import num_threads
 from ..window import Pads, Pair, out_size
 from . import winograd
+from .batchnorm import moments
 from .elementwise import clear
 from .machine import (
     address,
@@ -479,6 +480,13 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     arguments, parts = product(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
     multiply(*arguments, parts=parts)
     return y
+
+
+@recorded
+def conv2d_moments(x, w, stride, pads, dilation):
+    """../conv.py says what it computes."""
+    y = conv2d(x, w, None, stride, pads, dilation)
+    return y, *moments(y)
 
 
 @recorded

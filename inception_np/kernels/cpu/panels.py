@@ -14,6 +14,7 @@ from .register_tile import panel_size, weight_panel
 from .simd import LANES, ROWS, WIDTH, deal, load, load_int, move
 
 SPAN = 768  # steps at once: their panel of weights, and that much of a chunk of x, stay in the second-level cache
+FEW = 16  # rows
 
 
 @helper
@@ -27,39 +28,52 @@ def spans(taps, depth):
 
 
 @helper
+def _pack_panel(at, step, rows, left, target, n):
+    """`rows` rows of a panel of n vectors, of which `left` numbers are there."""
+    if n == 3:
+        for _ in range(rows):
+            move(at, target, left)
+            move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+            move(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
+            at, target = at + step, target + 12 * WIDTH
+    elif n == 2:
+        for _ in range(rows):
+            move(at, target, left)
+            move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+            at, target = at + step, target + 8 * WIDTH
+    else:
+        for _ in range(rows):
+            move(at, target, left)
+            at, target = at + step, target + 4 * WIDTH
+
+
+@helper
 def pack_rows(source, step, rows, channels, panels, first, room):
-    """`rows` rows of numbers, `step` bytes apart -> panels, each [room][width], from row `first` on."""
+    """`rows` rows of numbers, `step` bytes apart -> panels, each [room][width], from row `first` on.
+
+    A few rows at a time, so that memory is read in the order in which it lies.
+    """
     vectors = (channels + WIDTH - 1) // WIDTH
-    v = 0
-    while v < vectors:
-        n = panel_size(vectors - v)
-        at, target, left = source + 4 * WIDTH * v, panels + 4 * WIDTH * (v * room + first * n), channels - WIDTH * v
-        if n == 3:
-            for _ in range(rows):
-                move(at, target, left)
-                move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
-                move(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
-                at, target = at + step, target + 12 * WIDTH
-        elif n == 2:
-            for _ in range(rows):
-                move(at, target, left)
-                move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
-                at, target = at + step, target + 8 * WIDTH
-        else:
-            for _ in range(rows):
-                move(at, target, left)
-                at, target = at + step, target + 4 * WIDTH
-        v += n
+    for k in range(0, rows, FEW):
+        few = min(rows - k, FEW)
+        v = 0
+        while v < vectors:
+            n = panel_size(vectors - v)
+            target = panels + 4 * WIDTH * (v * room + (first + k) * n)
+            _pack_panel(source + k * step + 4 * WIDTH * v, step, few, channels - WIDTH * v, target, n)
+            v += n
 
 
 @helper
 def pack_columns(table, count, begin, channels, columns, room):
     """`channels` numbers from `begin` bytes on in a table's rows -> [channel // ROWS][room][ROWS]; zeros beyond."""
-    for c in range(0, channels, LANES):
-        n = min(channels - c, LANES)
-        target, offset = columns + 4 * c * room, begin + 4 * c
-        for i in range(count):
-            deal(target + 4 * ROWS * i, 4 * ROWS * room, load(load_int(table + 8 * i) + offset, n))
+    whole, step = channels // LANES * LANES, 4 * ROWS * room
+    for i in range(count):
+        at, target = load_int(table + 8 * i) + begin, columns + 4 * ROWS * i
+        for c in range(0, 4 * whole, 4 * LANES):
+            deal(target + c * room, step, load(at + c, 16))
+        if whole < channels:
+            deal(target + 4 * whole * room, step, load(at + 4 * whole, channels - whole))
 
 
 @helper

@@ -34,9 +34,9 @@ instruction in it is there for anything but the sums, save three to count. The r
 vectors of w and the spread x are 28 of 32. Twelve pixels by 32 channels is the other shape that fills them, for the
 layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those.
 
-The weights lie in memory in just the order in which the tile eats them: [block of 48 channels][tap][c][48], "packed",
+The weights lie in memory in just the order in which the tile eats them: [panel of 48 channels][tap][c][48], "packed",
 so that w is one stream read from its beginning to its end. That stream is read again for the next tile of pixels,
-from the second-level cache, where it stays.
+from the second-level cache, where it stays (panels.py).
 
 Where does x come from? The textbook answer is im2col: copy each pixel's window into a row of a large matrix, then
 multiply. It moves 9 copies of x through memory for a 3x3 window, before a single product is made. But the tile reads
@@ -56,15 +56,19 @@ Eight addresses a tap, instead of 8 x C numbers. Padding is an address too, that
 copy of x, and the loop has no `if`. Stride, dilation, 1x7 and 7x1 windows, the last pixels of an image row and the
 first of the next in one tile, an x that is a channel slice of a larger array: all of it is in the table, and the
 arithmetic never learns of it. The same loop with w transposed and the table made for the mirrored taps is the
-gradient with respect to x. The table is made once for a few tiles of pixels and used for all blocks of channels, so
+gradient with respect to x. The table is made once for a few tiles of pixels and used for all panels of channels, so
 making it costs nothing worth mentioning. (The idea is XNNPACK's "indirection buffer"; Dukhan 2019, "The Indirect
 Convolution Algorithm", arXiv:1907.02129.)
 
 The gradient with respect to w is the same outer product seen from the other side. The tile is 8 input channels by 48
-output channels of dw at one tap, and the steps run over pixels: 8 numbers of x (a table says where the pixel's row
-is), 3 vectors of dy.
+output channels of dw at one tap, and the steps run over pixels: 8 numbers of x, 3 vectors of dy.
 
     dw[t, c, o] += sum over pixels of  x[where tap t of this pixel looks, c] * dy[pixel, o]
+
+Now a step needs few numbers of a row, and the next step's row is kilobytes away: rows at equal distances fall into few
+sets of the cache and push each other out. So for a few hundred pixels at a time, dy is copied to panels, like weights,
+and x, by way of the table, to columns: 8 channels of one pixel, then of the next. A copy is a load and a store, and is
+used by every tile of its row or column of dw.
 
 Each sum is one chain of multiply-adds in a fixed order, whatever the tile's shape and however many threads share the
 tiles: so the bits do not depend on the number of threads. `python -m inception_np bench --ceilings` measures the peak
@@ -86,6 +90,7 @@ from .simd import (
     REGISTER,
     ROWS,
     WIDTH,
+    fetch_to_write,
     load_lanes,
     multiply_add,
     pointer_to,
@@ -321,6 +326,11 @@ def _weight_panel(vectors):
     @helper
     def panel(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere):
         for m in range(0, channels, height):
+            below = m + height < channels  # the next tile's part of dw is on its way while this one runs
+            coming = dw + (m + height) * dw_step if below else dw + 4 * WIDTH * vectors
+            for i in range(height):
+                for edge in range(0, 4 * WIDTH * vectors, 64):
+                    fetch_to_write(coming + i * dw_step + edge)
             at = columns + m // ROWS * column_step
             tile(at, column_step, rows, pixels, dw + m * dw_step, dw_step, channels - m, valid, nowhere)
 

@@ -234,6 +234,17 @@ store_bytes = operation(
 )
 
 
+def _fetch_to_write(b, place):
+    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    write, keep, data = (ir.Constant(I32, value) for value in (1, 3, 1))
+    b.call(function, [pointer_to(b, place, I8), write, keep, data])
+
+
+# Have the cache line at an address on its way to the first-level cache, to be changed there; no address is wrong.
+fetch_to_write = operation("fetch_to_write", _fetch_to_write, types.void, types.int64)
+
+
 def _scalar_load(kind):
     return lambda b, p: b.load(pointer_to(b, p, kind))
 
