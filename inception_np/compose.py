@@ -104,7 +104,8 @@ class Sequential(Layer):
             y, cache = run(name, layer, x, mode, out if name == last else None)
             if mode.keep:
                 need_x = before is not None and layer.reads_x and before.output is None
-                need_x = need_x and not (before.cheap and mode.low_memory)
+                if before is not None and before.cheap and mode.low_memory:
+                    need_x = False
                 kept.append((cache, x if need_x else None))
             x, before = y, layer  # inference holds one layer's arrays at a time
         return x, kept

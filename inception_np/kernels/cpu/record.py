@@ -57,7 +57,8 @@ class _Sketch(Recording):
 
     def __init__(self, arrays: int):
         super().__init__()
-        self.arrays, self.made = arrays, []
+        self.arrays = arrays
+        self.made: list[np.ndarray] = []
 
     def empty(self, shape: tuple, dtype: Any) -> np.ndarray:
         a = stand_in(shape, None, np.dtype(dtype).str, self.arrays + len(self.made))
