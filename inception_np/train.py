@@ -70,7 +70,7 @@ class Options:
     nesterov: bool = True
     weight_decay: float = 0.0
     schedule: str = "cosine"
-    warm_up: float = 0.15  # epochs
+    warm_up: float = 0.5  # epochs
     smoothing: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the running average of the weights; 0: none
