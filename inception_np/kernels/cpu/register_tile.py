@@ -110,7 +110,6 @@ class Tile:
 
     def __init__(self, builder, rows, vectors):
         self.b, self.rows, self.vectors = builder, rows, vectors
-        self.zero = ir.Constant(REGISTER, [0.0] * WIDTH)
 
     def at(self, place, offset):
         """The address `offset` bytes after another."""

@@ -69,9 +69,7 @@ from .simd import (
 
 PLACES = 16  # of a 4x4 patch
 BLOCK = 3 * LANES  # channels of products transformed at once
-BUDGET = (
-    3 << 18 if HAS_MASKS else 3 << 17
-)  # bytes of V: with M and a panel of weights it should stay in the second cache
+BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
 MOST = 4 * GROUP  # patches at once
 LONGEST, RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
 LEAST_CHANNELS, LEAST_PATCHES = 32, 48  # below these the transforms outweigh the products saved
