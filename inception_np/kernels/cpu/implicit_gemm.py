@@ -181,7 +181,8 @@ def multiply(part, parts, arguments):
 
     A span of the sum is done for all tiles of a chunk before the next span, which goes on from what y then holds (to
     the bit, since y is what a register was): so the panel of weights that a tile eats and the numbers of x that the
-    panels share stay in the second-level cache. zeros, nothing: rows of zeros and of minus infinity.
+    panels share stay in the second-level cache. While the last panel of a chunk is made, the next chunk's x is fetched
+    into that cache, and its y during the panel before. zeros, nothing: rows of zeros and of minus infinity.
     """
     (
         x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, depth, weights, channels,
@@ -195,24 +196,27 @@ def multiply(part, parts, arguments):
         panels += 1
     down = parts // across
     first_panel, end_panel = panels * (part % across) // across, panels * (part % across + 1) // across
-    pixels = N * OH * OW
-    eights = (pixels + 7) // 8
+    total = N * OH * OW
+    eights = (total + 7) // 8
     first = eights * (part // across) // down * 8
-    end = min(pixels, eights * (part // across + 1) // down * 8)
+    end = min(total, eights * (part // across + 1) // down * 8)
     if first >= end:
         return
     count = (end - first + chunk - 1) // chunk
     chunk = ((end - first + count - 1) // count + 7) // 8 * 8
     room = (chunk + GROUP - 1) // GROUP * GROUP
-    placed, table, outputs = take(24 * room), take(8 * room * taps), take(8 * room)
-    nowhere = take_zeros(4 * WIDTH * vectors)
+    table, nowhere = take(8 * room * taps), take_zeros(4 * WIDTH * vectors)
+    pixels, outputs, next_pixels, next_outputs = take(24 * room), take(8 * room), take(24 * room), take(8 * room)
     span_taps, span_depth = spans(taps, depth)
+    place_pixels(pixels, first, min(chunk, end - first), x, xn, xh, xw, stride_h, stride_w, OH, OW)
+    place_outputs(outputs, first, min(chunk, end - first), y, yn, yh, yw, OH, OW, nowhere)
     for p in range(first, end, chunk):
-        count = min(chunk, end - p)
+        count, rest = min(chunk, end - p), end - p - chunk
+        if rest > 0:
+            place_pixels(next_pixels, p + chunk, min(chunk, rest), x, xn, xh, xw, stride_h, stride_w, OH, OW)
+            place_outputs(next_outputs, p + chunk, min(chunk, rest), y, yn, yh, yw, OH, OW, nowhere)
         room = (count + GROUP - 1) // GROUP * GROUP
-        place_pixels(placed, p, count, x, xn, xh, xw, stride_h, stride_w, OH, OW)
-        fill_table(table, placed, room, taps, offsets, xh, xw, H, W, zeros)
-        place_outputs(outputs, p, count, y, yn, yh, yw, OH, OW, nowhere)
+        fill_table(table, pixels, room, taps, offsets, xh, xw, H, W, zeros)
         for t in range(0, taps, span_taps):
             for k in range(0, depth, span_depth):
                 some, deep = min(taps - t, span_taps), min(depth - k, span_depth)
@@ -221,18 +225,24 @@ def multiply(part, parts, arguments):
                 for panel in range(end_panel):
                     n = panel_size(vectors - v)
                     if panel >= first_panel:
+                        soon = pixels
+                        if rest > 0 and panel == end_panel - 1:
+                            soon = next_pixels
+                        elif rest > 0 and panel == end_panel - 2:
+                            soon = next_outputs
                         w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))
                         column, valid = 4 * WIDTH * v, channels - v * WIDTH
                         start, least = bias + column if begins else zeros, floor + column if ends else nothing
                         for i in range(0, count, GROUP):
                             at, to = table + 8 * (taps * i + GROUP * t), outputs + 8 * i
                             rows, old = min(count - i, GROUP), adds if begins else 1
-                            output_panel(n, at, some, 4 * k, deep, w, to, column, rows, valid, old, start, least)
+                            output_panel(
+                                n, at, some, 4 * k, deep, w, to, column, rows, valid, old, start, least, soon + 8 * i
+                            )
                     v += n
-    give_back(placed)
-    give_back(table)
-    give_back(outputs)
-    give_back(nowhere)
+        pixels, next_pixels, outputs, next_outputs = next_pixels, pixels, next_outputs, outputs
+    for place in (table, nowhere, pixels, outputs, next_pixels, next_outputs):
+        give_back(place)
 
 
 @helper
@@ -326,7 +336,7 @@ def repeat_tile(part, parts, arguments):
         store_int(table + 8 * m, x + 4 * m * steps)
         store_int(outputs + 8 * m, y + 4 * width * m)
     for _ in range(rounds):
-        output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + 4 * width)
+        output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + 4 * width, table)
     for place in (x, w, y, table, outputs, rest):
         give_back(place)
 

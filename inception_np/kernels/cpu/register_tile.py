@@ -91,9 +91,11 @@ from .simd import (
     ROWS,
     WIDTH,
     fetch_to_write,
+    load_int,
     load_lanes,
     multiply_add,
     pointer_to,
+    prefetch,
     splat,
     store_lanes,
 )
@@ -102,6 +104,7 @@ from .simd import (
 OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
 WEIGHT_ROWS = {3: 8, 2: 8, 1: 8} if HAS_MASKS else {3: 4, 2: 4, 1: 8}
 
+TURN = 2  # outer products before a loop turns
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape
 
 
@@ -155,6 +158,49 @@ class Tile:
             grown.append([multiply_add(self.b, spread, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
 
+    def add_products(self, sums, count, begin, step, row, column, coming=None):
+        """sums + `count` outer products, of column(begin), column(begin + step), ... with the rows of vectors at `row`.
+
+        TURN of them are done before the loop turns, those that are left one by one: counting is cheap beside them. At
+        each turn the cache line at coming(counter) is sent for. Returns the end of the rows, and the sums.
+        """
+        b = self.b
+        turn, rest, single, done = (b.append_basic_block(name) for name in ("turn", "rest", "single", "done"))
+        whole = b.add(begin, b.mul(b.and_(count, ir.Constant(I64, -TURN)), ir.Constant(I64, step)))
+        end = b.add(begin, b.mul(count, ir.Constant(I64, step)))
+
+        def state(block):
+            b.position_at_end(block)
+            return b.phi(I64), b.phi(I64), self.phis()
+
+        def products(number, at, row, sums):
+            for _ in range(number):
+                sums = self.outer_product(column(at), self.load(row), sums)
+                at, row = self.at(at, step), self.at(row, 4 * WIDTH * self.vectors)
+            return at, row, sums
+
+        first, before = (begin, row, sums), b.block
+        b.cbranch(b.icmp_signed("<", begin, whole), turn, rest)
+        here = state(turn)
+        if coming is not None:
+            prefetch(b, coming(here[0]), 0, 2)
+        after = products(TURN, *here)
+        b.cbranch(b.icmp_signed("<", after[0], whole), turn, rest)
+        left = state(rest)
+        b.cbranch(b.icmp_signed("<", left[0], end), single, done)
+        b.position_at_end(single)
+        last = products(1, *left)
+        b.branch(rest)
+        for target, values, block in (
+            (here, first, before), (here, after, turn),
+            (left, first, before), (left, after, turn), (left, last, single),
+        ):  # fmt: skip
+            target[0].add_incoming(values[0], block)
+            target[1].add_incoming(values[1], block)
+            self.flow(target[2], values[2], block)
+        b.position_at_end(done)
+        return left[1], left[2]
+
     def addresses(self, table):
         """`rows` addresses from a table."""
         return [self.b.load(pointer_to(self.b, self.at(table, 8 * m), I64)) for m in range(self.rows)]
@@ -167,60 +213,44 @@ class Tile:
         return (whole, None), (part, valid)
 
 
-def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor):
+def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor, soon):
     """y[m, o] = max(floor[o], bias[o] + sum over t < taps, k < depth of table[t][m][k] * weights[t][k][o]), o < valid.
 
     table: addresses, GROUP to a tap; x is read from `begin` bytes after them. outputs: a table of the addresses of y's
     rows m, written `column` bytes further. adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor:
-    zeros for ReLU, minus infinity for none.
+    zeros for ReLU, minus infinity for none. soon: where memory begins that is to be fetched meanwhile, as much as the
+    tile reads of x at a tap.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = [b.add(place, column) for place in tile.addresses(outputs)]
-    tap, step, next_tap = (b.append_basic_block(name) for name in ("tap", "step", "next"))
+    tap, done, end = (b.append_basic_block(name) for name in ("tap", "done", "end"))
 
     # what the sums start from
     starts = []
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
         offset = tile.load(bias, lanes)
-        starts.append(([offset] * tile.rows, b.block))
+        starts.append(((constant(0), weights, [offset] * tile.rows), b.block))
         old = b.append_basic_block("old")
         b.cbranch(b.icmp_signed("==", adds, constant(0)), tap, old)
         b.position_at_end(old)
         held = [tile.load(place, lanes) for place in places]
-        starts.append((tile.grid(lambda m, n, y=held, c=offset: b.fadd(y[m][n], c[n])), b.block))
+        sums = tile.grid(lambda m, n, y=held, c=offset: b.fadd(y[m][n], c[n]))
+        starts.append(((constant(0), weights, sums), b.block))
         b.branch(tap)
 
-    # for each tap: the addresses of its rows of x
+    # for each tap: the addresses of its rows of x; for each input channel: one outer product
     b.position_at_end(tap)
-    t, w_tap, sums_tap = b.phi(I64), b.phi(I64), tile.phis()
-    for first, come_from in starts:
-        t.add_incoming(constant(0), come_from)
-        w_tap.add_incoming(weights, come_from)
-        tile.flow(sums_tap, first, come_from)
-    x = [b.add(row, begin) for row in tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))]
-    b.branch(step)
-
-    # for each input channel: one outer product
-    b.position_at_end(step)
-    k, w, sums = b.phi(I64), b.phi(I64), tile.phis()
-    k.add_incoming(constant(0), tap)
-    w.add_incoming(w_tap, tap)
-    tile.flow(sums, sums_tap, tap)
-    index = b.shl(k, constant(2))
-    grown = tile.outer_product([b.add(row, index) for row in x], tile.load(w), sums)
-    k_next, w_next = tile.at(k, 1), tile.at(w, 4 * WIDTH * tile.vectors)
-    k.add_incoming(k_next, step)
-    w.add_incoming(w_next, step)
-    tile.flow(sums, grown, step)
-    b.cbranch(b.icmp_signed("<", k_next, depth), step, next_tap)
-
-    b.position_at_end(next_tap)
+    t, w, sums = b.phi(I64), b.phi(I64), tile.phis()
+    x = tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))
+    column = lambda k: [b.add(row, k) for row in x]  # noqa: E731
+    coming = lambda k: b.add(soon, b.mul(k, constant(tile.rows)))  # noqa: E731
+    w_next, grown = tile.add_products(sums, depth, begin, 4, w, column, coming)
     t_next = tile.at(t, 1)
-    t.add_incoming(t_next, next_tap)
-    w_tap.add_incoming(w_next, next_tap)
-    tile.flow(sums_tap, grown, next_tap)
-    done, end = b.append_basic_block("done"), b.append_basic_block("end")
+    for state, come_from in [*starts, ((t_next, w_next, grown), b.block)]:
+        t.add_incoming(state[0], come_from)
+        w.add_incoming(state[1], come_from)
+        tile.flow(sums, state[2], come_from)
     b.cbranch(b.icmp_signed("<", t_next, taps), tap, done)
 
     # a NaN is not below any floor, and stays
@@ -246,31 +276,20 @@ def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, 
     for m in range(tile.rows):
         exists = b.icmp_signed("<", constant(m), wanted)
         places.append(b.select(exists, b.add(dw, b.mul(dw_step, constant(m))), nowhere))
-    step, done, end = (b.append_basic_block(name) for name in ("step", "done", "end"))
-    starts = []
+    begin, end = b.append_basic_block("begin"), b.append_basic_block("end")
+    sums = []
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
-        starts.append(([tile.load(place, lanes) for place in places], b.block))
-        b.branch(step)
+        sums.append(([tile.load(place, lanes) for place in places], b.block))
+        b.branch(begin)
 
-    b.position_at_end(step)
-    p, x, dy, sums = b.phi(I64), b.phi(I64), b.phi(I64), tile.phis()
-    for first, come_from in starts:
-        p.add_incoming(constant(0), come_from)
-        x.add_incoming(columns, come_from)
-        dy.add_incoming(rows, come_from)
-        tile.flow(sums, first, come_from)
-    lots = [b.add(x, b.mul(column_step, constant(i))) for i in range(tile.rows // ROWS)]
-    column = [tile.at(lots[m // ROWS], 4 * (m % ROWS)) for m in range(tile.rows)]
-    grown = tile.outer_product(column, tile.load(dy), sums)
-    p_next = tile.at(p, 1)
-    p.add_incoming(p_next, step)
-    x.add_incoming(tile.at(x, 4 * ROWS), step)
-    dy.add_incoming(tile.at(dy, 4 * WIDTH * tile.vectors), step)
-    tile.flow(sums, grown, step)
-    b.cbranch(b.icmp_signed("<", p_next, pixels), step, done)
-
-    b.position_at_end(done)
+    b.position_at_end(begin)
+    first = tile.phis()
+    for loaded, come_from in sums:
+        tile.flow(first, loaded, come_from)
+    lots = [b.mul(column_step, constant(i)) for i in range(tile.rows // ROWS)]
+    column = lambda x: [tile.at(b.add(x, lots[m // ROWS]), 4 * (m % ROWS)) for m in range(tile.rows)]  # noqa: E731
+    _, grown = tile.add_products(first, pixels, columns, 4 * ROWS, rows, column)
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
         tile.store(grown, places, lanes)
@@ -282,12 +301,12 @@ def _output_tile(vectors):
     """The tile of y (or dx) for Numba: see `_emit_output`."""
 
     @intrinsic
-    def tile(context, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor):
+    def tile(context, table, taps, begin, depth, weights, outputs, column, valid, adds, bias, floor, soon):
         def generate(context, builder, signature, values):
             _emit_output(Tile(builder, OUTPUT_ROWS[vectors], vectors), *values)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 11), generate
+        return types.void(*[types.int64] * 12), generate
 
     return tile
 
@@ -311,9 +330,10 @@ def _output_panel(vectors):
     rows, tile = OUTPUT_ROWS[vectors], _output_tile(vectors)
 
     @helper
-    def panel(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor):
+    def panel(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor, soon):
         for m in range(0, pixels, rows):
-            tile(table + 8 * m, taps, begin, depth, weights, outputs + 8 * m, column, valid, adds, bias, floor)
+            at, to, then = table + 8 * m, outputs + 8 * m, load_int(soon + 8 * m)
+            tile(at, taps, begin, depth, weights, to, column, valid, adds, bias, floor, then)
 
     return panel
 
@@ -349,14 +369,14 @@ def panel_size(left):
 
 
 @helper
-def output_panel(vectors, table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor):
-    """Up to GROUP pixels of y by a panel of so many vectors: `_emit_output` for each tile of it."""
+def output_panel(vectors, table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor, soon):
+    """Up to GROUP pixels of y by a panel of so many vectors: `_emit_output` for each tile of it. soon: a table."""
     if vectors == 3:
-        _output3(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+        _output3(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor, soon)
     elif vectors == 2:
-        _output2(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+        _output2(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor, soon)
     else:
-        _output1(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor)
+        _output1(table, taps, begin, depth, weights, outputs, column, pixels, valid, adds, bias, floor, soon)
 
 
 @helper

@@ -234,15 +234,18 @@ store_bytes = operation(
 )
 
 
-def _fetch_to_write(b, place):
+def prefetch(builder, place, write, level):
+    """Have the cache line at an address on its way to the first (3) or second (2) cache; no address is wrong."""
     kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-    write, keep, data = (ir.Constant(I32, value) for value in (1, 3, 1))
-    b.call(function, [pointer_to(b, place, I8), write, keep, data])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    data = 1
+    hints = [ir.Constant(I32, value) for value in (write, level, data)]
+    builder.call(function, [pointer_to(builder, place, I8), *hints])
 
 
-# Have the cache line at an address on its way to the first-level cache, to be changed there; no address is wrong.
-fetch_to_write = operation("fetch_to_write", _fetch_to_write, types.void, types.int64)
+# fetch: to the second-level cache, to be read or written some time later. fetch_to_write: to the first, to be changed.
+fetch = operation("fetch", lambda b, p: prefetch(b, p, 0, 2), types.void, types.int64)
+fetch_to_write = operation("fetch_to_write", lambda b, p: prefetch(b, p, 1, 3), types.void, types.int64)
 
 
 def _scalar_load(kind):

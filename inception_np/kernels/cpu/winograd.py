@@ -243,7 +243,7 @@ def convolve(part, parts, arguments):
                             at, to = table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
                             rows = min(count - i, GROUP)
                             output_panel(
-                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), zeros, nothing
+                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), zeros, nothing, at
                             )
                 v += n
             valid, offset = min(channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
