@@ -2,7 +2,9 @@
 
 Sums over a batch run in two steps that depend on the size of the array alone, so that the bits are the same for any
 number of threads: the rows (pixels) are cut into at most CHUNKS ranges; within a range, sums of BLOCK rows are made in
-float32 and added to doubles. The doubles of all ranges are then added in order.
+float32 and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
+time, a walk with kilobytes to a step which the processor does not foresee; so each step sends for a piece of the next
+block, in the order in which it lies in memory.
 
 The variance is the mean square about a value near the mean (the mean of a few rows from all over the array), less the
 square of how far that value is off: one pass over the data instead of two, and nothing cancels, for the two are near.
@@ -15,6 +17,7 @@ from .record import empty, recorded
 from .simd import (
     LANES,
     add_doubles,
+    fetch,
     fma,
     give_back,
     load,
@@ -31,7 +34,8 @@ from .simd import (
 )
 
 CHUNKS = 32
-BLOCK = 256  # rows summed in float32
+ROWS = 256  # of a range, at least
+BLOCK = 32  # rows summed in float32
 SAMPLE = 16  # rows whose mean is the value to centre about
 PANEL = 2 * LANES  # channels summed side by side
 SMALL = 1 << 16  # bytes that one thread does faster than two
@@ -67,12 +71,14 @@ def centred_sums(part, parts, arguments):
                 n0, n1 = min(channels - c, LANES), channels - c - LANES
                 m0, m1 = load(centre + 4 * c, n0), load(centre + 4 * (c + LANES), n1)
                 s0, s1, q0, q1 = zero, zero, zero, zero
-                at = x + start * x_step + 4 * c
+                at, soon = x + start * x_step + 4 * c, x + stop * x_step + 4 * c * (stop - start)
                 for _ in range(stop - start):
+                    fetch(soon)
+                    fetch(soon + 4 * LANES)
                     d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
                     s0, s1 = s0 + d0, s1 + d1
                     q0, q1 = fma(d0, d0, q0), fma(d1, d1, q1)
-                    at += x_step
+                    at, soon = at + x_step, soon + 4 * PANEL
                 add_doubles(target + 8 * c, s0)
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
@@ -158,6 +164,8 @@ def gradient_sums(part, parts, arguments):
             for c in range(0, channels, PANEL):
                 n0, n1 = min(channels - c, LANES), channels - c - LANES
                 at, d_at = x + start * x_step + 4 * c, dy + start * dy_step + 4 * c
+                done = 4 * c * (stop - start)
+                soon, d_soon = x + stop * x_step + done, dy + stop * dy_step + done
                 low = scales + 4 * c
                 high = low + 4 * LANES
                 m0, m1 = load(low, 16), load(high, 16)
@@ -165,6 +173,10 @@ def gradient_sums(part, parts, arguments):
                 b0, b1 = load(low + 8 * room, 16), load(high + 8 * room, 16)
                 s0, s1, q0, q1 = zero, zero, zero, zero
                 for _ in range(stop - start):
+                    fetch(soon)
+                    fetch(soon + 4 * LANES)
+                    fetch(d_soon)
+                    fetch(d_soon + 4 * LANES)
                     d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
                     g0, g1 = load(d_at, n0), load(d_at + 4 * LANES, n1)
                     if relu:
@@ -172,8 +184,8 @@ def gradient_sums(part, parts, arguments):
                         g1 = where_positive(fma(d1, a1, b1), g1)
                     s0, s1 = s0 + g0, s1 + g1
                     q0, q1 = fma(g0, d0, q0), fma(g1, d1, q1)
-                    at += x_step
-                    d_at += dy_step
+                    at, soon = at + x_step, soon + 4 * PANEL
+                    d_at, d_soon = d_at + dy_step, d_soon + 4 * PANEL
                 add_doubles(target + 8 * c, s0)
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
@@ -241,7 +253,7 @@ def _size(x):
     channels = x.shape[-1]
     count = x.size // channels
     room = -(-channels // PANEL) * PANEL
-    return count, channels, room, min(CHUNKS, -(-count // BLOCK)), 1 if x.nbytes < SMALL else None
+    return count, channels, room, min(CHUNKS, -(-count // ROWS)), 1 if x.nbytes < SMALL else None
 
 
 def _vector(a):

@@ -5,6 +5,11 @@ weights stay in registers and each pixel of x is read once for each of the three
 under way: a column of x ends the window of the pixel before, and begins that of the pixel after. Every other window
 goes tap by tap. The gradient to x is the same convolution with the weights turned by 180 degrees where the stride is 1.
 
+Such a walk steps from pixel to pixel, kilobytes at a time, and the processor, which foresees a walk along neighbours,
+does not foresee this one: each number would be waited for. But the walks along one row read all of it between them. So
+each step also sends for one line of the row after next, in the order in which it lies in memory; when the walks come
+to that row, it is in the second-level cache.
+
 Several filters to each of a few channels are an ordinary convolution whose weights are zero where the channels differ,
 and go there: a few times the products, on a kernel that makes them many times as fast.
 """
@@ -15,14 +20,15 @@ from ...heap import empty
 from ..window import out_size
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
 from .machine import address, contiguous, helper, kernel, unpack, zero_row
-from .simd import LANES, fma, load, spread, store
+from .simd import LANES, fetch, fma, load, spread, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
+LINE = 64  # bytes of a cache line
 SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
-def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n):
+def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n, soon_x, soon_y):
     """y[q] = the 3x3 sums along a row; x0, x1, x2: its three rows of x, s0..s2 their steps (0 for a row of zeros)."""
     zero = spread(np.float32(0))
     w0, w1, w2 = load(w, n), load(w + w_step, n), load(w + 2 * w_step, n)
@@ -31,6 +37,8 @@ def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n):
     b = load(bias, n) if bias else zero
     before, here = zero, b  # the sums of the pixels left of this column, and at it
     for q in range(W):
+        fetch(soon_x + LINE * q)
+        fetch(soon_y + LINE * q)
         a0, a1, a2 = load(x0 + q * s0, n), load(x1 + q * s1, n), load(x2 + q * s2, n)
         if q > 0:
             v = fma(a2, w8, fma(a1, w5, fma(a0, w2, before)))
@@ -48,22 +56,20 @@ def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n):
 def convolve_3x3(part, parts, arguments):
     """Stride 1, one pixel of padding on every side. Shared out: rows (n, p)."""
     x, xn, xh, xw, y, yn, yh, yw, N, H, W, C, w, bias, zeros, add = unpack(arguments, "q" * 16)
-    whole = C // LANES * LANES
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
-        n, p = piece // H, piece % H
-        x1 = x + n * xn + p * xh
-        x0, x2 = (x1 - xh if p > 0 else zeros), (x1 + xh if p < H - 1 else zeros)
-        s0, s2 = (xw if p > 0 else 0), (xw if p < H - 1 else 0)
-        to = y + n * yn + p * yh
-        for c in range(0, 4 * whole, 4 * LANES):
-            b = bias + c if bias else 0
-            t0, t2 = (x0 + c if p > 0 else x0), (x2 + c if p < H - 1 else x2)
-            _row_3x3(t0, x1 + c, t2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, 16)
-        if whole < C:
-            c = 4 * whole
-            b = bias + c if bias else 0
-            t0, t2 = (x0 + c if p > 0 else x0), (x2 + c if p < H - 1 else x2)
-            _row_3x3(t0, x1 + c, t2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, C - whole)
+        image, p = piece // H, piece % H
+        x1, to = x + image * xn + p * xh, y + image * yn + p * yh
+        has_above, has_below = p > 0, p < H - 1
+        s0, s2 = (xw if has_above else 0), (xw if has_below else 0)
+        soon_x, soon_y = x1 + 2 * xh, to + yh
+        for c in range(0, 4 * C, 4 * LANES):
+            x0, x2 = (x1 - xh + c if has_above else zeros), (x1 + xh + c if has_below else zeros)
+            b, n = bias + c if bias else 0, C - c // 4
+            if n >= LANES:
+                _row_3x3(x0, x1 + c, x2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, LANES, soon_x, soon_y)
+            else:
+                _row_3x3(x0, x1 + c, x2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, n, soon_x, soon_y)
+            soon_x, soon_y = soon_x + LINE * W, soon_y + LINE * W
 
 
 @kernel
@@ -121,42 +127,59 @@ def convolve_gradient(part, parts, arguments):
                 store(to + 4 * c, s, lanes)
 
 
+@helper
+def _add_row_3x3(x0, x1, x2, s0, s1, s2, dy, dy_step, W, sums, step, n, soon_x, soon_dy):
+    """The nine sums of dy * x, `step` bytes apart, grow by those along a row; x0..s2 as in `_row_3x3`."""
+    a0, a1, a2 = load(sums, LANES), load(sums + step, LANES), load(sums + 2 * step, LANES)
+    a3, a4, a5 = load(sums + 3 * step, LANES), load(sums + 4 * step, LANES), load(sums + 5 * step, LANES)
+    a6, a7, a8 = load(sums + 6 * step, LANES), load(sums + 7 * step, LANES), load(sums + 8 * step, LANES)
+    zero = spread(np.float32(0))
+    before, here = zero, load(dy, n)
+    for q in range(W):
+        fetch(soon_x + LINE * q)
+        fetch(soon_dy + LINE * q)
+        after = zero
+        if q + 1 < W:
+            after = load(dy + (q + 1) * dy_step, n)
+        v0, v1, v2 = load(x0 + q * s0, n), load(x1 + q * s1, n), load(x2 + q * s2, n)
+        a0, a1, a2 = fma(v0, after, a0), fma(v0, here, a1), fma(v0, before, a2)
+        a3, a4, a5 = fma(v1, after, a3), fma(v1, here, a4), fma(v1, before, a5)
+        a6, a7, a8 = fma(v2, after, a6), fma(v2, here, a7), fma(v2, before, a8)
+        before, here = here, after
+    store(sums, a0, LANES)
+    store(sums + step, a1, LANES)
+    store(sums + 2 * step, a2, LANES)
+    store(sums + 3 * step, a3, LANES)
+    store(sums + 4 * step, a4, LANES)
+    store(sums + 5 * step, a5, LANES)
+    store(sums + 6 * step, a6, LANES)
+    store(sums + 7 * step, a7, LANES)
+    store(sums + 8 * step, a8, LANES)
+
+
 @kernel
 def weight_sums_3x3(part, parts, arguments):
     """For each chunk of rows (n, p), nine sums of dy * x for each channel, at sums + chunk * 9 * room floats."""
     x, xn, xh, xw, dy, dyn, dyh, dyw, N, H, W, C, chunks, sums, room, zeros = unpack(arguments, "q" * 16)
     zero = spread(np.float32(0))
-    V = room // LANES
-    for piece in range(chunks * V * part // parts, chunks * V * (part + 1) // parts):
-        chunk, c = piece // V, piece % V * 4 * LANES
-        n = min(C - c // 4, LANES)
-        a0, a1, a2, a3, a4, a5, a6, a7, a8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
+    for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
+        to = sums + 36 * chunk * room
+        for i in range(0, 9 * room, LANES):
+            store(to + 4 * i, zero, LANES)
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
-            p = row % H
-            x1 = x + row // H * xn + p * xh + c
-            x0, x2 = (x1 - xh if p > 0 else zeros), (x1 + xh if p < H - 1 else zeros)
-            s0, s2 = (xw if p > 0 else 0), (xw if p < H - 1 else 0)
-            at = dy + row // H * dyn + p * dyh + c
-            before, here = zero, load(at, n)
-            for q in range(W):
-                after = zero
-                if q + 1 < W:
-                    after = load(at + (q + 1) * dyw, n)
-                v0, v1, v2 = load(x0 + q * s0, n), load(x1 + q * xw, n), load(x2 + q * s2, n)
-                a0, a1, a2 = fma(v0, after, a0), fma(v0, here, a1), fma(v0, before, a2)
-                a3, a4, a5 = fma(v1, after, a3), fma(v1, here, a4), fma(v1, before, a5)
-                a6, a7, a8 = fma(v2, after, a6), fma(v2, here, a7), fma(v2, before, a8)
-                before, here = here, after
-        to, step = sums + 36 * chunk * room + c, 4 * room
-        store(to, a0, 16)
-        store(to + step, a1, 16)
-        store(to + 2 * step, a2, 16)
-        store(to + 3 * step, a3, 16)
-        store(to + 4 * step, a4, 16)
-        store(to + 5 * step, a5, 16)
-        store(to + 6 * step, a6, 16)
-        store(to + 7 * step, a7, 16)
-        store(to + 8 * step, a8, 16)
+            image, p = row // H, row % H
+            x1, at = x + image * xn + p * xh, dy + image * dyn + p * dyh
+            has_above, has_below = p > 0, p < H - 1
+            s0, s2 = (xw if has_above else 0), (xw if has_below else 0)
+            soon_x, soon_dy = x1 + 2 * xh, at + dyh
+            for c in range(0, 4 * C, 4 * LANES):
+                x0, x2 = (x1 - xh + c if has_above else zeros), (x1 + xh + c if has_below else zeros)
+                n = C - c // 4
+                if n >= LANES:
+                    _add_row_3x3(x0, x1 + c, x2, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, LANES, soon_x, soon_dy)
+                else:
+                    _add_row_3x3(x0, x1 + c, x2, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, n, soon_x, soon_dy)
+                soon_x, soon_dy = soon_x + LINE * W, soon_dy + LINE * W
 
 
 @kernel
