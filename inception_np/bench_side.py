@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,26 +63,28 @@ def layer_by_layer(net: Any, task: dict) -> tuple[Callable[[], Any], Callable[[]
     from .layer import Mode
     from .loss import softmax_cross_entropy
     from .optim import SGD
+    from .replay import Replay
 
     x, labels = batch_of(net, task["batch"])
     if task["task"] == "infer":
         return (lambda: None), (lambda: net.forward(x, Mode()))
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)
-    mode = Mode(train=True, keep=True, low_memory=task.get("low_memory", False))
+    low_memory = task.get("low_memory", False)
+    passes = Replay(net, low_memory=low_memory)
 
-    def step(x: np.ndarray = x, labels: np.ndarray = labels) -> Any:
-        y, cache = net.forward(x, replace(mode, rng=np.random.default_rng(0)))
+    def step(x: np.ndarray = x, labels: np.ndarray = labels, passes: Replay = passes) -> Any:
+        y = passes.forward(x, np.random.default_rng(0))
         logits, aux = y if isinstance(y, tuple) else (y, None)
         loss, dy = softmax_cross_entropy(logits, labels)
         if aux:
             heads = {k: net.aux_weight * softmax_cross_entropy(v, labels)[1] for k, v in aux.items()}
             dy = (dy, heads)
-        net.backward(dy, x, cache, into=False)
+        passes.backward(dy)
         optimiser.step()
         return loss
 
     def warm() -> None:
-        step(x[:2], labels[:2])
+        step(x[:2], labels[:2], Replay(net, low_memory=low_memory))
         heap.trim()
 
     return warm, step

@@ -109,6 +109,11 @@ class Heap:
             self.high = last if last + room == self.capacity else self.capacity
 
 
+class _Local(threading.local):
+    source: Heap | None = None
+
+
+_local = _Local()
 _heap: Heap | None = None
 _tried = False
 _making = threading.Lock()
@@ -139,18 +144,24 @@ def empty(shape: tuple[int, ...], dtype: Any, source: Heap | None = None) -> np.
     """An array with undefined contents; its memory is reused when the last view of it is gone.
 
     It is cut from `source`, or from the process's heap. Small ones, and those that no longer fit, are NumPy's own.
+    In a thread that has called `arrays_from`, all are cut from that heap, the small ones too.
     """
     dtype = np.dtype(dtype)
     size = dtype.itemsize
     for n in shape:
         size *= n
-    if size < SMALL or dtype.hasobject:
+    if size < (SMALL if _local.source is None else 1) or dtype.hasobject:
         return np.empty(shape, dtype)
-    source = source or heap()
+    source = source or _local.source or heap()
     cut = source.cut(size) if source else None
     if cut is None:
         return np.empty(shape, dtype)
     return np.asarray(cut)[:size].view(dtype).reshape(shape)
+
+
+def arrays_from(source: Heap | None) -> None:
+    """Have this thread's new arrays cut from a heap; None: from the process's again."""
+    _local.source = source
 
 
 def trim() -> None:

@@ -43,6 +43,7 @@ from .optim import SGD, RMSProp
 from .preprocess import Preprocess
 from .progress import Progress
 from .random import stream
+from .replay import Replay
 from .tensorfile import read_tensors, write_tensors
 
 STATE_FORMAT = "inception_np training 1"
@@ -190,6 +191,7 @@ class Run:
             check_memory(self.net, shape, copies)
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
+        self.passes = Replay(self.net, low_memory=o.low_memory)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
         self.average = Average(self.net, o.ema) if o.ema else None
         self.schedule = make_schedule(o)
@@ -301,10 +303,9 @@ class Run:
         """Fill the gradient vector. Returns the loss and how many of the batch were right."""
         warm_statistics(self.norms, self.epoch * self.steps + self.step)
         rng = stream(self.options.seed, "dropout", self.epoch, self.step)
-        mode = Mode(train=True, keep=True, rng=rng, low_memory=self.options.low_memory)
-        y, cache = self.net.forward(x, mode)
+        y = self.passes.forward(x, rng)
         loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
-        self.net.backward(dy, x, cache, into=False)
+        self.passes.backward(dy)
         logits = y[0] if isinstance(y, tuple) else y
         return loss, int((logits.argmax(1) == labels).sum())
 

@@ -30,16 +30,26 @@ def reciprocal_deviation(var: Array, eps: float) -> Array:
         from .cuda import batchnorm as cuda
 
         return cuda.reciprocal_deviation(var, eps)
+    if compiled(var):
+        from .cpu import batchnorm as cpu
+
+        return cpu.reciprocal_deviation(var, eps)
     return (var + eps) ** -0.5
 
 
-def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Array, decay: float) -> None:
-    """average = decay * average + (1 - decay) * batch in place, for both statistics, all (C,)."""
+def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Array, decay: float | Array) -> None:
+    """average = decay * average + (1 - decay) * batch in place, for both statistics, all (C,).
+
+    decay: a number, or an array of one, which is read when the kernel runs.
+    """
     if on_gpu(mean_average):
         from .cuda import batchnorm as cuda
 
-        cuda.move_averages(mean_average, var_average, mean, var, decay)
-        return
+        return cuda.move_averages(mean_average, var_average, mean, var, decay)
+    if compiled(mean_average, var_average, mean, var):
+        from .cpu import batchnorm as cpu
+
+        return cpu.move_averages(mean_average, var_average, mean, var, decay)
     mean_average += (1 - decay) * (mean - mean_average)
     var_average += (1 - decay) * (var - var_average)
 

@@ -76,9 +76,9 @@ class BatchNorm(Layer):
         mean, var, rstd, train = cache
         gamma = None if self.gamma is None else self.gamma.data
         dx, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, self.beta.data, relu=relu, train=train, out=out)
-        self.beta.grad += dbeta
+        add_to(self.beta.grad, dbeta)
         if self.gamma is not None:
-            self.gamma.grad += dgamma
+            add_to(self.gamma.grad, dgamma)
         if train:
             move_averages(self.mean.data, self.var.data, mean, var, self.decay)
         return dx

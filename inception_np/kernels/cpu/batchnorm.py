@@ -24,6 +24,7 @@ from .simd import (
     load_double,
     load_float,
     positive_part,
+    root,
     spread,
     store,
     store_double,
@@ -101,6 +102,28 @@ def moments_of_sums(part, parts, arguments):
         store_float(mean + 4 * c, np.float32(load_float(centre + 4 * c) + off))
         store_float(var + 4 * c, np.float32(max(q / count - off * off, 0.0)))
     give_back(centre)
+
+
+@kernel
+def reciprocal_roots(part, parts, arguments):
+    """rstd = 1 / sqrt(var + eps)."""
+    var, rstd, channels, eps = unpack(arguments, "qqqf")
+    one, e = spread(np.float32(1)), spread(eps)
+    for c in range(0, channels, LANES):
+        n = min(channels - c, LANES)
+        store(rstd + 4 * c, one / root(load(var + 4 * c, n) + e), n)
+
+
+@kernel
+def move(part, parts, arguments):
+    """average = decay * average + (1 - decay) * batch, for the mean and the variance. decay: where it is, a double."""
+    mean_average, var_average, mean, var, channels, decay = unpack(arguments, "qqqqqq")
+    share = spread(np.float32(1.0 - load_double(decay)))
+    for c in range(0, channels, LANES):
+        n = min(channels - c, LANES)
+        m, v = load(mean_average + 4 * c, n), load(var_average + 4 * c, n)
+        store(mean_average + 4 * c, fma(load(mean + 4 * c, n) - m, share, m), n)
+        store(var_average + 4 * c, fma(load(var + 4 * c, n) - v, share, v), n)
 
 
 @helper
@@ -274,6 +297,29 @@ def moments(x):
     centred_sums(at, step, count, channels, chunks, address(sums), room, parts=parts)
     moments_of_sums(at, step, count, channels, chunks, address(sums), room, address(mean), address(var), parts=1)
     return mean, var
+
+
+@recorded
+def reciprocal_deviation(var, eps):
+    """../batchnorm.py says what it computes."""
+    var, at = _vector(var)
+    rstd = empty(var.shape, np.float32)
+    reciprocal_roots(at, address(rstd), var.size, float(eps), parts=1)
+    return rstd
+
+
+def move_averages(mean_average, var_average, mean, var, decay):
+    """../batchnorm.py says what it computes. decay: a number, or an array of one."""
+    _move(mean_average, var_average, mean, var, np.asarray(decay, np.float64).reshape(1))
+
+
+@recorded
+def _move(mean_average, var_average, mean, var, decay):
+    (_, m), (_, v) = _vector(mean), _vector(var)
+    for average in (mean_average, var_average):
+        if not average.flags.c_contiguous:
+            raise ValueError("move_averages: got an average that is not contiguous, wanted one that is")
+    move(address(mean_average), address(var_average), m, v, mean.size, address(decay), parts=1)
 
 
 @recorded

@@ -18,8 +18,9 @@ import numpy as np
 
 from ...heap import empty
 from ..window import out_size
+from .elementwise import copy
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
-from .machine import address, contiguous, helper, kernel, unpack, zero_row
+from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fetch, fma, load, spread, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
@@ -240,6 +241,7 @@ def _window(w, stride, dilation, pads):
 
 def _dense(w):
     """w (kh, kw, C, m) as the weights (kh, kw, C, C m) of an ordinary convolution."""
+    by_hand(w)
     kh, kw, C, m = w.shape
     dense = np.zeros((kh, kw, C, C, m), np.float32)
     for c in range(C):
@@ -254,6 +256,7 @@ def depthwise2d(x, w, bias, stride, pads, dilation, out):
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
+        by_hand(y)
         y[...] = depthwise2d(x, w, bias, stride, pads, dilation, None)
         return y
     x, w = channels_last(x), contiguous(w)
@@ -276,14 +279,17 @@ def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
         return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, add)
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
+        by_hand(dx)
         dx += depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, None)
         return dx
     dy, adds = channels_last(dy), int(add is not None)
     dxs = address(dx), *dx.strides[:3]
     if _slides(w, stride, pads, dilation):
-        w = np.ascontiguousarray(w[::-1, ::-1])
+        turned = empty(w.shape, np.float32)
+        taps = turned.reshape(9, -1)
+        copy(contiguous(w).reshape(9, -1)[::-1], taps)
         convolve_3x3(
-            address(dy), *dy.strides[:3], *dxs, *x_shape, address(w), 0, zero_row(x_shape[3]), adds,
+            address(dy), *dy.strides[:3], *dxs, *x_shape, address(turned), 0, zero_row(x_shape[3]), adds,
             parts=_parts(dx),
         )  # fmt: skip
     else:
@@ -299,12 +305,14 @@ def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
     """../depthwise.py says what it computes."""
     kh, kw, C, m = dw.shape
     if m > 1:
+        by_hand(dw)
         dense = np.zeros((kh, kw, C, C * m), np.float32)
         conv2d_dw(x, dy, dense, stride, pads, dilation)
         for c in range(C):
             dw[:, :, c] += dense[:, :, c, c * m : (c + 1) * m]
         return
     if not dw.flags.c_contiguous:
+        by_hand(dw)
         whole = np.zeros(dw.shape, np.float32)
         depthwise2d_dw(x, dy, whole, stride, pads, dilation)
         dw += whole

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ...heap import empty
-from .machine import address, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, by_hand, helper, is_rows, kernel, row_step, rows, unpack
 from .simd import (
     LANES,
     add_doubles,
@@ -192,6 +192,7 @@ def relu(x, out):
     """../elementwise.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
+        by_hand(y)
         y[...] = relu(x, None)
         return y
     x, at, step = rows(x)
@@ -208,6 +209,7 @@ def relu_dx(dy, y, add):
     """../elementwise.py says what it computes."""
     dx = empty(dy.shape, np.float32) if add is None else add
     if not is_rows(dx):
+        by_hand(dx)
         dx += relu_dx(dy, y, None)
         return dx
     dy, d_at, d_step = rows(dy)
@@ -222,6 +224,7 @@ def scaled_add(a, b, scale, out):
     """../elementwise.py says what it computes."""
     y = empty(a.shape, np.float32) if out is None else out
     if not is_rows(y):
+        by_hand(y)
         y[...] = scaled_add(a, b, scale, None)
         return y
     a, a_at, a_step = rows(a)
@@ -235,6 +238,7 @@ def scaled(x, scale, out):
     """../elementwise.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
+        by_hand(y)
         y[...] = scaled(x, scale, None)
         return y
     x, at, step = rows(x)
@@ -245,6 +249,7 @@ def scaled(x, scale, out):
 def sum_rows(dy, into):
     """../elementwise.py says what it computes."""
     if not into.flags.c_contiguous:
+        by_hand(into)
         whole = np.zeros(into.shape, np.float32)
         sum_rows(dy, whole)
         into += whole

@@ -473,6 +473,7 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
     check("conv2d: out", shape if out is None else out.shape, shape)
     if out is not None and channels_last(out) is not out:
+        by_hand(out)
         out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
         return out
     y = empty(shape, np.float32) if out is None else out
@@ -507,6 +508,7 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
     check("conv2d_dx: add", x_shape if add is None else add.shape, x_shape)
     if add is not None and channels_last(add) is not add:
+        by_hand(add)
         add += conv2d_dx(dy, w, x_shape, stride, pads, dilation)
         return add
     dx = empty(x_shape, np.float32) if add is None else add

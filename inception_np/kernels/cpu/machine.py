@@ -39,6 +39,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ... import heap
 from ...threads import num_threads
 from . import workers
 from .workers import Workers, decorate
@@ -184,8 +185,63 @@ class Unrecordable(RuntimeError):
     """While calls are recorded, an array would have to be copied now, with numbers that come later."""
 
 
+class Tape:
+    """While it is entered, what is run (in this thread) is also written down in `pieces`, to be run again.
+
+    A piece is a program, or a function of no arguments for what no kernel does (`aside`). Arrays come from a heap of
+    the tape's own meanwhile, so that their addresses stay theirs; those that do not are in `kept`, which keeps them.
+    """
+
+    def __init__(self, source: heap.Heap):
+        self.source, self.owned = source, source.addresses()
+        self.pieces: list[np.ndarray | Callable[[], None]] = []
+        self.kept: list[Any] = []
+        self.whole = True  # is everything written down? Not if NumPy had to copy an array
+        self._programs: list[np.ndarray] = []
+
+    def __enter__(self) -> "Tape":
+        _local.tape = self
+        heap.arrays_from(self.source)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _local.tape = None
+        heap.arrays_from(None)
+        self._join()
+
+    def keep(self, a: np.ndarray, where: int) -> None:
+        if where not in self.owned:
+            self.kept.append(a)
+
+    def write(self, program: np.ndarray) -> None:
+        self._programs.append(program)
+
+    def aside(self, function: Callable[[], None]) -> None:
+        """Do this now, unseen by the tape, and at this place whenever the tape is run again."""
+        self.__exit__()
+        try:
+            function()
+        finally:
+            self.__enter__()
+        self.pieces.append(function)
+
+    def _join(self) -> None:
+        if self._programs:
+            self.pieces.append(np.concatenate(self._programs))
+            self._programs = []
+
+    def run(self) -> None:
+        """All of it again."""
+        for piece in self.pieces:
+            if isinstance(piece, np.ndarray):
+                run(piece)
+            else:
+                piece()
+
+
 class _Local(threading.local):
     recording: Recording | None = None
+    tape: Tape | None = None
 
 
 _local = _Local()
@@ -194,6 +250,11 @@ _local = _Local()
 def in_recording() -> Recording | None:
     """The recording that this thread is in."""
     return _local.recording
+
+
+def on_tape() -> Tape | None:
+    """The tape that this thread writes."""
+    return _local.tape
 
 
 @contextmanager
@@ -222,6 +283,8 @@ def run(program: np.ndarray) -> None:
     if workers.started < num_threads() - 1:
         workers.start(num_threads() - 1)
     workers.run(program)
+    if _local.tape is not None:
+        _local.tape.write(program)
 
 
 @cache
@@ -272,6 +335,8 @@ def address(a: np.ndarray) -> int:
     where = a.__array_interface__["data"][0]
     if _local.recording is not None and where not in _local.recording.owned:
         _local.recording.kept.append(a)
+    if _local.tape is not None:
+        _local.tape.keep(a, where)
     return where
 
 
@@ -305,6 +370,8 @@ def contiguous(a: np.ndarray) -> np.ndarray:
 
 def by_hand(a: np.ndarray) -> None:
     """Say that NumPy is going to read or write this array: raises Unrecordable while calls are recorded."""
+    if _local.tape is not None:
+        _local.tape.whole = False
     if _local.recording is not None:
         raise Unrecordable(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
 

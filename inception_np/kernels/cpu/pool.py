@@ -7,6 +7,7 @@ from ..pool import window_counts
 from .implicit_gemm import channels_last
 from .machine import (
     address,
+    by_hand,
     constant_row,
     contiguous,
     helper,
@@ -283,6 +284,7 @@ def max_pool(x, size, stride, pads, out_hw, out):
     """../pool.py says what it computes."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
+        by_hand(y)
         y[...], winners = max_pool(x, size, stride, pads, out_hw, None)
         return y, winners
     winners = empty(y.shape, np.uint8)
@@ -298,6 +300,7 @@ def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
+        by_hand(dx)
         dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
         return dx
     dy, winners = channels_last(dy), contiguous(winners)
@@ -319,6 +322,7 @@ def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out, bias=0, floo
     """../pool.py says what it computes. bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
+        by_hand(y)
         y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None, bias, floor)
         return y
     x = channels_last(x)
@@ -336,6 +340,7 @@ def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
+        by_hand(dx)
         dx += avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, None)
         return dx
     dy = channels_last(dy)
@@ -362,6 +367,7 @@ def global_avg_pool(x, out):
     N, H, W, C = x.shape
     y = np.empty((N, C), np.float32) if out is None else out
     if not is_rows(y):
+        by_hand(y)
         y[...] = global_avg_pool(x, None)
         return y
     x = channels_last(x)
@@ -373,6 +379,7 @@ def global_avg_pool_dx(dy, x_shape, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
+        by_hand(dx)
         dx += global_avg_pool_dx(dy, x_shape, None)
         return dx
     N, H, W, C = x_shape

@@ -28,7 +28,7 @@ import numpy as np
 
 from ... import heap
 from ...threads import num_threads
-from .machine import Recording, Unrecordable, in_recording, run
+from .machine import Recording, Unrecordable, in_recording, on_tape, run
 
 STAND_INS, ROOM = 1 << 60, 1 << 44  # the first stand-in's address, and from each to the next
 MOST = 1 << 12  # programs kept for a function
@@ -116,8 +116,13 @@ class _Program:
         if self.scratch:
             arrays.append(heap.empty((self.scratch,), np.uint8))
         words = self.words.copy()
-        addresses = np.array([a.__array_interface__["data"][0] for a in arrays], np.int64)
-        words[self.holes] += addresses[self.owner]
+        addresses = [a.__array_interface__["data"][0] for a in arrays]
+        words[self.holes] += np.array(addresses, np.int64)[self.owner]
+        tape = on_tape()
+        if tape is not None:
+            tape.kept.append(self.constants)
+            for a, where in zip(arrays, addresses, strict=True):
+                tape.keep(a, where)
         run(words)
         if self.several:
             return tuple([None if i is None else arrays[i] for i in self.result])

@@ -1,0 +1,251 @@
+"""Replay: a network's forward and backward pass, written down once and then run again without Python.
+
+A training step of Inception v3 is some thousand kernels. What each is given was worked out by layers in Python, and is
+the same in every step: the shapes, the checks, the addresses. Small as it is, this work costs a tenth of the step and,
+for a narrow network on small images, half of it, since it finds the cache full of the kernels' numbers each time.
+
+    passes = Replay(net)
+    y = passes.forward(x, rng=rng)                      # as net.forward(x, Mode(train=True, keep=True, rng=rng))
+    loss, dy = softmax_cross_entropy(y, labels)
+    passes.backward(dy)                                 # as net.backward(dy, x, cache, into=False)
+    optimiser.step()
+
+The first call on a shape runs the layers and writes down every kernel call (`Tape` in kernels/cpu/machine.py). Later
+calls copy x to where the first x was and run what was written: to the bit what the layers would do, because it is what
+they did. Hence
+
+    weights, gradients and running averages are used where they stand, at their values of the moment
+    arrays of the step have a heap of their own, which lives as long as the tape: nobody else gets their memory
+    batch norm's decays, which a training loop changes, lie in memory and are written there before each run
+    layers that are no kernels run as they are, in Python, at their place: dropout, which draws, and your own
+
+What is not seen is a change of the network itself: another layer, stride or rate. Make a new Replay then. (Parameters
+that were cast, moved or assigned are seen, and written down anew; so are another shape and number of threads.)
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from . import heap
+from .backend import Array, Shape, compiled
+from .compose import Concat, Residual, Sequential, once
+from .kernels.elementwise import add_to, copy_to
+from .kernels.lrn import POWERS
+from .layer import Layer, Mode, named_buffers, named_params, walk
+from .layers.activation import ReLU
+from .layers.batchnorm import BatchNorm
+from .layers.check import check_dy
+from .layers.conv import Conv2D, ConvReLU
+from .layers.conv_bn_relu import ConvBNReLU
+from .layers.depthwise import DepthwiseConv2D
+from .layers.linear import Linear
+from .layers.lrn import LRN
+from .layers.pool import AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from .models.network import Network
+from .threads import num_threads
+
+
+def all_kernels(layer: Layer) -> bool:
+    """Does this layer do all that depends on numbers in kernels?"""
+    if isinstance(layer, Conv2D) and type(layer) in (Conv2D, ConvReLU):
+        return layer.groups == 1
+    if isinstance(layer, ConvBNReLU) and type(layer) is ConvBNReLU:
+        return layer.conv.groups == 1
+    if isinstance(layer, DepthwiseConv2D) and type(layer) is DepthwiseConv2D:
+        return layer.multiplier == 1
+    if isinstance(layer, LRN) and type(layer) is LRN:
+        return layer.beta in POWERS
+    if isinstance(layer, MaxPool2D) and type(layer) is MaxPool2D:
+        return layer.size[0] * layer.size[1] <= 256
+    return type(layer) in (AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
+
+
+class Aside(Layer):
+    """A layer that runs in Python at every replay, on the arrays that it was written down with."""
+
+    takes_out = True
+
+    def __init__(self, layer: Layer, replay: "Replay"):
+        self.layer, self.replay = layer, replay
+
+    @property
+    def reads_x(self) -> bool:  # type: ignore[override]
+        return bool(self.layer.reads_x)
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        y, cache = [out], [None]
+
+        def again() -> None:
+            now, cache[0] = self.layer.forward(x, self.replay.mode)
+            y[0] = now.copy() if y[0] is None else copy_to(y[0], now)
+
+        self.replay.tape.aside(again)
+        return y[0], cache
+
+    def backward(self, dy: Array, x: Array, cache: list, into: Any = None) -> Any:
+        dx = [into]
+
+        def again() -> None:
+            now = self.layer.backward(dy, x, cache[0])
+            if into is None:
+                dx[0] = now.copy() if dx[0] is None else copy_to(dx[0], now)
+            else:
+                add_to(into, now)
+
+        self.replay.tape.aside(again)
+        return None if into is False else dx[0]
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return self.layer.out_shape(shape)
+
+
+def _is(layer: Layer, kind: type) -> bool:
+    """Is this layer of a kind whose passes are that kind's own?"""
+    same = ("forward", "backward", "children", "output", "reads_x")
+    return isinstance(layer, kind) and all(getattr(type(layer), name) is getattr(kind, name) for name in same)
+
+
+def twin(layer: Layer, replay: "Replay") -> Layer:
+    """The same tree on the same parameters, with every layer that no kernel knows put aside."""
+    if all_kernels(layer):
+        return layer
+    double: Any = copy.copy(layer)
+    if _is(layer, Sequential):
+        double.layers = {name: twin(child, replay) for name, child in double.layers.items()}
+    elif _is(layer, Concat):
+        double.branches = {name: twin(child, replay) for name, child in double.branches.items()}
+    elif _is(layer, Residual):
+        double.body = twin(double.body, replay)
+        double.shortcut = None if double.shortcut is None else twin(double.shortcut, replay)
+    elif _is(layer, Network):
+        double.trunk = twin(double.trunk, replay)
+        double.heads = {stage: twin(head, replay) for stage, head in double.heads.items()}
+    else:
+        return Aside(layer, replay)
+    return double
+
+
+class Replay:
+    """The training passes of one network. For float32 on the CPU; elsewhere they are the network's own.
+
+    low_memory: as in Mode. Not for two threads at once. Raises what the network raises, ValueError for a backward
+    without a forward before it, and for a dy that is not like y.
+    """
+
+    def __init__(self, net: Layer, *, low_memory: bool = False):
+        self.net, self.mode = net, Mode(train=True, keep=True, low_memory=low_memory)
+        self.slots = [*named_params(net).values(), *named_buffers(net).values()]
+        self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
+        self.decays = np.zeros(len(self.norms))
+        self._forget()
+
+    def forward(self, x: Array, rng: np.random.Generator | None = None) -> Any:
+        """y as the network's forward in training gives it: logits, or (logits, {head: logits}). rng: for dropout."""
+        self.mode, self.waiting = replace(self.mode, rng=rng), False
+        if not self._is_written_for(x):
+            self._forget()
+            if self._can_write(x):
+                self._write_forward(x)
+        elif self.tapes:
+            self.x[...] = x
+            self.tapes[0].run()
+        if self.tapes:
+            y = _map(np.copy, self.y)
+        else:
+            y, self.cache = self.net.forward(x, self.mode)
+            self.x = x
+        self.waiting = True
+        return y
+
+    def backward(self, dy: Any) -> None:
+        """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
+        once([1] if self.waiting else [], "Replay")
+        if not self.tapes:
+            self.net.backward(dy, self.x, self.cache, into=False)
+            self.x = self.cache = None
+        else:
+            _map(_check_like, dy, self.y)
+            if len(self.tapes) == 1:
+                self._write_backward(dy)
+            else:
+                _map(copy_to, self.dy, dy)
+                self.decays[:] = [layer.decay for layer in self.norms]
+                self.tapes[1].run()
+        self.waiting = False
+
+    def _forget(self) -> None:
+        self.tapes: list[Any] = []  # forward's and backward's
+        self.tape: Any = None  # the one that is being written
+        self.written_for: tuple[Any, ...] = ()
+        self.arrays: list[Array] = []  # where the parameters and averages were
+        self.twin: Any = None
+        self.x = self.y = self.cache = self.dy = None
+        self.waiting = False  # for a backward
+
+    def _is_written_for(self, x: Array) -> bool:
+        same = all(slot.data is a for slot, a in zip(self.slots, self.arrays, strict=False))
+        return same and self.written_for == _signature(x)
+
+    def _can_write(self, x: Array) -> bool:
+        self.twin = twin(self.net, self)
+        return compiled(x, *[slot.data for slot in self.slots]) and not isinstance(self.twin, Aside)
+
+    def _write_forward(self, x: Array) -> None:
+        """Run the layers on a copy of x, and write down what they do."""
+        from .kernels.cpu.machine import Tape
+
+        source = heap.private()
+        if source is None:
+            return
+        self.tape = Tape(source)
+        with self.tape:
+            self.x = heap.empty(x.shape, x.dtype)
+            self.x[...] = x
+            self.y, self.cache = self.twin.forward(self.x, self.mode)
+        self.tapes = [self.tape]
+        self.arrays, self.written_for = [slot.data for slot in self.slots], _signature(x)
+
+    def _write_backward(self, dy: Any) -> None:
+        from .kernels.cpu.machine import Tape
+
+        forward = self.tapes[0]
+        self.tape = Tape(forward.source)
+        decays = [layer.decay for layer in self.norms]
+        self.decays[:] = decays
+        self.dy = _map(np.copy, dy)
+        try:
+            for i, layer in enumerate(self.norms):
+                layer.decay = self.decays[i : i + 1]  # type: ignore[assignment]
+            with self.tape:
+                self.twin.backward(self.dy, self.x, self.cache, into=False)
+        finally:
+            for layer, decay in zip(self.norms, decays, strict=True):
+                layer.decay = decay
+        self.tapes.append(self.tape)
+        if not (forward.whole and self.tape.whole):  # NumPy had a part in it: from now on the network's own passes
+            self.tapes = []
+
+
+def _signature(x: Array) -> tuple[Any, ...]:
+    """What of x a tape is written for, and on how many threads."""
+    return getattr(x, "shape", None), getattr(x, "dtype", None), num_threads()
+
+
+def _map(function: Callable, *structures: Any) -> Any:
+    """function of arrays, or of those in equal places of structures (logits, {head: logits})."""
+    if not any(isinstance(s, tuple) for s in structures):
+        return function(*structures)
+    if not all(isinstance(s, tuple) and set(s[1]) == set(structures[0][1]) for s in structures):
+        raise TypeError("Replay: got dy of another structure than y, wanted (dlogits, {head: dlogits}) as y is")
+    heads = {stage: function(*[s[1][stage] for s in structures]) for stage in structures[0][1]}
+    return function(*[s[0] for s in structures]), heads
+
+
+def _check_like(dy: Array, y: Array) -> None:
+    check_dy("Replay", dy, y.shape)
+    if not isinstance(dy, np.ndarray) or dy.dtype != y.dtype:
+        raise TypeError(f"Replay: got dy of {dy.dtype}, wanted a NumPy array of {y.dtype}")
