@@ -137,10 +137,15 @@ class Replay:
     """
 
     def __init__(self, net: Layer, *, low_memory: bool = False):
-        self.net, self.mode = net, Mode(train=True, keep=True, low_memory=low_memory)
-        self.slots = [*named_params(net).values(), *named_buffers(net).values()]
+        self.net: Any = net
+        self.mode = Mode(train=True, keep=True, low_memory=low_memory)
+        self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
         self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
         self.decays = np.zeros(len(self.norms))
+        self.x: Any = None
+        self.y: Any = None
+        self.cache: Any = None
+        self.dy: Any = None
         self._forget()
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> Any:
