@@ -100,7 +100,8 @@ class Aside(Layer):
         return None if into is False else dx[0]
 
     def out_shape(self, shape: Shape) -> Shape:
-        return self.layer.out_shape(shape)
+        with self.replay.tape.paused():  # a layer of one's own finds it by trying
+            return self.layer.out_shape(shape)
 
 
 def _is(layer: Layer, kind: type) -> bool:
@@ -170,7 +171,8 @@ class Replay:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
         once([1] if self.waiting else [], "Replay")
         if not self.tapes:
-            self.net.backward(dy, self.x, self.cache, into=False)
+            nobody = {"into": False} if self.net.takes_out or isinstance(self.net, Network) else {}
+            self.net.backward(dy, self.x, self.cache, **nobody)
             self.x = self.cache = None
         else:
             _map(_check_like, dy, self.y)

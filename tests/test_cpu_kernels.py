@@ -4,12 +4,16 @@ The bound is the rounding of the sums themselves: a sum of K products has an err
 the absolute products, u = 2^-24, and that sum is the plain kernel run on absolute values. Nothing is tuned.
 
 Kernels are given addresses, so nothing checks their bounds. Here every array stands between canaries (NaN, in a
-buffer of its own): one number written outside changes them, and one read outside makes the result NaN.
+buffer of its own): one number written outside changes them, and one read outside makes the result NaN. And once in a
+process of its own with a page after every array that may not be touched: the process dies of one byte beyond.
 """
 
+import ctypes
+import mmap
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -37,15 +41,29 @@ NO_PADS = ((0, 0), (0, 0))
 class Guarded:
     """Makes arrays between canaries, and says whether the canaries live. Layouts: contiguous, or a channel slice."""
 
+    closed = False  # does a page follow that may not be touched, in the place of the canaries after the array?
+
     def __init__(self, seed):
         self.rng, self.buffers = np.random.default_rng(seed), []
+
+    def buffer(self, size):
+        """64 canaries, room for `size` numbers, and 64 canaries or a closed page."""
+        if not self.closed:
+            return np.full(size + 128, CANARY, np.float32)
+        room = -(-4 * (size + 64) // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(-1, room + mmap.PAGESIZE)
+        buffer = np.frombuffer(memory, np.float32, size + 64, room - 4 * (size + 64))
+        end = ctypes.c_void_p(buffer.ctypes.data + buffer.nbytes)
+        assert ctypes.CDLL(None, use_errno=True).mprotect(end, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+        buffer[...] = CANARY
+        return buffer
 
     def array(self, shape, fill=None, *, sliced=False):
         """An array of random numbers, or of `fill`; as a slice, the channels before and after are canaries."""
         shape = tuple(shape)
         width = shape[-1] + (7 if sliced else 0)
         room = int(np.prod(shape[:-1], dtype=int)) * width
-        buffer = np.full(room + 128, CANARY, np.float32)
+        buffer = self.buffer(room)
         whole = buffer[64 : 64 + room].reshape(*shape[:-1], width)
         a = whole[..., 3 : 3 + shape[-1]] if sliced else whole
         a[...] = self.rng.standard_normal(shape) if fill is None else fill
@@ -706,6 +724,38 @@ print("equal")
     assert (code, out) == (0, "equal\n"), err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="closes pages with Linux's mprotect")
+def test_kernels_touch_nothing_beyond_their_arrays():
+    code = """
+import test_cpu_kernels as t
+t.Guarded.closed = True
+for case in t.LARGE + t.WINOGRAD:
+    t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+for C in (1, 3, 5, 17, 24, 728):
+    t.test_depthwise_3x3_of_stride_1_equals_its_plain_twin((2, 5, 6, C), False)
+    g = ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 1), (7, 8))
+    for s in ((False,) * 4, (True, False, True, False)):
+        t.test_depthwise_equals_its_plain_twin.hypothesis.inner_test(g, 2, C, 1, s, 0)
+        t.test_max_pool_equals_its_plain_twin_to_the_bit.hypothesis.inner_test(g, 2, C, 1, s, 0)
+        t.test_avg_pool_equals_its_plain_twin.hypothesis.inner_test(g, 2, C, 1, s, 0)
+        t.test_global_avg_pool_equals_its_plain_twin.hypothesis.inner_test((2, 5, 6, C), s, 0)
+        t.test_elementwise_kernels_equal_their_plain_twins.hypothesis.inner_test((2, 5, 6, C), s, 0)
+        t.test_batch_norm_equals_its_plain_twin.hypothesis.inner_test((3, 20, 7, C), s, 1.0, True, True, True, 0)
+        t.test_lrn_equals_its_plain_twin.hypothesis.inner_test((2, 3, 4, C), s, 5, 0.75, 0.5, 0)
+    t.test_linear_equals_its_plain_twin.hypothesis.inner_test(3, C, 17, 0)
+    t.test_updates_equal_their_plain_twins.hypothesis.inner_test(C, 0)
+print("untouched", flush=True)
+
+from inception_np.kernels.cpu.elementwise import scale_rows
+from inception_np.kernels.cpu.machine import address
+a = t.Guarded(0).array((3,))
+scale_rows(address(a), 0, address(a), 0, 1, 4, 2.0, parts=1)
+print("missed")
+"""
+    code, out, err = python(code)
+    assert (code, out) == (-signal.SIGSEGV, "untouched\n"), err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX-512 is x86's")
 def test_the_code_for_avx512_equals_its_plain_twins_on_any_processor(tmp_path):
@@ -776,6 +826,11 @@ FAULTS = {
         "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
         "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
     ),
+    "a turn of the loop too many": (
+        "register_tile.py",
+        "b.and_(count, ir.Constant(I64, -TURN))",
+        "b.add(count, ir.Constant(I64, TURN - 1))",
+    ),
     "a row of dw that is not there": (
         "register_tile.py",
         'exists = b.icmp_signed("<", constant(m), wanted)',
@@ -841,7 +896,9 @@ def planted(folder, name, sound, broken):
 def test_a_planted_fault_is_caught(fault, tmp_path):
     where = planted(tmp_path, *FAULTS[fault])
     code = """
+import sys
 import test_cpu_kernels as t
+t.Guarded.closed = sys.platform == "linux"
 for case in t.LARGE[-2:] + t.LARGE[1:4] + t.LARGE[6:-2]:
     plane, channels, more, kernel, stride, pads = case
     for sliced in ((False,) * 4, (True,) * 4):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backend import Array, Shape, empty, zeros
+from ..kernels.elementwise import add_to, copy_to, scaled
 from ..kernels.pool import (
     avg_pool,
     avg_pool_dx,
@@ -166,6 +167,11 @@ class AdaptiveAvgPool2D(Layer):
         return shape[0], *self.size, shape[3]
 
 
+def _whole(a: Array) -> Array:
+    """a, or a copy of it whose numbers stand one after the other."""
+    return a if a.flags.c_contiguous else scaled(a, 1.0)
+
+
 class Flatten(Layer):
     """y[n] = x[n] laid out as one row, in row-major order; backward folds it up again.
 
@@ -177,21 +183,13 @@ class Flatten(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("Flatten", x)
-        y = x.reshape(self.out_shape(x.shape))
-        if out is None:
-            return y, x.shape
-        out[...] = y
-        return out, x.shape
+        return copy_to(out, _whole(x).reshape(self.out_shape(x.shape))), x.shape
 
     def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
         check_dy("Flatten", dy, self.out_shape(shape))
         if into is False:
             return None
-        dx = dy.reshape(shape)
-        if into is None:
-            return dx
-        into += dx
-        return into
+        return add_to(into, _whole(dy).reshape(shape))
 
     def out_shape(self, shape: Shape) -> Shape:
         size = 1

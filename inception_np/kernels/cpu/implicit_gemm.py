@@ -181,8 +181,9 @@ def multiply(part, parts, arguments):
 
     A span of the sum is done for all tiles of a chunk before the next span, which goes on from what y then holds (to
     the bit, since y is what a register was): so the panel of weights that a tile eats and the numbers of x that the
-    panels share stay in the second-level cache. While the last panel of a chunk is made, the next chunk's x is fetched
-    into that cache, and its y during the panel before. zeros, nothing: rows of zeros and of minus infinity.
+    panels share stay in the second-level cache. What comes next is fetched into that cache meanwhile: by the tiles of
+    a chunk's last panel the next chunk's x, by those of the panel before its y, by those of the others the weights of
+    the next panel. zeros, nothing: rows of zeros and of minus infinity.
     """
     (
         x, xn, xh, xw, H, W, stride_h, stride_w, offsets, taps, depth, weights, channels,
@@ -207,6 +208,7 @@ def multiply(part, parts, arguments):
     room = (chunk + GROUP - 1) // GROUP * GROUP
     table, nowhere = take(8 * room * taps), take_zeros(4 * WIDTH * vectors)
     pixels, outputs, next_pixels, next_outputs = take(24 * room), take(8 * room), take(24 * room), take(8 * room)
+    next_weights = take(8 * room)
     span_taps, span_depth = spans(taps, depth)
     place_pixels(pixels, first, min(chunk, end - first), x, xn, xh, xw, stride_h, stride_w, OH, OW)
     place_outputs(outputs, first, min(chunk, end - first), y, yn, yh, yw, OH, OW, nowhere)
@@ -225,12 +227,16 @@ def multiply(part, parts, arguments):
                 for panel in range(end_panel):
                     n = panel_size(vectors - v)
                     if panel >= first_panel:
-                        soon = pixels
+                        w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))
+                        soon = next_weights
                         if rest > 0 and panel == end_panel - 1:
                             soon = next_pixels
                         elif rest > 0 and panel == end_panel - 2:
                             soon = next_outputs
-                        w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))
+                        else:
+                            then = weights + 4 * WIDTH * ((v + n) * taps * depth + n * (t * depth + k))
+                            for i in range(count):
+                                store_int(next_weights + 8 * i, then + 4 * deep * some * i)
                         column, valid = 4 * WIDTH * v, channels - v * WIDTH
                         start, least = bias + column if begins else zeros, floor + column if ends else nothing
                         for i in range(0, count, GROUP):
@@ -241,7 +247,7 @@ def multiply(part, parts, arguments):
                             )
                     v += n
         pixels, next_pixels, outputs, next_outputs = next_pixels, pixels, next_outputs, outputs
-    for place in (table, nowhere, pixels, outputs, next_pixels, next_outputs):
+    for place in (table, nowhere, pixels, outputs, next_pixels, next_outputs, next_weights):
         give_back(place)
 
 

@@ -216,13 +216,19 @@ class Tape:
     def write(self, program: np.ndarray) -> None:
         self._programs.append(program)
 
-    def aside(self, function: Callable[[], None]) -> None:
-        """Do this now, unseen by the tape, and at this place whenever the tape is run again."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it nothing is written down."""
         self.__exit__()
         try:
-            function()
+            yield
         finally:
             self.__enter__()
+
+    def aside(self, function: Callable[[], None]) -> None:
+        """Do this now, unseen by the tape, and at this place whenever the tape is run again."""
+        with self.paused():
+            function()
         self.pieces.append(function)
 
     def _join(self) -> None:

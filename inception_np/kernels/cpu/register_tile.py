@@ -219,7 +219,7 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     table: addresses, GROUP to a tap; x is read from `begin` bytes after them. outputs: a table of the addresses of y's
     rows m, written `column` bytes further. adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor:
     zeros for ReLU, minus infinity for none. soon: where memory begins that is to be fetched meanwhile, as much as the
-    tile reads of x at a tap.
+    tile reads of x.
     """
     b, constant = tile.b, lambda value: ir.Constant(I64, value)
     places = [b.add(place, column) for place in tile.addresses(outputs)]
@@ -244,7 +244,8 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     t, w, sums = b.phi(I64), b.phi(I64), tile.phis()
     x = tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))
     column = lambda k: [b.add(row, k) for row in x]  # noqa: E731
-    coming = lambda k: b.add(soon, b.mul(k, constant(tile.rows)))  # noqa: E731
+    there = b.add(soon, b.mul(b.mul(t, depth), constant(4 * tile.rows)))
+    coming = lambda k: b.add(there, b.mul(k, constant(tile.rows)))  # noqa: E731
     w_next, grown = tile.add_products(sums, depth, begin, 4, w, column, coming)
     t_next = tile.at(t, 1)
     for state, come_from in [*starts, ((t_next, w_next, grown), b.block)]:
