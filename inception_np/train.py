@@ -421,6 +421,7 @@ class Run:
         """The error for a loss or gradient that is not finite: which layer was the first?"""
         where = f"epoch {self.epoch + 1}, step {self.step + 1} (lr {self.optimiser.lr:.3g})"
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+        self.passes = Replay(self.net)  # nothing is written down yet: the layers run
         with np.errstate(all="ignore"):
             culprit = first_bad_layer(self.net, lambda: self.gradients(x, labels))
         kept = "state.safetensors" if (self.folder / "state.safetensors").exists() else "nothing yet"

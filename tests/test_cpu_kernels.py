@@ -843,8 +843,8 @@ FAULTS = {
     ),
     "a span that begins at the first weights": (
         "implicit_gemm.py",
-        "n * (t * depth + k))",
-        "n * t * depth)",
+        "w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))",
+        "w = weights + 4 * WIDTH * (v * taps * depth + n * t * depth)",
     ),
     "a span that forgets what y holds": (
         "implicit_gemm.py",
