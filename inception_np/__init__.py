@@ -27,6 +27,7 @@ _HOME = {
     "optim": ("SGD", "RMSProp"),
     "models": ("create_model", "list_models"),
     "inference": ("compile_inference",),
+    "replay": ("Replay",),
     "gradcheck": ("check_gradients",),
     "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "table": ("summary",),

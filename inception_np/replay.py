@@ -24,7 +24,8 @@ that were cast, moved or assigned are seen, and written down anew; so are anothe
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -64,13 +65,21 @@ def all_kernels(layer: Layer) -> bool:
     return type(layer) in (AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
 
 
+class Run:
+    """What a run of the passes is made with: the mode, and while it is written down, the tape."""
+
+    def __init__(self, mode: Mode):
+        self.mode = mode
+        self.tape: Any = None
+
+
 class Aside(Layer):
     """A layer that runs in Python at every replay, on the arrays that it was written down with."""
 
     takes_out = True
 
-    def __init__(self, layer: Layer, replay: "Replay"):
-        self.layer, self.replay = layer, replay
+    def __init__(self, layer: Layer, run: Run):
+        self.layer, self.run = layer, run
 
     @property
     def reads_x(self) -> bool:  # type: ignore[override]
@@ -80,10 +89,10 @@ class Aside(Layer):
         y, cache = [out], [None]
 
         def again() -> None:
-            now, cache[0] = self.layer.forward(x, self.replay.mode)
+            now, cache[0] = self.layer.forward(x, self.run.mode)
             y[0] = now.copy() if y[0] is None else copy_to(y[0], now)
 
-        self.replay.tape.aside(again)
+        self.run.tape.aside(again)
         return y[0], cache
 
     def backward(self, dy: Array, x: Array, cache: list, into: Any = None) -> Any:
@@ -96,11 +105,11 @@ class Aside(Layer):
             else:
                 add_to(into, now)
 
-        self.replay.tape.aside(again)
+        self.run.tape.aside(again)
         return None if into is False else dx[0]
 
     def out_shape(self, shape: Shape) -> Shape:
-        with self.replay.tape.paused():  # a layer of one's own finds it by trying
+        with self.run.tape.paused():  # a layer of one's own finds it by trying
             return self.layer.out_shape(shape)
 
 
@@ -110,23 +119,23 @@ def _is(layer: Layer, kind: type) -> bool:
     return isinstance(layer, kind) and all(getattr(type(layer), name) is getattr(kind, name) for name in same)
 
 
-def twin(layer: Layer, replay: "Replay") -> Layer:
+def twin(layer: Layer, run: Run) -> Layer:
     """The same tree on the same parameters, with every layer that no kernel knows put aside."""
     if all_kernels(layer):
         return layer
     double: Any = copy.copy(layer)
     if _is(layer, Sequential):
-        double.layers = {name: twin(child, replay) for name, child in double.layers.items()}
+        double.layers = {name: twin(child, run) for name, child in double.layers.items()}
     elif _is(layer, Concat):
-        double.branches = {name: twin(child, replay) for name, child in double.branches.items()}
+        double.branches = {name: twin(child, run) for name, child in double.branches.items()}
     elif _is(layer, Residual):
-        double.body = twin(double.body, replay)
-        double.shortcut = None if double.shortcut is None else twin(double.shortcut, replay)
+        double.body = twin(double.body, run)
+        double.shortcut = None if double.shortcut is None else twin(double.shortcut, run)
     elif _is(layer, Network):
-        double.trunk = twin(double.trunk, replay)
-        double.heads = {stage: twin(head, replay) for stage, head in double.heads.items()}
+        double.trunk = twin(double.trunk, run)
+        double.heads = {stage: twin(head, run) for stage, head in double.heads.items()}
     else:
-        return Aside(layer, replay)
+        return Aside(layer, run)
     return double
 
 
@@ -139,7 +148,7 @@ class Replay:
 
     def __init__(self, net: Layer, *, low_memory: bool = False):
         self.net: Any = net
-        self.mode = Mode(train=True, keep=True, low_memory=low_memory)
+        self.run = Run(Mode(train=True, keep=True, low_memory=low_memory))
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
         self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
         self.decays = np.zeros(len(self.norms))
@@ -151,7 +160,7 @@ class Replay:
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> Any:
         """y as the network's forward in training gives it: logits, or (logits, {head: logits}). rng: for dropout."""
-        self.mode, self.waiting = replace(self.mode, rng=rng), False
+        self.run.mode, self.waiting = replace(self.run.mode, rng=rng), False
         if not self._is_written_for(x):
             self._forget()
             if self._can_write(x):
@@ -162,7 +171,7 @@ class Replay:
         if self.tapes:
             y = _map(np.copy, self.y)
         else:
-            y, self.cache = self.net.forward(x, self.mode)
+            y, self.cache = self.net.forward(x, self.run.mode)
             self.x = x
         self.waiting = True
         return y
@@ -186,7 +195,6 @@ class Replay:
 
     def _forget(self) -> None:
         self.tapes: list[Any] = []  # forward's and backward's
-        self.tape: Any = None  # the one that is being written
         self.written_for: tuple[Any, ...] = ()
         self.arrays: list[Array] = []  # where the parameters and averages were
         self.twin: Any = None
@@ -198,43 +206,49 @@ class Replay:
         return same and self.written_for == _signature(x)
 
     def _can_write(self, x: Array) -> bool:
-        self.twin = twin(self.net, self)
+        self.twin = twin(self.net, self.run)
         return compiled(x, *[slot.data for slot in self.slots]) and not isinstance(self.twin, Aside)
 
     def _write_forward(self, x: Array) -> None:
         """Run the layers on a copy of x, and write down what they do."""
-        from .kernels.cpu.machine import Tape
-
         source = heap.private()
         if source is None:
             return
-        self.tape = Tape(source)
-        with self.tape:
+        with self._tape(source) as tape:
             self.x = heap.empty(x.shape, x.dtype)
             self.x[...] = x
-            self.y, self.cache = self.twin.forward(self.x, self.mode)
-        self.tapes = [self.tape]
+            self.y, self.cache = self.twin.forward(self.x, self.run.mode)
+        self.tapes = [tape]
         self.arrays, self.written_for = [slot.data for slot in self.slots], _signature(x)
 
     def _write_backward(self, dy: Any) -> None:
-        from .kernels.cpu.machine import Tape
-
         forward = self.tapes[0]
-        self.tape = Tape(forward.source)
         decays = [layer.decay for layer in self.norms]
         self.decays[:] = decays
         self.dy = _map(np.copy, dy)
         try:
             for i, layer in enumerate(self.norms):
                 layer.decay = self.decays[i : i + 1]  # type: ignore[assignment]
-            with self.tape:
+            with self._tape(forward.source) as tape:
                 self.twin.backward(self.dy, self.x, self.cache, into=False)
         finally:
             for layer, decay in zip(self.norms, decays, strict=True):
                 layer.decay = decay
-        self.tapes.append(self.tape)
-        if not (forward.whole and self.tape.whole):  # NumPy had a part in it: from now on the network's own passes
+        self.tapes.append(tape)
+        if not (forward.whole and tape.whole):  # NumPy had a part in it: from now on the network's own passes
             self.tapes = []
+
+    @contextmanager
+    def _tape(self, source: heap.Heap) -> Iterator[Any]:
+        """A new tape, which all within it is written on."""
+        from .kernels.cpu.machine import Tape
+
+        self.run.tape = Tape(source)
+        try:
+            with self.run.tape as tape:
+                yield tape
+        finally:
+            self.run.tape = None
 
 
 def _signature(x: Array) -> tuple[Any, ...]:
