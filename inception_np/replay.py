@@ -152,19 +152,24 @@ class Replay:
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
         self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
         self.decays = np.zeros(len(self.norms))
-        self.x: Any = None
-        self.y: Any = None
-        self.cache: Any = None
-        self.dy: Any = None
+        self.settled_for: tuple[Any, ...]  # what x was like,
+        self.arrays: list[Array]  # and where the parameters and averages were
+        self.tapes: list[Any]  # forward's and backward's
+        self.twin: Any
+        self.x: Any
+        self.y: Any
+        self.cache: Any
+        self.dy: Any
+        self.waiting: bool  # for a backward
         self._forget()
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> Any:
         """y as the network's forward in training gives it: logits, or (logits, {head: logits}). rng: for dropout."""
         self.run.mode, self.waiting = replace(self.run.mode, rng=rng), False
-        if not self._is_written_for(x):
+        if not self._is_settled_for(x):
             self._forget()
-            if self._can_write(x):
-                self._write_forward(x)
+            self._write_forward(x)
+            self.arrays, self.settled_for = [slot.data for slot in self.slots], _signature(x)
         elif self.tapes:
             self.x[...] = x
             self.tapes[0].run()
@@ -194,23 +199,18 @@ class Replay:
         self.waiting = False
 
     def _forget(self) -> None:
-        self.tapes: list[Any] = []  # forward's and backward's
-        self.written_for: tuple[Any, ...] = ()
-        self.arrays: list[Array] = []  # where the parameters and averages were
-        self.twin: Any = None
-        self.x = self.y = self.cache = self.dy = None
-        self.waiting = False  # for a backward
+        self.settled_for, self.arrays, self.tapes, self.waiting = (), [], [], False
+        self.twin = self.x = self.y = self.cache = self.dy = None
 
-    def _is_written_for(self, x: Array) -> bool:
+    def _is_settled_for(self, x: Array) -> bool:
         same = all(slot.data is a for slot, a in zip(self.slots, self.arrays, strict=False))
-        return same and self.written_for == _signature(x)
-
-    def _can_write(self, x: Array) -> bool:
-        self.twin = twin(self.net, self.run)
-        return compiled(x, *[slot.data for slot in self.slots]) and not isinstance(self.twin, Aside)
+        return same and self.settled_for == _signature(x)
 
     def _write_forward(self, x: Array) -> None:
-        """Run the layers on a copy of x, and write down what they do."""
+        """Run the layers on a copy of x, and write down what they do, if that is work for kernels."""
+        self.twin = twin(self.net, self.run)
+        if isinstance(self.twin, Aside) or not compiled(x, *[slot.data for slot in self.slots]):
+            return
         source = heap.private()
         if source is None:
             return
@@ -219,7 +219,6 @@ class Replay:
             self.x[...] = x
             self.y, self.cache = self.twin.forward(self.x, self.run.mode)
         self.tapes = [tape]
-        self.arrays, self.written_for = [slot.data for slot in self.slots], _signature(x)
 
     def _write_backward(self, dy: Any) -> None:
         forward = self.tapes[0]
