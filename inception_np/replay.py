@@ -34,6 +34,7 @@ import numpy as np
 from . import heap
 from .backend import Array, Shape, compiled
 from .compose import Concat, Residual, Sequential, once
+from .kernels.depthwise import has_kernel
 from .kernels.elementwise import add_to, copy_to
 from .kernels.lrn import POWERS
 from .layer import Layer, Mode, named_buffers, named_params, walk
@@ -57,7 +58,7 @@ def all_kernels(layer: Layer) -> bool:
     if isinstance(layer, ConvBNReLU) and type(layer) is ConvBNReLU:
         return layer.conv.groups == 1
     if isinstance(layer, DepthwiseConv2D) and type(layer) is DepthwiseConv2D:
-        return layer.multiplier == 1
+        return has_kernel(layer.weight.data)
     if isinstance(layer, LRN) and type(layer) is LRN:
         return layer.beta in POWERS
     if isinstance(layer, MaxPool2D) and type(layer) is MaxPool2D:

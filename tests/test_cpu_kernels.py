@@ -286,7 +286,7 @@ def test_depthwise_3x3_of_stride_1_equals_its_plain_twin(shape, sliced):
 @pytest.mark.parametrize("channels, multiplier", [(1, 3), (3, 8), (5, 2), (8, 17)])
 @pytest.mark.parametrize("sliced", [False, True])
 def test_depthwise_with_several_filters_equals_its_plain_twin(channels, multiplier, sliced):
-    assert depthwise._has_kernel(np.ones((1, 1, channels, multiplier)))
+    assert depthwise.has_kernel(np.ones((1, 1, channels, multiplier)))
     for kernel, stride, pads in (((7, 7), (2, 2), ((2, 3), (3, 2))), ((3, 2), (1, 2), ((0, 1), (1, 0)))):
         check_depthwise(kernel, stride, pads, (1, 1), (2, 15, 12, channels), (sliced,) * 4, 1, multiplier)
 

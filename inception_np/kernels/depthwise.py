@@ -11,7 +11,8 @@ from .window import Pads, Pair, out_size, pad_images, taps
 FEW_CHANNELS = 8  # at most, for several filters each to be compiled: an image's, as BN-Inception begins
 
 
-def _has_kernel(w: Array) -> bool:
+def has_kernel(w: Array) -> bool:
+    """Are these weights (kh, kw, C, multiplier) for the compiled kernels?"""
     return w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS
 
 
@@ -30,7 +31,7 @@ def depthwise2d(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
-    if compiled(x, w, bias, out) and _has_kernel(w):
+    if compiled(x, w, bias, out) and has_kernel(w):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d(x, w, bias, stride, pads, dilation, out)
@@ -52,7 +53,7 @@ def depthwise2d_dx(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
-    if compiled(dy, w, add) and _has_kernel(w):
+    if compiled(dy, w, add) and has_kernel(w):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
@@ -65,7 +66,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
-    if compiled(x, dy, dw) and _has_kernel(dw):
+    if compiled(x, dy, dw) and has_kernel(dw):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dw(x, dy, dw, stride, pads, dilation)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...heap import empty
 from ..window import out_size
-from .elementwise import copy
+from .elementwise import clear, copy, scaled_add
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
 from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fetch, fma, load, spread, store
@@ -239,13 +239,18 @@ def _window(w, stride, dilation, pads):
     return *w.shape[:2], *stride, *dilation, pads[0][0], pads[1][0]
 
 
+def _zeros(shape):
+    a = empty(shape, np.float32)
+    clear(address(a), 0, 0, 0, 1, 1, 1, a.size, parts=1)
+    return a
+
+
 def _dense(w):
     """w (kh, kw, C, m) as the weights (kh, kw, C, C m) of an ordinary convolution."""
-    by_hand(w)
-    kh, kw, C, m = w.shape
-    dense = np.zeros((kh, kw, C, C, m), np.float32)
+    w, (kh, kw, C, m) = contiguous(w), w.shape
+    dense = _zeros((kh, kw, C, C, m))
     for c in range(C):
-        dense[:, :, c, c] = w[:, :, c]
+        copy(w[:, :, c], dense[:, :, c, c])
     return dense.reshape(kh, kw, C, C * m)
 
 
@@ -305,11 +310,10 @@ def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
     """../depthwise.py says what it computes."""
     kh, kw, C, m = dw.shape
     if m > 1:
-        by_hand(dw)
-        dense = np.zeros((kh, kw, C, C * m), np.float32)
+        dense = _zeros((kh, kw, C, C * m))
         conv2d_dw(x, dy, dense, stride, pads, dilation)
         for c in range(C):
-            dw[:, :, c] += dense[:, :, c, c * m : (c + 1) * m]
+            scaled_add(dw[:, :, c], dense[:, :, c, c * m : (c + 1) * m], 1.0, dw[:, :, c])
         return
     if not dw.flags.c_contiguous:
         by_hand(dw)
