@@ -18,6 +18,7 @@ from inception_np.loss import softmax_cross_entropy
 from inception_np.models import create_model, list_models
 from inception_np.optim import RMSProp
 from inception_np.random import stream
+from inception_np.replay import Replay
 from inception_np.schedules import cosine, warm_up
 from inception_np.train import evaluate, total_loss, warm_statistics
 
@@ -69,13 +70,13 @@ def one_epoch(name, shuffled=False):
     norms = [(layer, layer.decay) for _, layer in walk(net) if isinstance(layer, BatchNorm)]
     before = first_loss(net, normalise(test_images[:100], mean, std), test_labels[:100])
 
-    optimiser, steps = RMSProp(net, lr, momentum=0.9, eps=1e-8), count // batch_size
+    optimiser, steps, passes = RMSProp(net, lr, momentum=0.9, eps=1e-8), count // batch_size, Replay(net)
     schedule = warm_up(cosine(lr, 1), 0.1)
     for step, index in enumerate(batches(count, batch_size, 0, 0)):
         warm_statistics(norms, step)
         x = normalise(images[index], mean, std)
-        y, kept = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", 0, step)))
-        net.backward(total_loss(y, labels[index], net.aux_weight, 0)[1], x, kept, into=False)
+        y = passes.forward(x, stream(0, "dropout", 0, step))
+        passes.backward(total_loss(y, labels[index], net.aux_weight, 0)[1])
         optimiser.lr = schedule((step + 0.5) / steps)
         optimiser.step()
     return before, evaluate(net, test_images, test_labels, mean, std)[1]

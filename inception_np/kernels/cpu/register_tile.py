@@ -29,10 +29,11 @@ of the 32 registers. One step, for one tap and one input channel c, is an outer 
 
 Twelve cycles of arithmetic ask for eleven fetches, under one a cycle, so fetching hides behind arithmetic. And since a
 multiply-add takes four cycles to finish while two start in each, at least eight independent sums are needed to keep
-the machine busy; there are 24. Nothing then holds the arithmetic up, and the loop runs at the processor's peak: no
-instruction in it is there for anything but the sums, save three to count. The registers are the limit: 24 sums, 3
-vectors of w and the spread x are 28 of 32. Twelve pixels by 32 channels is the other shape that fills them, for the
-layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those.
+the machine busy; there are 24. Nothing then holds the arithmetic up, and the loop runs near the processor's peak: what
+else is in it are a few instructions to count, once in two steps, and one that sends for a line of memory that a later
+tile will want, so that memory is read while the arithmetic goes on and not between. The registers are the limit: 24
+sums, 3 vectors of w and the spread x are 28 of 32. Twelve pixels by 32 channels is the other shape that fills them, for
+the layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those.
 
 The weights lie in memory in just the order in which the tile eats them: [panel of 48 channels][tap][c][48], "packed",
 so that w is one stream read from its beginning to its end. That stream is read again for the next tile of pixels,
