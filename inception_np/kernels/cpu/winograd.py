@@ -72,7 +72,7 @@ BLOCK = 3 * LANES  # channels of products transformed at once
 BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
 MOST = 4 * GROUP  # patches at once
 LONGEST, RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
-LEAST_CHANNELS, LEAST_PATCHES = 32, 48  # below these the transforms outweigh the products saved
+LEAST_CHANNELS, LEAST_PATCHES = 32, 60  # below these the transforms outweigh the products saved
 LEAST_FOR_GRADIENT = 48  # channels
 
 
@@ -433,7 +433,7 @@ def convolution(x, filters, depth, channels, pads, y, *, adds=False, bias=0, flo
     patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
     chunk = max(GROUP, min(MOST, BUDGET // (4 * PLACES * (depth + LANES)) // GROUP * GROUP))
     threads = num_threads()
-    parts = 1 if threads == 1 else min(-(-patches // GROUP), 4 * threads)
+    parts = 1 if threads == 1 else max(threads, min(patches // GROUP, 4 * threads) // threads * threads)
     convolve(
         address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], depth, address(filters),
         filters.size // PLACES, channels, address(y), *y.strides[:3], *y.shape[:3], int(adds),
