@@ -232,7 +232,7 @@ def _print_ceilings(args: argparse.Namespace, threads: int) -> int:
 def _by_layer(task: dict) -> list[dict]:
     """Seconds of every layer, the least of a few steps, and what it computes and moves."""
     from . import bench_side
-    from .layer import Layer
+    from .layer import Layer, Mode
     from .models import create_model
 
     net = create_model(task["name"], preset=task["preset"])
@@ -265,7 +265,11 @@ def _by_layer(task: dict) -> list[dict]:
     for path, layer in units.items():
         watch(path, layer)
     train = task["task"] == "train"
-    _, step = bench_side.layer_by_layer(net, task)
+    if train:
+        _, step = bench_side.training(net, task, bench_side.LayerByLayer)
+    else:
+        x, _ = bench_side.batch_of(net, task["batch"])
+        step = lambda: net.forward(x, Mode())  # noqa: E731
     for _ in range(5):
         step()
     rows = []
@@ -281,6 +285,7 @@ def _by_layer(task: dict) -> list[dict]:
                 "batch": task["batch"],
                 "layer": row["layer"],
                 "kind": row["kind"],
+                "samples": len(row["forward"]),
                 "forward_seconds": ahead,
                 "backward_seconds": back if train else None,
                 "forward_gflops": flops / ahead / 1e9,

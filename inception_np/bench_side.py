@@ -54,25 +54,40 @@ def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
         x, _ = batch_of(net, task["batch"])
         plan = compile_inference(net, x.shape)
         return (lambda: plan(x)), (lambda: plan(x))
-    return layer_by_layer(net, task)
-
-
-def layer_by_layer(net: Any, task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """A training step or a forward pass of our layers, as a user would write it."""
-    from . import heap
-    from .layer import Mode
-    from .loss import softmax_cross_entropy
-    from .optim import SGD
     from .replay import Replay
 
+    return training(net, task, Replay)
+
+
+class LayerByLayer:
+    """The passes of a network's layers, with Replay's interface: what Python costs is not left out."""
+
+    def __init__(self, net: Any, *, low_memory: bool = False):
+        self.net, self.low_memory = net, low_memory
+
+    def forward(self, x: np.ndarray, rng: np.random.Generator) -> Any:
+        from .layer import Mode
+
+        self.x, mode = x, Mode(train=True, keep=True, rng=rng, low_memory=self.low_memory)
+        y, self.cache = self.net.forward(x, mode)
+        return y
+
+    def backward(self, dy: Any) -> None:
+        self.net.backward(dy, self.x, self.cache, into=False)
+
+
+def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
+    from . import heap
+    from .loss import softmax_cross_entropy
+    from .optim import SGD
+
     x, labels = batch_of(net, task["batch"])
-    if task["task"] == "infer":
-        return (lambda: None), (lambda: net.forward(x, Mode()))
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)
     low_memory = task.get("low_memory", False)
-    passes = Replay(net, low_memory=low_memory)
+    passes = kind(net, low_memory=low_memory)
 
-    def step(x: np.ndarray = x, labels: np.ndarray = labels, passes: Replay = passes) -> Any:
+    def step(x: np.ndarray = x, labels: np.ndarray = labels, passes: Any = passes) -> Any:
         y = passes.forward(x, np.random.default_rng(0))
         logits, aux = y if isinstance(y, tuple) else (y, None)
         loss, dy = softmax_cross_entropy(logits, labels)
@@ -84,7 +99,7 @@ def layer_by_layer(net: Any, task: dict) -> tuple[Callable[[], Any], Callable[[]
         return loss
 
     def warm() -> None:
-        step(x[:2], labels[:2], Replay(net, low_memory=low_memory))
+        step(x[:2], labels[:2], kind(net, low_memory=low_memory))
         heap.trim()
 
     return warm, step

@@ -149,6 +149,7 @@ def test_every_layer_has_its_row(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert {"3a.b1", "3a.b3.conv", "3a.pool.pool"} <= {row["layer"] for row in rows}
     assert all(row["forward_seconds"] > 0 and row["ceiling_gflops"] > 0 for row in rows)
+    assert all(row["samples"] >= 5 for row in rows)  # the layers run in every step: nothing is replayed
     assert any(row["backward_gflops"] for row in rows)
 
 
