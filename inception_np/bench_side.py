@@ -79,7 +79,7 @@ class LayerByLayer:
 def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
     from . import heap
-    from .loss import softmax_cross_entropy
+    from .loss import total_loss
     from .optim import SGD
 
     x, labels = batch_of(net, task["batch"])
@@ -89,11 +89,7 @@ def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callab
 
     def step(x: np.ndarray = x, labels: np.ndarray = labels, passes: Any = passes) -> Any:
         y = passes.forward(x, np.random.default_rng(0))
-        logits, aux = y if isinstance(y, tuple) else (y, None)
-        loss, dy = softmax_cross_entropy(logits, labels)
-        if aux:
-            heads = {k: net.aux_weight * softmax_cross_entropy(v, labels)[1] for k, v in aux.items()}
-            dy = (dy, heads)
+        loss, dy = total_loss(y, labels, net.aux_weight, 0.0)
         passes.backward(dy)
         optimiser.step()
         return loss

@@ -40,3 +40,21 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.
         raise ValueError(f"{who}: got label {labels[bad]} at position {bad}, wanted 0 <= label < {k}")
     check_between(who, "smoothing", smoothing, 0, 1)
     return _kernel(logits, labels, float(smoothing))
+
+
+def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tuple[float, Any]:
+    """Loss of the logits plus aux_weight times that of each auxiliary head, and its gradient.
+
+    y: logits (N, K), or (logits, {"4a": logits, ...}); the gradient has the same structure.
+    GoogLeNet, section 5: "their losses were weighted by 0.3".
+    """
+    if not isinstance(y, tuple):
+        loss, dlogits = softmax_cross_entropy(y, labels, smoothing=smoothing)
+        return float(loss), dlogits
+    loss, dlogits = softmax_cross_entropy(y[0], labels, smoothing=smoothing)
+    total, daux = float(loss), {}
+    for stage, logits in y[1].items():
+        loss, dhead = softmax_cross_entropy(logits, labels, smoothing=smoothing)
+        total += aux_weight * float(loss)
+        daux[stage] = dhead * aux_weight
+    return total, (dlogits, daux)

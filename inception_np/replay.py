@@ -37,6 +37,7 @@ from .compose import Concat, Residual, Sequential, once
 from .kernels.depthwise import has_kernel
 from .kernels.elementwise import add_to, copy_to
 from .kernels.lrn import POWERS
+from .kernels.pool import fits_a_byte
 from .layer import Layer, Mode, named_buffers, named_params, walk
 from .layers.activation import ReLU
 from .layers.batchnorm import BatchNorm
@@ -53,16 +54,16 @@ from .threads import num_threads
 
 def all_kernels(layer: Layer) -> bool:
     """Does this layer do all that depends on numbers in kernels?"""
-    if isinstance(layer, Conv2D) and type(layer) in (Conv2D, ConvReLU):
+    if type(layer) is Conv2D or type(layer) is ConvReLU:
         return layer.groups == 1
-    if isinstance(layer, ConvBNReLU) and type(layer) is ConvBNReLU:
+    if type(layer) is ConvBNReLU:
         return layer.conv.groups == 1
-    if isinstance(layer, DepthwiseConv2D) and type(layer) is DepthwiseConv2D:
+    if type(layer) is DepthwiseConv2D:
         return has_kernel(layer.weight.data)
-    if isinstance(layer, LRN) and type(layer) is LRN:
+    if type(layer) is LRN:
         return layer.beta in POWERS
-    if isinstance(layer, MaxPool2D) and type(layer) is MaxPool2D:
-        return layer.size[0] * layer.size[1] <= 256
+    if type(layer) is MaxPool2D:
+        return fits_a_byte(layer.size)
     return type(layer) in (AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
 
 

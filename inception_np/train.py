@@ -35,7 +35,7 @@ from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .inference import compile_inference
 from .layer import Layer, Mode, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
-from .loss import softmax_cross_entropy
+from .loss import softmax_cross_entropy, total_loss
 from .memory import available, check_width, needed, readable
 from .models import create_model
 from .models.network import Network
@@ -486,24 +486,6 @@ def make_schedule(o: Options) -> schedules.Schedule:
     else:
         schedule = schedules.constant(o.lr)
     return schedules.warm_up(schedule, o.warm_up)
-
-
-def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tuple[float, Any]:
-    """Loss of the logits plus aux_weight times that of each auxiliary head, and its gradient.
-
-    y: logits (N, K), or (logits, {"4a": logits, ...}); the gradient has the same structure.
-    GoogLeNet, section 5: "their losses were weighted by 0.3".
-    """
-    if not isinstance(y, tuple):
-        loss, dlogits = softmax_cross_entropy(y, labels, smoothing=smoothing)
-        return float(loss), dlogits
-    loss, dlogits = softmax_cross_entropy(y[0], labels, smoothing=smoothing)
-    total, daux = float(loss), {}
-    for stage, logits in y[1].items():
-        loss, dhead = softmax_cross_entropy(logits, labels, smoothing=smoothing)
-        total += aux_weight * float(loss)
-        daux[stage] = dhead * aux_weight
-    return total, (dlogits, daux)
 
 
 def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:

@@ -6,7 +6,8 @@ import weakref
 import numpy as np
 import pytest
 
-from inception_np import SGD, Layer, Mode, Param, backend, create_model, softmax_cross_entropy, threads
+from inception_np import SGD, Layer, Mode, Param, backend, create_model, threads
+from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm
 from inception_np.kernels.cpu import depthwise as cpu_depthwise
@@ -20,27 +21,13 @@ from inception_np.layers.depthwise import DepthwiseConv2D, SeparableConv2D
 from inception_np.layers.linear import Linear
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from inception_np.loss import total_loss
 from inception_np.replay import Replay
 
 if backend.PLAIN:
     pytest.skip("INCEPTION_NP_PLAIN is set", allow_module_level=True)
 
 rng_of = np.random.default_rng
-
-
-class Passes:
-    """The network's own passes, under Replay's interface."""
-
-    def __init__(self, net, low_memory=False):
-        self.net, self.low_memory = net, low_memory
-
-    def forward(self, x, rng=None):
-        y, cache = self.net.forward(x, Mode(train=True, keep=True, rng=rng, low_memory=self.low_memory))
-        self.back = lambda dy: self.net.backward(dy, x, cache, into=False)
-        return y
-
-    def backward(self, dy):
-        self.back(dy)
 
 
 def steps(net, passes, shape, count=4):
@@ -54,11 +41,9 @@ def steps(net, passes, shape, count=4):
         x = rng_of(i).standard_normal(shape).astype(np.float32)
         y = passes.forward(x, rng_of(100 + i))
         x[...] = np.nan if isinstance(passes, Replay) and passes.tapes else x  # it was copied: the caller may reuse it
-        logits, heads = y if isinstance(y, tuple) else (y, {})
+        logits = y[0] if isinstance(y, tuple) else y
         labels = rng_of(200 + i).integers(0, logits.shape[1], len(logits))
-        loss, dy = softmax_cross_entropy(logits, labels)
-        if heads:
-            dy = dy, {stage: 0.3 * softmax_cross_entropy(head, labels)[1] for stage, head in heads.items()}
+        loss, dy = total_loss(y, labels, 0.3, 0.0)
         passes.backward(dy)
         losses.append(float(loss))
         optimiser.step()
@@ -70,7 +55,7 @@ def assert_replayed(make, shape, *, low_memory=False):
     """Replay and the layers end with the same bits, and Replay did replay."""
     plain, replayed = make(), make()
     passes = Replay(replayed, low_memory=low_memory)
-    wanted, got = steps(plain, Passes(plain, low_memory), shape), steps(replayed, passes, shape)
+    wanted, got = steps(plain, LayerByLayer(plain, low_memory=low_memory), shape), steps(replayed, passes, shape)
     for a, b in zip(got, wanted, strict=True):
         assert np.array_equal(a, b)
     assert len(passes.tapes) == 2
@@ -179,7 +164,7 @@ def small(rng=None):
 
 def test_another_shape_number_of_threads_or_array_is_written_down_anew():
     nets = small(), small()
-    both = Passes(nets[0]), Replay(nets[1])
+    both = LayerByLayer(nets[0]), Replay(nets[1])
     before = threads.num_threads()
 
     def agree(shape):
@@ -204,7 +189,7 @@ def test_another_shape_number_of_threads_or_array_is_written_down_anew():
 
 def test_a_forward_without_backward_is_forgotten_and_a_backward_without_forward_refused():
     nets = small(), small()
-    both = Passes(nets[0]), Replay(nets[1])
+    both = LayerByLayer(nets[0]), Replay(nets[1])
     dy = rng_of(1).standard_normal((2, 4)).astype(np.float32)
     for i in range(6):
         for passes in both:

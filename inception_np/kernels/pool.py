@@ -11,15 +11,20 @@ from ..backend import Array, Shape, array_module, compiled, copy_to, empty, on_g
 from .window import Pads, Pair, pad_images, taps
 
 
+def fits_a_byte(size: Pair) -> bool:
+    """Can a byte name the tap that won, as the compiled kernels keep it?"""
+    return size[0] * size[1] <= 256
+
+
 def max_pool(
     x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, *, out: Array | None = None
 ) -> tuple[Array, Array]:
     """x (N, H, W, C) -> y (N, H', W', C) and winners: the tap i * size_w + j that won, uint8 (uint16 over 256 taps)."""
-    if on_gpu(x) and size[0] * size[1] <= 256:
+    if on_gpu(x) and fits_a_byte(size):
         from .cuda import pool as cuda
 
         return cuda.max_pool(x, size, stride, pads, out_hw, out)
-    if compiled(x, out) and size[0] * size[1] <= 256:
+    if compiled(x, out) and fits_a_byte(size):
         from .cpu import pool as cpu
 
         return cpu.max_pool(x, size, stride, pads, out_hw, out)
@@ -37,11 +42,11 @@ def max_pool_dx(
     add: Array | None = None,
 ) -> Array:
     """dx (N, H, W, C), or added to `add`."""
-    if on_gpu(dy) and size[0] * size[1] <= 256:
+    if on_gpu(dy) and fits_a_byte(size):
         from .cuda import pool as cuda
 
         return cuda.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
-    if compiled(dy, add) and size[0] * size[1] <= 256:
+    if compiled(dy, add) and fits_a_byte(size):
         from .cpu import pool as cpu
 
         return cpu.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)

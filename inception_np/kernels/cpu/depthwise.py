@@ -18,7 +18,7 @@ import numpy as np
 
 from ...heap import empty
 from ..window import out_size
-from .elementwise import clear, copy, scaled_add
+from .elementwise import cleared, copy, scaled_add
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
 from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fetch, fma, load, spread, store
@@ -26,6 +26,14 @@ from .simd import LANES, fetch, fma, load, spread, store
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
 LINE = 64  # bytes of a cache line
 SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+@helper
+def _rows_around(x1, xh, xw, p, H, zero_row):
+    """The rows above and below row p and their steps: (x0, s0, x2, s2). Beyond the plane, zeros and no step."""
+    x0, s0 = (x1 - xh, xw) if p > 0 else (zero_row, 0)
+    x2, s2 = (x1 + xh, xw) if p < H - 1 else (zero_row, 0)
+    return x0, s0, x2, s2
 
 
 @helper
@@ -60,16 +68,14 @@ def convolve_3x3(part, parts, arguments):
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
         image, p = piece // H, piece % H
         x1, to = x + image * xn + p * xh, y + image * yn + p * yh
-        has_above, has_below = p > 0, p < H - 1
-        s0, s2 = (xw if has_above else 0), (xw if has_below else 0)
+        x0, s0, x2, s2 = _rows_around(x1, xh, xw, p, H, zeros)
         soon_x, soon_y = x1 + 2 * xh, to + yh
         for c in range(0, 4 * C, 4 * LANES):
-            x0, x2 = (x1 - xh + c if has_above else zeros), (x1 + xh + c if has_below else zeros)
             b, n = bias + c if bias else 0, C - c // 4
             if n >= LANES:
-                _row_3x3(x0, x1 + c, x2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, LANES, soon_x, soon_y)
+                _row_3x3(x0 + c, x1 + c, x2 + c, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, LANES, soon_x, soon_y)
             else:
-                _row_3x3(x0, x1 + c, x2, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, n, soon_x, soon_y)
+                _row_3x3(x0 + c, x1 + c, x2 + c, s0, xw, s2, w + c, 4 * C, b, to + c, yw, W, add, n, soon_x, soon_y)
             soon_x, soon_y = soon_x + LINE * W, soon_y + LINE * W
 
 
@@ -170,16 +176,18 @@ def weight_sums_3x3(part, parts, arguments):
         for row in range(N * H * chunk // chunks, N * H * (chunk + 1) // chunks):
             image, p = row // H, row % H
             x1, at = x + image * xn + p * xh, dy + image * dyn + p * dyh
-            has_above, has_below = p > 0, p < H - 1
-            s0, s2 = (xw if has_above else 0), (xw if has_below else 0)
+            x0, s0, x2, s2 = _rows_around(x1, xh, xw, p, H, zeros)
             soon_x, soon_dy = x1 + 2 * xh, at + dyh
             for c in range(0, 4 * C, 4 * LANES):
-                x0, x2 = (x1 - xh + c if has_above else zeros), (x1 + xh + c if has_below else zeros)
                 n = C - c // 4
                 if n >= LANES:
-                    _add_row_3x3(x0, x1 + c, x2, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, LANES, soon_x, soon_dy)
+                    _add_row_3x3(
+                        x0 + c, x1 + c, x2 + c, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, LANES, soon_x, soon_dy
+                    )
                 else:
-                    _add_row_3x3(x0, x1 + c, x2, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, n, soon_x, soon_dy)
+                    _add_row_3x3(
+                        x0 + c, x1 + c, x2 + c, s0, xw, s2, at + c, dyw, W, to + c, 4 * room, n, soon_x, soon_dy
+                    )
                 soon_x, soon_dy = soon_x + LINE * W, soon_dy + LINE * W
 
 
@@ -239,16 +247,10 @@ def _window(w, stride, dilation, pads):
     return *w.shape[:2], *stride, *dilation, pads[0][0], pads[1][0]
 
 
-def _zeros(shape):
-    a = empty(shape, np.float32)
-    clear(address(a), 0, 0, 0, 1, 1, 1, a.size, parts=1)
-    return a
-
-
 def _dense(w):
     """w (kh, kw, C, m) as the weights (kh, kw, C, C m) of an ordinary convolution."""
     w, (kh, kw, C, m) = contiguous(w), w.shape
-    dense = _zeros((kh, kw, C, C, m))
+    dense = cleared((kh, kw, C, C, m))
     for c in range(C):
         copy(w[:, :, c], dense[:, :, c, c])
     return dense.reshape(kh, kw, C, C * m)
@@ -310,7 +312,7 @@ def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
     """../depthwise.py says what it computes."""
     kh, kw, C, m = dw.shape
     if m > 1:
-        dense = _zeros((kh, kw, C, C * m))
+        dense = cleared((kh, kw, C, C * m))
         conv2d_dw(x, dy, dense, stride, pads, dilation)
         for c in range(C):
             scaled_add(dw[:, :, c], dense[:, :, c, c * m : (c + 1) * m], 1.0, dw[:, :, c])

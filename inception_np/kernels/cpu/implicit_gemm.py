@@ -29,7 +29,7 @@ from ...threads import num_threads
 from ..window import Pads, Pair, out_size
 from . import winograd
 from .batchnorm import moments
-from .elementwise import clear
+from .elementwise import clear, cleared
 from .machine import (
     address,
     by_hand,
@@ -568,8 +568,7 @@ def conv2d_dw(x, dy, dw, stride, pads, dilation):
     sums, step = dw, 0
     if ranges > 1:
         step = -(-dw.nbytes // 64) * 64
-        sums = empty((ranges * step // 4,), np.float32)
-        clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
+        sums = cleared((ranges * step // 4,))
     few = pixels * dw.size < 1e5  # multiply-adds: a microsecond
     threads = num_threads()
     pieces = ranges * len(offsets) * -(-inputs // BAND)

@@ -14,7 +14,6 @@ from .machine import (
     is_rows,
     kernel,
     row_step,
-    rows,
     unpack,
     zero_row,
 )
@@ -125,11 +124,11 @@ def max_windows_gradient(part, parts, arguments):
 
 
 @helper
-def _column_max(x, xh, height, exists, n):
+def _column_max(x, xh, rows, exists, n):
     """The largest of the rows of one column, for a vector of channels; minus infinity for a column of padding."""
     best = spread(np.float32(-np.inf))
     if exists:
-        for i in range(height):
+        for i in range(rows):
             best = larger(load(x + i * xh, n), best)
     return best
 
@@ -384,9 +383,9 @@ def global_avg_pool_dx(dy, x_shape, add):
         dx += global_avg_pool_dx(dy, x_shape, None)
         return dx
     N, H, W, C = x_shape
-    dy, at, step = rows(dy)
+    dy = dy if is_rows(dy) else contiguous(dy)
     spread_means(
-        at, step, address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
+        address(dy), row_step(dy), address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
         1 / (H * W), parts=_parts(dx),
     )  # fmt: skip
     return dx

@@ -47,7 +47,7 @@ Networks", arXiv:1509.09308, section 4.1.
 import numpy as np
 
 from ...threads import num_threads
-from .elementwise import clear
+from .elementwise import cleared
 from .machine import address, constant_row, helper, kernel, unpack, zero_row
 from .panels import add_products, pack_columns, pack_rows, spans
 from .record import empty
@@ -461,8 +461,7 @@ def add_gradient(x, dy, dw, pads):
     chunk = max(GROUP, min(LONGEST, BUDGET // (16 * (inputs + outputs)) // GROUP * GROUP))
     ranges = max(1, min(RANGES, patches // LONGEST))
     step = -(-PLACES * inputs * outputs * 4 // 64) * 64
-    sums = empty((ranges * step // 4,), np.float32)
-    clear(address(sums), 0, 0, 0, 1, 1, 1, sums.size, parts=1)
+    sums = cleared((ranges * step // 4,))
     threads = num_threads()
     filter_gradients(
         address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], inputs, address(dy),
