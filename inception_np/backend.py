@@ -9,6 +9,8 @@ given: `array_module(x)` is `numpy` or `cupy`, and `empty(shape, dtype, like)` m
 
 import os
 import sys
+import threading
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -34,14 +36,33 @@ def array_module(x: Array) -> ModuleType:
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
-def compiled(*arrays: Array | None) -> bool:
-    """True where the Numba kernels apply: float32 NumPy arrays, none empty, and INCEPTION_NP_PLAIN is not set."""
-    if PLAIN:
-        return False
-    for a in arrays:  # (a loop: this is asked some thousand times a second)
-        if a is not None and not (isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size > 0):
-            return False
-    return True
+def compiled(*arrays: Array | None, fits: bool = True) -> bool:
+    """True where the Numba kernels apply: float32 NumPy arrays, none empty, and INCEPTION_NP_PLAIN is not set.
+
+    fits: whatever else a kernel asks for, such as one group of channels. Where the answer is no, NumPy does the work,
+    and whoever called `on_fallback` in this thread is told.
+    """
+    if fits and not PLAIN:
+        for a in arrays:  # (a loop: this is asked some thousand times a second)
+            if a is not None and not (isinstance(a, np.ndarray) and a.dtype == np.float32 and a.size > 0):
+                break
+        else:
+            return True
+    if _local.fallback is not None:
+        _local.fallback()
+    return False
+
+
+class _Local(threading.local):
+    fallback: Callable[[], None] | None = None
+
+
+_local = _Local()
+
+
+def on_fallback(tell: Callable[[], None] | None) -> None:
+    """Have `tell` called whenever NumPy does in this thread what a compiled kernel could not; None: nobody is told."""
+    _local.fallback = tell
 
 
 def on_gpu(x: Array) -> bool:

@@ -3,7 +3,8 @@
 x: (N, H, W, C). y: (N, OH, OW, C). size and stride: (h, w). pads: ((top, bottom), (left, right)). The number of
 windows, out_hw, is handed in: with ceil=True a last window may hang over the end (windows.out_length).
 
-Maximum: padding never wins; of equal values the first in row-major order wins, and it alone gets the gradient.
+Maximum: padding never wins; of equal values the first in row-major order wins, and it alone gets the gradient. A NaN
+wins over every number.
 Average: the padding is zeros; the sum is divided either by the number of input cells in the window, or
 (count_include_pad) by the number of cells of the padded input in it. What hangs over even the padding is counted
 by neither, as in PyTorch.
@@ -39,7 +40,7 @@ def max_pool(x, size, stride, pads, out_hw) -> tuple[np.ndarray, np.ndarray]:
     for at, cells, _ in _windows(x.shape, size, stride, pads, out_hw):
         tap, best = cells[0]
         for other, cell in cells[1:]:
-            if x[cell].real > x[best].real:
+            if x[cell].real > x[best].real or (np.isnan(x[cell]) and not np.isnan(x[best])):
                 tap, best = other, cell
         y[at], winners[at] = x[best], tap
     return y, winners

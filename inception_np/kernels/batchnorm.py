@@ -4,7 +4,7 @@ With `relu` the passes of ReLU ride along: forward stores max(0, y), and backwar
 which it finds again from x, so that neither y nor a mask need be kept.
 """
 
-from ..backend import Array, compiled, copy_to, on_gpu
+from ..backend import Array, array_module, compiled, copy_to, on_gpu
 
 NHW = (0, 1, 2)
 
@@ -107,14 +107,14 @@ def batch_norm_grad(
 def _plain(x, mean, rstd, gamma, beta, relu):
     xhat = (x - mean) * rstd
     y = xhat + beta if gamma is None else gamma * xhat + beta
-    return y * (y.real > 0) if relu else y
+    return array_module(y).where(y.real <= 0, 0, y) if relu else y
 
 
 def _plain_grad(dy, x, mean, rstd, gamma, beta, relu, train):
     xhat = (x - mean) * rstd
     if relu:
         y = xhat + beta if gamma is None else gamma * xhat + beta
-        dy = dy * (y.real > 0)
+        dy = array_module(dy).where(y.real > 0, dy, 0)
     dbeta = dy.sum(NHW)
     dgamma = None if gamma is None else (dy * xhat).sum(NHW)
     g = dy if gamma is None else gamma * dy

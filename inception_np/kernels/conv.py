@@ -39,7 +39,7 @@ def conv2d(
         from .cuda import conv as cuda
 
         return cuda.conv2d(x, w, bias, stride, pads, dilation, groups, relu, out)
-    if compiled(x, w, bias, out) and groups == 1:
+    if compiled(x, w, bias, out, fits=groups == 1):
         from .cpu import implicit_gemm as cpu
 
         return cpu.conv2d(x, w, bias, stride, pads, dilation, relu, out)
@@ -57,7 +57,7 @@ def conv2d_moments(
         from .cuda import conv as cuda
 
         return cuda.conv2d_moments(x, w, stride, pads, dilation, groups)
-    if compiled(x, w) and groups == 1:
+    if compiled(x, w, fits=groups == 1):
         from .cpu import implicit_gemm as cpu
 
         return cpu.conv2d_moments(x, w, stride, pads, dilation)
@@ -81,7 +81,7 @@ def conv2d_dx(
         from .cuda import conv as cuda
 
         return cuda.conv2d_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
-    if compiled(dy, w, add) and groups == 1:
+    if compiled(dy, w, add, fits=groups == 1):
         from .cpu import implicit_gemm as cpu
 
         return cpu.conv2d_dx(dy, w, x_shape, stride, pads, dilation, add)
@@ -94,7 +94,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
         from .cuda import conv as cuda
 
         return cuda.conv2d_dw(x, dy, dw, stride, pads, dilation, groups)
-    if compiled(x, dy, dw) and groups == 1:
+    if compiled(x, dy, dw, fits=groups == 1):
         from .cpu import implicit_gemm as cpu
 
         return cpu.conv2d_dw(x, dy, dw, stride, pads, dilation)
@@ -113,7 +113,7 @@ def _plain(x, w, bias, stride, pads, dilation, groups, relu, out):
     if bias is not None:
         y += bias
     if relu:
-        y *= y.real > 0
+        y[y.real <= 0] = 0
     return y
 
 

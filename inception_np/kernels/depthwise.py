@@ -31,7 +31,7 @@ def depthwise2d(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
-    if compiled(x, w, bias, out) and has_kernel(w):
+    if compiled(x, w, bias, out, fits=has_kernel(w)):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d(x, w, bias, stride, pads, dilation, out)
@@ -53,7 +53,7 @@ def depthwise2d_dx(
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
-    if compiled(dy, w, add) and has_kernel(w):
+    if compiled(dy, w, add, fits=has_kernel(w)):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
@@ -66,7 +66,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
         from .cuda import depthwise as cuda
 
         return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
-    if compiled(x, dy, dw) and has_kernel(dw):
+    if compiled(x, dy, dw, fits=has_kernel(dw)):
         from .cpu import depthwise as cpu
 
         return cpu.depthwise2d_dw(x, dy, dw, stride, pads, dilation)

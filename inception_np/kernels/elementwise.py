@@ -1,19 +1,19 @@
 """ReLU, sums and copies of whole arrays, and the sum that a bias gradient is."""
 
 from .. import backend
-from ..backend import Array, compiled, on_gpu
+from ..backend import Array, array_module, compiled, on_gpu
 
 
 def add_to(into: Array | bool | None, dx: Array) -> Array | None:
     """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
-    if into is None or into is False or not compiled(into, dx) or into.shape != dx.shape:  # type: ignore[union-attr]
+    if into is None or into is False or not compiled(into, dx, fits=into.shape == dx.shape):  # type: ignore[union-attr]
         return backend.add_to(into, dx)
     return scaled_add(into, dx, 1.0, out=into)
 
 
 def copy_to(out: Array | None, y: Array) -> Array:
     """y itself, or `out` after y was written there."""
-    if out is None or not compiled(out, y) or out.shape != y.shape:
+    if out is None or not compiled(out, y, fits=out.shape == y.shape):
         return backend.copy_to(out, y)
     return scaled(y, 1.0, out=out)
 
@@ -28,7 +28,7 @@ def scaled(x: Array, scale: float, *, out: Array | None = None) -> Array:
 
 
 def relu(x: Array, *, out: Array | None = None) -> Array:
-    """y = x where x > 0, else 0, in x's shape. A NaN gives 0 times NaN, which is NaN: it is not hidden."""
+    """y = 0 where x <= 0, else x, in x's shape. So a NaN stays NaN, and minus infinity becomes 0."""
     if on_gpu(x):
         from .cuda import elementwise as cuda
 
@@ -37,7 +37,7 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
         from .cpu import elementwise as cpu
 
         return cpu.relu(x, out)
-    return backend.copy_to(out, x * (x.real > 0))
+    return backend.copy_to(out, array_module(x).where(x.real <= 0, 0, x))
 
 
 def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
@@ -50,7 +50,7 @@ def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
         from .cpu import elementwise as cpu
 
         return cpu.relu_dx(dy, y, add)
-    return backend.add_to(add, dy * (y.real > 0))  # type: ignore[return-value]
+    return backend.add_to(add, array_module(dy).where(y.real > 0, dy, 0))  # type: ignore[return-value]
 
 
 def scaled_add(a: Array, b: Array, scale: float, *, out: Array | None = None) -> Array:

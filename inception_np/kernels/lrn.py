@@ -20,7 +20,7 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, *, out: Array 
         from .cuda import lrn as cuda
 
         return cuda.lrn(x, size, alpha, beta, k, out)
-    if compiled(x, out) and beta in POWERS:
+    if compiled(x, out, fits=beta in POWERS):
         from .cpu import lrn as cpu
 
         return cpu.lrn(x, size, alpha, beta, k, out)
@@ -42,7 +42,7 @@ def lrn_dx(
         from .cuda import lrn as cuda
 
         return cuda.lrn_dx(dy, x, size, alpha, beta, k, add)
-    if compiled(x, dy, add) and beta in POWERS:
+    if compiled(x, dy, add, fits=beta in POWERS):
         from .cpu import lrn as cpu
 
         return cpu.lrn_dx(dy, x, size, alpha, beta, k, add)

@@ -3,7 +3,8 @@
     max      y[p] = max_{i in window} x[p s + i - t]           dx: each dy goes to the pixel that won
     average  y[p] = 1/D_p sum_{i in window} x[p s + i - t]     dx: each dy is spread over its window, divided by D_p
 
-Padding never wins a maximum. Of equal values the first in row-major order wins. D_p is the number of real pixels in
+Padding never wins a maximum. Of equal values the first in row-major order wins, and a NaN wins over every number, as
+in NumPy's maximum: it is not hidden. D_p is the number of real pixels in
 the window, or, with count_include_pad, of real and padding pixels; what hangs over the end in ceil mode never counts.
 """
 
@@ -24,7 +25,7 @@ def max_pool(
         from .cuda import pool as cuda
 
         return cuda.max_pool(x, size, stride, pads, out_hw, out)
-    if compiled(x, out) and fits_a_byte(size):
+    if compiled(x, out, fits=fits_a_byte(size)):
         from .cpu import pool as cpu
 
         return cpu.max_pool(x, size, stride, pads, out_hw, out)
@@ -46,7 +47,7 @@ def max_pool_dx(
         from .cuda import pool as cuda
 
         return cuda.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
-    if compiled(dy, add) and fits_a_byte(size):
+    if compiled(dy, add, fits=fits_a_byte(size)):
         from .cpu import pool as cpu
 
         return cpu.max_pool_dx(dy, winners, x_shape, size, stride, pads, add)
@@ -134,10 +135,12 @@ def _plain_max(x, size, stride, pads, out_hw, out):
     padded = pad_images(x, _reach(x.shape, size, stride, pads, out_hw), -float("inf"))
     y = empty((len(x), *out_hw, x.shape[3]), x.dtype, x) if out is None else out
     winners = zeros(y.shape, "uint8" if size[0] * size[1] <= 256 else "uint16", x)
-    y[...] = -float("inf")
+    rows, columns = (xp.asarray(f) for f in first_taps(stride, pads, out_hw))
+    winners += (rows[:, None, None] * size[1] + columns[:, None]).astype(winners.dtype)
+    y[...] = -float("inf")  # which no pixel of a window of minus infinities beats: its first real pixel has won
     for i, j, at in taps(size, stride, (1, 1), out_hw):
         candidate = padded[at]
-        better = candidate.real > y.real
+        better = (candidate.real > y.real) | (xp.isnan(candidate.real) & ~xp.isnan(y.real))
         y[...] = xp.where(better, candidate, y)
         winners[better] = i * size[1] + j
     return y, winners
@@ -147,7 +150,7 @@ def _plain_max_dx(dy, winners, x_shape, size, stride, pads, add):
     reach = _reach(x_shape, size, stride, pads, dy.shape[1:3])
     padded = zeros(_padded(x_shape, reach), dy.dtype, dy)
     for i, j, at in taps(size, stride, (1, 1), dy.shape[1:3]):
-        padded[at] += dy * (winners == i * size[1] + j)
+        padded[at] += array_module(dy).where(winners == i * size[1] + j, dy, 0)
     return _inside(padded, reach, x_shape, add)
 
 
@@ -185,6 +188,11 @@ def window_counts(plane, size, stride, pads, out_hw, count_include_pad) -> list[
         starts = [p * s - lo for p in range(positions)]
         counts.append([min(start + k, last) - max(start, first) for start in starts])
     return counts
+
+
+def first_taps(stride, pads, out_hw) -> list[list[int]]:
+    """For each row of windows, and each column, the first tap that lies on a real pixel."""
+    return [[max(0, lo - p * s) for p in range(n)] for s, (lo, _), n in zip(stride, pads, out_hw, strict=True)]
 
 
 def _reach(x_shape, size, stride, pads, out_hw) -> Pads:

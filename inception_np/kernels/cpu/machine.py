@@ -40,6 +40,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from ... import heap
+from ...backend import on_fallback
 from ...threads import num_threads
 from . import workers
 from .workers import Workers, decorate
@@ -196,18 +197,24 @@ class Tape:
         self.source, self.owned = source, source.addresses()
         self.pieces: list[np.ndarray | Callable[[], None]] = []
         self.kept: list[Any] = []
-        self.whole = True  # is everything written down? Not if NumPy had to copy an array
+        self.whole = True  # is everything written down? Not if NumPy had a part in it
         self._programs: list[np.ndarray] = []
 
     def __enter__(self) -> "Tape":
         _local.tape = self
         heap.arrays_from(self.source)
+        on_fallback(self.spoil)
         return self
 
     def __exit__(self, *error: object) -> None:
         _local.tape = None
         heap.arrays_from(None)
+        on_fallback(None)
         self._join()
+
+    def spoil(self) -> None:
+        """Note that NumPy computes something now, which is not written down."""
+        self.whole = False
 
     def keep(self, a: np.ndarray, where: int) -> None:
         if where not in self.owned:
@@ -377,7 +384,7 @@ def contiguous(a: np.ndarray) -> np.ndarray:
 def by_hand(a: np.ndarray) -> None:
     """Say that NumPy is going to read or write this array: raises Unrecordable while calls are recorded."""
     if _local.tape is not None:
-        _local.tape.whole = False
+        _local.tape.spoil()
     if _local.recording is not None:
         raise Unrecordable(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
 

@@ -21,6 +21,7 @@ from .simd import (
     LANES,
     fma,
     larger,
+    largest,
     load,
     load_bytes,
     load_float,
@@ -39,12 +40,12 @@ SMALL = 1 << 16  # bytes that one thread does faster than two
 def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
     """A vector of channels of one window, rows i0..i1 and columns j0..j1 of x; first_tap: the number of (i0, j0)."""
     best = spread(np.float32(-np.inf))
-    who = spread_byte(0)
+    who = spread_byte(first_tap)
     for i in range(i1 - i0):
         for j in range(j1 - j0):
             v = load(x + i * xh + j * xw, n)
             who = winner(v, best, spread_byte(first_tap + i * size_w + j), who)
-            best = larger(v, best)
+            best = largest(v, best)
     store(y, best, n)
     store_bytes(winners, who, n)
 
@@ -129,7 +130,7 @@ def _column_max(x, xh, rows, exists, n):
     best = spread(np.float32(-np.inf))
     if exists:
         for i in range(rows):
-            best = larger(load(x + i * xh, n), best)
+            best = largest(load(x + i * xh, n), best)
     return best
 
 
@@ -155,7 +156,7 @@ def max_values(part, parts, arguments):
                 for q in range(OW):
                     w = q * stride_w - left + 2
                     last = _column_max(at + w * xw, xh, rows, w >= 0 and w < W, m)
-                    store(to + q * yw + 4 * c, larger(larger(a, b), last), m)
+                    store(to + q * yw + 4 * c, largest(largest(a, b), last), m)
                     a = b if stride_w == 1 else last
                     b = last
                     if stride_w == 2:
@@ -165,7 +166,7 @@ def max_values(part, parts, arguments):
                     w = q * stride_w - left
                     best = spread(np.float32(-np.inf))
                     for j in range(max(w, 0), min(w + size_w, W)):
-                        best = larger(_column_max(at + j * xw, xh, rows, True, m), best)
+                        best = largest(_column_max(at + j * xw, xh, rows, True, m), best)
                     store(to + q * yw + 4 * c, best, m)
 
 

@@ -326,12 +326,18 @@ def _where_positive(b, gate, x):
     return b.select(b.fcmp_ordered(">", gate, ZERO), x, ZERO)
 
 
+def _beats(b, x, y):
+    """x > y, or x is NaN and y is not: what wins a maximum."""
+    return b.and_(b.fcmp_unordered(">", x, y), b.fcmp_ordered("ord", y, y))
+
+
 larger = operation("larger", _larger, vector, vector, vector)  # y where either is NaN
+largest = operation("largest", lambda b, x, y: b.select(_beats(b, x, y), x, y), vector, vector, vector)  # NaN stays
 positive_part = operation("positive_part", _positive_part, vector, vector)  # ReLU; NaN stays
 where_positive = operation("where_positive", _where_positive, vector, vector, vector)
-winner = operation(  # i where x > y, else j
+winner = operation(  # i where x beats y, else j
     "winner",
-    lambda b, x, y, i, j: b.select(b.fcmp_ordered(">", x, y), i, j),
+    lambda b, x, y, i, j: b.select(_beats(b, x, y), i, j),
     bytes16,
     vector,
     vector,

@@ -70,7 +70,7 @@ extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ 
   const int c = i % C;
   const float xhat = (x[place(i, C, ldx)] - mean[c]) * rstd[c];
   const float v = (gamma ? gamma[c] * xhat : xhat) + beta[c];
-  y[place(i, C, ldy)] = relu ? v * (v > 0) : v;
+  y[place(i, C, ldy)] = relu && v <= 0 ? 0.f : v;
 }
 
 // dy where ReLU let y through; y is made again from xhat.

@@ -265,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
   each_result(sum, row, column, [&](int m, int o, float v) {
     if (m >= pixels || o >= out) return;
     if (bias) v += bias[group * out + o];
-    y[(long long)m * ldy + group * out + o] = relu ? v * (v > 0) : v;
+    y[(long long)m * ldy + group * out + o] = relu && v <= 0 ? 0.f : v;
   });
   if (part)
     column_moments(sum, min(BM, pixels - row), out - column, shared, part + (long long)blockIdx.x * 2 * O + group * out + column,

@@ -2,17 +2,17 @@
 #include "common.cuh"
 #include "reduce.cuh"
 
-// x * (x > 0), not max(x, 0): a NaN is not hidden.
+// Not max(x, 0): a NaN is not hidden.
 extern "C" __global__ void relu(const float* x, float* y, int total, int C, int ldx, int ldy) {
   EACH_ELEMENT(i, total);
   const float v = x[place(i, C, ldx)];
-  y[place(i, C, ldy)] = v * (v > 0);
+  y[place(i, C, ldy)] = v <= 0 ? 0.f : v;
 }
 
 extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __restrict__ y, float* dx, int total,
                                    int C, int lddy, int ldy, int lddx, int add) {
   EACH_ELEMENT(i, total);
-  const float v = dy[place(i, C, lddy)] * (y[place(i, C, ldy)] > 0);
+  const float v = y[place(i, C, ldy)] > 0 ? dy[place(i, C, lddy)] : 0.f;
   float* at = dx + place(i, C, lddx);
   *at = add ? *at + v : v;
 }

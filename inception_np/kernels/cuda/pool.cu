@@ -7,13 +7,13 @@ extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restri
   EACH_ELEMENT(i, d.N * d.OH * d.OW * d.C);
   const int c = i % d.C, ow = i / d.C % d.OW, oh = i / d.C / d.OW % d.OH, n = i / d.C / d.OW / d.OH;
   float best = -INFINITE;
-  int winner = 0;
+  int winner = max(0, d.top - oh * d.sh) * d.kw + max(0, d.left - ow * d.sw);  // the first real pixel
   for (int r = 0; r < d.kh; r++)
     for (int s = 0; s < d.kw; s++) {
       const int h = oh * d.sh - d.top + r, w = ow * d.sw - d.left + s;
       if (!inside(h, d.H) || !inside(w, d.W)) continue;
       const float v = x[(((long long)n * d.H + h) * d.W + w) * ldx + c];
-      if (v > best) best = v, winner = r * d.kw + s;  // of equals the first wins
+      if (v > best || (v != v && best == best)) best = v, winner = r * d.kw + s;  // of equals the first wins, and NaN
     }
   y[place(i, d.C, ldy)] = best;
   winners[i] = winner;
