@@ -4,10 +4,10 @@ import numpy as np
 
 
 def relu(x) -> np.ndarray:
-    """y = x where x > 0, else 0. Of a complex number the real part decides."""
+    """y = 0 where x <= 0, else x, so that NaN stays NaN. Of a complex number the real part decides."""
     y = np.zeros(x.shape, np.result_type(np.float64, x))
     for at in np.ndindex(x.shape):
-        if x[at].real > 0:
+        if not x[at].real <= 0:
             y[at] = x[at]
     return y
 

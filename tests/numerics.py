@@ -41,6 +41,15 @@ def random_like(y, seed):
     return draw(y)
 
 
+def strewn(x, seed):
+    """x with NaN and both infinities among its numbers, and now and then nothing but minus infinity."""
+    rng = np.random.default_rng([seed, 4])
+    x = np.where(rng.random(x.shape) < 0.3, rng.choice([np.nan, np.inf, -np.inf, -np.inf], x.shape), x).astype(x.dtype)
+    if seed % 3 == 0:
+        x[...] = -np.inf
+    return x
+
+
 def arrays(tree):
     """Every array in nested tuples, lists, dicts and objects, in order."""
     if isinstance(tree, np.ndarray):

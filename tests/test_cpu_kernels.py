@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numerics import strewn
 
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
@@ -325,6 +326,8 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
     g = Guarded(seed)
     x = g.array((batch, *plane, channels), sliced=sliced[0])
     np.round(x, out=x)  # many ties
+    if seed % 2:
+        x[...] = strewn(x, seed)
     for ceil in (False, True):
         out_hw = out_size(plane, kernel, stride, pads, ceil=ceil)
         out = g.array((batch, *out_hw, channels), 7, sliced=sliced[1])
@@ -332,11 +335,11 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         y, winners = pool.max_pool(x, *where, out_hw, out=out)
         wanted, won = pool._plain_max(x, *where, out_hw, None)
         assert y is out
-        assert np.array_equal(y, wanted)
+        assert np.array_equal(y, wanted, equal_nan=True)
         assert np.array_equal(winners, won)
         alone = g.array(out.shape, 7, sliced=sliced[3])
         cpu_pool.max_pool_values(x, *where, alone)
-        assert np.array_equal(alone, wanted)
+        assert np.array_equal(alone, wanted, equal_nan=True)
         dy = g.array(y.shape, sliced=sliced[2])
         dx = pool._plain_max_dx(double(dy)[0], winners, x.shape, *where, None)
         scale = pool._plain_max_dx(absolute(dy)[0], winners, x.shape, *where, None)
@@ -409,6 +412,20 @@ def test_elementwise_kernels_equal_their_plain_twins(shape, sliced, seed):
     axes = (0, 1, 2)
     scale = np.abs(before) + absolute(dy)[0].sum(axes)
     assert_close(bias, before + double(dy)[0].sum(axes), scale, dy[..., 0].size + 1)
+    g.check()
+
+
+@arrays
+def test_relu_of_what_is_not_finite_equals_its_plain_twin(shape, sliced, seed):
+    g = Guarded(seed)
+    x, dy, out = (g.array(shape, fill, sliced=s) for fill, s in zip((None, None, 7), sliced, strict=False))
+    x[...], dy[...] = strewn(x, seed), strewn(dy, seed + 1)
+    wanted = elementwise.relu(double(x)[0])
+    assert np.array_equal(elementwise.relu(x, out=out), wanted, equal_nan=True)
+    assert np.array_equal(elementwise.relu_dx(dy, x), elementwise.relu_dx(*double(dy, x)), equal_nan=True)
+    ones, zeros = np.ones(shape[-1:], np.float32), np.zeros(shape[-1:], np.float32)
+    y = batchnorm.batch_norm(x, zeros, ones, None, zeros, relu=True, out=out)
+    assert np.array_equal(y, wanted, equal_nan=True)
     g.check()
 
 

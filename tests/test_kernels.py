@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
-from numerics import error, strided
+from numerics import error, strewn, strided
 from strategies import flags, planes, seeds, windows
 
 import reference.conv
@@ -164,28 +164,33 @@ def pool_configs(draw):
 
 
 def check_max_pool(config, dtype, levels):
-    """levels: how many different values there are, few enough that windows hold equal ones."""
+    """levels: how many values there are, so few that windows hold equal ones; NOT_FINITE: infinities and NaN too."""
     shape, size, stride, pads, ceil, seed = config
     values = draw_values(seed)
     x = values(shape, dtype)
     if levels:
         x = np.round(x.real * levels) / levels
+    if levels == NOT_FINITE:
+        x = strewn(x, seed)
     out_hw = window.out_size(shape[1:3], size, stride, pads, ceil=ceil)
     y, winners = pool.max_pool(x, size, stride, pads, out_hw)
     wanted, wanted_winners = reference.pool.max_pool(x, size, stride, pads, out_hw)
     assert y.dtype == x.dtype and winners.dtype == np.uint8
-    assert np.array_equal(y, wanted)
+    assert np.array_equal(y, wanted, equal_nan=True)
     assert np.array_equal(winners, wanted_winners)
     out = slice_of(y.shape, y.dtype)
     again, winners_again = pool.max_pool(x, size, stride, pads, out_hw, out=out)
     assert again is out
-    assert np.array_equal(out, y) and np.array_equal(winners, winners_again)
+    assert np.array_equal(out, y, equal_nan=True) and np.array_equal(winners, winners_again)
     dy = values(y.shape, dtype)
     dx = added(pool.max_pool_dx, dy, winners, shape, size, stride, pads, shape=shape, seed=seed)
     agree(dx, reference.pool.max_pool_dx(dy, x, size, stride, pads))
 
 
-@given(pool_configs(), dtypes, st.sampled_from([0, 1, 2]))
+NOT_FINITE = 3
+
+
+@given(pool_configs(), dtypes, st.sampled_from([0, 1, 2, NOT_FINITE]))
 def test_max_pool_is_the_definition_and_the_first_of_equals_wins(config, dtype, levels):
     check_max_pool(config, dtype, levels)
 
@@ -314,6 +319,24 @@ def check_relu(shape, seed, dtype, zeros):
     assert np.array_equal(dx, reference.pointwise.relu_dx(dy, x))
 
 
+def check_relu_of_what_is_not_finite(shape, seed):
+    values = draw_values(seed)
+    x, dy = strewn(values(shape), seed), strewn(values(shape), seed + 1)
+    y = elementwise.relu(x)
+    assert np.array_equal(y, reference.pointwise.relu(x), equal_nan=True)
+    assert np.array_equal(elementwise.relu_dx(dy, y), reference.pointwise.relu_dx(dy, x), equal_nan=True)
+    zero, one = np.zeros(shape[3]), np.ones(shape[3])
+    assert np.array_equal(batchnorm.batch_norm(x, zero, one, None, zero, relu=True), y, equal_nan=True)
+    w = np.ones((1, 1, 1, shape[3]))
+    z = conv.conv2d(x, w, None, (1, 1), ((0, 0), (0, 0)), (1, 1), shape[3], relu=True)
+    assert np.array_equal(z, y, equal_nan=True)
+
+
+@given(planes(), seeds)
+def test_relu_of_what_is_not_finite_is_the_definition(shape, seed):
+    check_relu_of_what_is_not_finite(shape, seed)
+
+
 @given(planes(), seeds, dtypes, flags)
 def test_relu_is_the_definition_and_its_slope_at_zero_is_zero(shape, seed, dtype, zeros):
     check_relu(shape, seed, dtype, zeros)
@@ -428,6 +451,11 @@ def test_window_counts_and_same_pads_equal_counting():
 # -- every comparison is seen to fail on a planted fault ----------------------------------------------------------
 
 
+def quietly(function, *arguments, **options):
+    with np.errstate(invalid="ignore"):
+        return function(*arguments, **options)
+
+
 def replace(module, name, how):
     """A fault: the kernel `name` of a module, with what it returns (or its arguments) spoiled by `how`."""
     right = getattr(module, name)
@@ -468,6 +496,16 @@ FAULTS = {
             lambda f, x, *a, **k: f(x + 1e-9 * np.arange(x.size).reshape(x.shape), *a, **k),
         ),
         st.tuples(pool_configs(), dtypes, st.just(1)),
+        check_max_pool,
+    ),
+    "max_pool hides NaN": (
+        replace(pool, "max_pool", lambda f, x, *a, **k: f(np.where(np.isnan(x), -np.inf, x), *a, **k)),
+        st.tuples(pool_configs(), st.just(np.float64), st.just(NOT_FINITE)),
+        check_max_pool,
+    ),
+    "max_pool lets padding win a plane of minus infinities": (
+        replace(pool, "first_taps", lambda f, stride, pads, out_hw: f(stride, ((0, 0), (0, 0)), out_hw)),
+        st.tuples(pool_configs(), st.just(np.float64), st.just(NOT_FINITE)),
         check_max_pool,
     ),
     "max_pool_dx overwrites where windows overlap": (
@@ -517,6 +555,16 @@ FAULTS = {
         replace(lrn, "channel_window_sum", lambda f, x, size: f(x, 1)),
         st.tuples(lrn_configs(), dtypes),
         check_lrn,
+    ),
+    "relu multiplies by x > 0, and minus infinity times 0 is NaN": (
+        replace(elementwise, "relu", lambda f, x, out=None: quietly(np.multiply, x, x.real > 0, out=out)),
+        st.tuples(planes(), seeds),
+        check_relu_of_what_is_not_finite,
+    ),
+    "relu_dx multiplies by y > 0, and infinity times 0 is NaN": (
+        replace(elementwise, "relu_dx", lambda f, dy, y, add=None: f(dy, y, add=add) + quietly(np.multiply, 0, dy)),
+        st.tuples(planes(), seeds),
+        check_relu_of_what_is_not_finite,
     ),
     "relu's slope at zero is one": (
         replace(elementwise, "relu_dx", lambda f, dy, y, add=None: f(dy, y + 1e-300, add=add)),
