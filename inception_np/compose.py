@@ -15,31 +15,35 @@ from typing import Any
 
 from .backend import Array, Shape, array_module, empty
 from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
-from .layer import Layer, Mode, locate
+from .layer import Layer, Mode, backward_of, forward_of, locate
 from .layers.check import check_dy, check_floating, check_number
 
 
 def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
-    """A child's forward: its name goes into errors, and its y into `out` where one is given."""
+    """A child's forward: its name goes into errors, and its y into `out` where one is given.
+
+    Here layers meet, so here the sixth law is kept: a y of another dtype than x is rounded to x's.
+    """
     try:
-        if out is None:
-            return layer.forward(x, mode)
-        if layer.takes_out:
+        if out is not None and layer.takes_out:
             return layer.forward(x, mode, out=out)  # type: ignore[call-arg]
-        y, cache = layer.forward(x, mode)
+        y, cache = forward_of(layer, x, mode)
+        if out is not None and y.shape != out.shape:
+            raise ValueError(f"{type(layer).__name__}: forward gave y of shape {y.shape}, wanted {out.shape}")
         return copy_to(out, y), cache
     except (ValueError, TypeError) as error:
         raise locate(error, name)  # noqa: B904  (the same error, its text extended)
 
 
 def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None) -> Any:
-    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted."""
+    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype."""
     try:
-        if into is None:
-            return layer.backward(dy, x, cache)
-        if layer.takes_out:
+        if into is not None and layer.takes_out:
             return layer.backward(dy, x, cache, into=into)  # type: ignore[call-arg]
-        return add_to(into, layer.backward(dy, x, cache))
+        if into is False:
+            layer.backward(dy, x, cache)
+            return None
+        return add_to(into, backward_of(layer, dy, x, cache, None if into is None else into.shape))
     except (ValueError, TypeError) as error:
         raise locate(error, name)  # noqa: B904
 
@@ -218,7 +222,7 @@ class Concat(Layer):
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Concat")
-        check_dy("Concat", dy, kept[0][1])
+        dy = check_dy("Concat", dy, kept[0][1], kept[0][2].dtype)
         caches = kept.pop()[0]
         names, stop = list(self.branches), dy.shape[-1]
         dx = into
@@ -262,12 +266,12 @@ class Residual(Layer):
         s, cut_cache = (x, None) if self.shortcut is None else run("shortcut", self.shortcut, x, mode)
         if s.shape != f.shape:
             raise ValueError(f"Residual: got {f.shape} from the body, wanted the shortcut's {s.shape}")
-        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache, f.shape)] if mode.keep else []
+        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache, f.shape, f.dtype)] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Residual")
-        check_dy("Residual", dy, kept[0][2])
-        body_cache, cut_cache, _ = kept.pop()
+        dy = check_dy("Residual", dy, *kept[0][2:])
+        body_cache, cut_cache, *_ = kept.pop()
         df = dy if self.scale == 1 else scaled(dy, self.scale)
         if self.shortcut is None:
             dx = scaled(dy, 1.0) if into is None else add_to(into, dy)

@@ -33,7 +33,7 @@ from .backend import Array, Shape, compiled
 from .compose import Concat, Residual, Sequential
 from .kernels.lrn import POWERS
 from .kernels.window import out_size, pads_for
-from .layer import Layer, Mode, named_buffers, named_params
+from .layer import Layer, Mode, forward_of, named_buffers, named_params, of_kind
 from .layers.activation import Dropout, ReLU
 from .layers.batchnorm import BatchNorm
 from .layers.conv import Conv2D, ConvReLU
@@ -127,40 +127,48 @@ class Sum:
 def shape_after(steps: list[Any], shape: Shape) -> Shape:
     """The shape of y for an x of this shape."""
     for step in steps:
-        shape = step.out_shape(shape)
+        shape = _out_shape(step, shape)
     return shape
+
+
+def _out_shape(step: Any, shape: Shape) -> Shape:
+    """What a step makes of a shape. A layer of one's own finds it by trying, which is no part of the plan."""
+    from .kernels.cpu.machine import at_once
+
+    with at_once():
+        return step.out_shape(shape)
 
 
 def steps_of(layer: Layer) -> list[Any]:
     """A layer as steps that come one after the other; a Layer among them is one that stays as it is."""
-    if isinstance(layer, Network):
+    if of_kind(layer, Network):
         return steps_of(layer.trunk)
-    if isinstance(layer, Sequential):
+    if of_kind(layer, Sequential):
         steps: list[Any] = []
         for child in layer.layers.values():
             for step in steps_of(child):
                 _append(steps, step)
         return steps
-    if type(layer) is Concat:
+    if of_kind(layer, Concat):
         return [Fork([steps_of(branch) for branch in layer.branches.values()])]
-    if type(layer) is Residual:
+    if of_kind(layer, Residual):
         cut = None if layer.shortcut is None else steps_of(layer.shortcut)
         return [Sum(steps_of(layer.body), cut, layer.scale)]
-    if type(layer) is ConvBNReLU:
+    if of_kind(layer, ConvBNReLU):
         return steps_of(Sequential(layer.conv, layer.bn, ReLU()))
-    if isinstance(layer, Conv2D) and type(layer) in (Conv2D, ConvReLU) and layer.groups == 1:
+    if of_kind(layer, Conv2D, ConvReLU) and layer.groups == 1:
         w = layer.weight.data
         bias = np.zeros(w.shape[3], np.float32) if layer.bias is None else layer.bias.data.copy()
-        least = 0 if type(layer) is ConvReLU else -np.inf
+        least = 0 if of_kind(layer, ConvReLU) else -np.inf
         floor = np.full(w.shape[3], least, np.float32)
         return [Product(w.copy(), bias, floor, layer.stride, layer.pad, layer.dilation)]
-    if type(layer) is Linear:
+    if of_kind(layer, Linear):
         w = layer.weight.data
         bias = np.zeros(w.shape[1], np.float32) if layer.bias is None else layer.bias.data.copy()
         return [Product(w[None, None].copy(), bias, np.full(w.shape[1], -np.inf, np.float32))]
-    if type(layer) is AvgPool2D:
+    if of_kind(layer, AvgPool2D):
         return [Average(layer)]
-    if type(layer) is Dropout:
+    if of_kind(layer, Dropout):
         return []
     return [copy.deepcopy(layer)]
 
@@ -168,13 +176,13 @@ def steps_of(layer: Layer) -> list[Any]:
 def _append(steps: list[Any], step: Any) -> None:
     """Put a step behind others, into the last one where it fits in."""
     last = steps[-1] if steps else None
-    if type(step) is BatchNorm and isinstance(last, Product) and last.is_linear():
+    if of_kind(step, BatchNorm) and isinstance(last, Product) and last.is_linear():
         steps[-1] = last.scaled(*_line(step))
-    elif type(step) is ReLU and isinstance(last, Product):
+    elif of_kind(step, ReLU) and isinstance(last, Product):
         steps[-1] = last.clipped()
-    elif type(step) is ReLU and isinstance(last, Sum):
+    elif of_kind(step, ReLU) and isinstance(last, Sum):
         steps[-1] = replace(last, relu=True)
-    elif type(step) is ReLU and isinstance(last, Average) and last.bias is not None:
+    elif of_kind(step, ReLU) and isinstance(last, Average) and last.bias is not None:
         steps[-1] = replace(last, floor=np.zeros_like(last.bias))
     elif (
         isinstance(step, Product)
@@ -188,7 +196,7 @@ def _append(steps: list[Any], step: Any) -> None:
         steps[-1] = replace(step, bias=np.zeros_like(step.bias), floor=free)
         steps.append(Average(last.layer, step.bias, step.floor))
     elif (
-        type(step) is BatchNorm
+        of_kind(step, BatchNorm)
         and isinstance(last, Average)
         and last.floor is not None
         and np.isneginf(last.floor).all()
@@ -253,7 +261,12 @@ class Plan:
                     run(program)
                 else:
                     layer, source, target = piece
-                    target[...] = layer.forward(source, Mode())[0]
+                    y = forward_of(layer, source, Mode())[0]
+                    if y.shape != target.shape:
+                        raise ValueError(
+                            f"{type(layer).__name__}: gave y of {y.shape}, wanted {target.shape} as before"
+                        )
+                    target[...] = y
             return self.y.copy()
 
     def programs(self) -> list[np.ndarray]:
@@ -407,23 +420,23 @@ class Plan:
         """A layer that stays itself: by its kernel, or by its own forward between two pieces of the plan."""
         from .kernels.cpu import batchnorm, depthwise, elementwise, lrn, pool
 
-        if type(layer) is Flatten and out is None and x.flags.c_contiguous:
+        if of_kind(layer, Flatten) and out is None and x.flags.c_contiguous:
             return x.reshape(layer.out_shape(x.shape))
-        y = self._array(layer.out_shape(x.shape)) if out is None else out
-        if type(layer) is MaxPool2D:
+        y = self._array(_out_shape(layer, x.shape)) if out is None else out
+        if of_kind(layer, MaxPool2D):
             pads, _ = layer._geometry(x.shape)
             pool.max_pool_values(x, layer.size, layer.stride, pads, y)
-        elif type(layer) is GlobalAvgPool2D:
+        elif of_kind(layer, GlobalAvgPool2D):
             pool.global_avg_pool(x, y)
-        elif type(layer) is ReLU:
+        elif of_kind(layer, ReLU):
             elementwise.relu(x, y)
-        elif type(layer) is LRN and layer.beta in POWERS:
+        elif of_kind(layer, LRN) and layer.beta in POWERS:
             lrn.lrn(x, *layer._constants(), y)
-        elif type(layer) is BatchNorm:
+        elif of_kind(layer, BatchNorm):
             gamma = None if layer.gamma is None else layer.gamma.data
             rstd = (layer.var.data + np.float32(layer.eps)) ** np.float32(-0.5)
             batchnorm.batch_norm(x, layer.mean.data, rstd, gamma, layer.beta.data, False, y)
-        elif type(layer) is DepthwiseConv2D and layer.multiplier == 1:
+        elif of_kind(layer, DepthwiseConv2D) and layer.multiplier == 1:
             bias = None if layer.bias is None else layer.bias.data
             stride, pads, dilation = layer._geometry(x.shape)
             depthwise.depthwise2d(x, layer.weight.data, bias, stride, pads, dilation, y)
@@ -448,6 +461,8 @@ def compile_inference(layer: Layer, input_shape: Shape) -> Any:
     the top of the file); any other dtype, a GPU, or INCEPTION_NP_PLAIN=1 run a copy of the layer as it is. Raises what
     the layer raises for a shape it cannot take.
     """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"compile_inference: got {type(layer).__name__}, wanted a Layer")
     arrays = [p.data for p in named_params(layer).values()] + [b.data for b in named_buffers(layer).values()]
     layer.out_shape(tuple(input_shape))
     if not compiled(*arrays):

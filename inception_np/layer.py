@@ -16,12 +16,12 @@ The laws that every layer keeps:
 3. Write only to arrays you made: y may be x, and dx may be dy, so nobody adds into what a layer returned.
 4. A leaf's cache is a small tuple, an array or None; a composite's is a list, used once.
 5. The cache never holds x, nor an expansion of x.
-6. dtype and device follow x.
+6. dtype and device follow x. (Where layers meet, compose.py rounds a y or dx that does not.)
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -66,12 +66,22 @@ class Layer:
     cheap      is its y made from x for next to nothing, whatever the mode? (then mode.low_memory does not keep it)
     takes_out  True for a layer whose forward takes `out=`, an array to write y into, and whose backward takes
                `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
+
+    These four are promises about one forward and one backward. A subclass that defines either anew makes its own
+    promises: those that it does not name are as here, not as in the class that it derives from.
     """
 
     reads_x: Any = True
     output: Any = None
     cheap = False
     takes_out = False
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) or "backward" in vars(cls):
+            for promise in ("reads_x", "output", "cheap", "takes_out"):
+                if promise not in vars(cls):
+                    setattr(cls, promise, vars(Layer)[promise])
 
     def forward(self, x: Array, mode: Mode) -> tuple[Any, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x, mode)")
@@ -86,11 +96,62 @@ class Layer:
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of y for an x of this shape. Found here by trying; our layers know it without computing."""
         like = next((p.data for p in named_params(self).values()), np.empty(0, np.float32))
-        return self.forward(zeros(shape, like.dtype, like), Mode())[0].shape
+        return forward_of(self, zeros(shape, like.dtype, like), Mode())[0].shape
 
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of convolutions and linear layers for one image of an x of this shape."""
         return 0
+
+
+def forward_of(layer: Layer, x: Array, mode: Mode) -> tuple[Any, Any]:
+    """(y, cache) of a layer that may be a user's, y in x's dtype. Raises TypeError for anything but such a pair."""
+    result = layer.forward(x, mode)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(f"{type(layer).__name__}: forward gave {type(result).__name__}, wanted the pair (y, cache)")
+    y, cache = result
+    if hasattr(y, "dtype"):
+        return follow(y, getattr(x, "dtype", y.dtype)), cache
+    if not isinstance(y, tuple):
+        raise TypeError(f"{type(layer).__name__}: forward gave y of {type(y).__name__}, wanted an array")
+    return y, cache  # a network's (logits, {head: logits})
+
+
+def backward_of(layer: Layer, dy: Any, x: Any, cache: Any, shape: Shape | None = None) -> Array:
+    """dx of a layer that may be a user's, in x's dtype. Raises TypeError for no array, ValueError for another shape."""
+    dx = layer.backward(dy, x, cache)
+    if not hasattr(dx, "dtype"):
+        what = f"{type(layer).__name__}: backward gave {type(dx).__name__}"
+        raise TypeError(f"{what}, wanted dx, an array; end it with `return dx`")
+    if shape is not None and dx.shape != shape:
+        raise ValueError(f"{type(layer).__name__}: backward gave dx of shape {dx.shape}, wanted x's {shape}")
+    return dx if x is None else follow(dx, getattr(x, "dtype", dx.dtype))
+
+
+def follow(a: Array, dtype: Any) -> Array:
+    """a rounded to the dtype that it has to follow (the sixth law); complex numbers are left alone."""
+    return a if a.dtype == dtype or a.dtype.kind != "f" or dtype.kind != "f" else a.astype(dtype)
+
+
+L = TypeVar("L", bound="Layer")
+
+
+def of_kind(layer: Any, *kinds: type[L]) -> TypeGuard[L]:
+    """Is this a layer with the passes of one of these classes?
+
+    Code that computes what a layer computes without calling it asks this, never `isinstance`: a subclass may define
+    forward or backward anew, and so may a single object (layer.forward = ...).
+    """
+    if not isinstance(layer, Layer):
+        return False
+    cls = type(layer)
+    return kind_of_class(cls) in kinds and not any(hasattr(cls, name) for name in vars(layer))
+
+
+def kind_of_class(cls: type) -> type:
+    """The class that has these passes: this one, or a base of which it changes the constructor only."""
+    base = cls.__mro__[1]
+    changed = [name for name in vars(cls) if not name.startswith("__") and hasattr(base, name)]
+    return cls if base in (object, Layer) or len(cls.__bases__) > 1 or changed else kind_of_class(base)
 
 
 def locate(error: Exception, name: str) -> Exception:
@@ -129,8 +190,6 @@ def named_buffers(layer: Layer) -> dict[str, Buffer]:
     """Every Buffer by its dotted path, each object once."""
     return _named(layer, Buffer)
 
-
-L = TypeVar("L", bound=Layer)
 
 ALIGN = 64  # bytes: one AVX-512 register, one cache line
 

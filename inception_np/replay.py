@@ -38,7 +38,7 @@ from .kernels.depthwise import has_kernel
 from .kernels.elementwise import add_to, copy_to
 from .kernels.lrn import POWERS
 from .kernels.pool import fits_a_byte
-from .layer import Layer, Mode, named_buffers, named_params, walk
+from .layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind, walk
 from .layers.activation import ReLU
 from .layers.batchnorm import BatchNorm
 from .layers.check import check_dy
@@ -54,17 +54,17 @@ from .threads import num_threads
 
 def all_kernels(layer: Layer) -> bool:
     """Does this layer do all that depends on numbers in kernels?"""
-    if type(layer) is Conv2D or type(layer) is ConvReLU:
+    if of_kind(layer, Conv2D, ConvReLU):
         return layer.groups == 1
-    if type(layer) is ConvBNReLU:
-        return layer.conv.groups == 1
-    if type(layer) is DepthwiseConv2D:
+    if of_kind(layer, ConvBNReLU):
+        return all_kernels(layer.conv) and all_kernels(layer.bn)
+    if of_kind(layer, DepthwiseConv2D):
         return has_kernel(layer.weight.data)
-    if type(layer) is LRN:
+    if of_kind(layer, LRN):
         return layer.beta in POWERS
-    if type(layer) is MaxPool2D:
+    if of_kind(layer, MaxPool2D):
         return fits_a_byte(layer.size)
-    return type(layer) in (AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
+    return of_kind(layer, AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
 
 
 class Run:
@@ -91,8 +91,8 @@ class Aside(Layer):
         y, cache = [out], [None]
 
         def again() -> None:
-            now, cache[0] = self.layer.forward(x, self.run.mode)
-            y[0] = now.copy() if y[0] is None else copy_to(y[0], now)
+            now, cache[0] = forward_of(self.layer, x, self.run.mode)
+            y[0] = now.copy() if y[0] is None else _copied(now, y[0], self.layer)
 
         self.run.tape.aside(again)
         return y[0], cache
@@ -101,9 +101,12 @@ class Aside(Layer):
         dx = [into]
 
         def again() -> None:
-            now = self.layer.backward(dy, x, cache[0])
+            if into is False:
+                self.layer.backward(dy, x, cache[0])
+                return
+            now = backward_of(self.layer, dy, x, cache[0], None if into is None else into.shape)
             if into is None:
-                dx[0] = now.copy() if dx[0] is None else copy_to(dx[0], now)
+                dx[0] = now.copy() if dx[0] is None else _copied(now, dx[0], self.layer)
             else:
                 add_to(into, now)
 
@@ -115,10 +118,13 @@ class Aside(Layer):
             return self.layer.out_shape(shape)
 
 
-def _is(layer: Layer, kind: type) -> bool:
-    """Is this layer of a kind whose passes are that kind's own?"""
-    same = ("forward", "backward", "children", "output", "reads_x")
-    return isinstance(layer, kind) and all(getattr(type(layer), name) is getattr(kind, name) for name in same)
+def _copied(now: Array, place: Array, layer: Layer) -> Array:
+    """The numbers of this step, where those of the first one stand. Raises ValueError for a shape that has changed."""
+    if now.shape != place.shape:
+        raise ValueError(
+            f"{type(layer).__name__}: gave {now.shape}, wanted {place.shape}, as for the first x like this"
+        )
+    return copy_to(place, now)
 
 
 def twin(layer: Layer, run: Run) -> Layer:
@@ -126,14 +132,14 @@ def twin(layer: Layer, run: Run) -> Layer:
     if all_kernels(layer):
         return layer
     double: Any = copy.copy(layer)
-    if _is(layer, Sequential):
+    if of_kind(layer, Sequential):
         double.layers = {name: twin(child, run) for name, child in double.layers.items()}
-    elif _is(layer, Concat):
+    elif of_kind(layer, Concat):
         double.branches = {name: twin(child, run) for name, child in double.branches.items()}
-    elif _is(layer, Residual):
+    elif of_kind(layer, Residual):
         double.body = twin(double.body, run)
         double.shortcut = None if double.shortcut is None else twin(double.shortcut, run)
-    elif _is(layer, Network):
+    elif of_kind(layer, Network):
         double.trunk = twin(double.trunk, run)
         double.heads = {stage: twin(head, run) for stage, head in double.heads.items()}
     else:
@@ -144,11 +150,13 @@ def twin(layer: Layer, run: Run) -> Layer:
 class Replay:
     """The training passes of one network. For float32 on the CPU; elsewhere they are the network's own.
 
-    low_memory: as in Mode. Not for two threads at once. Raises what the network raises, ValueError for a backward
-    without a forward before it, and for a dy that is not like y.
+    low_memory: as in Mode. Not for two threads at once. Raises what the network raises, TypeError for what is no layer,
+    ValueError for a backward without a forward before it, and for a dy that is not like y.
     """
 
     def __init__(self, net: Layer, *, low_memory: bool = False):
+        if not isinstance(net, Layer):
+            raise TypeError(f"Replay: got {type(net).__name__}, wanted a Layer")
         self.net: Any = net
         self.run = Run(Mode(train=True, keep=True, low_memory=low_memory))
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
@@ -172,9 +180,11 @@ class Replay:
             self._forget()
             self._write_forward(x)
             self.arrays, self.settled_for = [slot.data for slot in self.slots], _signature(x)
-        elif self.tapes:
+        elif self.tapes and self.tapes[0].whole:
             self.x[...] = x
             self.tapes[0].run()
+        else:
+            self.tapes = []  # the network's own passes
         if self.tapes:
             y = _map(np.copy, self.y)
         else:
@@ -187,11 +197,11 @@ class Replay:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
         once([1] if self.waiting else [], "Replay")
         if not self.tapes:
-            nobody = {"into": False} if self.net.takes_out or isinstance(self.net, Network) else {}
+            nobody = {"into": False} if self.net.takes_out or of_kind(self.net, Network) else {}
             self.net.backward(dy, self.x, self.cache, **nobody)
             self.x = self.cache = None
         else:
-            _map(_check_like, dy, self.y)
+            dy = _map(_like, dy, self.y)
             if len(self.tapes) == 1:
                 self._write_backward(dy)
             else:
@@ -267,7 +277,7 @@ def _map(function: Callable, *structures: Any) -> Any:
     return function(*[s[0] for s in structures]), heads
 
 
-def _check_like(dy: Array, y: Array) -> None:
-    check_dy("Replay", dy, y.shape)
-    if not isinstance(dy, np.ndarray) or dy.dtype != y.dtype:
-        raise TypeError(f"Replay: got dy of {dy.dtype}, wanted a NumPy array of {y.dtype}")
+def _like(dy: Array, y: Array) -> Array:
+    if not isinstance(dy, np.ndarray):
+        raise TypeError(f"Replay: got dy of {type(dy).__name__}, wanted a NumPy array of {y.dtype}")
+    return check_dy("Replay", dy, y.shape, y.dtype)

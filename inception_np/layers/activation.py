@@ -31,7 +31,7 @@ class ReLU(Layer):
         return y, y
 
     def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
-        check_dy("ReLU", dy, y.shape)
+        dy = check_dy("ReLU", dy, y.shape, y.dtype)
         return None if into is False else relu_dx(dy, y, add=into)
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -59,7 +59,7 @@ class ELU(Layer):
         return y, y
 
     def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
-        check_dy("ELU", dy, y.shape)
+        dy = check_dy("ELU", dy, y.shape, y.dtype)
         return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1)))
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -72,9 +72,9 @@ class Dropout(Layer):
         y = m * x,    m = 0 with probability rate, else 1 / (1 - rate)         dx = m * dy
 
     so that the mean of y is x and inference (y = x) needs no correction. The mask m is drawn from mode.rng, one float32
-    per entry: the same generator state gives the same mask on every device. The cache is the mask as
-    bytes. x, y: any shape. rate: the fraction dropped, 0 <= rate < 1. Raises ValueError for another rate, and in
-    training where mode.rng is None.
+    per entry: the same generator state gives the same mask on every device. The cache is the mask as bytes, and x's
+    shape and dtype. x, y: any shape. rate: the fraction dropped, 0 <= rate < 1. Raises ValueError for another rate,
+    and in training where mode.rng is None.
     """
 
     reads_x = False
@@ -86,19 +86,18 @@ class Dropout(Layer):
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("Dropout", x)
         if not mode.train or self.rate == 0:
-            return copy_to(out, x), None
+            return copy_to(out, x), (None, x.shape, x.dtype)
         if mode.rng is None:
             raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
         if not isinstance(mode.rng, np.random.Generator):
             raise TypeError(f"Dropout: got mode.rng={mode.rng!r}, wanted a numpy Generator")
         kept = uniform(mode.rng, x.shape, x) >= self.rate
-        return copy_to(out, x * kept * (1 / (1 - self.rate))), kept
+        return copy_to(out, x * kept * (1 / (1 - self.rate))), (kept, x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, kept: Any, into: Any = None) -> Any:
-        if kept is None:
-            return add_to(into, dy)
-        check_dy("Dropout", dy, kept.shape)
-        return add_to(into, dy * kept * (1 / (1 - self.rate)))
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        kept, shape, dtype = cache
+        dy = check_dy("Dropout", dy, shape, dtype)
+        return add_to(into, dy if kept is None else dy * kept * (1 / (1 - self.rate)))
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

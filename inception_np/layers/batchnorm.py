@@ -67,7 +67,7 @@ class BatchNorm(Layer):
         return self.apply(x, mean, rstd, False, out), (mean, var, rstd, mode.train)
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy("BatchNorm", dy, x.shape)
+        dy = check_dy("BatchNorm", dy, x.shape, x.dtype)
         dx = self.gradient(dy, x, cache, relu=False)
         return add_to(into, dx)
 

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..backend import Array, Shape
 from ..kernels.window import ImageTooSmall, Pads, Pair, out_size
+from ..layer import follow
 
 
 def check_x(who: str, x: Array, channels: int | None = None) -> None:
@@ -23,18 +26,30 @@ def check_shape(who: str, shape: Shape, channels: int | None = None) -> None:
 
 
 def check_floating(who: str, x: Array) -> None:
-    """A floating or complex array. Raises TypeError."""
-    kind = getattr(getattr(x, "dtype", None), "kind", None)
-    if kind not in ("f", "c"):
-        got = f"an array of {x.dtype}" if kind else type(x).__name__
+    """An array of float32 to train, float64 to check, complex128 for the complex step. Raises TypeError."""
+    dtype = getattr(x, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype not in DTYPES:
+        got = type(x).__name__ if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{who}: got {got}, wanted an array of float32 or float64")
 
 
-def check_dy(who: str, dy: Array, shape: Shape) -> None:
-    """The gradient of an output of this shape. Raises TypeError and ValueError."""
-    check_floating(who, dy)
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.complex128))  # in the machine's byte order
+
+
+def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
+    """The gradient of an output of this shape and dtype, rounded to that dtype where it came in another.
+
+    A gradient in float64 for a float32 network is no mistake, as in np.ones(y.shape), and nothing is lost by rounding
+    it; but it must not make every gradient before it float64. Raises TypeError for what is no array of real numbers
+    (or of complex ones where y is complex), ValueError for another shape.
+    """
+    kind = getattr(getattr(dy, "dtype", None), "kind", None)
+    if kind != "f" and not (kind == "c" and dtype.kind == "c"):
+        got = f"dy of {dy.dtype}" if kind else f"dy={dy!r}" if dy is None else type(dy).__name__
+        raise TypeError(f"{who}: got {got}, wanted an array of {dtype}, as y is")
     if tuple(dy.shape) != tuple(shape):
         raise ValueError(f"{who}: got dy of shape {tuple(dy.shape)}, wanted y's {tuple(shape)}")
+    return follow(dy, dtype)
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:

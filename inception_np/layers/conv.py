@@ -86,7 +86,7 @@ class Conv2D(Layer):
         return conv2d_moments(x, self.weight.data, *self._geometry(x.shape))
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy(type(self).__name__, dy, self.out_shape(x.shape))
+        dy = check_dy(type(self).__name__, dy, self.out_shape(x.shape), x.dtype)
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
@@ -119,6 +119,8 @@ class ConvReLU(Conv2D):
     Arguments and shapes are Conv2D's. The cache is y, which is the next layer's x and costs nothing to keep.
     """
 
+    takes_out = True
+
     def output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
         return copy_to(out, y)
 
@@ -129,5 +131,5 @@ class ConvReLU(Conv2D):
         return y, y
 
     def backward(self, dy: Array, x: Array, y: Array, into: Any = None) -> Any:
-        check_dy("ConvReLU", dy, y.shape)
+        dy = check_dy("ConvReLU", dy, y.shape, y.dtype)
         return super().backward(relu_dx(dy, y), x, None, into)

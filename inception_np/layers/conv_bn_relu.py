@@ -7,7 +7,7 @@ import numpy as np
 from ..backend import Array, Shape
 from ..compose import once
 from ..init import Init, he_normal
-from ..layer import Layer, Mode
+from ..layer import Layer, Mode, kind_of_class
 from .batchnorm import BatchNorm
 from .check import check_dy
 from .conv import Conv2D
@@ -59,6 +59,12 @@ class ConvBNReLU(Layer):
         return self.bn.apply(z, mean, rstd, True, out)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+        for layer, wanted in ((self.conv, Conv2D), (self.bn, BatchNorm)):
+            if type(layer) is not wanted and kind_of_class(type(layer)) is not wanted:
+                raise TypeError(
+                    f"ConvBNReLU: got {type(layer).__name__}, wanted a {wanted.__name__} with its own passes, which "
+                    "are fused here; put layers of your own together with Sequential(conv=..., bn=..., relu=ReLU())"
+                )
         moments = None
         if mode.train:
             z, *moments = self.conv.forward_moments(x)
@@ -71,7 +77,7 @@ class ConvBNReLU(Layer):
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "ConvBNReLU")
-        check_dy("ConvBNReLU", dy, kept[0][0].shape)
+        dy = check_dy("ConvBNReLU", dy, kept[0][0].shape, kept[0][0].dtype)
         z, statistics = kept.pop()
         dz = self.bn.gradient(dy, z, statistics, relu=True, out=z)
         return self.conv.backward(dz, x, None, into)

@@ -70,7 +70,7 @@ class DepthwiseConv2D(Layer):
         return depthwise2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy("DepthwiseConv2D", dy, self.out_shape(x.shape))
+        dy = check_dy("DepthwiseConv2D", dy, self.out_shape(x.shape), x.dtype)
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)

@@ -44,7 +44,7 @@ class Linear(Layer):
         return linear(x, self.weight.data, None if self.bias is None else self.bias.data, out=out), None
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy("Linear", dy, self.out_shape(x.shape))
+        dy = check_dy("Linear", dy, self.out_shape(x.shape), x.dtype)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
         linear_dw(x, dy, self.weight.grad)

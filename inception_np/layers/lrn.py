@@ -51,7 +51,7 @@ class LRN(Layer):
         return lrn(x, *self._constants(), out=out), None
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        check_dy("LRN", dy, x.shape)
+        dy = check_dy("LRN", dy, x.shape, x.dtype)
         return None if into is False else lrn_dx(dy, x, *self._constants(), add=into)
 
     def out_shape(self, shape: Shape) -> Shape:

@@ -21,9 +21,6 @@ from .check import check_dy, check_floating, check_shape, check_x, fitted
 class _Pool2D(Layer):
     """The geometry that both kinds of window pooling share."""
 
-    reads_x = False
-    takes_out = True
-
     def __init__(self, size: Any, *, stride: Any = None, pad: Any = 0, ceil: bool = False):
         who = type(self).__name__
         self.size = pair(size, f"{who}: size")
@@ -49,21 +46,25 @@ class MaxPool2D(_Pool2D):
 
     The derivative of a maximum is 1 for the entry that wins and 0 for the others, so backward sends each dy to the
     winner of its window, and a pixel that wins several windows gets the sum. Of equal entries the first in row-major
-    order wins. Padding never wins. The cache is the winners' taps, a byte each.
+    order wins; a NaN wins over every number. Padding never wins. The cache is the winners' taps, a byte each, and x's
+    shape and dtype.
 
     x: (N, H, W, C), y: (N, H', W', C). stride=None means `size`. ceil: the last window may hang over the end (Caffe's
     output size). Raises ValueError for shapes and values, ImageTooSmall where the window does not fit.
     """
 
+    reads_x = False
+    takes_out = True
+
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_x("MaxPool2D", x)
         pads, out_hw = self._geometry(x.shape)
         y, winners = max_pool(x, self.size, self.stride, pads, out_hw, out=out)
-        return y, (winners, x.shape)
+        return y, (winners, x.shape, x.dtype)
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
-        winners, shape = cache
-        check_dy("MaxPool2D", dy, winners.shape)
+        winners, shape, dtype = cache
+        dy = check_dy("MaxPool2D", dy, winners.shape, dtype)
         if into is False:
             return None
         pads, _ = self._geometry(shape)
@@ -74,10 +75,14 @@ class AvgPool2D(_Pool2D):
     """y[n,p,q,c] = 1 / D[p,q] * sum over the window of x[n, p s + i - t, q s + j - l, c].
 
     D is the number of real pixels in the window (TensorFlow's choice); with count_include_pad padding counts too
-    (PyTorch's and Caffe's default). It is linear, so backward spreads dy / D over the window. The cache is x's shape.
+    (PyTorch's and Caffe's default). It is linear, so backward spreads dy / D over the window. The cache is x's shape
+    and dtype.
 
     x: (N, H, W, C), y: (N, H', W', C). stride=None means `size`. Raises as MaxPool2D does.
     """
+
+    reads_x = False
+    takes_out = True
 
     def __init__(
         self,
@@ -95,10 +100,11 @@ class AvgPool2D(_Pool2D):
         check_x("AvgPool2D", x)
         pads, out_hw = self._geometry(x.shape)
         y = avg_pool(x, self.size, self.stride, pads, out_hw, self.count_include_pad, out=out)
-        return y, x.shape
+        return y, (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
-        check_dy("AvgPool2D", dy, self.out_shape(shape))
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        shape, dtype = cache
+        dy = check_dy("AvgPool2D", dy, self.out_shape(shape), dtype)
         if into is False:
             return None
         pads, _ = self._geometry(shape)
@@ -116,10 +122,11 @@ class GlobalAvgPool2D(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_x("GlobalAvgPool2D", x)
-        return global_avg_pool(x, out=out), x.shape
+        return global_avg_pool(x, out=out), (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
-        check_dy("GlobalAvgPool2D", dy, (shape[0], shape[3]))
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        shape, dtype = cache
+        dy = check_dy("GlobalAvgPool2D", dy, (shape[0], shape[3]), dtype)
         return None if into is False else global_avg_pool_dx(dy, shape, add=into)
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -152,10 +159,11 @@ class AdaptiveAvgPool2D(Layer):
         y = empty(self.out_shape(x.shape), x.dtype, x)
         for p, q, window in self._windows(x.shape):
             y[:, p, q] = x[window].mean((1, 2))
-        return y, x.shape
+        return y, (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, shape: Any) -> Array:
-        check_dy("AdaptiveAvgPool2D", dy, self.out_shape(shape))
+    def backward(self, dy: Array, x: Any, cache: Any) -> Array:
+        shape, dtype = cache
+        dy = check_dy("AdaptiveAvgPool2D", dy, self.out_shape(shape), dtype)
         dx = zeros(shape, dy.dtype, dy)
         for p, q, window in self._windows(shape):
             _, height, width, _ = dx[window].shape
@@ -183,10 +191,11 @@ class Flatten(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("Flatten", x)
-        return copy_to(out, _whole(x).reshape(self.out_shape(x.shape))), x.shape
+        return copy_to(out, _whole(x).reshape(self.out_shape(x.shape))), (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, shape: Any, into: Any = None) -> Any:
-        check_dy("Flatten", dy, self.out_shape(shape))
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        shape, dtype = cache
+        dy = check_dy("Flatten", dy, self.out_shape(shape), dtype)
         return add_to(into, _whole(dy).reshape(shape))
 
     def out_shape(self, shape: Shape) -> Shape:

@@ -64,7 +64,8 @@ class Network(Layer):
                 head_cache = None
                 if stage is not None:
                     aux[stage], head_cache = run(f"aux_{stage}", self.heads[stage], h, mode)
-                kept.append((cache, h_in, head_cache, aux[stage].shape if stage else h.shape))
+                y = aux[stage] if stage else h
+                kept.append((cache, h_in, head_cache, (y.shape, y.dtype)))
         except ImageTooSmall as error:
             raise self._too_small(error, mode.train) from None
         return ((h, aux) if aux else h), kept if mode.keep else []
@@ -75,7 +76,7 @@ class Network(Layer):
         dh, daux = self._split(dy, [stage for stage, _ in parts if stage])
         for (stage, _), entry in zip(parts, kept, strict=True):  # all of them, before anything is changed
             where = self.name or "Network"
-            check_dy(f"{where}.aux_{stage}" if stage else where, daux[stage] if stage else dh, entry[3])
+            check_dy(f"{where}.aux_{stage}" if stage else where, daux[stage] if stage else dh, *entry[3])
         h = None
         while kept:
             cache, h_in, head_cache, _ = kept.pop()
