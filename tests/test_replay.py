@@ -1,12 +1,14 @@
 """Replay does to the bit what the layers do: in every network, whatever changes from step to step."""
 
+import ast
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inception_np import SGD, Layer, Mode, Param, backend, create_model, threads
+from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels, threads
 from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm
@@ -296,6 +298,19 @@ def test_replays_take_no_memory_and_give_all_back_at_the_end():
         assert alive() is None
     finally:
         gc.enable()
+
+
+def loose_conditions(source):
+    """The lines on which `compiled` is one condition of several: Replay would not hear of the others."""
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.BoolOp) and isinstance(n.op, ast.And)]
+    return [n.lineno for n in calls if any("compiled(" in ast.unparse(value) for value in n.values)]
+
+
+def test_every_condition_of_a_kernel_is_heard_by_replay():
+    files = sorted(Path(kernels.__file__).parent.glob("*.py"))
+    assert len(files) > 9
+    assert {f.name: lines for f in files if (lines := loose_conditions(f.read_text()))} == {}
+    assert loose_conditions("if compiled(x, w) and groups == 1:\n    pass") == [1]
 
 
 def numpy_roots(var, eps):
