@@ -215,7 +215,9 @@ def test_a_gradient_unlike_y_is_refused_and_changes_nothing():
         for wrong, error in (
             (y[:1], ValueError),
             (y[0], ValueError),
-            (y.astype(np.float64), TypeError),
+            (y.astype(np.complex128), TypeError),
+            (np.ones(y.shape, int), TypeError),
+            (y.tolist(), TypeError),
             ((y, {}), TypeError),
             (None, TypeError),
         ):
