@@ -31,6 +31,7 @@ from inception_np import (
     Residual,
     Sequential,
     backend,
+    check_gradients,
     compile_inference,
     create_model,
     named_params,
@@ -412,8 +413,8 @@ class Gated(ReLU):
     """Inherits from ReLU, whose cache is y and can be given back. Its own cache is another array of y's shape."""
 
     def forward(self, x, mode):
-        gate = (x > 0) + np.float32(0.25) * (x <= 0)
-        return x * gate.astype(x.dtype), gate.astype(x.dtype)
+        gate = np.where(x.real > 0, 1, 0.25).astype(x.dtype)
+        return x * gate, gate
 
     def backward(self, dy, x, gate):
         return dy * gate
@@ -469,6 +470,20 @@ def test_promises_are_not_inherited_by_a_class_with_other_passes(own):
         first = found[0]
         for other in found[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(other, first, strict=True))
+
+
+@pytest.mark.parametrize("own", [Gated, lambda: Squared(1)])
+def test_gradients_of_a_subclass_with_other_passes_are_checked(own):
+    x = rng_of(0).standard_normal((2, 4, 3, 5))
+
+    class Wrong(type(own())):
+        def backward(self, dy, x, cache):
+            return 1.001 * super().backward(dy, x, cache)
+
+    wrong = Wrong() if isinstance(own(), Gated) else Wrong(1)
+    for method in ("complex", "richardson"):
+        assert check_gradients(own(), x, method=method).ok
+        assert not check_gradients(wrong, x, method=method).ok
 
 
 def test_a_unit_that_fuses_its_passes_says_so_of_a_part_that_has_its_own():

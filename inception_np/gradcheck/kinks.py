@@ -18,7 +18,7 @@ import numpy as np
 
 from ..compose import Concat, Residual, Sequential
 from ..kernels.conv import conv2d
-from ..layer import Layer, Mode, walk
+from ..layer import Layer, Mode, kind_of_class, walk
 from ..layers.activation import ReLU
 from ..layers.conv import ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
@@ -31,15 +31,16 @@ def kinks(layer: Layer, x: Array, y: Array, cache: Any) -> tuple[Array, Array] |
     """A leaf's decisions and margins, or None for a smooth one. cache: a copy that nothing has used up."""
     if hasattr(layer, "kinks"):
         return layer.kinks(x, cache)
-    if isinstance(layer, ReLU):
+    cls = kind_of_class(type(layer))  # a subclass with passes of its own has other decisions, or none
+    if cls is ReLU:
         before = x
-    elif isinstance(layer, ConvReLU):
+    elif isinstance(layer, ConvReLU) and cls is ConvReLU:
         bias = None if layer.bias is None else layer.bias.data
         before = conv2d(x, layer.weight.data, bias, *layer._geometry(x.shape))
-    elif isinstance(layer, ConvBNReLU):
+    elif isinstance(layer, ConvBNReLU) and cls is ConvBNReLU:
         z, (mean, _, rstd, _) = cache[0]
         before = layer.bn.apply(z, mean, rstd, False, None)
-    elif isinstance(layer, MaxPool2D):
+    elif isinstance(layer, MaxPool2D) and cls is MaxPool2D:
         return _winners_and_gaps(layer, x, y, cache[0])
     else:
         return None
@@ -130,7 +131,7 @@ def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[t
         if pair is None:
             continue
         pattern, gap = np.asarray(pair[0]), np.array(pair[1], float)
-        if isinstance(call.layer, MaxPool2D) and call.x is not point["x"]:
+        if kind_of_class(type(call.layer)) is MaxPool2D and call.x is not point["x"]:
             gap[(gap == 0) & (call.y == 0)] = np.inf  # a window of zeros that a ReLU holds there
         patterns.append(pattern.ravel().astype(np.int64))
         margins.append((call.path or subject.name, gap))
