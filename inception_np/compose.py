@@ -35,15 +35,18 @@ def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None)
         raise locate(error, name)  # noqa: B904  (the same error, its text extended)
 
 
-def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None) -> Any:
-    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype."""
+def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None, shape: Shape | None = None) -> Any:
+    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype.
+
+    shape: x's, for whoever adds to dx without having x.
+    """
     try:
         if into is not None and layer.takes_out:
             return layer.backward(dy, x, cache, into=into)  # type: ignore[call-arg]
         if into is False:
             layer.backward(dy, x, cache)
             return None
-        return add_to(into, backward_of(layer, dy, x, cache, None if into is None else into.shape))
+        return add_to(into, backward_of(layer, dy, x, cache, shape if into is None else into.shape))
     except (ValueError, TypeError) as error:
         raise locate(error, name)  # noqa: B904
 
@@ -188,7 +191,7 @@ class Concat(Layer):
         return self._output if all(b.output is not None for b in self.branches.values()) else None
 
     def _output(self, kept: list, out: Array | None = None) -> Array:
-        caches, joined, like = kept[0]
+        caches, joined, like, _ = kept[0]
         y = empty(joined, like.dtype, like) if out is None else out
         stop = 0
         for branch, (cache, width) in zip(self.branches.values(), caches, strict=True):
@@ -218,18 +221,18 @@ class Concat(Layer):
             _, cache = run(name, branch, x, mode, y[..., start:stop])
             if mode.keep:
                 caches.append((cache, stop - start))
-        return y, [(caches, joined, empty((0,), x.dtype, x))] if mode.keep else []
+        return y, [(caches, joined, empty((0,), x.dtype, x), x.shape)] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Concat")
         dy = check_dy("Concat", dy, kept[0][1], kept[0][2].dtype)
-        caches = kept.pop()[0]
+        caches, *_, x_shape = kept.pop()
         names, stop = list(self.branches), dy.shape[-1]
         dx = into
         while caches:
             cache, width = caches.pop()
             name, start = names[len(caches)], stop - width
-            part = pull(name, self.branches[name], dy[..., start:stop], x, cache, dx)
+            part = pull(name, self.branches[name], dy[..., start:stop], x, cache, dx, x_shape)
             if dx is None:  # the first branch made dx; the others add to it
                 dx = own(self.branches[name], part, dy)
             stop = start
@@ -266,17 +269,19 @@ class Residual(Layer):
         s, cut_cache = (x, None) if self.shortcut is None else run("shortcut", self.shortcut, x, mode)
         if s.shape != f.shape:
             raise ValueError(f"Residual: got {f.shape} from the body, wanted the shortcut's {s.shape}")
-        return scaled_add(s, f, self.scale, out=out), [(body_cache, cut_cache, f.shape, f.dtype)] if mode.keep else []
+        return scaled_add(s, f, self.scale, out=out), [
+            (body_cache, cut_cache, x.shape, f.shape, f.dtype)
+        ] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "Residual")
-        dy = check_dy("Residual", dy, *kept[0][2:])
-        body_cache, cut_cache, *_ = kept.pop()
+        dy = check_dy("Residual", dy, *kept[0][3:])
+        body_cache, cut_cache, x_shape, *_ = kept.pop()
         df = dy if self.scale == 1 else scaled(dy, self.scale)
         if self.shortcut is None:
             dx = scaled(dy, 1.0) if into is None else add_to(into, dy)
         else:
-            dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into)
+            dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into, x_shape)
             if into is None:
                 dx = own(self.shortcut, dx, dy)
         return pull("body", self.body, df, x, body_cache, False if into is False else dx)

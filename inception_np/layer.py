@@ -122,6 +122,7 @@ def backward_of(layer: Layer, dy: Any, x: Any, cache: Any, shape: Shape | None =
     if not hasattr(dx, "dtype"):
         what = f"{type(layer).__name__}: backward gave {type(dx).__name__}"
         raise TypeError(f"{what}, wanted dx, an array; end it with `return dx`")
+    shape = getattr(x, "shape", None) if shape is None else shape
     if shape is not None and dx.shape != shape:
         raise ValueError(f"{type(layer).__name__}: backward gave dx of shape {dx.shape}, wanted x's {shape}")
     return dx if x is None else follow(dx, getattr(x, "dtype", dx.dtype))

@@ -594,6 +594,30 @@ def test_a_layer_that_returns_something_else_is_named(way, own, message):
         way(randomised(net))
 
 
+class NarrowerUnseen(Narrower):
+    reads_x = False  # then nobody keeps x, whose shape it could be compared with
+
+
+@pytest.mark.parametrize("own", [Narrower, NarrowerUnseen])
+@pytest.mark.parametrize("way", [by_layers, by_replay])
+@pytest.mark.parametrize("place", ["last branch", "a branch's first", "shortcut", "shortcut's first", "body", "head"])
+def test_a_dx_of_another_shape_is_never_added_to(way, place, own):
+    conv, chain = Conv2D(4, 4, 3), Sequential(own=own(), relu=ReLU())
+    body = {
+        "last branch": lambda: Concat(a=conv, b=own()),
+        "a branch's first": lambda: Concat(a=conv, b=chain),
+        "shortcut": lambda: Residual(conv, own()),
+        "shortcut's first": lambda: Residual(conv, chain),
+        "body": lambda: Residual(Sequential(own=own(), conv=conv)),
+        "head": ReLU,
+    }[place]()
+    pool = GlobalAvgPool2D()
+    heads = {"join": Sequential(own=own(), pool=pool)} if place == "head" else {}
+    net = randomised(Network(Sequential(conv=Conv2D(3, 4, 3), join=body, pool=pool), heads))
+    with pytest.raises(ValueError, match=r"backward gave dx of shape \(1, 7, 6, 4\), wanted x's \(3, 7, 6, 4\)"):
+        way(net)
+
+
 def test_a_batch_of_two_is_not_taken_for_a_pair():
     net = Sequential(own=OnlyY(), pool=GlobalAvgPool2D())
     with pytest.raises(TypeError, match="own: OnlyY: forward gave ndarray"):

@@ -82,7 +82,8 @@ class Network(Layer):
             cache, h_in, head_cache, _ = kept.pop()
             stage, part = parts[len(kept)]
             if stage is not None:
-                dh = scaled_add(dh, pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache), 1.0)
+                dhead = pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache, shape=dh.shape)
+                dh = scaled_add(dh, dhead, 1.0)
             dh = part.backward(dh, h_in if kept else x, cache, into=None if kept else into)
             h = h_in
         return dh
