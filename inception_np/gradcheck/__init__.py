@@ -17,8 +17,8 @@ import numpy as np
 
 from ..layer import Layer, Mode
 from .adjoint import adjoint
-from .complex_step import along, dense_direction, every_element, filled, measure_noise, sparse_directions
-from .context import few_directions, glance, unit, units_in_context
+from .complex_step import along, along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
+from .context import glance, unit, units_in_context
 from .differences import Differences, confirm, v_curve
 from .kinks import Recorder, decisions, margin
 from .laws import broken_laws
@@ -95,7 +95,7 @@ def check_gradients(
 
 
 def _check(subject: Subject, method: str, seed: int, brief: bool = False) -> GradReport:
-    """One mode. brief: a whole network is checked along a few directions only."""
+    """One mode. brief: a whole network is looked at along one direction, and each of its units along one."""
     draw = np.random.default_rng((seed, 4))
     report = GradReport(subject.name, method, seed, [], [])
     if method in POLICIES:
@@ -108,7 +108,7 @@ def _check(subject: Subject, method: str, seed: int, brief: bool = False) -> Gra
         _by_differences(subject, draw, method, report)
     if method in METHODS:
         report.problems += broken_laws(subject)
-        if method == "complex":
+        if method == "complex" and not brief:
             _, report.margin, report.decisions, _ = decisions(subject, subject.point)
         report.problems += _lost_to_kinks(report)
     report.sweep = _sweep(subject, report.worst)
@@ -120,7 +120,7 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
         subject.forward(subject.point)
     small, network = sum(a.size for a in subject.point.values()) <= SMALL, len(seen.calls) > 1
     if brief and network and not small:
-        report.checks = few_directions(subject, draw)
+        report.checks = along_each(subject, [("all", "one direction", dense_direction(subject, draw))])
         _add_units(report, units_in_context(seen.calls, seed, glance))
         return
     noise, report.condition = measure_noise(subject)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .complex_step import along, dense_direction, every_element, filled, measure_noise, sparse_directions, unmeasured
+from .complex_step import along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
 from .differences import confirm
 from .kinks import Call
 from .report import Check
@@ -34,40 +34,20 @@ def units_in_context(calls: list[Call], seed: int, look: Callable[[Subject, int]
 
 def unit(part: Subject, seed: int) -> list[Check]:
     """One layer: entry by entry where it is small, else one dense direction per tensor and a few sparse ones."""
-    noise, _ = measure_noise(part)
     if sum(a.size for a in part.point.values()) <= SMALL:
-        return every_element(part, noise)
+        return every_element(part, measure_noise(part)[0])
     draw = np.random.default_rng((seed, 3))
-    checks = []
-    for name, a in filled(part.point).items():
-        direction = {name: draw.standard_normal(a.shape)}
-        checks.append(along(part, noise, name, "one direction", direction))
-        if name == "x":
-            confirm(part, direction, checks[-1].numeric)
+    rows = [(name, "one direction", {name: draw.standard_normal(a.shape)}) for name, a in filled(part.point).items()]
     sparse = sparse_directions(part, draw)
     if sparse:
         how, direction = sparse[seed % len(sparse)]
-        checks.append(along(part, noise, "x", how, direction))
+        rows.append(("x", how, direction))
+    checks = along_each(part, rows)
+    confirm(part, rows[0][2], checks[0].numeric)
     return checks
 
 
 def glance(part: Subject, seed: int) -> list[Check]:
-    """One layer along one direction through x and all parameters; `unit` where that fails.
-
-    For the second mode of a network. The noise is not measured: what it would add to the tolerance is left out, so a
-    layer that passes here passes there too.
-    """
-    draw = np.random.default_rng((seed, 3))
-    check = along(part, unmeasured(part), "all", "one direction", dense_direction(part, draw))
-    return [check] if check.ok else unit(part, seed)
-
-
-def few_directions(network: Subject, draw: np.random.Generator) -> list[Check]:
-    """A whole network along two directions, one through everything and one through x, without measured noise unless
-    they fail."""
-    directions = {"all": dense_direction(network, draw), "x": {"x": draw.standard_normal(network.point["x"].shape)}}
-    checks = [along(network, unmeasured(network), name, "one direction", v) for name, v in directions.items()]
-    if all(c.ok for c in checks):
-        return checks
-    noise, _ = measure_noise(network)
-    return [along(network, noise, name, "one direction", v) for name, v in directions.items()]
+    """One layer along one direction through x and all parameters; `unit` where that fails."""
+    checks = along_each(part, [("all", "one direction", dense_direction(part, np.random.default_rng((seed, 3))))])
+    return checks if checks[0].ok else unit(part, seed)

@@ -129,7 +129,8 @@ class Subject:
         before = {k: a.copy() for k, a in self.point.items()}
         state = copy.deepcopy(self.rng.bit_generator.state)
         self.replay = False
-        self.y, _ = copy.deepcopy(self._run(self.point, keep=True))
+        y, _ = self._run(self.point, keep=True)
+        self.y = map_tree(copy.deepcopy, y)
         used = not _same_state(self.rng.bit_generator.state, state)
         self.rng.bit_generator.state = state
         self.replay = used
