@@ -45,7 +45,7 @@ def snippet(
     except UnwrittenError as why:
         return "", str(why)
     if not _repeats(twin, again, subjects, seed):
-        return "", f"a {type(layer).__name__} made of the same attributes gives other numbers"
+        return "", "a layer made of the same attributes gives other numbers"
     call = f"print({check}(layer, x, {', '.join(arguments)}))"
     found = f"# {worst.where}: backward {worst.analytic!r}, numeric {worst.numeric!r}"
     return "\n".join([*lines.imports(), *lines.statements, f"x = {text}", call, found]), ""
