@@ -7,6 +7,9 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import LAYERS, networks
 
 from inception_np import (
     BatchNorm,
@@ -110,6 +113,15 @@ def test_batch_norm_that_differentiates_its_constants_is_found_by_default():
     assert {c.tensor for c in report.failures()} == {"x (evaluation)"}
     assert "in training and evaluation" in str(report) and report.as_json()["modes"] == ["training", "evaluation"]
     assert f"worst: x{list(report.worst.index)} (evaluation)  backward" in str(report)
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "ConvBNReLU", "SeparableConv2D", "Dropout", "networks"])
+@given(data=st.data())
+@settings(max_examples=8)
+def test_what_is_right_in_both_modes_passes(name, data):
+    case = data.draw(LAYERS[name] if name in LAYERS else networks())
+    report = check_gradients(case.layer(), case.x(), seed=case.seed)
+    assert report.ok, report
 
 
 def test_a_mode_that_is_given_is_checked_alone():

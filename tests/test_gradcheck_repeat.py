@@ -144,7 +144,7 @@ def see_that_it_repeats(layer, x, **options):
 
 @pytest.mark.parametrize("name", [*LAYERS, "networks"])
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_every_layer_at_every_configuration_is_made_again(name, data):
     case = data.draw(LAYERS[name] if name in LAYERS else networks())
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
@@ -179,7 +179,7 @@ def test_every_layer_with_other_arguments_than_its_defaults_is_made_again(name):
     see_that_it_repeats(Spoiled(randomise(layer, 3)), draw(*map(int, shape), seed=77), seed=11)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "cs231n", "torch-fast"])
+@pytest.mark.parametrize("method", [*METHODS, "cs231n", "mygrad"])
 def test_the_method_is_kept(method):
     see_that_it_repeats(Spoiled(Linear(3, 2)), draw(2, 3, seed=77), method=method, seed=11)
 
