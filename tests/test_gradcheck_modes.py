@@ -321,6 +321,27 @@ def test_wiring_that_is_wrong_in_evaluation_alone_is_found():
     ]
 
 
+class VarianceInEvaluation(Layer):
+    """y = x var(x) in evaluation, 2 x in training. np.var of complex numbers is real: the complex step does not see
+    that it depends on x, nor does this backward."""
+
+    def forward(self, x, mode):
+        factor = 2.0 if mode.train else np.var(x)
+        return factor * x, factor
+
+    def backward(self, dy, x, factor):
+        return factor * dy
+
+
+def test_an_evaluation_that_is_not_complex_safe_is_refused_in_a_network_too():
+    rng = np.random.default_rng(0)
+    net = Sequential(a=Linear(40, 40, rng=rng), b=VarianceInEvaluation(), c=Linear(40, 4, rng=rng))
+    for layer in (net, VarianceInEvaluation()):
+        assert check_gradients(layer, draw(5, 40), mode=TRAINING).ok
+        with pytest.raises(ValueError, match=r"^in evaluation: .*not complex-safe \(its slope"):
+            check_gradients(layer, draw(5, 40))
+
+
 def test_a_layer_that_runs_in_evaluation_alone_is_checked():
     class Wrong(Linear):
         takes_out = False

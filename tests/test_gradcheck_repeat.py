@@ -384,6 +384,12 @@ def test_what_cannot_be_written_out_gets_a_sentence_and_no_code(name):
     assert "np." not in text and "import " not in text and f"worst: {report.worst.where}" in text
 
 
+@pytest.mark.parametrize("dtype", [">f8", np.longdouble])
+def test_an_x_of_a_dtype_that_is_not_written_out_gets_no_code(dtype):
+    report = check_gradients(Holds(None), draw(3, 2, seed=99).astype(dtype), mode=Mode(train=True))
+    assert report.snippet == "" and "x is an array of" in report.unwritten
+
+
 def test_a_layer_that_comes_out_different_gets_no_code(monkeypatch):
     """The lines are compared with the layer: a writer that loses a digit is found."""
     right = Lines.value

@@ -49,5 +49,7 @@ def unit(part: Subject, seed: int) -> list[Check]:
 
 def glance(part: Subject, seed: int) -> list[Check]:
     """One layer along one direction through x and all parameters; `unit` where that fails."""
-    checks = along_each(part, [("all", "one direction", dense_direction(part, np.random.default_rng((seed, 3))))])
+    direction = dense_direction(part, np.random.default_rng((seed, 3)))
+    checks = along_each(part, [("all", "one direction", direction)])
+    confirm(part, direction, checks[0].numeric)
     return checks if checks[0].ok else unit(part, seed)
