@@ -113,6 +113,8 @@ def test_batch_norm_that_differentiates_its_constants_is_found_by_default():
     assert {c.tensor for c in report.failures()} == {"x (evaluation)"}
     assert "in training and evaluation" in str(report) and report.as_json()["modes"] == ["training", "evaluation"]
     assert f"worst: x{list(report.worst.index)} (evaluation)  backward" in str(report)
+    label, _, central, _ = report.sweep()  # the V of the entry that is wrong, in the mode in which it is
+    assert label == f"x{list(report.worst.index)}" and central.min() > 1e-4
 
 
 @pytest.mark.parametrize("name", ["BatchNorm", "ConvBNReLU", "SeparableConv2D", "Dropout", "networks"])
