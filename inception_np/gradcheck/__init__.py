@@ -17,8 +17,8 @@ import numpy as np
 
 from ..layer import Layer, Mode
 from .adjoint import adjoint
-from .complex_step import along, dense_direction, every_element, measure_noise, sparse_directions
-from .context import units_in_context
+from .complex_step import along, along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
+from .context import glance, unit, units_in_context
 from .differences import Differences, confirm, v_curve
 from .kinks import Recorder, decisions, margin
 from .laws import broken_laws
@@ -29,6 +29,7 @@ from .snippet import snippet
 from .subject import Array, Subject
 
 METHODS = ("complex", "central", "richardson", "adjoint")
+EVALUATION = Mode(train=False, keep=True)
 SMALL = 1500  # entries of x and of all parameters: up to here every one is checked, beyond it random directions
 EXCLUDED = 0.05  # of all comparisons may be lost to kinks
 
@@ -59,8 +60,10 @@ def check_gradients(
     directions through everything, one per tensor, a few sparse ones, and in a network every unit at the x it meets.
     The work is done on a private copy in float64 and complex128: nothing in the layer changes.
 
-    mode: Mode(train=True, keep=True) unless given. Where dropout has no generator, one is made from `seed`; its mask
-    is the same in every run.
+    mode: unless given, Mode(train=True, keep=True), and where y or a gradient is another in evaluation, to the bit,
+    Mode(train=False, keep=True) too: the rows of the second mode end in "(evaluation)". A network is then looked at
+    along one direction per unit. A mode that is given is checked alone. Where dropout has no generator, one is made
+    from `seed`; its mask is the same in every run.
     method: "complex"      complex step, to rounding; the default
             "central"      central differences at their best step, about 1e-9
             "richardson"   extrapolated differences with an error estimate, about 1e-11; for forwards that are not
@@ -74,8 +77,25 @@ def check_gradients(
     if method not in METHODS and method not in POLICIES:
         raise ValueError(f"check_gradients: got method={method!r}, wanted one of {', '.join([*METHODS, *POLICIES])}")
     start = time.perf_counter()
-    mode = replace(mode or Mode(train=True), keep=True) if mode is None or isinstance(mode, Mode) else mode
-    subject = Subject(layer, x, mode, seed)
+    given = replace(mode, keep=True) if isinstance(mode, Mode) else mode
+    subject = Subject(layer, x, Mode(train=True, keep=True) if given is None else given, seed)
+    report = _check(subject, method, seed)
+    subjects = [subject]
+    if given is None and not subject.same_in(EVALUATION):
+        try:
+            subjects.append(subject.in_mode(EVALUATION, seed))
+            report.add_evaluation(_check(subjects[1], method, seed, brief=True))
+        except (TypeError, ValueError) as error:
+            error.args = (f"in evaluation: {error}; mode=Mode(train=True) checks training alone",)
+            raise
+    if not report.ok:
+        report.snippet, report.unwritten = snippet(layer, x, given, method, seed, report.worst, subjects)
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _check(subject: Subject, method: str, seed: int, brief: bool = False) -> GradReport:
+    """One mode. brief: a whole network is looked at along one direction, and each of its units along one."""
     draw = np.random.default_rng((seed, 4))
     report = GradReport(subject.name, method, seed, [], [])
     if method in POLICIES:
@@ -83,29 +103,30 @@ def check_gradients(
     elif method == "adjoint":
         report.checks = adjoint(subject, draw)
     elif method == "complex":
-        _by_complex_step(subject, draw, seed, report)
+        _by_complex_step(subject, draw, seed, report, brief)
     else:
         _by_differences(subject, draw, method, report)
     if method in METHODS:
         report.problems += broken_laws(subject)
-        if method == "complex":
+        if method == "complex" and not brief:
             _, report.margin, report.decisions, _ = decisions(subject, subject.point)
         report.problems += _lost_to_kinks(report)
-    if report.checks:
-        report.snippet = snippet(layer, x, mode, method, seed, report.worst)
-        report.sweep = _sweep(subject, report.worst)
-    report.seconds = time.perf_counter() - start
+    report.sweep = _sweep(subject, report.worst)
     return report
 
 
-def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, report: GradReport) -> None:
+def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, report: GradReport, brief: bool) -> None:
+    with Recorder(subject) as seen:
+        subject.forward(subject.point)
+    small, network = sum(a.size for a in subject.point.values()) <= SMALL, len(seen.calls) > 1
+    if brief and network and not small:
+        report.checks = along_each(subject, [("all", "one direction", dense_direction(subject, draw))])
+        _add_units(report, units_in_context(seen.calls, seed, glance))
+        return
     noise, report.condition = measure_noise(subject)
     dense = dense_direction(subject, draw)
     first = along(subject, noise, "all", "dense direction 1", dense)
-    with Recorder(subject) as seen:
-        subject.forward(subject.point)
-    small = sum(a.size for a in subject.point.values()) <= SMALL
-    if small or len(seen.calls) <= 1:  # in a network, its units are confirmed one by one
+    if small or not network:  # in a network, its units are confirmed one by one
         confirm(subject, dense, first.numeric)
     if small:
         report.checks = every_element(subject, noise)
@@ -113,13 +134,10 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
     report.checks = [first, along(subject, noise, "all", "dense direction 2", dense_direction(subject, draw))]
     for how, direction in sparse_directions(subject, draw):
         report.checks.append(along(subject, noise, "x", how, direction))
-    if len(seen.calls) > 1:
-        parts = units_in_context(seen.calls, seed)
-        if all(c.ok for c in parts) and not all(c.ok for c in report.checks):
-            report.problems.append("every unit is right by itself: look at how backward joins what they give")
-        report.checks += parts
+    if network:
+        _add_units(report, units_in_context(seen.calls, seed, unit))
     else:
-        for name, a in subject.point.items():
+        for name, a in filled(subject.point).items():
             v = {name: draw.standard_normal(a.shape)}
             report.checks.append(along(subject, noise, name, "one direction", v))
     for c in report.checks:
@@ -127,6 +145,12 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
             report.problems.append(
                 f"{c.tensor}: rounding hides the gradient here (tolerance {c.tolerance:.0e}); try another x"
             )
+
+
+def _add_units(report: GradReport, parts: list[Check]) -> None:
+    if all(c.ok for c in parts) and not all(c.ok for c in report.checks):
+        report.problems.append("every unit is right by itself: look at how backward joins what they give")
+    report.checks += parts
 
 
 def _by_differences(subject: Subject, draw: np.random.Generator, method: str, report: GradReport) -> None:
@@ -137,7 +161,7 @@ def _by_differences(subject: Subject, draw: np.random.Generator, method: str, re
         return
     for k in range(8):
         report.checks.append(quotients.along("all", f"dense direction {k + 1}", dense_direction(subject, draw)))
-    for name, a in subject.point.items():
+    for name, a in filled(subject.point).items():
         report.checks.append(quotients.along(name, "one direction", {name: draw.standard_normal(a.shape)}))
 
 

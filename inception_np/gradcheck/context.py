@@ -5,45 +5,51 @@ Checked one at a time, at what they really get, the units name the culprit, and 
 network. What remains for the projected check is the wiring.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from .complex_step import along, every_element, measure_noise, sparse_directions
+from .complex_step import along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
 from .differences import confirm
 from .kinks import Call
 from .report import Check
-from .subject import Subject
+from .subject import Subject, as_array
 
 SMALL = 64  # units with no more entries than this are compared entry by entry
 
 
-def units_in_context(calls: list[Call], seed: int) -> list[Check]:
-    """The checks of every unit's call, their tensors named by path: "3a.b3.conv.weight", "3a.b3.conv dx"."""
+def units_in_context(calls: list[Call], seed: int, look: Callable[[Subject, int], list[Check]]) -> list[Check]:
+    """What `look`, `unit` or `glance`, finds in every unit's call, tensors named by path: "3a.b3.conv.weight",
+    "3a.b3.conv dx"."""
     checks = []
     for k, call in enumerate(calls):
-        part = Subject(call.layer, call.x, replace(call.mode, keep=True), seed + k, repeat=False)
+        part = Subject(call.layer, as_array(call.x), replace(call.mode, keep=True), seed + k, repeat=False)
         part.name = f"{call.path}: {part.name}"
-        for check in unit(part, seed + k):
-            name = f"{call.path} dx" if check.tensor == "x" else f"{call.path}.{check.tensor}"
+        for check in look(part, seed + k):
+            name = {"x": f"{call.path} dx", "all": call.path}.get(check.tensor, f"{call.path}.{check.tensor}")
             checks.append(replace(check, tensor=name))
     return checks
 
 
 def unit(part: Subject, seed: int) -> list[Check]:
     """One layer: entry by entry where it is small, else one dense direction per tensor and a few sparse ones."""
-    noise, _ = measure_noise(part)
     if sum(a.size for a in part.point.values()) <= SMALL:
-        return every_element(part, noise)
+        return every_element(part, measure_noise(part)[0])
     draw = np.random.default_rng((seed, 3))
-    checks = []
-    for name, a in part.point.items():
-        direction = {name: draw.standard_normal(a.shape)}
-        checks.append(along(part, noise, name, "one direction", direction))
-        if name == "x":
-            confirm(part, direction, checks[-1].numeric)
+    rows = [(name, "one direction", {name: draw.standard_normal(a.shape)}) for name, a in filled(part.point).items()]
     sparse = sparse_directions(part, draw)
     if sparse:
         how, direction = sparse[seed % len(sparse)]
-        checks.append(along(part, noise, "x", how, direction))
+        rows.append(("x", how, direction))
+    checks = along_each(part, rows)
+    confirm(part, rows[0][2], checks[0].numeric)
     return checks
+
+
+def glance(part: Subject, seed: int) -> list[Check]:
+    """One layer along one direction through x and all parameters; `unit` where that fails."""
+    direction = dense_direction(part, np.random.default_rng((seed, 3)))
+    checks = along_each(part, [("all", "one direction", direction)])
+    confirm(part, direction, checks[0].numeric)
+    return checks if checks[0].ok else unit(part, seed)

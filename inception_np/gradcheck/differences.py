@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .complex_step import compare_elements, projected
+from .complex_step import compare_elements, filled, largest_entry, projected
 from .kinks import decisions, nearest
 from .report import Check
 from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree, not_complex_safe
@@ -88,11 +88,11 @@ class Differences:
         return ""
 
     def elements(self) -> list[Check]:
-        """Every entry of x and of every parameter."""
+        """Every entry of x and of every parameter that has any."""
         checks = []
         gradient = self.subject.gradient
-        largest = max(float(np.abs(g).max()) for g in gradient.values() if g.size)
-        for name, analytic in gradient.items():
+        largest = largest_entry(gradient)
+        for name, analytic in filled(gradient).items():
             numeric, bound = analytic.copy(), np.zeros(analytic.shape)
             excluded = []
             size = max(float(np.abs(self.subject.point[name]).max()), 1e-3)
@@ -113,8 +113,7 @@ class Differences:
 
     def along(self, label: str, how: str, direction: Point) -> Check:
         """One direction."""
-        largest = max(float(np.abs(v).max()) for v in direction.values())
-        size = max(max(float(np.abs(self.subject.point[k]).max()) for k in direction), 1e-3) / largest
+        size = max(largest_entry({k: self.subject.point[k] for k in direction}), 1e-3) / largest_entry(direction)
         e = self.estimate(direction, size)
         analytic, scale = projected(self.subject.gradient, direction)
         if e.excluded:
@@ -163,6 +162,6 @@ def v_curve(subject: Subject, direction: Point, analytic: float) -> tuple[Array,
     for h in steps:
         up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
         central.append(abs(dot(subject.dy, difference(up, down)) / (2 * h) - analytic) / unit)
-        point = {k: a + (1j * h * direction[k] if k in direction else 0j) for k, a in subject.point.items()}
-        complex_step.append(abs(subject.project(subject.forward(point)) / h - analytic) / unit)
+        slope = subject.project(subject.forward(subject.complex_point(direction, h))) / h
+        complex_step.append(abs(slope - analytic) / unit)
     return steps, np.array(central), np.array(complex_step)

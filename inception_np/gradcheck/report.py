@@ -1,12 +1,14 @@
 """What a check found: rows, the worst of them, and a way to print, draw and repeat it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray
+
+EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode
 
 
 @dataclass
@@ -37,6 +39,12 @@ class Check:
             setattr(self, name, float(getattr(self, name)))
 
     @property
+    def where(self) -> str:
+        """The tensor and, where entries were compared one by one, the worst one's index: "weight[0, 1, 2, 0]"."""
+        name, mode, _ = self.tensor.partition(EVALUATION)
+        return name + (str(list(self.index)) if self.index else "") + mode
+
+    @property
     def ratio(self) -> float:
         return ratio(self.error, self.tolerance)
 
@@ -61,8 +69,10 @@ class GradReport:
     worst      the check with the largest error over tolerance
     checks     all of them, one per tensor or direction
     problems   what else is wrong, in words: laws that the layer breaks, directions that could not be judged
+    modes      "training" and "evaluation" where both were checked; the rows of the second end in "(evaluation)"
     condition  how much the gradient moves, in its largest entry, when every number moves by its last digit: 1 for a
                convolution, about |mean| / std for batch norm
+    snippet    lines that repeat a failure exactly, or ""; then `unwritten` says why there are none
     """
 
     name: str
@@ -74,7 +84,9 @@ class GradReport:
     decisions: int = 0
     margin: float = float("inf")
     seconds: float = 0.0
+    modes: tuple[str, ...] = ()
     snippet: str = ""
+    unwritten: str = ""
     sweep: Callable | None = None
 
     @property
@@ -90,6 +102,19 @@ class GradReport:
         """The directions that were left out because every step along them crossed a kink."""
         return [text for c in self.checks for text in c.excluded]
 
+    def add_evaluation(self, other: "GradReport") -> None:
+        """Take in what was found in evaluation mode, when all so far was found in training."""
+        if other.worst.ratio > self.worst.ratio:
+            self.sweep = other.sweep
+        for c in other.checks:
+            excluded = [f"in evaluation: {text}" for text in c.excluded]
+            self.checks.append(replace(c, tensor=c.tensor + EVALUATION, excluded=excluded))
+        self.problems += [f"in evaluation: {text}" for text in other.problems]
+        self.condition = max(self.condition, other.condition)
+        self.decisions += other.decisions
+        self.margin = min(self.margin, other.margin)
+        self.modes = ("training", "evaluation")
+
     def failures(self) -> list[Check]:
         """The checks that failed, the worst first."""
         return sorted((c for c in self.checks if not c.ok), key=lambda c: -c.ratio)
@@ -102,6 +127,7 @@ class GradReport:
             "ok": bool(self.ok),
             "name": self.name,
             "method": self.method,
+            "modes": list(self.modes),
             "condition": self.condition,
             "decisions": self.decisions,
             "excluded": self.excluded,
@@ -116,7 +142,8 @@ class GradReport:
     def _lines(self) -> list[str]:
         compared = sum(max(1, c.ratios.size) for c in self.checks)
         state = "ok" if self.ok else "WRONG"
-        lines = [f"{self.name}: {state} by {self.method}, {compared} comparisons, {self.seconds:.2f} s"]
+        modes = f" in {' and '.join(self.modes)}" if self.modes else ""
+        lines = [f"{self.name}: {state} by {self.method}{modes}, {compared} comparisons, {self.seconds:.2f} s"]
         rows = (self.failures() or sorted(self.checks, key=lambda c: -c.ratio))[:6]
         if rows:
             width = max(len(c.tensor) for c in rows)
@@ -124,8 +151,7 @@ class GradReport:
                 f"  {c.tensor:<{width}}  error {c.error:.1e}, tolerance {c.tolerance:.1e}  ({c.how})" for c in rows
             ]
             w = self.worst
-            where = w.tensor + (str(list(w.index)) if w.index is not None else "")
-            lines.append(f"  worst: {where}  backward {w.analytic:.15g}  numeric {w.numeric:.15g}")
+            lines.append(f"  worst: {w.where}  backward {w.analytic:.15g}  numeric {w.numeric:.15g}")
             if len(self.failures()) > len(rows):
                 lines.append(f"  and {len(self.failures()) - len(rows)} more that fail")
         lines.append(f"  log10(error / tolerance)  {self._histogram()}")
@@ -136,9 +162,15 @@ class GradReport:
             lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
         lines += [f"  {text}" for text in self.excluded[:3]]
         lines += [f"  PROBLEM: {text}" for text in self.problems[:4]]
-        if not self.ok and self.snippet:
-            lines += ["  to repeat it:", *(f"    {line}" for line in self.snippet.splitlines())]
-        return lines
+        return lines + ([] if self.ok else self._repetition())
+
+    def _repetition(self) -> list[str]:
+        lines = self.snippet.splitlines()
+        if not lines:
+            return [f"  no lines repeat it: {self.unwritten}"] if self.unwritten else []
+        if len(lines) > 8 or len(self.snippet) > 3000:
+            return [f"  to repeat it: the {len(lines)} lines of report.snippet"]
+        return ["  to repeat it:", *(f"    {line}" for line in lines)]
 
     def _histogram(self) -> str:
         r = np.concatenate([c.ratios if c.ratios.size else np.array([c.ratio]) for c in self.checks] or [np.zeros(0)])

@@ -42,8 +42,8 @@ def hessian_vector_product(
 
 
 def _product(subject: Subject, direction: Point, dy: Callable | None = None) -> Point:
-    point = {k: a + (1j * STEP * direction[k] if k in direction else 0j) for k, a in subject.point.items()}
-    return {k: g.imag / STEP for k, g in subject.gradients(point, dy).items()}
+    gradient = subject.gradients(subject.complex_point(direction), dy)
+    return {k: np.asarray(g.imag / STEP) for k, g in gradient.items()}
 
 
 def hessian_symmetry(layer: Layer, x: Array, *, dy: Any = None, mode: Mode | None = None, seed: int = 0) -> float:

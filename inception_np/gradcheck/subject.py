@@ -3,7 +3,8 @@
     y = f(t)        t = {"x": x, "conv.weight": ..., ...}        one dict of arrays is one point
 
 The caller's layer, its gradients, its running averages and its random generator are never touched. Dropout draws the
-same mask in every run, because every run starts from a copy of one generator.
+same mask in every run, because every run starts from a copy of one generator. NumPy turns the result of arithmetic with
+arrays of shape () into scalars; here every y, gradient and entry of a point is an array, whatever its shape.
 """
 
 import copy
@@ -41,7 +42,11 @@ class Subject:
         self.rng = copy.deepcopy(mode.rng) if mode.rng else np.random.default_rng(seed)
         self.replay = True  # until a run shows that the generator stays untouched
         self.point: Point = {"x": np.array(x, np.float64, order="C")}
-        self.point |= {name: p.data.copy() for name, p in self.params.items()}
+        self.point |= {name: np.array(p.data, order="C") for name, p in self.params.items()}
+        self._settle(seed, dy, repeat)
+
+    def _settle(self, seed: int, dy: Any = None, repeat: bool = True) -> None:
+        """y, dy and the gradient at the point, in the subject's mode."""
         self._check_forward(repeat)
         draw = np.random.default_rng((seed, 1))
         if dy is None:
@@ -63,15 +68,34 @@ class Subject:
         dtype = point["x"].dtype
         for p in self.params.values():
             p.grad = np.zeros(p.data.shape, dtype)
-        dx = self.layer.backward(map_tree(lambda a: a.astype(dtype, copy=False), dy), point["x"], cache)
-        return {"x": dx} | {name: p.grad for name, p in self.params.items()}
+        dy = map_tree(lambda a: np.asarray(a).astype(dtype, copy=False), dy)
+        dx = self.layer.backward(dy, point["x"], cache)
+        return {"x": as_array(dx)} | {name: as_array(p.grad) for name, p in self.params.items()}
+
+    def in_mode(self, mode: Mode, seed: int) -> "Subject":
+        """The same layer at the same point in another mode, with y, dy and gradient of its own."""
+        other = copy.copy(self)
+        other.mode, other.replay = mode, True
+        other._settle(seed)
+        return other
+
+    def same_in(self, mode: Mode) -> bool:
+        """Does another mode give the same y and the same gradients, to the bit?"""
+        other = copy.copy(self)
+        other.mode, other.replay = mode, True
+        point, dy = {k: a.copy() for k, a in self.point.items()}, map_tree(np.copy, self.dy)
+        try:
+            y = other.forward(point)
+            if map_tree(np.shape, y) != map_tree(np.shape, self.y) or not same(y, self.y):
+                return False
+            gradient = other.gradients(point, dy)
+        except Exception:  # whatever it is, in_mode raises it again
+            return False
+        return same(gradient, self.gradient) and same(point, self.point) and same(dy, self.dy)
 
     def slope(self, direction: Point) -> float:
         """The derivative of <dy, y> along a direction, by complex step: Im f(t + ih v) / h."""
-        point = {k: a + 0j for k, a in self.point.items()}
-        for k, v in direction.items():
-            point[k] += 1j * STEP * v
-        return self.project(self.forward(point)) / STEP
+        return self.project(self.forward(self.complex_point(direction))) / STEP
 
     def project(self, y: Any) -> float:
         """<dy, Im y>."""
@@ -79,7 +103,14 @@ class Subject:
 
     def moved(self, direction: Point, h: float) -> Point:
         """The point t + h v."""
-        return {k: a + h * direction[k] if k in direction else a for k, a in self.point.items()}
+        return {k: np.asarray(a + h * direction[k]) if k in direction else a for k, a in self.point.items()}
+
+    def complex_point(self, direction: Point, h: float = STEP) -> Point:
+        """The point t + ih v."""
+        return {
+            k: np.asarray(a + 1j * h * direction[k]) if k in direction else a.astype(np.complex128)
+            for k, a in self.point.items()
+        }
 
     def _run(self, point: Point, keep: bool) -> Any:
         dtype = point["x"].dtype
@@ -91,13 +122,15 @@ class Subject:
         result = self.layer.forward(point["x"], replace(self.mode, keep=keep, rng=rng))
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"{self.name}: forward gave {type(result).__name__}, wanted the pair (y, cache)")
-        return result
+        y, cache = result
+        return map_tree(as_array, y), cache
 
     def _check_forward(self, repeat: bool) -> None:
         before = {k: a.copy() for k, a in self.point.items()}
         state = copy.deepcopy(self.rng.bit_generator.state)
         self.replay = False
-        self.y, _ = copy.deepcopy(self._run(self.point, keep=True))
+        y, _ = self._run(self.point, keep=True)
+        self.y = map_tree(copy.deepcopy, y)
         used = not _same_state(self.rng.bit_generator.state, state)
         self.rng.bit_generator.state = state
         self.replay = used
@@ -207,6 +240,11 @@ def private_copy(layer: Layer) -> Layer:
     twin = copy.deepcopy(layer)
     vars(twin).pop("_vectors", None)  # its parameters are no views of them any more
     return cast(twin, np.float64)
+
+
+def as_array(a: Any) -> Any:
+    """A NumPy scalar as an array of shape (); all else as it is."""
+    return np.asarray(a) if isinstance(a, np.generic) else a
 
 
 # The arrays of y: one array, or a network's (logits, {"4a": logits}).
