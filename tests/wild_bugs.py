@@ -753,7 +753,7 @@ class LRNWithoutItsNeighbours(LRN):
 class LRNHandsDyOn(LRN):
     """https://github.com/andersbll/deeppy/issues/15
 
-    bprop returns dy.
+    bprop returns dy: a copy of the layer before it.
     """
 
     def backward(self, dy, x, s):
