@@ -77,7 +77,9 @@ def test_the_table_of_checkers_is_the_one_that_is_printed(capsys):
     missed = {"complex": 0, "torch-slow": 2, "torch-fast": 1, "jax": 0, "chainer": 1, "autograd": 0}
     missed |= {"minitorch": 32, "cs231n": 0, "mygrad": 0, "ones": 7}
     wild_bugs.main()
-    table = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[3:]}
+    sentence, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert sentence == "check_gradients: 46 of 46 wrong gradients found, 0 alarms on 46 right ones, 6 runs each"
+    table = {row.split()[0]: row.split()[1:] for row in rows}
     table["complex"] = table.pop("check_gradients")
     for method, n in missed.items():
         assert table[method] == [str(len(BUGS) - n), str(n), "0"], method

@@ -1009,13 +1009,20 @@ def score(method="complex", seeds=range(1)):
 
 
 def main(seeds=range(3)):
-    """The table of all checkers: with their default policies, on the same layers and the same x."""
-    print(f"{len(BUGS)} wrong gradients and {len(BUGS)} right ones, each at 2 shapes and {len(seeds)} seeds\n")
-    print(f"{'checker':<17}{'found':>6}{'missed':>8}{'alarms':>8}")
+    """The score, and the table of all checkers: with their default policies, on the same layers and the same x."""
+    n, rows = len(BUGS), []
     for method in ("complex", *POLICIES):
-        missed, accused = score(method, seeds)
+        missed, accused = (len(classes) for classes in score(method, seeds))
+        rows.append((method, n - missed, missed, accused))
+    _, found, _, alarms = rows[0]
+    runs = 2 * len(seeds)
+    print(
+        f"check_gradients: {found} of {n} wrong gradients found, {alarms} alarms on {n} right ones, {runs} runs each\n"
+    )
+    print(f"{'checker':<17}{'found':>6}{'missed':>8}{'alarms':>8}")
+    for method, found, missed, alarms in rows:
         name = "check_gradients" if method == "complex" else method
-        print(f"{name:<17}{len(BUGS) - len(missed):>6}{len(missed):>8}{len(accused):>8}")
+        print(f"{name:<17}{found:>6}{missed:>8}{alarms:>8}")
 
 
 if __name__ == "__main__":
