@@ -6,7 +6,8 @@
 
 A mutant is one edit of one function's syntax tree: a dropped term, a wrong axis, a missing 1/N, H for W, a swapped
 stride, pad or tap, = for +=, an index off by one, a wrong tie, a missing mask, a transposed weight, a factor of 1.01
-or 1.0001. It is compiled, and its code is put into the function that everybody has imported already, so that a mutant
+or 1.0001, or one of the ways in which gradients went wrong elsewhere (wild_operators.py). It is compiled, and its code
+is put into the function that everybody has imported already, so that a mutant
 costs milliseconds. The judges are the suite's own promises (test_layers.py), its definitions by reference loops, its
 exact tests, and check_gradients, over fixed cases that the suite's strategies draw.
 
@@ -35,11 +36,13 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import test_layers  # noqa: E402
+import wild_operators  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from numerics import H, arrays, random_like, randomise  # noqa: E402
 from strategies import LAYERS, Case, networks  # noqa: E402
 
 import inception_np.backend as backend  # noqa: E402
+import inception_np.kernels.batchnorm as batchnorm_kernels  # noqa: E402
 import inception_np.kernels.conv as conv_kernels  # noqa: E402
 import inception_np.layers.activation as activation  # noqa: E402
 from inception_np import (  # noqa: E402
@@ -90,8 +93,8 @@ TARGETS = {
     "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),
     "kernels/loss.py": (("softmax_cross_entropy",), ("loss",)),
     "layers/activation.py": (
-        ("ReLU.output", "ReLU.backward", "Dropout.backward", "Dropout.forward"),
-        ("ReLU", "Dropout"),
+        ("ReLU.output", "ReLU.backward", "ELU.output", "ELU.backward", "Dropout.backward", "Dropout.forward"),
+        ("ReLU", "ELU", "Dropout"),
     ),
     "layers/batchnorm.py": (
         ("BatchNorm.statistics", "BatchNorm.backward", "BatchNorm.gradient"),
@@ -382,9 +385,10 @@ def mutants_of(file):
     tree = ast.parse(source)
     for qualname in TARGETS[file][0]:
         function = find(tree.body, qualname)
-        where, seen = places(function), Counter()
+        free = compiled(function, qualname, file).co_freevars
+        where, seen, bound = places(function), Counter(), wild_operators.names(function)
         for node in list(inside(function)):
-            for what, new in list(edits(node)):
+            for what, new in [*edits(node), *wild_operators.edits(node, where[node][0], bound)]:
                 text = f"{lines[node.lineno - 1].strip()} => {ast.unparse(node).splitlines()[0]}: {what}"
                 seen[text] += 1
                 name = f"{file}::{qualname}: {text}" + (f" ({seen[text]})" if seen[text] > 1 else "")
@@ -395,6 +399,8 @@ def mutants_of(file):
                     continue
                 finally:
                     put(where[node], node)
+                if code.co_freevars != free:  # super() gone, say: no code for this function
+                    continue
                 yield Mutant(file, qualname, name, code)
 
 
@@ -463,6 +469,7 @@ PROMISES = [
     "into",
     "any_memory",
     "same_bits",
+    "without_x",
     "shape",
     "dtype",
 ]
@@ -475,10 +482,14 @@ def judges(layer):
     if layer in special:
         return special[layer]()
     cases = drawn(networks() if layer == "networks" else LAYERS[layer], CASES)
-    if layer == "Conv2D":  # the shortcut of 1x1 kernels, which few of the drawn cases take with strides
+    if layer == "Conv2D":  # the shortcut of 1x1 kernels, and "same", which few of the drawn cases take with strides
         text = "Conv2D(4, 2, 1, stride={}, pad='valid', dilation=(2, 3), groups={}, rng=rng)"
         rare = [Case(text.format(s, g), (2, 5, 7, 4), 1) for s in ((1, 2), (2, 1), (2, 3), (3, 2)) for g in (1, 2)]
+        rare += [Case("Conv2D(2, 2, (2, 3), stride=(1, 2), pad='same', rng=rng)", (1, 5, 6, 2), 1)]
         cases = rare + cases
+    if layer == "AvgPool2D":  # a last window over the end of the wider axis
+        rare = Case("AvgPool2D((1, 3), stride=(1, 2), pad=((0, 0), (1, 1)), ceil=True)", (2, 3, 6, 1), 1)
+        cases = [rare, *cases]
     found = [bind(one_direction, case) for case in cases]
     found += [bind(test_layers.promise_gradients, case) for case in cases[: CASES // 2]]
     found += [bind(report_ok, case) for case in cases[: CASES // 4]]
@@ -503,7 +514,7 @@ def judges(layer):
         if definition:
             test = getattr(test_layers, definition).hypothesis.inner_test
             found += [bind(test, case) for case in cases]
-        if layer in ("ReLU", "ConvReLU", "ConvBNReLU"):
+        if layer in ("ReLU", "ELU", "ConvReLU", "ConvBNReLU"):
             promises = [*promises, "output"]
     found += [bind(out_in_inference, case) for case in cases[: CASES // 2]]
     for promise in promises:
@@ -521,8 +532,10 @@ def judges(layer):
         found += [test_layers.test_relu_at_zero, test_layers.test_conv_relu_at_zero]
     if layer == "BatchNorm":
         found += [test_layers.test_batch_norm_couples_the_images_in_training_only, one_value_per_channel]
+        found += [the_gradient_is_written_where_it_is_asked_for]
     if layer == "ConvBNReLU":
         found += [units_at_zero_get_nothing]
+        found += [bind(nothing_is_kept_in_inference, case) for case in cases[: CASES // 4]]
     if layer == "Dropout":
         found += [no_rate_needs_no_generator, a_draw_equal_to_the_rate_is_kept]
     if layer == "networks":
@@ -538,6 +551,19 @@ def one_value_per_channel():
         layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode(train=True))
     layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode())
     assert check_gradients(BatchNorm(2), np.random.default_rng(0).standard_normal((1, 2, 1, 2))).ok
+
+
+def the_gradient_is_written_where_it_is_asked_for():
+    x, dy, out = np.random.default_rng(0).standard_normal((3, 2, 3, 2, 4))
+    mean, var = batchnorm_kernels.moments(x)
+    how = {"gamma": None, "beta": np.zeros(4), "relu": False, "train": True}
+    dx, _, _ = batchnorm_kernels.batch_norm_grad(dy, x, mean, var**-0.5, **how)
+    assert batchnorm_kernels.batch_norm_grad(dy, x, mean, var**-0.5, **how, out=out)[0] is out
+    assert np.array_equal(dx, out)
+
+
+def nothing_is_kept_in_inference(case):
+    assert case.layer().forward(case.x(), case.mode(keep=False))[1] == []
 
 
 def units_at_zero_get_nothing():
@@ -556,6 +582,8 @@ def no_rate_needs_no_generator():
     assert np.array_equal(Dropout(0.0).forward(x, Mode(train=True))[0], x)
     with pytest.raises(ValueError, match=r"mode\.rng=None"):
         Dropout(0.5).forward(x, Mode(train=True))
+    with pytest.raises(TypeError, match="wanted a numpy Generator"):
+        Dropout(0.5).forward(x, Mode(train=True, rng=np.random.RandomState(0)))
 
 
 def a_draw_equal_to_the_rate_is_kept():
@@ -587,10 +615,12 @@ def concat_gives_its_y_back():
 def residual_is_its_sum(scale):
     x = np.random.default_rng(0).standard_normal((2, 4, 3, 2))
     body = cast(Conv2D(2, 2, 3, rng=np.random.default_rng(1)), np.float64)
-    layer = Residual(body, scale=scale)
-    y, _ = layer.forward(x, Mode())
-    assert np.allclose(y, x + scale * body.forward(x, Mode())[0], rtol=1e-13, atol=1e-13)
-    assert check_gradients(layer, x).ok
+    for shortcut in (None, cast(Conv2D(2, 2, 1, rng=np.random.default_rng(2)), np.float64)):
+        layer = Residual(body, shortcut, scale)
+        y, _ = layer.forward(x, Mode())
+        cut = shortcut.forward(x, Mode())[0] if shortcut else x
+        assert np.allclose(y, cut + scale * body.forward(x, Mode())[0], rtol=1e-13, atol=1e-13)
+        assert check_gradients(layer, x).ok
 
 
 def bind(check, case):
@@ -743,9 +773,18 @@ def heads_judges():
         with pytest.raises(ValueError, match="empty cache"):
             net.backward(random_like(y, 5), x, cache)
         y, cache = net.forward(x, Mode(True, True, np.random.default_rng(0)))
-        bad = (random_like(y[0], 1), {"a": random_like(y[0], 1)[:1], "c": random_like(y[0], 1)})
-        with pytest.raises(ValueError, match=r"^Network\.aux_a.*: got dy of shape \(1, 4\), wanted y's \(2, 4\)"):
-            net.backward(bad, x, cache)
+        good, short = random_like(y, 1), random_like(y[0], 1)[:1]
+        before = [p.grad.copy() for p in named_params(net).values()]
+        for where, bad in (
+            (r"Network\.aux_a", (good[0], {"a": short, "c": good[1]["c"]})),
+            (r"Network\.aux_c", (good[0], {"a": good[1]["a"], "c": short})),
+            ("Network", (short, good[1])),
+        ):
+            with pytest.raises(ValueError, match=rf"^{where}: got dy of shape \(1, 4\), wanted y's \(2, 4\)"):
+                net.backward(bad, x, cache)
+        for p, grad in zip(named_params(net).values(), before, strict=True):
+            assert np.array_equal(p.grad, grad)  # a call that fails changes nothing
+        net.backward(good, x, cache)
 
     return [
         lambda: report(True),

@@ -189,6 +189,15 @@ def promise_output(case):
     assert error(out, y) < 1e-13
 
 
+def promise_without_x(case):
+    """A layer that says it does not read x gives the same dx where nobody kept x for it."""
+    layer, x, _, cache, dy = case.forward()
+    if not layer.reads_x:
+        dx = layer.backward(dy, x, cache)
+        layer, _, _, cache, _ = case.forward()
+        assert np.array_equal(layer.backward(dy, None, cache), dx)
+
+
 def promise_shape(case):
     """out_shape says the shape of y without computing."""
     layer, x, y, _, _ = case.forward()
@@ -295,6 +304,7 @@ def test_output_gives_y_back(name, data):
 def test_shape_and_dtype_follow_x_and_gradients_accumulate(name, data):
     case = data.draw(LAYERS[name])
     promise_shape(case)
+    promise_without_x(case)
     promise_dtype(case)
     promise_accumulates(case)
 
@@ -717,6 +727,14 @@ class GivesBackTheWrongOutput(Spoiled):
         return y if out is None else out
 
 
+class PeeksAtX(Spoiled):
+    reads_x = False
+
+    def backward(self, dy, x, cache, into=None):
+        dx = self.layer.backward(dy, x, cache)
+        return dx if x is None else dx * (1 + 1e-9 * (x > 1))
+
+
 class SaysTheWrongShape(Spoiled):
     def out_shape(self, shape):
         n, h, w, c = self.layer.out_shape(shape)
@@ -765,6 +783,7 @@ SPOILED = [
     (promise_out, CONV, IgnoresOut),
     (promise_into, CONV, OverwritesInto),
     (promise_output, "ReLU()", GivesBackTheWrongOutput),
+    (promise_without_x, "ReLU()", PeeksAtX),
     (promise_shape, CONV, SaysTheWrongShape),
     (promise_dtype, "LRN(3)", Promotes),
     (promise_images_apart, BN, UsesTheBatchAlways),
