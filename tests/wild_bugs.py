@@ -990,7 +990,7 @@ BUGS = [c for c in list(vars().values()) if isinstance(c, type) and issubclass(c
 
 
 def check(cls, wrong, shape, seed, method="complex"):
-    """The report on one layer at one shape. Other checkers look at one mode only, and are given the one that shows it."""
+    """The report on one layer at one shape. Other checkers look at one mode, and are given the one that shows it."""
     x = np.random.default_rng([seed, len(shape), *shape]).standard_normal(shape)
     mode = None if method == "complex" else Mode(train=cls.train, keep=True)
     return check_gradients(cls(wrong, seed), x, mode=mode, method=method, seed=seed)
