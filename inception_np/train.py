@@ -31,7 +31,7 @@ from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError
 from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
-from .finite import first_bad_layer, first_not_finite, is_finite
+from .finite import all_finite, first_bad_layer, first_not_finite, is_finite
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import total_loss
@@ -161,6 +161,12 @@ class Run:
         self.passes = Replay(self.net, low_memory=o.low_memory)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
         self.average = Average(self.net, o.ema) if o.ema else None
+        self.watched = [
+            self.weights,
+            *self.optimiser.state.values(),
+            *(b.data for b in named_buffers(self.net).values()),
+        ]
+        self.watched += self.average.means if self.average else []
         self.schedule = schedules.named(o.schedule, o.lr, o.epochs, o.warm_up)
         self.steps = len(self.data.train_labels) // self.batch_size  # in an epoch
         self.captured = self.captured_step(self.batch_size)
@@ -272,6 +278,8 @@ class Run:
             self.optimiser.step()
             if self.average:
                 self.average.update()
+        if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
+            self.check_finite(self.step + 1)
         self.sums["loss"] += loss * len(index)
         self.sums["right"] += right
         self.sums["images"] += len(index)
@@ -413,7 +421,7 @@ class Run:
 
     # What is not finite
 
-    def check_finite(self) -> None:
+    def check_finite(self, step: int | None = None) -> None:
         """Raise ValueError if any number of the run is not finite: nothing that is not is ever saved."""
         culprit = first_not_finite(self.net)
         for name, array in self.arrays().items() if not culprit else ():
@@ -424,7 +432,7 @@ class Run:
                 )
                 break
         if culprit:
-            raise self.error(f"{culprit} is not finite")
+            raise self.error(f"{culprit} is not finite", step)
 
     def not_finite(self, x: Array, labels: Array, loss: float) -> ValueError:
         """The error for a loss or gradient that is not finite: which layer was the first?"""
