@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.flush()
         lost = results.error
         if isinstance(lost, OSError):
+            gone = results.reader_is_gone()
             drop(results)
-            if error in (None, lost) and isinstance(lost, BrokenPipeError):
+            if error in (None, lost) and gone:
                 error = None  # the reader went away, as in `inception-np models | head`
             elif error in (None, lost):
                 reason = lost.strerror or str(lost)

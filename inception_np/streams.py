@@ -5,7 +5,9 @@ writing them is one of the command.
 """
 
 import contextlib
+import errno
 import os
+import stat
 import sys
 from typing import Any
 
@@ -55,6 +57,13 @@ class Results(_Wrapped):
 
     def _failed(self) -> None:
         raise
+
+    def reader_is_gone(self) -> bool:
+        """Is the error that a pipe has no reader any more, or that a terminal was closed?"""
+        if isinstance(self.error, OSError) and self.error.errno == errno.EIO:
+            with contextlib.suppress(OSError, ValueError):
+                return stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+        return isinstance(self.error, BrokenPipeError)
 
 
 def say(text: str) -> None:
