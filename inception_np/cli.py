@@ -401,14 +401,18 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def predict(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from .predict import predict_images, preprocess_for, top
 
     _use_threads(args)
     net, about = _network(args.checkpoint)
     how = preprocess_for(net, about)
     found: list[dict[str, Any]] = []
-    for prediction in predict_images(net, args.images, preprocess=how, crops=args.crops):
-        if not all(map(math.isfinite, prediction.probabilities)):
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        predictions = predict_images(net, args.images, preprocess=how, crops=args.crops)
+    for prediction in predictions:
+        if not np.isfinite(prediction.probabilities).all():
             raise ValueError(
                 f"{prediction.path}: its probabilities are not finite although all numbers of {args.checkpoint} are; "
                 "its logits are too large, train with a smaller --lr"

@@ -28,13 +28,13 @@ def evaluate(
     """
     like = next(iter(named_params(net).values())).data
     batch_size = min(batch_size, len(labels))
-    infer = compile_inference(net, (batch_size, *images.shape[1:]))
     predicted, loss = np.empty(len(labels), np.int64), 0.0
-    for start in range(0, len(labels), batch_size):
-        pause()
-        part = slice(start, start + batch_size)
-        x = beside(normalise(images[part], mean, std, like.dtype), like)
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        infer = compile_inference(net, (batch_size, *images.shape[1:]))
+        for start in range(0, len(labels), batch_size):
+            pause()
+            part = slice(start, start + batch_size)
+            x = beside(normalise(images[part], mean, std, like.dtype), like)
             logits = asarray(infer(x) if len(x) == batch_size else net.forward(x, Mode())[0], "cpu")
             predicted[part] = logits.argmax(1)
             loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])

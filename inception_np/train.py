@@ -424,13 +424,10 @@ class Run:
     def check_finite(self, step: int | None = None) -> None:
         """Raise ValueError if any number of the run is not finite: nothing that is not is ever saved."""
         culprit = first_not_finite(self.net)
-        for name, array in self.arrays().items() if not culprit else ():
-            kind, _, which = name.partition("/")
-            if kind != "net" and not is_finite(array):
-                culprit = (
-                    f"the optimiser's {which}" if kind == "optimizer" else f"running average {which} of the network"
-                )
-                break
+        for name, vector in self.optimiser.state.items():
+            culprit = culprit or (None if is_finite(vector) else f"the optimiser's {name}")
+        if self.average and not all(map(is_finite, self.average.means)):
+            culprit = culprit or "a running average of the weights (--ema)"
         if culprit:
             raise self.error(f"{culprit} is not finite", step)
 
