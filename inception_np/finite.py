@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, array_module
+from .backend import Array, asarray
 from .layer import Buffer, Layer, Param, named_params, walk
 from .layers.batchnorm import BatchNorm
 
 
 def is_finite(array: Array) -> bool:
-    return bool(array_module(array).isfinite(array).all())
+    return bool(np.isfinite(asarray(array, "cpu")).all())
 
 
 def all_finite(arrays: Iterable[np.ndarray]) -> bool:
