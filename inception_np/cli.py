@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; what went wrong is one line on standard error."""
     open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    results, progress = Results(sys.stdout), Quiet(sys.stderr)
-    with contextlib.redirect_stdout(results), contextlib.redirect_stderr(progress), Signals() as signals:
+    results, progress, signals = Results(sys.stdout), Quiet(sys.stderr), Signals(of_process=argv is None)
+    with contextlib.redirect_stdout(results), contextlib.redirect_stderr(progress), signals:
         code, error = 0, None
         try:
             code = run(arguments)

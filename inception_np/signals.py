@@ -33,10 +33,12 @@ class Signals:
     """Handles the three signals within a `with` block; the handlers from before come back after it.
 
     A SIGHUP that the process was started to ignore (nohup) stays ignored. Outside the main thread, where Python
-    handles no signals, it does nothing.
+    handles no signals, it does nothing. of_process: the process ends after this block. Until then signals are ignored,
+    and its exit code stays what it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_process: bool = False) -> None:
+        self.of_process = of_process
         self.caught = 0  # the number of the first signal
         self.last = False  # does the next signal end the process, even if it is the first?
         self._deferred = False
@@ -57,7 +59,7 @@ class Signals:
             outer = getattr(before, "__self__", None)
             if isinstance(outer, Signals):  # which then knows that the next signal is the second
                 outer.caught = outer.caught or self.caught
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_IGN if self.of_process else before)
 
     def check(self) -> None:
         """Raise Interrupted if a signal has arrived."""

@@ -242,3 +242,22 @@ sys.exit(cli.main(["models"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "inception-np: stopped\n")
+
+
+LATE = """
+import atexit, os, signal, sys
+from inception_np import cli
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+{planted}
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("planted", "code"), [("", 0), ("cli.Signals = lambda of_process: Signals()", -signal.SIGTERM)]
+)
+def test_a_signal_while_the_process_ends_does_not_change_its_code(planted, code):
+    """The second is the planted fault: the handlers from before come back, and the process dies."""
+    program = LATE.format(planted=planted and "from inception_np.signals import Signals; " + planted)
+    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and done.stderr == ""
