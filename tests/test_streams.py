@@ -85,20 +85,41 @@ ENDS = {
     "the reader of standard output is gone": ("> >(true)", 0),
     "standard output is full": (">/dev/full", 1),
 }
+# The plain run sees these, and without pictures, which take longer than the run; all of them with pictures are long.
 SEEN = ("the reader of standard error is gone", "standard error is closed", "standard output is full")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("end", [end if end in SEEN else pytest.param(end, marks=pytest.mark.long) for end in ENDS])
-def test_a_run_saves_everything_and_ends_with_its_own_code(tmp_path, end):
+WITHOUT_PICTURES = (
+    "import sys; from inception_np import cli, train; train.Run.draw = lambda run: None; sys.exit(cli.main())"
+)
+
+
+def without_pictures(folder, *more):
+    return [sys.executable, "-c", WITHOUT_PICTURES, *command(folder, *more)[3:]]
+
+
+def check_end(folder, end, start, files):
     redirection, code = ENDS[end]
-    line = subprocess.list2cmdline(command(tmp_path / "run", *SHORT))
-    done = subprocess.run(["bash", "-c", f"{line} {redirection}"], capture_output=True, text=True, timeout=120)
+    line = f"{subprocess.list2cmdline(start)} {redirection}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
     assert done.returncode == code and "Traceback" not in done.stderr + done.stdout
-    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
+    assert {p.name for p in folder.iterdir()} == files
     if code:
         assert done.stderr.splitlines()[-1].startswith("inception-np: error: standard output: cannot be written (No sp")
-    assert b"epoch" not in (tmp_path / "run" / "lock").read_bytes()  # no file got the number of standard error
+    assert b"epoch" not in (folder / "lock").read_bytes()  # no file got the number of standard error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("end", SEEN)
+def test_a_run_saves_everything_and_ends_with_its_own_code(tmp_path, end):
+    pictures = {name for name in FILES if name.endswith(".png")}
+    check_end(tmp_path, end, without_pictures(tmp_path, *SHORT), FILES - pictures)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ENDS)
+def test_so_does_a_run_that_draws_its_pictures(tmp_path, end):
+    check_end(tmp_path, end, command(tmp_path, *SHORT), FILES)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
@@ -143,7 +164,7 @@ def test_a_signal_saves_without_a_reader_too(tmp_path):
 def test_a_terminal_that_is_closed_stops_a_run_after_saving_unless_it_was_started_with_nohup(tmp_path, ignored):
     pty = pytest.importorskip("pty")
     epochs = "4" if ignored else "100000"
-    arguments = command(tmp_path, *SHORT, "--epochs", epochs)
+    arguments = without_pictures(tmp_path, *SHORT, "--epochs", epochs)
     child, terminal = pty.fork()
     if child == 0:
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
@@ -156,7 +177,7 @@ def test_a_terminal_that_is_closed_stops_a_run_after_saving_unless_it_was_starte
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == (0 if ignored else 129)
     assert (tmp_path / "state.safetensors").exists() and (tmp_path / "checkpoint.safetensors").exists()
-    assert (tmp_path / "curves.png").exists() == ignored
+    assert (len((tmp_path / "log.jsonl").read_text().splitlines()) == 4) == ignored
 
 
 def test_errors_keep_their_code_and_line_where_both_streams_fail(monkeypatch, capsys):
