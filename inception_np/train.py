@@ -325,8 +325,6 @@ class Run:
             self.look()
         if self.saved != (self.epoch, self.step):
             self.save()
-        if self.epoch == self.options.epochs:
-            raise stopped_outside(number, self.folder, self)
         raise StoppedError(
             f"train: stopped by {signal_name(number)} in epoch {self.epoch + 1} after {self.step} of {self.steps} "
             f"steps, all is saved; continue with: inception-np train --resume --output {self.folder}",
