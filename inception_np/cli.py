@@ -2,13 +2,19 @@
 
 Nothing heavy is imported before a command is known, so that help comes at once. Results go to
 standard output and progress to standard error. Exit codes: 0 good, 1 the run failed, 2 wrong
-usage, 3 refused for want of memory or a device, 130 and 143 stopped by a signal after saving.
+usage, 3 refused for want of memory or a device, 129, 130 and 143 stopped by a signal (128 + its
+number). Progress that nobody can read is dropped, and changes neither a result nor an exit code; so
+is the rest of the results when their reader goes away. Results that a full disk does not take are
+an error.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,6 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import RefusedError, StoppedError, UsageError, nearest
+from .signals import Signals
+from .streams import Quiet, Results, drop, open_standard_streams, say
 
 PROGRAM = "inception-np"
 
@@ -35,25 +43,47 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; what went wrong is one line on standard error."""
-    try:
-        return run(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as done:  # argparse has printed help or the version
-        return int(done.code or 0)
-    except BrokenPipeError:  # the reader of our output has gone, as in `inception-np models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("INCEPTION_NP_TRACEBACK"):
-            raise
-        code = exit_code(error)
-        if code is None:
-            raise
-        text = " ".join(str(error).split()) or "out of memory; choose a smaller batch or network"
-        if isinstance(error, KeyboardInterrupt):
-            text = "stopped; nothing was saved"
-        kind = "" if code > 128 else "error: "
-        print(f"{PROGRAM}: {kind}{text}", file=sys.stderr)
+    open_standard_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    results, progress, signals = Results(sys.stdout), Quiet(sys.stderr), Signals(of_process=argv is None)
+    with contextlib.redirect_stdout(results), contextlib.redirect_stderr(progress), signals:
+        code, error = 0, None
+        try:
+            code = run(arguments)
+        except SystemExit as done:  # argparse has printed help or the version
+            code = int(done.code or 0)
+        except (Exception, KeyboardInterrupt) as caught:
+            error = caught
+        signals.last = True  # what is left to do is short: a signal ends the process
+        with contextlib.suppress(OSError):
+            results.flush()
+        lost = results.error
+        if isinstance(lost, OSError):
+            gone = results.reader_is_gone()
+            drop(results)
+            if error in (None, lost) and gone:
+                error = None  # the reader went away, as in `inception-np models | head`
+            elif error in (None, lost):
+                reason = lost.strerror or str(lost)
+                error = OSError(f"standard output: cannot be written ({reason}); name a file with room for it")
+        if error:
+            code = report(error)
+        if progress.error:
+            drop(progress)
         return code
+
+
+def report(error: BaseException) -> int:
+    """Write down in one line what ended the command. Returns its exit code; raises what is a mistake of ours."""
+    failed = exit_code(error)
+    if failed is None or os.environ.get("INCEPTION_NP_TRACEBACK"):
+        raise error
+    text = " ".join(str(error).split()) or "out of memory; choose a smaller batch or network"
+    if isinstance(error, KeyboardInterrupt):
+        text = "stopped"
+    kind = "" if failed > 128 else "error: "
+    say(f"{PROGRAM}: {kind}{text}")
+    return failed
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -65,7 +95,7 @@ def exit_code(error: BaseException) -> int | None:
     if isinstance(error, StoppedError):
         return 128 + error.signal
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return 128 + getattr(error, "number", signal.SIGINT)
     return 1 if isinstance(error, (ValueError, TypeError, OSError)) else None
 
 
@@ -241,11 +271,12 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")
     add("--resume", action="store_true", help="take up the run in --output where it stopped")
     add("--force", action="store_true", help="start even if it may not fit into memory")
+    add("--save-every", type=float, default=60.0, metavar="SECONDS", help="save within an epoch; 60 by default")
 
 
 def train(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if v is not None}
-    for key in ("command", "output", "resume", "force", "threads"):
+    for key in ("command", "output", "resume", "force", "threads", "save_every"):
         given.pop(key, None)
     _use_threads(args)
     if "model" in given:
@@ -254,7 +285,7 @@ def train(args: argparse.Namespace) -> int:
         from .backend import device
 
         given["device"] = device("auto")
-        print(f"{PROGRAM}: running on {given['device']}", file=sys.stderr)
+        say(f"{PROGRAM}: running on {given['device']}")
     from . import train as training
 
     if args.resume:
@@ -270,7 +301,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         options = training.resolve(**given)
     folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data}")
-    last = training.train(folder, options, resume=args.resume, force=args.force)
+    last = training.train(folder, options, resume=args.resume, force=args.force, save_every=args.save_every)
     print(
         f"test accuracy {last['test_accuracy']:.2%}, test loss {last['test_loss']:.4f} "
         f"after {last['epoch']} epochs; in {folder}:"
@@ -306,16 +337,31 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _network(path: str) -> tuple[Any, dict[str, Any]]:
+    """(network, what is said about it) of a checkpoint. Raises ValueError for one with numbers that are not finite."""
+    from .checkpoint import read
+    from .files import sweep
+    from .finite import first_not_finite
+
+    folder = Path(path).parent
+    if (folder / "lock").exists():  # a run's, which may have been killed and never taken up
+        sweep(folder)
+    net, about = read(path)
+    culprit = first_not_finite(net)
+    if culprit:
+        raise ValueError(f"{path}: {culprit} holds NaN or infinity; take a checkpoint from before that")
+    return net, about
+
+
 def evaluate(args: argparse.Namespace) -> int:
     from .backend import device
-    from .checkpoint import read
     from .data import load
     from .layer import move
     from .train import evaluate as measure
 
     where = device(args.device)
     _use_threads(args)
-    net, about = read(args.checkpoint)
+    net, about = _network(args.checkpoint)
     name = args.data or about.get("data")
     if name is None:
         raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
@@ -330,6 +376,11 @@ def evaluate(args: argparse.Namespace) -> int:
         raise UsageError(f"--data: {name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
     images, labels = data.test_images, data.test_labels
     accuracy, loss, _ = measure(move(net, where), images, labels, mean, std, args.batch_size)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{args.checkpoint}: the loss is {loss} although all its numbers are finite; its logits are too large, "
+            "train with a smaller --lr"
+        )
     if args.json:
         print(json.dumps({"accuracy": accuracy, "loss": loss, "images": len(labels)}))
     else:
@@ -350,14 +401,22 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def predict(args: argparse.Namespace) -> int:
-    from .checkpoint import read
+    import numpy as np
+
     from .predict import predict_images, preprocess_for, top
 
     _use_threads(args)
-    net, about = read(args.checkpoint)
+    net, about = _network(args.checkpoint)
     how = preprocess_for(net, about)
     found: list[dict[str, Any]] = []
-    for prediction in predict_images(net, args.images, preprocess=how, crops=args.crops):
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        predictions = predict_images(net, args.images, preprocess=how, crops=args.crops)
+    for prediction in predictions:
+        if not np.isfinite(prediction.probabilities).all():
+            raise ValueError(
+                f"{prediction.path}: its probabilities are not finite although all numbers of {args.checkpoint} are; "
+                "its logits are too large, train with a smaller --lr"
+            )
         best = top(prediction.probabilities, about.get("classes"), args.top)
         found.append(
             {

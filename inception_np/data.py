@@ -6,7 +6,6 @@ for training, then normalised per channel. Labels are int64, (N,).
 
 import gzip
 import os
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from .errors import UsageError, nearest
 from .random import stream
+from .streams import say
 
 NAMES = ["shapes10", "cifar10"]
 
@@ -430,7 +430,7 @@ def _downloaded(url: str = CIFAR10_URL, folder: Path | None = None) -> Path:
 
     folder = Path(pooch.os_cache("inception_np")) if folder is None else folder
     if not (folder / CIFAR10_ARCHIVE).exists():
-        print(f"fetching {url} ({CIFAR10_BYTES:,} bytes) into {folder}", file=sys.stderr)
+        say(f"fetching {url} ({CIFAR10_BYTES:,} bytes) into {folder}")
     try:
         found = pooch.retrieve(
             url,

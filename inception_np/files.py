@@ -79,22 +79,40 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def keep_as(path: Path, other: Path) -> None:
-    """Let `other` be a second name of the file `path`, so that replacing `path` keeps it."""
+    """Let `other` be a second name of the file `path`, so that replacing `path` keeps it.
+
+    Raises OSError as `atomic_write` does; `other` is then what it was.
+    """
+    if other.exists() and os.path.samefile(path, other):
+        return  # a rename of one name of a file over another name of it does nothing, and would leave both
     beside = other.with_name(f".{other.name}.tmp{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()
     try:
         os.link(path, beside)
     except OSError:  # a file system without links
-        shutil.copyfile(path, beside)
-    os.replace(beside, other)
+        atomic_write(other, path.read_bytes())
+        return
+    try:
+        os.replace(beside, other)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise _explained(error, other, 0) from error
+        raise
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`."""
+def sweep(folder: Path, own: Iterable[str] = ()) -> None:
+    """Remove what killed processes left half written in `folder`.
+
+    own: the names of files that only the caller writes, because it holds the folder's lock. What is left beside
+    those goes in any case; what is left beside others goes if no process has the number of the one that wrote it.
+    """
+    own = set(own)
     for left in folder.glob(".*.tmp*"):
-        process = left.name.rpartition(".tmp")[2]
-        if process.isdigit() and not _alive(int(process)):
+        name, _, process = left.name[1:].rpartition(".tmp")
+        if process.isdecimal() and (name in own or not _alive(int(process))):
             with contextlib.suppress(OSError):
                 left.unlink()
 
@@ -102,7 +120,7 @@ def sweep(folder: Path) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have such a number
         return False
     except OSError:
         return True

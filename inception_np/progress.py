@@ -1,8 +1,13 @@
-"""What a run says while it runs, on standard error: a bar on a terminal, plain lines in a pipe."""
+"""What a run says while it runs, on standard error: a bar on a terminal, plain lines in a pipe.
+
+What cannot be written is dropped (streams.py): a full disk, a closed terminal or a reader that went away ends no run.
+"""
 
 import sys
 import time
 from typing import Any
+
+from .streams import Quiet, say
 
 
 class Progress:
@@ -17,13 +22,14 @@ class Progress:
         self.first: int | None = None  # the step at which this process began
 
     def __enter__(self) -> "Progress":
-        if sys.stderr.isatty():
+        out: Any = Quiet(sys.stderr)
+        if out.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.description}"))
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.bar = Bar(*columns, console=Console(file=out), transient=True)
             self.bar.start()
             self.task = self.bar.add_task("starting", total=self.epochs * self.steps, epoch=f"1/{self.epochs}")
         return self
@@ -36,7 +42,7 @@ class Progress:
         if self.bar:
             self.bar.console.print(text, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def step(self, epoch: int, step: int, sums: dict[str, Any]) -> None:
         """epoch: those finished. sums: of loss, right answers, images and seconds in this one."""

@@ -43,3 +43,16 @@ def warm_up(schedule: Schedule, epochs: float) -> Schedule:
     if epochs <= 0:
         return schedule
     return lambda t: schedule(t) * min(t / epochs, 1.0)
+
+
+def named(name: str, lr: float, epochs: int, warm_up_epochs: float) -> Schedule:
+    """The schedule of a run of so many epochs: "cosine", "step", "exponential" or "constant", after the warm-up."""
+    if name == "cosine":
+        schedule = cosine(lr, epochs)
+    elif name == "step":  # a tenth after half, and again after three quarters of the run
+        schedule = step(lr, [0.5 * epochs, 0.75 * epochs])
+    elif name == "exponential":  # Rethinking, section 8
+        schedule = exponential(lr, 0.94, 2)
+    else:
+        schedule = constant(lr)
+    return warm_up(schedule, warm_up_epochs)

@@ -6,20 +6,28 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import (
+    ARGUMENTS,
+    DRAW,
+    REAL,
+    SMALL,
+    command,
+    same_bits,
+    stop_after,
+    timeless,
+    tiny_networks,
+    uninterrupted,
+    wait_for,
+    weights_of,
+)
 
 from inception_np import (
-    Concat,
-    ConvBNReLU,
-    ConvReLU,
-    Dropout,
     GlobalAvgPool2D,
     Linear,
     ReLU,
@@ -38,93 +46,7 @@ from inception_np.models.network import Network
 from inception_np.tensorfile import read_tensors
 
 KILLS = 4
-
-
-def tiny(name, *, num_classes, seed, **options):
-    """A network with all that a run has to keep: batch norm, dropout, a module of branches and an auxiliary head."""
-    if not name.startswith("tiny"):
-        return create_model(name, num_classes=num_classes, seed=seed, **options)
-    rng, k, drop = np.random.default_rng(seed), *((6, 0.0) if name == "tiny but wide" else (1, 0.5))
-    module = Concat(
-        b1=ConvBNReLU(4 * k, 3 * k, 1, rng=rng),
-        b3=Sequential(reduce=ConvReLU(4 * k, 2 * k, 1, rng=rng), conv=ConvBNReLU(2 * k, 5 * k, 3, rng=rng)),
-    )
-    head = Sequential(pool=GlobalAvgPool2D(), drop=Dropout(drop), fc=Linear(8 * k, num_classes, rng=rng))
-    trunk = Sequential(
-        **{"conv1": ConvReLU(3, 4 * k, 3, stride=4, rng=rng), "3a": module, "pool": GlobalAvgPool2D()},
-        drop=Dropout(drop),
-        fc=Linear(8 * k, num_classes, rng=rng),
-    )
-    network = Network(trunk, {"3a": head})
-    network.name, network.preset, network.num_classes = name, "paper", num_classes
-    network.options, network.image = {}, (32, 32, 3)
-    return network
-
-
-@pytest.fixture(autouse=True, scope="module")
-def tiny_networks():
-    """Runs of this module may be of tiny networks; each draws the data set once, and no pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", tiny)
-        patch.setattr(train, "check_width", lambda name, width, vectors: None)
-        patch.setattr(train, "load", cache(train.load))
-        patch.setattr(train.Run, "draw", lambda self: None)
-        yield
-
-
-# Dropout, an auxiliary head, augmentation, a schedule with warm-up, clipping and averages of the weights, batch norm.
-SMALL = train.Options(
-    model="tiny",
-    train_images=48,
-    test_images=20,
-    batch_size=16,
-    epochs=3,
-    lr=0.05,
-    weight_decay=1e-4,
-    warm_up=1,
-    clip=2.0,
-    ema=0.99,
-    smoothing=0.1,
-    seed=5,
-)
-REAL = replace(SMALL, model="bn_inception_cifar", width=1 / 16, optimizer="rmsprop", schedule="exponential", epochs=2)
-
-
-def weights_of(folder):
-    """All that a run ends with: the state's arrays, and those of the checkpoint."""
-    state = read_tensors(folder / "state.safetensors")[0]
-    return {**state, **{f"checkpoint/{k}": v for k, v in read_tensors(folder / "checkpoint.safetensors")[0].items()}}
-
-
-def same_bits(a, b):
-    return list(a) == list(b) and all(a[k].tobytes() == b[k].tobytes() for k in a)
-
-
-DRAW = train.Run.draw
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, tiny_networks):
-    folders = {}
-    for options in (SMALL, REAL):
-        folders[options.model] = tmp_path_factory.mktemp("whole")
-        train.train(folders[options.model], options)
-    return folders
-
-
-def stop_after(monkeypatch, steps):
-    """Pretend that Ctrl-C comes during the step of that number, counted from the start of the process."""
-    count = 0
-    original = train.Run.train_step
-
-    def counted(self, index):
-        nonlocal count
-        original(self, index)
-        count += 1
-        if count == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(train.Run, "train_step", counted)
+__all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 8])
@@ -147,11 +69,6 @@ def test_a_real_network_with_rmsprop_resumes_with_the_same_bits(tmp_path, monkey
         monkeypatch.undo()
     train.train(tmp_path, REAL, resume=True)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[REAL.model]))
-
-
-def timeless(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
 FAULTS = {
@@ -258,10 +175,10 @@ def test_a_damaged_newest_state_is_noticed_and_the_one_before_is_used(tmp_path, 
     for _ in range(20):
         at, bit = rng.randrange(len(good)), rng.randrange(8)
         path.write_bytes(good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
-        _, metadata = train.newest_state(tmp_path / "damaged")
-        assert json.loads(metadata["progress"])["epoch"] == 1
-        assert "going back to state.previous.safetensors" in capsys.readouterr().err
+        state = train.newest_state(tmp_path / "damaged")
+        assert json.loads(state.metadata["progress"])["epoch"] == 1 and "state.safetensors: " in state.skipped
     train.train(tmp_path / "damaged", options, resume=True)
+    assert "\ngoing back to state.previous.safetensors\n" in capsys.readouterr().err
     assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "damaged"))
 
 
@@ -290,22 +207,6 @@ def test_a_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path):
 
 
 # Processes that are killed
-
-
-def command(folder, *more):
-    return [sys.executable, "-m", "inception_np", "train", "--output", str(folder), *more]
-
-
-ARGUMENTS = (
-    "--model bn_inception_cifar --width 0.0625 --train-images 32 --test-images 10 --batch-size 16 --epochs 6 --lr 0.1"
-)
-
-
-def wait_for(path, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < end, f"no {path} after {seconds} s"
-        time.sleep(0.02)
 
 
 def test_a_run_killed_at_random_times_ends_with_the_same_bits(tmp_path):
@@ -397,13 +298,13 @@ def test_a_gradient_that_is_not_finite_is_named_while_the_loss_still_is(tmp_path
         return backward(self, dy * math.nan, *rest)
 
     monkeypatch.setattr(type(pool), "backward", broken)
-    with pytest.raises(ValueError, match=r"the gradient is not finite .*the gradient in layer pool "):
+    with pytest.raises(ValueError, match=r"the gradient is not finite .*found in the gradient in layer pool "):
         run.train_step(np.arange(16))
     assert "forward" not in vars(pool)  # nothing of the search is left behind
 
 
 def test_a_rate_that_is_too_large_ends_in_that_error_and_no_warning(tmp_path):
-    with pytest.raises(ValueError, match="first made by"):
+    with pytest.raises(ValueError, match="not finite in epoch 1, step"):
         train.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
 
 

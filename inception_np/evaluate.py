@@ -1,0 +1,41 @@
+"""How well a network does on images that it was not trained on."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .backend import asarray, beside
+from .data import normalise
+from .inference import compile_inference
+from .layer import Layer, Mode, named_params
+from .loss import softmax_cross_entropy
+
+
+def evaluate(
+    net: Layer,
+    images: np.ndarray,
+    labels: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch_size: int = 250,
+    *,
+    pause: Callable[[], None] = lambda: None,
+) -> tuple[float, float, np.ndarray]:
+    """(accuracy, mean loss, predicted classes (N,)) of uint8 images (N, H, W, C).
+
+    pause: called before every batch, and may raise. The loss is NaN or infinite, without a warning, where numbers of
+    the network or its logits are.
+    """
+    like = next(iter(named_params(net).values())).data
+    batch_size = min(batch_size, len(labels))
+    predicted, loss = np.empty(len(labels), np.int64), 0.0
+    with np.errstate(all="ignore"):
+        infer = compile_inference(net, (batch_size, *images.shape[1:]))
+        for start in range(0, len(labels), batch_size):
+            pause()
+            part = slice(start, start + batch_size)
+            x = beside(normalise(images[part], mean, std, like.dtype), like)
+            logits = asarray(infer(x) if len(x) == batch_size else net.forward(x, Mode())[0], "cpu")
+            predicted[part] = logits.argmax(1)
+            loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
+    return float((predicted == labels).mean()), loss / len(labels), predicted

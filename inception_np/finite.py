@@ -1,0 +1,101 @@
+"""Which number of a network was the first that is not finite: NaN, or beyond what its type can hold."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .backend import Array, asarray
+from .layer import Buffer, Layer, Param, named_params, walk
+from .layers.batchnorm import BatchNorm
+
+
+def is_finite(array: Array) -> bool:
+    return bool(np.isfinite(asarray(array, "cpu")).all())
+
+
+def all_finite(arrays: Iterable[np.ndarray]) -> bool:
+    """Are all numbers finite? A sum tells it faster than a look at each: it is not finite where one of them is not."""
+    with np.errstate(all="ignore"):
+        return all(math.isfinite(np.add.reduce(a, axis=None)) or is_finite(a) for a in arrays)
+
+
+def first_not_finite(net: Layer, kind: Any = (Param, Buffer)) -> str | None:
+    """The first parameter or running average that is not finite, such as "the weight of layer fc (Linear)".
+
+    kind: Param or Buffer, for those alone. None if all numbers are finite.
+    """
+    layers = [("", net), *((path, layer) for path, layer in walk(net) if isinstance(layer, Layer))]
+    for path, layer in layers:
+        for name, child in layer.children().items():
+            if isinstance(child, kind) and not is_finite(child.data):
+                return f"the {_called(layer, name)} of {_layer(path, layer)}"
+    return None
+
+
+def _called(layer: Layer, name: str) -> str:
+    if isinstance(layer, BatchNorm):
+        name = {"mean": "running mean", "var": "running variance"}.get(name, name)
+    return name
+
+
+def _layer(path: str, layer: Layer) -> str:
+    return f"layer {path} ({type(layer).__name__})" if path else type(layer).__name__
+
+
+class _FoundError(Exception):
+    """Carries a layer's name out of the network."""
+
+
+def first_bad_layer(net: Layer, again: Callable[[], Any]) -> str:
+    """What was not finite first when `again()` runs: a parameter, or else a layer's result or gradient.
+
+    All parameters are looked at before anything runs, also those of layers that only their parent calls. Running
+    averages come last: training moves them, but does not compute with them.
+    """
+    culprit = first_not_finite(net, Param)
+    if culprit:
+        return culprit
+    layers = {id(layer): (path, layer) for path, layer in walk(net) if isinstance(layer, Layer)}
+    for path, layer in layers.values():
+        _watch(layer, _layer(path, layer))
+    for parameter in named_params(net).values():
+        parameter.grad[...] = 0
+    try:
+        again()
+    except _FoundError as found:
+        return str(found)
+    finally:
+        for _, layer in layers.values():
+            del layer.forward, layer.backward
+    return first_not_finite(net, Buffer) or "the loss"
+
+
+def _watch(layer: Layer, name: str) -> None:
+    """Let the layer raise _FoundError for a result or a gradient of its own that is not finite."""
+    forward, backward = layer.forward, layer.backward
+    below = named_params(layer).values()  # also of layers whose own backward nobody calls
+
+    def checked_forward(*args: Any, **keywords: Any) -> Any:
+        y, cache = forward(*args, **keywords)
+        if not _all_finite(y):
+            raise _FoundError(name)
+        return y, cache
+
+    def checked_backward(*args: Any, **keywords: Any) -> Any:
+        dx = backward(*args, **keywords)
+        if not _all_finite(dx) or not all(is_finite(p.grad) for p in below):
+            raise _FoundError(f"the gradient in {name}")
+        return dx
+
+    layer.forward, layer.backward = checked_forward, checked_backward  # type: ignore[method-assign]
+
+
+def _all_finite(result: Any) -> bool:
+    """Are all arrays finite of a layer's result: an array, None, or (logits, {head: logits})?"""
+    if isinstance(result, tuple):
+        return all(map(_all_finite, result))
+    if isinstance(result, dict):
+        return all(map(_all_finite, result.values()))
+    return not hasattr(result, "dtype") or is_finite(result)

@@ -1,0 +1,133 @@
+"""The options of a training run: their names, the usual values, and which values are refused."""
+
+import json
+import math
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, fields
+from types import NoneType
+from typing import Any, get_args
+
+import numpy as np
+
+from .errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is made of. Two runs with equal options and seed end with equal weights."""
+
+    model: str = "inception_resnet_v2_cifar"
+    preset: str = "paper"
+    width: float | None = None  # None: the network's own
+    aux: bool = True  # auxiliary heads, where the network has them
+    data: str = "shapes10"
+    data_dir: str | None = None
+    train_images: int | None = None  # None: all
+    test_images: int | None = None
+    subset: bool = False
+    augment: bool = True
+    epochs: int = 3
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warm_up: float = 0.5  # epochs
+    smoothing: float = 0.0
+    clip: float = 0.0  # largest norm of the gradient; 0: no limit
+    ema: float = 0.0  # decay of the running average of the weights; 0: none
+    seed: int = 0
+    low_memory: bool = False
+    device: str = "cpu"
+
+
+def resolve(**given: Any) -> Options:
+    """The options of a run: those given, and for the others what suits its data set and network.
+
+    Without any: a narrow Inception-ResNet on shapes10. GoogLeNet has no batch norm, and RMSProp as
+    the papers use it has an epsilon of 1 under its root: both want a smaller learning rate.
+    """
+    chosen: dict[str, Any] = {}
+    cifar10 = given.get("data", "shapes10") == "cifar10"
+    if cifar10:
+        chosen |= {"epochs": 16, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4, "warm_up": 1.0}
+    else:
+        chosen["augment"] = False  # its images were drawn in every place and direction already
+        if "model" not in given:
+            chosen["width"] = 1 / 8
+    googlenet = given.get("model", "").startswith("inception_v1")
+    if googlenet and given.get("preset", "paper") in ("paper", "caffe"):
+        chosen |= (
+            {"batch_size": 64, "lr": 0.05, "weight_decay": 1e-4}
+            if cifar10
+            else {"batch_size": 64, "lr": 0.03, "clip": 2.0}
+        )
+    if given.get("optimizer") == "rmsprop":
+        chosen["lr"] = 0.045
+    return Options(**{**chosen, **given})
+
+
+def check(options: Options) -> None:
+    """Raise UsageError for a value that no run could have, or of a type that its option does not have."""
+    o = options
+    for field in fields(Options):
+        if not _has_type(getattr(o, field.name), field.type):
+            kind = getattr(field.type, "__name__", str(field.type))
+            raise UsageError(f"{flag(field.name)}: got {getattr(o, field.name)!r}; give a value of type {kind}")
+    for option, chosen, known in (
+        ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
+        ("--schedule", o.schedule, ["cosine", "step", "exponential", "constant"]),
+    ):
+        if chosen not in known:
+            raise UsageError(f"{option}: got {chosen!r}; {nearest(chosen, known)}")
+    for option, value, low, high in (
+        ("--epochs", o.epochs, 1, 100_000),
+        ("--batch-size", o.batch_size, 2, 10**9),
+        ("--lr", o.lr, 1e-12, 1e6),
+        ("--momentum", o.momentum, 0, 1),
+        ("--weight-decay", o.weight_decay, 0, 1),
+        ("--warm-up", o.warm_up, 0, o.epochs),
+        ("--smoothing", o.smoothing, 0, 0.999),
+        ("--clip", o.clip, 0, 1e30),
+        ("--ema", o.ema, 0, 0.999999999),
+        ("--seed", o.seed, 0, 2**64 - 1),
+    ):
+        if not low <= value <= high:
+            raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
+
+
+def check_save_every(seconds: float) -> None:
+    """Raise UsageError for what is no number of seconds. It is no option of `Options`: results do not depend on it."""
+    if not _has_type(seconds, float) or not 0 <= seconds < math.inf:
+        raise UsageError(f"--save-every: got {seconds!r}; give a number of seconds from 0")
+
+
+def described(options: Options) -> str:
+    """The text of options.json: the options, and what else a result may depend on."""
+    from . import __version__
+
+    about = {
+        **asdict(options),
+        "versions": {"inception_np": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "command": sys.argv,
+    }
+    return json.dumps(about, indent=2, allow_nan=False) + "\n"
+
+
+def flag(field: str) -> str:
+    """The command line's name of an option."""
+    return "--" + field.replace("_", "-")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    kinds = get_args(kind) or (kind,)
+    if value is None:
+        return NoneType in kinds
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
