@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: whatever becomes of the files, a command works, with the same bits, and says so in a line."""
+"""Compiled kernels on disk: whatever becomes of the files, a command works, to the same bits, and says so in a line."""
 
 import errno
 import os
