@@ -55,6 +55,8 @@ def load(
     for option, count in (("--train-images", train), ("--test-images", test)):
         if count is not None and count < 1:
             raise UsageError(f"{option}: got {count}; give at least one image")
+        if count is not None and count > SHAPES10_MOST and name == "shapes10":
+            raise UsageError(f"{option}: got {count}; {name} gives at most {SHAPES10_MOST:,}")
     if name == "shapes10":
         classes, pad = tuple(SHAPES), 2
         train_set = shapes10("train", 5_000 if train is None else train)
@@ -207,6 +209,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 SHAPES10_CHUNK = 1000
+SHAPES10_MOST = 1_000_000  # images of which it has no end: 3 GB
 
 
 def shapes10(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .arguments import natural, positive
 from .errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", default="complex", help="complex, central, richardson, adjoint, or another's policy"
     )
     parser.add_argument("--preset", default="paper", help="of a network")
-    parser.add_argument("--batch", type=int, default=2, help="images for a network (default: 2)")
+    parser.add_argument("--batch", type=positive, default=2, help="images for a network (default: 2)")
     parser.add_argument("--eval", action="store_true", help="check inference instead of training")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, x and dy (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the weights, x and dy (default: 0)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw where it is wrong, and the V of step against error")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 

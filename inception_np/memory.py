@@ -5,8 +5,10 @@ from typing import Any
 
 from .errors import RefusedError
 from .layer import Layer, named_params, walk
-from .models import create_model, find
+from .models import WIDEST, create_model, find
 from .models.network import Network
+
+MANY_CLASSES = 50_000  # of classifiers that fit anywhere
 
 
 def needed(net: Network, image: tuple[int, ...], vectors: int) -> tuple[int, int]:
@@ -21,21 +23,26 @@ def needed(net: Network, image: tuple[int, ...], vectors: int) -> tuple[int, int
     return weights * (1 + vectors), (sum(elements) + 3 * max(elements)) * itemsize
 
 
-def check_width(name: str, width: float | None, vectors: int) -> None:
+def check_width(name: str, width: float | None, vectors: int, classes: int | None = None) -> None:
     """Raise RefusedError for a network whose weights alone will not fit, before it is made.
 
-    Weights grow with the square of the width, so that they can be told from a narrower network.
-    vectors: as in `needed`.
+    Weights grow with the square of the width, and the classifiers' with the classes, so that they can be told from a
+    narrower network. vectors: as in `needed`.
     """
-    usual = find(name)[0].width
-    if width is None or width <= 2 * usual:
+    entry = find(name)[0]
+    wide = width is not None and 2 * entry.width < width <= WIDEST  # create_model refuses what is no width
+    if not wide and (classes or 0) <= MANY_CLASSES:
         return
-    count = sum(p.data.nbytes for p in named_params(create_model(name)).values())
-    wanted = count * (width / usual) ** 2 * (1 + vectors)
+    params = named_params(create_model(name)).values()
+    factor = width / entry.width if wide else 1.0  # type: ignore[operator]
+    body = sum(p.data.nbytes for p in params) * factor**2
+    heads = sum(p.data.nbytes for p in params if p.data.shape[-1] == entry.classes) * factor
+    wanted = (body + heads * (classes or 0) / entry.classes) * (1 + vectors)
     if wanted > 0.9 * available():
+        what = f"--width: {width:g}" if wide else f"--classes: {classes}"
+        less = f"a width nearer to {entry.width:g}" if wide else "fewer classes"
         raise RefusedError(
-            f"--width: {width:g} makes about {readable(wanted)} of weights, {readable(available())} "
-            f"are free; choose a width nearer to {usual:g}"
+            f"{what} makes about {readable(wanted)} of weights, {readable(available())} are free; choose {less}"
         )
 
 

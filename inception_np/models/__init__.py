@@ -61,6 +61,7 @@ MODELS = {
     "xception": Entry(xception, (299, 299), ("paper", "keras", "timm")),
     "xception_cifar": Entry(xception_cifar, (32, 32), ("paper", "keras", "timm")),
 }
+WIDEST = 1e4  # times the paper's channels; no machine could hold it
 ALIASES = {"googlenet": "inception_v1", "googlenet_cifar": "inception_v1_cifar"}
 
 
@@ -93,8 +94,8 @@ def create_model(
     entry, name = find(name)
     if preset not in entry.presets:
         raise ValueError(f"{name}: got preset={preset!r}, wanted one of {', '.join(entry.presets)}")
-    if width is not None and not (isinstance(width, (int, float)) and width > 0):
-        raise ValueError(f"{name}: got width={width!r}, wanted a number above 0")
+    if width is not None and not (isinstance(width, (int, float)) and 0 < width <= WIDEST):
+        raise ValueError(f"{name}: got width={width!r}, wanted a number above 0 and up to {WIDEST:g}")
     if aux not in (None, True, False):
         raise TypeError(f"{name}: got aux={aux!r}, wanted None, True or False")
     fixed = {"num_classes", "in_channels", "width", "aux", "preset", "rng"}
