@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import number, positive, size, whole
-from .errors import RefusedError, StoppedError, UsageError, nearest
+from .errors import RefusedError, StoppedError, UsageError, explained, nearest
 
 PROGRAM = "inception-np"
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = exit_code(error)
         if code is None:
             raise
-        text = " ".join(str(error).split()) or "out of memory; choose a smaller batch or network"
+        text = explained(error) or "out of memory; choose a smaller batch or network"
         if isinstance(error, KeyboardInterrupt):
             text = "stopped; nothing was saved"
         kind = "" if code > 128 else "error: "
