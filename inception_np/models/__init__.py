@@ -22,7 +22,7 @@ from .inception_resnet import (
 from .inception_v1 import inception_v1, inception_v1_cifar
 from .inception_v3 import inception_v2, inception_v2_cifar, inception_v3, inception_v3_cifar
 from .inception_v4 import inception_v4, inception_v4_cifar
-from .network import Network
+from .network import Network, signature
 from .xception import xception, xception_cifar
 
 
@@ -117,6 +117,7 @@ def create_model(
     network.name, network.preset, network.options = name, preset, chosen
     network.num_classes = chosen["num_classes"]
     network.image = (*entry.image, chosen["in_channels"])
+    network.made = signature(network)
     if dtype not in ("float32", np.float32):
         cast(network, dtype)
     return network if device == "cpu" else move(network, device)
