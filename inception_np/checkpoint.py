@@ -87,10 +87,13 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
     Raises ValueError for a network from create_model that was changed since, which `load` would make
     as it was, and OSError of one line if the disk refuses; the file is then as it was.
     """
+    from .models import MODELS  # here, so that importing this file stays cheap
+
     model = None
-    if hasattr(layer, "name") and hasattr(layer, "options") and layer.name:
-        model = {"name": layer.name, "preset": getattr(layer, "preset", "paper"), "options": layer.options}
-        check_as_made(layer)
+    if hasattr(layer, "options") and getattr(layer, "name", "") in MODELS:
+        named: Any = layer
+        check_as_made(named)
+        model = {"name": named.name, "preset": named.preset, "options": named.options}
     metadata = {
         "format": FORMAT,
         "model": json.dumps(model),
@@ -106,7 +109,7 @@ def check_as_made(layer: Any) -> None:
     if getattr(layer, "made", None) is None:  # its name was given by hand
         from .models import create_model
 
-        made = signature(create_model(layer.name, preset=getattr(layer, "preset", "paper"), **layer.options))
+        made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
     else:
         made = layer.made
     now = signature(layer)

@@ -32,13 +32,11 @@ from .checkpoint import save
 from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError, nearest
 from .files import atomic_write, keep_as, locked, make_folder, sweep
+from .fits import check_batch, network_for
 from .inference import compile_inference
 from .layer import Layer, Mode, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy, total_loss
-from .memory import available, check_width, needed, readable
-from .models import create_model
-from .models.network import Network
 from .optim import SGD, RMSProp
 from .preprocess import Preprocess
 from .progress import Progress
@@ -113,6 +111,9 @@ def resolve(**given: Any) -> Options:
         )
     if given.get("optimizer") == "rmsprop":
         chosen["lr"] = 0.045
+    if given.get("train_images"):
+        usual = chosen.get("batch_size", Options.batch_size)
+        chosen["batch_size"] = max(2, min(usual, given["train_images"]))
     return Options(**{**chosen, **given})
 
 
@@ -136,7 +137,10 @@ def train(output: str | os.PathLike, options: Options, *, resume: bool = False, 
         sweep(folder)
         if resume:
             run.restore()
-        return run.go()
+        try:
+            return run.go()
+        except MemoryError as error:
+            raise RefusedError(run.out_of_memory()) from error
 
 
 def check(options: Options) -> None:
@@ -152,11 +156,11 @@ def check(options: Options) -> None:
         ("--epochs", o.epochs, 1, 100_000),
         ("--batch-size", o.batch_size, 2, 10**9),
         ("--lr", o.lr, 1e-12, 1e6),
-        ("--momentum", o.momentum, 0, 1),
+        ("--momentum", o.momentum, 0, 0.999999),
         ("--weight-decay", o.weight_decay, 0, 1),
         ("--warm-up", o.warm_up, 0, o.epochs),
         ("--smoothing", o.smoothing, 0, 0.999),
-        ("--clip", o.clip, 0, math.inf),
+        ("--clip", o.clip, 0, 1e30),
         ("--ema", o.ema, 0, 0.999999999),
         ("--seed", o.seed, 0, 2**64 - 1),
     ):
@@ -170,33 +174,17 @@ class Run:
     def __init__(self, folder: Path, options: Options, force: bool) -> None:
         o = self.options = options
         self.folder = folder
+        self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
-        copies = 1 + bool(o.momentum) + (o.optimizer == "rmsprop") + bool(o.ema)
-        try:
-            if not force and o.device == "cpu":
-                check_width(o.model, o.width, copies)
-            self.net = create_model(
-                o.model,
-                num_classes=len(self.data.classes),
-                width=o.width,
-                aux=None if o.aux else False,
-                preset=o.preset,
-                seed=o.seed,
-                device=o.device,
-            )
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"--model: {error}; see inception-np models") from error
-        shape = (min(o.batch_size, len(self.data.train_labels)), *self.data.train_images.shape[1:])
-        if not force and o.device == "cpu":
-            check_memory(self.net, shape, copies)
+        check_batch(o.batch_size, len(self.data.train_labels))
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
         self.passes = Replay(self.net, low_memory=o.low_memory)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
         self.average = Average(self.net, o.ema) if o.ema else None
         self.schedule = make_schedule(o)
-        self.steps = len(self.data.train_labels) // shape[0]  # in an epoch
-        self.captured = self.captured_step(shape[0])
+        self.steps = len(self.data.train_labels) // o.batch_size  # in an epoch
+        self.captured = self.captured_step(o.batch_size)
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
         self.history: list[dict[str, Any]] = []
@@ -417,6 +405,20 @@ class Run:
             f"{min(o.batch_size, len(data.train_labels))}; {self.folder}"
         )
 
+    def out_of_memory(self) -> str:
+        """What is said where memory ended although it was thought to be enough."""
+        o, kept = self.options, (self.folder / "state.safetensors").exists()
+        less = f"--batch-size {o.batch_size // 2}" if o.batch_size >= 4 else "a smaller network"
+        before = (
+            f"; the run up to its last save is in {self.folder}, --resume takes it up once there is more"
+            if kept
+            else ""
+        )
+        return (
+            f"--batch-size: out of memory with {o.batch_size} images in epoch {self.epoch + 1}, step {self.step + 1}; "
+            f"{less} in another folder takes about half{before}"
+        )
+
     def not_finite(self, x: Array, labels: Array, loss: float) -> ValueError:
         """The error for a loss or gradient that is not finite: which layer was the first?"""
         where = f"epoch {self.epoch + 1}, step {self.step + 1} (lr {self.optimiser.lr:.3g})"
@@ -633,20 +635,6 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-def check_memory(net: Network, shape: tuple[int, ...], vectors: int) -> None:
-    """Raise RefusedError if a training step will not fit: what it takes, and what would fit."""
-    fixed, each = needed(net, shape[1:], vectors)
-    free = available()
-    if fixed + shape[0] * each <= 0.9 * free:
-        return
-    fits = int((0.9 * free - fixed) / each)
-    advice = f"--batch-size {fits} fits" if fits >= 2 else "no batch size fits: choose a smaller network"
-    raise RefusedError(
-        f"--batch-size: {shape[0]} images need about {readable(fixed + shape[0] * each)} "
-        f"({readable(each)} of activations for each), {readable(free)} are free; {advice} (--force tries anyway)"
-    )
 
 
 def surroundings() -> dict[str, Any]:

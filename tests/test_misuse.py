@@ -267,7 +267,7 @@ def test_a_file_that_may_not_be_read_is_named_with_what_to_do(capsys, monkeypatc
     if "{c}" in command:
         monkeypatch.setattr("PIL.Image.open", refuse)
     elif "cifar10" in command:
-        monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+        monkeypatch.setattr("inception_np.data._found_files", refuse)
     else:
         monkeypatch.setattr("numpy.fromfile", refuse)
     assert main(line) == 1
