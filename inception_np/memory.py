@@ -53,10 +53,10 @@ def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_m
         half, whole = (arrays_of_a_pass(net, (n, *shape[1:]), **how) for n in (MANY // 2, MANY))
         return whole + (whole - half) * (shape[0] - MANY) // (MANY // 2)
     weights = [p.data for p in named_params(net).values()] + [b.data for b in named_buffers(net).values()]
-    try:
-        source = heap.Heap(1 << 44)
-    except (OSError, ValueError, OverflowError):
-        source = None
+    source = None
+    for bits in (44, 38):  # of addresses: some processors have fewer
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            source = source or heap.Heap(1 << bits)
     if source is None or not compiled(*weights):
         return _added_up(net, shape, train)
     from .kernels.cpu.machine import Recording, Unrecordable

@@ -221,7 +221,7 @@ MISTAKES = [
     ("train --lr fast", 2, "--lr: got 'fast', wanted a number such as 0.1; "),
     ("train --lr -1", 2, "--lr: got -1.0; give a number from "),
     ("train --lr nan", 2, "--lr: got 'nan', wanted a number such as 0.1; "),
-    ("train --momentum 7", 2, "--momentum: got 7.0; give a number from 0 to 1"),
+    ("train --momentum 7", 2, "--momentum: got 7.0; give a number from 0 to 0.999999"),
     ("train --ema 1", 2, "--ema: got 1.0; give a number from "),
     ("train --seed -1", 2, "--seed: got -1; give a number from "),
     ("train --optimizer adam", 2, "--optimizer: got 'adam'; "),
