@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import number, positive
 from .errors import RefusedError, UsageError
 
 TUNED = {
@@ -38,13 +39,13 @@ NATIVE = ("inception_v1", "inception_v3", "inception_v4", "inception_resnet_v2",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: the five largest)")
     parser.add_argument("--task", choices=("train", "infer"), default="train", help="a training step, or inference")
-    parser.add_argument("--batch", type=int, metavar="N", help="images at once (default: 8, or 128 for _cifar)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: 8, or 128 for _cifar)")
     parser.add_argument("--preset", help="whose version of the network (default: a rival's own, else paper)")
     parser.add_argument("--against", action="append", choices=RIVALS, default=[], help="a rival; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="processes for each side (default: 3)")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="calls in each process, at most")
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="seconds for them, about")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of each side (default: all cores)")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="processes for each side (default: 3)")
+    parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="calls in each process, at most")
+    parser.add_argument("--seconds", type=number, default=6.0, metavar="S", help="seconds for them, about")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of each side (default: all cores)")
     parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
     parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
     parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
@@ -52,13 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .threads import num_threads
+    from .threads import num_threads, set_num_threads
 
-    for option in ("rounds", "repeats", "batch", "threads"):
+    for option, most in (("rounds", 1000), ("repeats", 1_000_000), ("batch", 1_000_000), ("seconds", 86_400)):
         value = getattr(args, option)
-        if value is not None and value < 1:
-            raise UsageError(f"--{option}: got {value}, wanted a whole number from 1")
-    threads = args.threads or num_threads()
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"--{option}: got {value}; give a number above 0 and up to {most}")
+    if args.threads is not None:
+        set_num_threads(args.threads)
+    try:
+        threads = num_threads()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if args.ceilings:
         return _print_ceilings(args, threads)
     if "onnxruntime" in args.against and args.task == "train":

@@ -84,18 +84,44 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
 
     about: what else belongs to the weights, such as the class names and the normalisation of the
     images they were trained on: anything that JSON can hold. `read` gives it back.
-    Raises OSError of one line if the disk refuses; the file is then as it was.
+    Raises ValueError for a network from create_model that was changed since, which `load` would make
+    as it was, and OSError of one line if the disk refuses; the file is then as it was.
     """
+    from .models import MODELS  # here, so that importing this file stays cheap
+
     model = None
-    if hasattr(layer, "name") and hasattr(layer, "options"):
-        preset = getattr(layer, "preset", "paper")
-        model = {"name": layer.name, "preset": preset, "options": layer.options}
+    if hasattr(layer, "options") and getattr(layer, "name", "") in MODELS:
+        named: Any = layer
+        check_as_made(named)
+        model = {"name": named.name, "preset": named.preset, "options": named.options}
     metadata = {
         "format": FORMAT,
         "model": json.dumps(model),
         "about": json.dumps(dict(about or {})),
     }
     write_tensors(path, state_dict(layer), metadata)
+
+
+def check_as_made(layer: Any) -> None:
+    """Is a network what create_model makes of its name and options? Raises ValueError that lists what is not."""
+    from .models.network import signature
+
+    if getattr(layer, "made", None) is None:  # its name was given by hand
+        from .models import create_model
+
+        made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
+    else:
+        made = layer.made
+    now = signature(layer)
+    lost = [path for path in made if path not in now]
+    new = [path for path in now if path not in made]
+    changed = [path for path in made if path in now and made[path] != now[path]]
+    if lost or new or changed:
+        raise ValueError(
+            f"save: got a {layer.name} that was changed after create_model made it: {_listed('lost', lost)}, "
+            f"{_listed('new', new)}, {_listed('changed', changed)}; load would make it as it was. To save the numbers "
+            'alone, set its name to ""'
+        )
 
 
 def load(path: str | os.PathLike) -> Layer:

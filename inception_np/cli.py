@@ -21,7 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import RefusedError, StoppedError, UsageError, nearest
+from .arguments import number, positive, size, whole
+from .errors import RefusedError, StoppedError, UsageError, explained, nearest
 from .signals import Signals
 from .streams import Quiet, Results, drop, open_standard_streams, say
 
@@ -78,7 +79,7 @@ def report(error: BaseException) -> int:
     failed = exit_code(error)
     if failed is None or os.environ.get("INCEPTION_NP_TRACEBACK"):
         raise error
-    text = " ".join(str(error).split()) or "out of memory; choose a smaller batch or network"
+    text = explained(error) or "out of memory; choose a smaller batch or network"
     if isinstance(error, KeyboardInterrupt):
         text = "stopped"
     kind = "" if failed > 128 else "error: "
@@ -135,19 +136,6 @@ def _left_over(word: str, parser: argparse.ArgumentParser) -> str:
     return f"{word}: no such option; {nearest(word, [o for o in options if o.startswith('--')])}"
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1")
-    return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a size such as 299x299")
-    return int(found[1]), int(found[2] or found[1])
-
-
 def _known_model(name: str, option: str) -> str:
     """The name that a network goes by. Raises UsageError with the nearest names."""
     from .models import ALIASES, find, list_models
@@ -158,15 +146,19 @@ def _known_model(name: str, option: str) -> str:
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_positive, metavar="N", help="one for each core by default")
+    parser.add_argument("--threads", type=positive, metavar="N", help="one for each core by default")
 
 
 def _use_threads(args: argparse.Namespace) -> None:
     """The results are the same bits with any number of threads, so it is no option of a run."""
-    if args.threads is not None:
-        from .threads import set_num_threads
+    from .threads import num_threads, set_num_threads
 
+    if args.threads is not None:
         set_num_threads(args.threads)
+    try:
+        num_threads()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 # models
@@ -212,9 +204,9 @@ def models(args: argparse.Namespace) -> int:
 def summary_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a network, see `inception-np models`")
     parser.add_argument("--preset", default="paper", metavar="P", help="paper, or whose released network")
-    parser.add_argument("--input", type=_size, metavar="HxW", help="image size; the network's own by default")
-    parser.add_argument("--classes", type=_positive, metavar="N", help="classes; the network's own by default")
-    parser.add_argument("--width", type=float, metavar="X", help="factor on the channel counts")
+    parser.add_argument("--input", type=size, metavar="HxW", help="image size; the network's own by default")
+    parser.add_argument("--classes", type=positive, metavar="N", help="classes; the network's own by default")
+    parser.add_argument("--width", type=number, metavar="X", help="factor on the channel counts")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -224,7 +216,7 @@ def summary(args: argparse.Namespace) -> int:
     from .models import create_model
     from .table import summary as table_of
 
-    check_width(name, args.width, 0)
+    check_width(name, args.width, 0, args.classes)
     try:
         net = create_model(name, preset=args.preset, num_classes=args.classes, width=args.width)
     except (ValueError, TypeError) as error:
@@ -242,28 +234,28 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what").add_argument
     add("--model", metavar="NAME", help="a network, see `inception-np models`")
     add("--preset", metavar="P", help="paper (default), or whose released network")
-    add("--width", type=float, metavar="X", help="factor on the paper's channel counts")
+    add("--width", type=number, metavar="X", help="factor on the paper's channel counts")
     add("--no-aux", dest="aux", action="store_false", default=None, help="leave auxiliary heads out")
     add("--data", metavar="NAME", help="shapes10 (default, generated) or cifar10")
     add("--data-dir", metavar="DIR", help="where the files of cifar10 are")
-    add("--train-images", type=_positive, metavar="N", help="only the first N training images")
-    add("--test-images", type=_positive, metavar="N", help="only the first N test images")
+    add("--train-images", type=positive, metavar="N", help="only the first N training images")
+    add("--test-images", type=positive, metavar="N", help="only the first N test images")
     add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
     add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
     add = parser.add_argument_group("how").add_argument
-    add("--epochs", type=_positive, metavar="N")
-    add("--batch-size", type=_positive, metavar="N")
+    add("--epochs", type=positive, metavar="N")
+    add("--batch-size", type=positive, metavar="N")
     add("--optimizer", metavar="NAME", help="sgd (default) or rmsprop")
-    add("--lr", type=float, metavar="X", help="learning rate at its highest")
-    add("--momentum", type=float, metavar="X")
+    add("--lr", type=number, metavar="X", help="learning rate at its highest")
+    add("--momentum", type=number, metavar="X")
     add("--no-nesterov", dest="nesterov", action="store_false", default=None)
-    add("--weight-decay", type=float, metavar="X")
+    add("--weight-decay", type=number, metavar="X")
     add("--schedule", metavar="NAME", help="cosine (default), step, exponential (the papers') or constant")
-    add("--warm-up", type=float, metavar="EPOCHS", help="epochs over which the learning rate rises")
-    add("--smoothing", type=float, metavar="X", help="label smoothing")
-    add("--clip", type=float, metavar="X", help="largest norm of the gradient")
-    add("--ema", type=float, metavar="X", help="decay of a running average of the weights")
-    add("--seed", type=int, metavar="N")
+    add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
+    add("--smoothing", type=number, metavar="X", help="label smoothing")
+    add("--clip", type=number, metavar="X", help="largest norm of the gradient")
+    add("--ema", type=number, metavar="X", help="decay of a running average of the weights")
+    add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
     _add_threads(parser)
@@ -271,7 +263,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")
     add("--resume", action="store_true", help="take up the run in --output where it stopped")
     add("--force", action="store_true", help="start even if it may not fit into memory")
-    add("--save-every", type=float, default=60.0, metavar="SECONDS", help="save within an epoch; 60 by default")
+    add("--save-every", type=number, default=60.0, metavar="SECONDS", help="save within an epoch; 60 by default")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -329,9 +321,9 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")
     parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; what it was trained on by default")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of cifar10 are")
-    parser.add_argument("--test-images", type=_positive, metavar="N", help="only the first N test images")
+    parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
-    parser.add_argument("--batch-size", type=_positive, default=250, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     _add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -394,9 +386,9 @@ def evaluate(args: argparse.Namespace) -> int:
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train, save or import wrote")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, ...")
-    parser.add_argument("--crops", type=int, choices=(1, 10, 144), default=1, help="crops averaged (GoogLeNet)")
+    parser.add_argument("--crops", type=whole, choices=(1, 10, 144), default=1, help="crops averaged (GoogLeNet)")
     _add_threads(parser)
-    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="how many classes to print")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes to print")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -21,6 +21,11 @@ from .streams import say
 NAMES = ["shapes10", "cifar10"]
 
 
+IMAGE = (32, 32, 3)  # of both
+TRAIN_IMAGES = {"shapes10": 5_000, "cifar10": 50_000}  # where nobody asks for fewer, or for more of shapes10
+TEST_IMAGES = {"shapes10": 2_000, "cifar10": 10_000}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Training and test images with what a batch needs to know about them."""
@@ -50,15 +55,11 @@ def load(
     cache folder). subset: accept copies with fewer images than the official files.
     Raises UsageError for an unknown name, ValueError for a broken file, OSError for a missing one.
     """
-    if name not in NAMES:
-        raise UsageError(f"--data: there is no data set {name!r}; {nearest(name, NAMES)}")
-    for option, count in (("--train-images", train), ("--test-images", test)):
-        if count is not None and count < 1:
-            raise UsageError(f"{option}: got {count}; give at least one image")
+    check_request(name, train, test)
     if name == "shapes10":
         classes, pad = tuple(SHAPES), 2
-        train_set = shapes10("train", 5_000 if train is None else train)
-        test_set = shapes10("test", 2_000 if test is None else test)
+        train_set = shapes10("train", TRAIN_IMAGES[name] if train is None else train)
+        test_set = shapes10("test", TEST_IMAGES[name] if test is None else test)
     else:
         classes, pad = CIFAR10_CLASSES, 4
         train_set, test_set = cifar10(folder, subset=subset)
@@ -72,6 +73,17 @@ def load(
         test_set = (test_set[0][:test], test_set[1][:test])
     mean, std = channel_statistics(train_set[0])
     return Dataset(name, classes, *train_set, *test_set, pad, mean, std)
+
+
+def check_request(name: str, train: int | None, test: int | None) -> None:
+    """Raise UsageError for an unknown data set, and for a number of images that none has."""
+    if name not in NAMES:
+        raise UsageError(f"--data: there is no data set {name!r}; {nearest(name, NAMES)}")
+    for option, count in (("--train-images", train), ("--test-images", test)):
+        if count is not None and count < 1:
+            raise UsageError(f"{option}: got {count}; give at least one image")
+        if count is not None and count > SHAPES10_MOST and name == "shapes10":
+            raise UsageError(f"{option}: got {count}; {name} gives at most {SHAPES10_MOST:,}")
 
 
 # From images to batches
@@ -207,6 +219,7 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 SHAPES10_CHUNK = 1000
+SHAPES10_MOST = 1_000_000  # images of which it has no end: 3 GB
 
 
 def shapes10(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ Everything else that a user can cause is a ValueError, TypeError or OSError of o
 with exit code 1. Lines read `WHERE: WHAT; WHAT TO DO`.
 """
 
+import errno
+
 
 class UsageError(Exception):
     """The command was typed wrongly: an unknown name, options that exclude each other. Code 2."""
@@ -33,3 +35,28 @@ def nearest(name: str, names: list[str]) -> str:
     if not close:
         return "choose from " + ", ".join(names)
     return "the nearest is " + close[0] if len(close) == 1 else "the nearest are " + ", ".join(close)
+
+
+def explained(error: BaseException) -> str:
+    """An error as one line. The system's own, "[Errno 13] Permission denied: 'a'", gets the order of ours, and advice.
+
+    >>> explained(PermissionError(13, "Permission denied", "a"))
+    'a: Permission denied; check who may read and write it, or name another place'
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        where = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        advice = ADVICE.get(errno.errorcode.get(error.errno, ""), "check the path")
+        return f"{where or 'the system'}: {error.strerror}; {advice}"
+    return " ".join(str(error).split())
+
+
+ACCESS = "check who may read and write it, or name another place"
+ADVICE = {
+    "EACCES": ACCESS,
+    "EPERM": ACCESS,
+    "EROFS": "name another place",
+    "ENOSPC": "make room or name another place",
+    "EDQUOT": "make room or name another place",
+    "EMFILE": "close other files or raise the limit (ulimit -n)",
+    "EIO": "the disk or the network may be failing",
+}

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .arguments import natural, positive
 from .errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", default="complex", help="complex, central, richardson, adjoint, or another's policy"
     )
     parser.add_argument("--preset", default="paper", help="of a network")
-    parser.add_argument("--batch", type=int, default=2, help="images for a network (default: 2)")
+    parser.add_argument("--batch", type=positive, default=2, help="images for a network (default: 2)")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--train", action="store_true", help="check training only")
     modes.add_argument("--eval", action="store_true", help="check evaluation only (default: both, where they differ)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, x and dy (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the weights, x and dy (default: 0)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw where it is wrong, and the V of step against error")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
 

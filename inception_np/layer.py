@@ -192,6 +192,36 @@ def named_buffers(layer: Layer) -> dict[str, Buffer]:
     return _named(layer, Buffer)
 
 
+def check_children(layer: Layer) -> None:
+    """Raise ValueError for a Param, Buffer or Layer that no children() names: nothing would train, save or move it.
+
+    Such are those that a layer keeps in a list or a dict, at any depth.
+    """
+    named = {id(child) for _, child in walk(layer)}
+
+    def held(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, (list, tuple, set)):
+            for item in value:
+                yield from held(item)
+        elif isinstance(value, (Param, Buffer, Layer)):
+            yield value
+
+    for path, part in [(type(layer).__name__, layer), *walk(layer)]:
+        for name, value in vars(part).items() if isinstance(part, Layer) else ():
+            for item in held(value):
+                if id(item) in named:
+                    continue
+                # (a layer whose children are named is a way to hold them, as a network's trunk is)
+                if isinstance(item, Layer) and all(id(child) in named for _, child in walk(item)):
+                    continue
+                raise ValueError(
+                    f"{path}: self.{name} holds a {type(item).__name__} that children() does not name, so that it is "
+                    "never trained; let children() return it"
+                )
+
+
 ALIGN = 64  # bytes: one AVX-512 register, one cache line
 
 

@@ -1,41 +1,152 @@
 """How much memory a training step needs, and how much there is, before anything is allocated."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from . import heap
+from .backend import compiled
 from .errors import RefusedError
-from .layer import Layer, named_params, walk
-from .models import create_model, find
+from .layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
+from .models import WIDEST, create_model, find
 from .models.network import Network
 
+MANY_CLASSES = 50_000  # of classifiers that fit anywhere
 
-def needed(net: Network, image: tuple[int, ...], vectors: int) -> tuple[int, int]:
-    """(bytes whatever the batch, bytes for each image of the batch) of a training step.
 
-    vectors: how many arrays as large as the weights there are beside them (gradient, velocity ...).
+# What a run takes beside what depends on its network: compiler, kernels and libraries; what evaluating adds; pictures.
+# Fitted, like the shares below, to the peaks that tests/test_memory.py measures.
+PROCESS, EVALUATING, DRAWING = 131 << 20, 20 << 20, 75 << 20
+LOOSE, PLANNED, PLAN_MAPS = 0.65, 2.4, 0.9  # of the weights, left over and in a plan; of the maps that a plan keeps
+EVALUATED = 250  # images at once
+MANY = 512
+
+
+def needed(
+    net: Network, shape: tuple[int, ...], vectors: int, *, ema: bool = False, low_memory: bool = False, test: int = 2000
+) -> int:
+    """The bytes that training takes at its highest: shape (N, H, W, C) is a batch, test the number of test images.
+
+    vectors: how many arrays as large as the weights there are beside them (gradient, velocity, averages ...).
     """
     weights = sum(p.data.nbytes for p in named_params(net).values())
-    itemsize = next(iter(named_params(net).values())).data.itemsize
-    elements = activations(net, image)
-    # Every layer's output is kept or made again; at the widest place there are two gradients too.
-    return weights * (1 + vectors), (sum(elements) + 3 * max(elements)) * itemsize
+    step = arrays_of_a_pass(net, shape, train=True, low_memory=low_memory)
+    maps = arrays_of_a_pass(net, (min(EVALUATED, test), *shape[1:]), train=False)
+    always = PROCESS + round((1 + vectors + LOOSE) * weights) + step
+    norm = (2 if ema else 1) * weights  # the gradient's squares, and the averages' difference
+    plan = EVALUATING + round((PLANNED + ema) * weights + PLAN_MAPS * maps)
+    return always + max(norm, plan, DRAWING)
 
 
-def check_width(name: str, width: float | None, vectors: int) -> None:
+def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_memory: bool = False) -> int:
+    """How far up a heap the arrays of a forward pass reach, with `train` of a backward pass too.
+
+    The kernel calls of the passes are written down and not run, on a heap of addresses alone: no page is touched and no
+    number of the network changes, so that a batch that would not fit can be asked for. Where that cannot be (a layer of
+    one's own that computes with NumPy, a system without such a heap), the layers' outputs are added up. Dropout does
+    draw its numbers: what more than MANY images take is told from fewer.
+    """
+    if shape[0] > MANY:
+        how: dict[str, Any] = {"train": train, "low_memory": low_memory}
+        half, whole = (arrays_of_a_pass(net, (n, *shape[1:]), **how) for n in (MANY // 2, MANY))
+        return whole + (whole - half) * (shape[0] - MANY) // (MANY // 2)
+    weights = [p.data for p in named_params(net).values()] + [b.data for b in named_buffers(net).values()]
+    source = None
+    for bits in (44, 38):  # of addresses: some processors have fewer
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            source = source or heap.Heap(1 << bits)
+    if source is None or not compiled(*weights):
+        return _added_up(net, shape, train)
+    from .kernels.cpu.machine import Recording, Unrecordable
+
+    averages = [b.data.copy() for b in named_buffers(net).values()]
+    heap.arrays_from(source)
+    try:
+        with Recording(source.addresses()), np.errstate(all="ignore"):
+            x = heap.empty(shape, np.float32)
+            mode = Mode(train=train, keep=train, rng=np.random.default_rng(0), low_memory=low_memory)
+            y, cache = net.forward(x, mode)
+            if train:
+                logits, heads = y if isinstance(y, tuple) else (y, {})
+                dy = {stage: heap.empty(a.shape, a.dtype) for stage, a in heads.items()}
+                dlogits = heap.empty(logits.shape, logits.dtype)
+                net.backward((dlogits, dy) if isinstance(y, tuple) else dlogits, x, cache, into=False)
+    except Unrecordable:
+        zero_grad(net)
+        for b, average in zip(named_buffers(net).values(), averages, strict=True):
+            b.data[...] = average
+        return _added_up(net, shape, train)
+    finally:
+        heap.arrays_from(None)
+    return source.high
+
+
+def _added_up(net: Network, shape: tuple[int, ...], train: bool) -> int:
+    """Every layer's output is kept or made again; at the widest place there are two gradients too."""
+    elements = activations(net, shape[1:])
+    kept = sum(elements) if train else max(elements)
+    return (kept + 3 * max(elements)) * shape[0] * next(iter(named_params(net).values())).data.itemsize
+
+
+def check_memory(net: Network, shape: tuple[int, ...], vectors: int, images: int = 0, **options: Any) -> None:
+    """Raise RefusedError if training will not fit: what it takes, and a batch size that fits.
+
+    images: the bytes of the data set. The rest as in `needed`.
+    """
+    room = 0.9 * available() - images
+    wanted = needed(net, shape, vectors, **options)
+    if wanted <= room:
+        return
+    fits = largest_batch(net, shape, vectors, room, **options)
+    least = needed(net, (2, *shape[1:]), vectors, **options)
+    each = (wanted - least) / max(1, shape[0] - 2)
+    other = "fewer --train-images" if images > wanted else "a smaller network"
+    advice = f"--batch-size {fits} fits" if fits else f"no batch size fits: choose {other}"
+    raise RefusedError(
+        f"--batch-size: {shape[0]} images need about {readable(wanted)} ({readable(each)} for each), "
+        f"{readable(available())} are free; {advice} (--force tries anyway)"
+    )
+
+
+def largest_batch(net: Network, shape: tuple[int, ...], vectors: int, room: float, **options: Any) -> int:
+    """A batch size near the largest that `needed` finds room for, or 0 where 2 images are too many."""
+    low, high = 2, shape[0]
+    below = needed(net, (low, *shape[1:]), vectors, **options)
+    if below > room:
+        return 0
+    for _ in range(8):  # nearly a straight line, so that two or three do
+        above = needed(net, (high, *shape[1:]), vectors, **options)
+        if above <= room:
+            return high
+        guess = low + int((high - low) * (room - below) / (above - below))
+        high = min(guess, high - 1)
+        if high <= low:
+            return low
+    return low
+
+
+def check_width(name: str, width: float | None, vectors: int, classes: int | None = None) -> None:
     """Raise RefusedError for a network whose weights alone will not fit, before it is made.
 
-    Weights grow with the square of the width, so that they can be told from a narrower network.
-    vectors: as in `needed`.
+    Weights grow with the square of the width, and the classifiers' with the classes, so that they can be told from a
+    narrower network. vectors: as in `needed`.
     """
-    usual = find(name)[0].width
-    if width is None or width <= 2 * usual:
+    entry = find(name)[0]
+    wide = width is not None and 2 * entry.width < width <= WIDEST  # create_model refuses what is no width
+    if not wide and (classes or 0) <= MANY_CLASSES:
         return
-    count = sum(p.data.nbytes for p in named_params(create_model(name)).values())
-    wanted = count * (width / usual) ** 2 * (1 + vectors)
+    params = named_params(create_model(name)).values()
+    factor = width / entry.width if wide else 1.0  # type: ignore[operator]
+    body = sum(p.data.nbytes for p in params) * factor**2
+    heads = sum(p.data.nbytes for p in params if p.data.shape[-1] == entry.classes) * factor
+    wanted = (body + heads * (classes or 0) / entry.classes) * (1 + vectors)
     if wanted > 0.9 * available():
+        what = f"--width: {width:g}" if wide else f"--classes: {classes}"
+        less = f"a width nearer to {entry.width:g}" if wide else "fewer classes"
         raise RefusedError(
-            f"--width: {width:g} makes about {readable(wanted)} of weights, {readable(available())} "
-            f"are free; choose a width nearer to {usual:g}"
+            f"{what} makes about {readable(wanted)} of weights, {readable(available())} are free; choose {less}"
         )
 
 
@@ -78,13 +189,20 @@ def _inner(layer: Layer) -> bool:
 def available() -> int:
     """Bytes that this process may still take: the machine's or its control group's, the smaller."""
     limits: list[int] = []
+    with contextlib.suppress(ImportError, OSError, ValueError):  # ulimit -v
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            limits.append(max(0, most - taken))
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
         group = Path("/sys/fs/cgroup")
-        most, used = (group / name for name in ("memory.max", "memory.current"))
-        if most.exists() and most.read_text().strip() != "max":
-            limits.append(int(most.read_text()) - int(used.read_text()))
+        limit, used = (group / name for name in ("memory.max", "memory.current"))
+        if limit.exists() and limit.read_text().strip() != "max":
+            limits.append(int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):
         pass
     return min(limits, default=2**63)

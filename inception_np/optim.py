@@ -8,9 +8,11 @@ Weight decay adds weight_decay * w to g first. RMSProp has its eps inside the ro
 the Inception papers' eps = 1.0 belongs; s begins at 1, also as in TensorFlow.
 """
 
+import math
+
 from .backend import Array, zeros
 from .kernels.update import rmsprop_step, sgd_step
-from .layer import Layer, vectors
+from .layer import Layer, check_children, vectors
 from .layers.check import check_number
 
 
@@ -20,9 +22,15 @@ class _Optimizer:
     def __init__(self, layer: Layer, lr: float, numbers: dict[str, float]):
         if not isinstance(layer, Layer):
             raise TypeError(f"{type(self).__name__}: got {type(layer).__name__}, wanted a Layer")
+        who = type(self).__name__
         for name, value in {"lr": lr, **numbers}.items():
-            if not check_number(type(self).__name__, name, value) >= 0:
-                raise ValueError(f"{type(self).__name__}: got {name}={value!r}, wanted at least 0")
+            if not check_number(who, name, value) >= 0:
+                raise ValueError(f"{who}: got {name}={value!r}, wanted at least 0")
+            if math.isinf(value):
+                raise ValueError(f"{who}: got {name}={value!r}, wanted a finite number")
+            if name in ("momentum", "decay") and value >= 1:
+                raise ValueError(f"{who}: got {name}={value!r}, wanted less than 1: a sum that never ends would grow")
+        check_children(layer)
         self.layer, self.lr = layer, float(lr)
         self.data, self.grad = vectors(layer)
         self.state: dict[str, Array] = {}
@@ -41,7 +49,8 @@ class _Optimizer:
 class SGD(_Optimizer):
     """Stochastic gradient descent with momentum, as in the module's equations.
 
-    `lr` may be changed between steps. Raises ValueError for negative numbers, and for Nesterov without momentum.
+    `lr` may be changed between steps. Raises ValueError for negative numbers, for a momentum from 1, and for Nesterov
+    without momentum.
     """
 
     def __init__(
@@ -78,7 +87,7 @@ class SGD(_Optimizer):
 class RMSProp(_Optimizer):
     """RMSProp with momentum, as in the module's equations. Tieleman & Hinton 2012; Szegedy et al. 2016, section 8.
 
-    `lr` may be changed between steps. Raises ValueError for negative numbers.
+    `lr` may be changed between steps. Raises ValueError for negative numbers, and for a momentum or decay from 1.
     """
 
     def __init__(

@@ -68,6 +68,9 @@ def resolve(**given: Any) -> Options:
         )
     if given.get("optimizer") == "rmsprop":
         chosen["lr"] = 0.045
+    if given.get("train_images"):
+        usual = chosen.get("batch_size", Options.batch_size)
+        chosen["batch_size"] = max(2, min(usual, given["train_images"]))
     return Options(**{**chosen, **given})
 
 
@@ -88,7 +91,7 @@ def check(options: Options) -> None:
         ("--epochs", o.epochs, 1, 100_000),
         ("--batch-size", o.batch_size, 2, 10**9),
         ("--lr", o.lr, 1e-12, 1e6),
-        ("--momentum", o.momentum, 0, 1),
+        ("--momentum", o.momentum, 0, 0.999999),
         ("--weight-decay", o.weight_decay, 0, 1),
         ("--warm-up", o.warm_up, 0, o.epochs),
         ("--smoothing", o.smoothing, 0, 0.999),

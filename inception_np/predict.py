@@ -32,15 +32,22 @@ def preprocess_for(model: Any, about: Mapping[str, Any] | None = None) -> Prepro
     """How photographs are prepared for a model: as its checkpoint says (about["preprocess"]).
 
     Without that, the centre 87.5 % at the model's own image size, pixels in -1 .. 1. Raises ValueError where what the
-    checkpoint says is no preprocessing, or has another size or number of channels than the model's images.
+    checkpoint says is no preprocessing, or has another size or number of channels than the model's images, and
+    TypeError for a model of your own, which does not say what its images are.
     """
     if not about or "preprocess" not in about:
-        height, width, channels = model.image
+        height, width, channels = getattr(model, "image", (0, 0, 0))
+        if not height:
+            raise TypeError(
+                f"predict_images: got a {type(model).__name__} that does not say what its images are, wanted "
+                "preprocess=Preprocess((height, width), mean=(...), std=(...)), as the model was trained"
+            )
         half = (127.5,) * channels
         return Preprocess((height, width), mean=half, std=half)
     how = Preprocess.from_dict(about["preprocess"])
-    if len(how.mean) != model.image[2]:
-        raise ValueError(f"preprocess: got {len(how.mean)} channels, wanted {model.name}'s {model.image[2]}")
+    channels = getattr(model, "image", (0, 0, 0))[2]
+    if channels and len(how.mean) != channels:
+        raise ValueError(f"preprocess: got {len(how.mean)} channels, wanted {model.name}'s {channels}")
     return how
 
 
@@ -55,8 +62,9 @@ def predict_images(
     """The class probabilities of each picture, averaged over 1, 10 or 144 crops of it.
 
     preprocess: None is `preprocess_for(model)`. batch_size: at most so many crops go through the network at once.
-    Raises ValueError for a file that is no picture (naming it), for another number of crops, and for a model whose
-    images have neither one nor three channels.
+    Raises ValueError for a file that is no picture (naming it), for another number of crops, for a model whose images
+    have neither one nor three channels, and for one whose y is not (N, classes); TypeError for a model of your own
+    without a preprocess.
     """
     how = preprocess_for(model) if preprocess is None else preprocess
     if crops not in CROPS:
@@ -64,8 +72,15 @@ def predict_images(
     if batch_size < 1:
         raise ValueError(f"predict_images: got batch_size={batch_size}, wanted 1 or more")
     batch_size = max(n for n in range(1, min(crops, batch_size) + 1) if crops % n == 0)  # every batch is a full one
-    infer = compile_inference(model, (batch_size, *how.size, len(how.mean)))
-    weights = next(iter(named_params(model).values())).data
+    shape = (batch_size, *how.size, len(how.mean))
+    infer = compile_inference(model, shape)
+    y_shape = model.out_shape(shape)
+    if len(y_shape) != 2:
+        raise ValueError(
+            f"predict_images: got a {type(model).__name__} whose y has shape {tuple(y_shape)}, wanted (N, classes); "
+            "end it with GlobalAvgPool2D() or Flatten()"
+        )
+    weights = next((p.data for p in named_params(model).values()), np.empty(0, np.float32))
 
     def probabilities(path: str | Path) -> np.ndarray:
         total: Any = 0.0

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import explained
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -103,7 +105,7 @@ def open_image(path: str | Path, channels: int = 3) -> "Image":
     except UnidentifiedImageError:
         raise ValueError(f"{path}: got no picture, wanted a file that Pillow reads (JPEG, PNG, ...)") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {explained(error).removeprefix(f'{path}: ')}") from None
 
 
 def normalise(pixels: np.ndarray, how: Preprocess) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .errors import explained
 from .files import atomic_write
 
 # fmt: off
@@ -76,7 +77,10 @@ def read_tensors(path: str | os.PathLike, *, verified: bool = True) -> tuple[dic
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
-    content = np.fromfile(path, np.uint8)
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise type(error)(explained(error)) from error
 
     def refuse(field: str, what: str) -> NoReturn:
         raise ValueError(f"{path}: {field}: {what}; take another copy of the file")

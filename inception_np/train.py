@@ -32,12 +32,10 @@ from .errors import RefusedError, StoppedError, UsageError
 from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .finite import all_finite, first_bad_layer, first_not_finite, is_finite
+from .fits import check_batch, network_for
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import total_loss
-from .memory import available, check_width, needed, readable
-from .models import create_model
-from .models.network import Network
 from .optim import SGD, RMSProp
 from .options import Options, check, check_save_every, described, flag, resolve
 from .preprocess import Preprocess
@@ -107,6 +105,8 @@ def train(
                 return run.go()
         except Interrupted as stopped:
             raise stopped_outside(stopped.number, folder, run) from None
+        except MemoryError as error:
+            raise RefusedError(run.out_of_memory() if run else "") from error
 
 
 def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedError:
@@ -136,26 +136,9 @@ class Run:
         self.folder = folder
         self.signals = signals or Signals()
         self.pace = Pace(save_every)
+        self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
-        copies = 1 + bool(o.momentum) + (o.optimizer == "rmsprop") + bool(o.ema)
-        try:
-            if not force and o.device == "cpu":
-                check_width(o.model, o.width, copies)
-            self.net = create_model(
-                o.model,
-                num_classes=len(self.data.classes),
-                width=o.width,
-                aux=None if o.aux else False,
-                preset=o.preset,
-                seed=o.seed,
-                device=o.device,
-            )
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"--model: {error}; see inception-np models") from error
-        shape = (min(o.batch_size, len(self.data.train_labels)), *self.data.train_images.shape[1:])
-        self.batch_size = shape[0]
-        if not force and o.device == "cpu":
-            check_memory(self.net, shape, copies)
+        check_batch(o.batch_size, len(self.data.train_labels))
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
         self.passes = Replay(self.net, low_memory=o.low_memory)
@@ -168,8 +151,8 @@ class Run:
         ]
         self.watched += self.average.means if self.average else []
         self.schedule = schedules.named(o.schedule, o.lr, o.epochs, o.warm_up)
-        self.steps = len(self.data.train_labels) // self.batch_size  # in an epoch
-        self.captured = self.captured_step(self.batch_size)
+        self.steps = len(self.data.train_labels) // o.batch_size  # in an epoch
+        self.captured = self.captured_step(o.batch_size)
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
         self.history: list[dict[str, Any]] = []
@@ -352,7 +335,7 @@ class Run:
         return (
             f"{o.model}, {count:,} parameters, on {data.name}: {len(data.train_labels):,} training and "
             f"{len(data.test_labels):,} test images, {o.epochs} epochs of {self.steps} batches of "
-            f"{self.batch_size}; {self.folder}"
+            f"{o.batch_size}; {self.folder}"
         )
 
     # What is kept
@@ -404,7 +387,7 @@ class Run:
                 raise UsageError(
                     f"{flag(field)}: got {value}, the run in {self.folder} has {stored[field]}; leave it out to resume"
                 )
-        progress = progress_of(state, self.options, self.steps, self.batch_size)
+        progress = progress_of(state, self.options, self.steps, self.options.batch_size)
         arrays = self.arrays()
         check_tensors(state, arrays)
         if state.skipped:  # or the next save would keep the damaged file as the previous state
@@ -428,6 +411,20 @@ class Run:
             culprit = culprit or "a running average of the weights (--ema)"
         if culprit:
             raise self.error(f"{culprit} is not finite", step)
+
+    def out_of_memory(self) -> str:
+        """What is said where memory ended although it was thought to be enough."""
+        o, kept = self.options, holds_run(self.folder)
+        less = f"--batch-size {o.batch_size // 2}" if o.batch_size >= 4 else "a smaller network"
+        before = (
+            f"; the run up to its last save is in {self.folder}, --resume takes it up once there is more"
+            if kept
+            else ""
+        )
+        return (
+            f"--batch-size: out of memory with {o.batch_size} images in epoch {self.epoch + 1}, step {self.step + 1}; "
+            f"{less} in another folder takes about half{before}"
+        )
 
     def not_finite(self, x: Array, labels: Array, loss: float) -> ValueError:
         """The error for a loss or gradient that is not finite: which layer was the first?"""
@@ -470,17 +467,3 @@ def global_norm(gradient: Array) -> float:
 
 
 # The world around a run
-
-
-def check_memory(net: Network, shape: tuple[int, ...], vectors: int) -> None:
-    """Raise RefusedError if a training step will not fit: what it takes, and what would fit."""
-    fixed, each = needed(net, shape[1:], vectors)
-    free = available()
-    if fixed + shape[0] * each <= 0.9 * free:
-        return
-    fits = int((0.9 * free - fixed) / each)
-    advice = f"--batch-size {fits} fits" if fits >= 2 else "no batch size fits: choose a smaller network"
-    raise RefusedError(
-        f"--batch-size: {shape[0]} images need about {readable(fixed + shape[0] * each)} "
-        f"({readable(each)} of activations for each), {readable(free)} are free; {advice} (--force tries anyway)"
-    )

@@ -1,8 +1,12 @@
 """Files of other libraries' weights: .safetensors, Keras's .h5, PyTorch's .pth; read without running code from them."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from .preprocess import Preprocess
 from .tensorfile import read_tensors
@@ -80,66 +84,46 @@ def _read_torch(path: Path) -> State:
     return {str(name): as_numpy(tensor) for name, tensor in state.items()}
 
 
-LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of one GiB
+SECONDS, SECONDS_PER_BYTE = 60, 1e-7  # how long HDF5 may take for a file: a minute, and that it comes over a slow line
+MEMORY, MEMORY_PER_BYTE = 2 << 30, 4  # and how many bytes it may have
 
 
 def _read_keras(path: Path) -> State:
-    """Every data set of an HDF5 file, in the order in which its layers list them."""
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError(f'{path}: reading it needs h5py; pip install "inception-np[keras]"') from None
-    import io
-    import zipfile
+    """Every data set of an HDF5 file, in the order in which its layers list them, read by another process.
 
-    try:
-        source: Any = path
-        if path.suffix.lower() == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                info = archive.getinfo("model.weights.h5")
-                if info.file_size > LARGEST_FILE:
-                    raise ValueError(f"model.weights.h5 says it has {info.file_size} bytes")
-                source = io.BytesIO(archive.read(info))
-        with h5py.File(source, "r") as file:
-            return _keras_tensors(file)
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0].strip("'\"")
-        raise ValueError(f"{path}: got a file that HDF5 cannot read ({reason})") from None
-
-
-def _keras_tensors(file: Any) -> State:
-    """Keras 3 keeps "layers/<class>_<k>/vars/<j>"; before, each layer's group lists its weights."""
-    import h5py
-
-    state: State = {}
-    total = 0
-
-    def take(group: Any, name: str, key: str) -> None:
-        nonlocal total
-        node = group
-        for part in name.split("/"):
-            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-                raise ValueError(f"{key} is a link, wanted a data set")
-            node = node[part]
-        if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
-            raise ValueError(f"{key} lies outside the file, wanted a data set in it")
-        total += node.size * node.dtype.itemsize
-        if total > LARGEST_FILE:
-            raise ValueError(f"{key} brings the tensors to {total} bytes")
-        state[key] = node[()]
-
-    root = file.get("model_weights", file)
-    if "layer_names" in root.attrs:
-        for layer in map(_text, root.attrs["layer_names"]):
-            for weight in map(_text, root[layer].attrs["weight_names"]):
-                take(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
-        return state
-    for layer in file.get("layers", ()):
-        variables = file["layers"][layer].get("vars", ())
-        for j in sorted(variables, key=lambda j: (len(j), j)):
-            take(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
-    return state
+    A file that makes HDF5 hang, crash or ask for all memory ends that process (see keras_file.py); Ctrl-C does, too.
+    """
+    size = path.stat().st_size
+    seconds, memory = round(SECONDS + SECONDS_PER_BYTE * size), MEMORY + MEMORY_PER_BYTE * size
+    here = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(here), "OPENBLAS_NUM_THREADS": "1"}  # a thread has a buffer
+    with tempfile.TemporaryDirectory(prefix="inception-np-") as folder:
+        target = Path(folder) / "tensors.safetensors"
+        numbers = [str(seconds), str(memory)]
+        try:
+            done = subprocess.run(  # -P: no module is taken from the working folder
+                [sys.executable, "-P", "-m", f"{__package__}.keras_file", path, target, *numbers],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=env,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            reason = f"it is not done after {seconds} seconds"
+        else:
+            if done.returncode == 0:
+                return read_tensors(target)[0]
+            if done.returncode == 3:
+                raise ImportError(f'{path}: reading it needs h5py; pip install "inception-np[keras]"')
+            reason = done.stdout.strip().partition("\n")[0] or _death(done)
+    raise ValueError(f"{path}: got a file that HDF5 cannot read ({reason}); take another copy of it")
 
 
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _death(done: subprocess.CompletedProcess) -> str:
+    """How a process ended that said nothing about it."""
+    if done.returncode < 0:
+        return f"it crashed with {signal.Signals(-done.returncode).name}"
+    last = done.stderr.strip().rpartition("\n")[2]
+    return last or f"it ended with code {done.returncode}"

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import arguments
 from .backend import beside
 from .layer import Buffer, Layer, Param, named_buffers, named_params, walk
 from .weight_names import SOURCES, Row, keras_positions, table
@@ -468,8 +469,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")
     parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
-    parser.add_argument("--mean", type=float, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
-    parser.add_argument("--std", type=float, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument(
+        "--mean", type=arguments.number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default"
+    )
+    parser.add_argument(
+        "--std", type=arguments.number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default"
+    )
     parser.add_argument("--keep-background", action="store_true", help="keep all of 1001 classes")
     parser.add_argument("--partial", action="store_true", help="load what fits; the rest keeps its initial values")
     parser.add_argument("--report", action="store_true", help="print what was done with every tensor")

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, train
+from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, fits, train
 from inception_np.models import create_model
 from inception_np.models.network import Network
 from inception_np.tensorfile import read_tensors
@@ -45,8 +45,8 @@ def tiny(name, *, num_classes, seed, **options):
 def tiny_networks():
     """Runs of this module may be of tiny networks; each draws the data set once, and no pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", tiny)
-        patch.setattr(train, "check_width", lambda name, width, vectors: None)
+        patch.setattr(fits, "create_model", tiny)
+        patch.setattr(fits, "check_width", lambda name, width, vectors: None)
         patch.setattr(train, "load", cache(train.load))
         patch.setattr(train.Run, "draw", lambda self: None)
         yield

@@ -114,7 +114,7 @@ MAKING = [
     (
         "create_model('inception_v1_cifar', width=0)",
         ValueError,
-        "inception_v1_cifar: got width=0, wanted a number above 0",
+        "inception_v1_cifar: got width=0, wanted a number above 0 and up to 10000",
     ),
     (
         "create_model('inception_v1_cifar', num_classes=2.5)",

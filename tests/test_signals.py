@@ -12,7 +12,7 @@ import time
 import pytest
 from small_runs import ARGUMENTS, DRAW, SMALL, same_bits, timeless, tiny_networks, uninterrupted, weights_of
 
-from inception_np import checkpoint, cli, pictures, state, train
+from inception_np import checkpoint, cli, fits, pictures, state, train
 from inception_np.errors import StoppedError
 from inception_np.signals import Interrupted, Signals
 
@@ -74,7 +74,7 @@ def test_in_another_thread_nothing_is_handled_and_nothing_fails():
 # A signal in each part of a run: (what is called there, does it belong to the loop, is a state there already?)
 PARTS = {
     "while the data is read": ((train, "load"), "before the first step; nothing was to be saved"),
-    "while the network is made": ((train, "create_model"), "before the first step; nothing was to be saved"),
+    "while the network is made": ((fits, "create_model"), "before the first step; nothing was to be saved"),
     "before the first step": ((train.Run, "header"), "in epoch 1 after 0 of 3 steps, all is saved; continue with"),
     "in a step": ((train.Run, "train_step"), "in epoch 1 after 1 of 3 steps, all is saved; continue with"),
     "while the state is written": (

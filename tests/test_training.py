@@ -28,21 +28,14 @@ from small_runs import (
 )
 
 from inception_np import (
-    GlobalAvgPool2D,
-    Linear,
-    ReLU,
-    Sequential,
     schedules,
     train,
 )
 from inception_np.checkpoint import load, read
-from inception_np.errors import RefusedError, StoppedError, UsageError
+from inception_np.errors import StoppedError, UsageError
 from inception_np.layer import Mode, cast, named_params, vectors
-from inception_np.layers.conv import Conv2D
 from inception_np.loss import softmax_cross_entropy
-from inception_np.memory import activations, available, needed
 from inception_np.models import create_model
-from inception_np.models.network import Network
 from inception_np.tensorfile import read_tensors
 
 KILLS = 4
@@ -449,53 +442,6 @@ def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):
     with pytest.raises(UsageError, match=r"^--[a-z-]+: .+; .+"):
         train.train(tmp_path / "new", replace(SMALL, **wrong))
     assert not (tmp_path / "new").exists()
-
-
-# Memory
-
-
-def test_activations_are_those_of_every_layer_that_computes():
-    rng = np.random.default_rng(0)
-    trunk = Sequential(conv=Conv2D(3, 5, 3, rng=rng), relu=ReLU(), pool=GlobalAvgPool2D(), fc=Linear(5, 7, rng=rng))
-    assert activations(Network(trunk), (8, 6, 3)) == [8 * 6 * 5, 8 * 6 * 5, 5, 7]
-    assert "out_shape" not in vars(trunk.layers["conv"])
-
-
-def test_a_run_that_would_not_fit_is_refused_with_a_batch_size_that_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "available", lambda: 10_000_000)
-    options = replace(REAL, batch_size=48)
-    with pytest.raises(RefusedError, match=r"--batch-size: 48 images need about .* --batch-size \d+ fits") as caught:
-        train.train(tmp_path / "new", options)
-    fits = int(str(caught.value).split("--batch-size ")[-1].split()[0])
-    assert 2 <= fits < 48 and not (tmp_path / "new").exists()
-    train.Run(tmp_path, replace(options, batch_size=fits), False)
-    train.Run(tmp_path, options, True)  # --force
-    with pytest.raises(RefusedError):
-        train.Run(tmp_path, replace(options, batch_size=fits + 2), False)
-
-
-def test_the_estimate_is_near_what_a_step_takes(monkeypatch):
-    """The peak of the arrays of one step, as tracemalloc sees them: it does not see those of the heap."""
-    import tracemalloc
-
-    monkeypatch.setattr("inception_np.heap._heap", None)  # as on a system that has none
-    monkeypatch.setattr("inception_np.heap._tried", True)
-
-    net = create_model("bn_inception_cifar", width=1 / 8)
-    vectors(net)
-    labels = np.arange(64) % 10
-    x = np.random.default_rng(0).standard_normal((64, 32, 32, 3), np.float32)
-    tracemalloc.start()
-    y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(0)))
-    net.backward(train.total_loss(y, labels, 0.3, 0)[1], x, cache, into=False)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    _, each = needed(net, (32, 32, 3), 2)
-    assert 0.5 < 64 * each / peak < 2, (64 * each, peak)
-
-
-def test_there_is_memory_to_be_had():
-    assert 10**6 < available() < 2**60
 
 
 def test_the_folder_of_a_run_need_not_exist(tmp_path):

@@ -22,7 +22,7 @@ from .inception_resnet import (
 from .inception_v1 import inception_v1, inception_v1_cifar
 from .inception_v3 import inception_v2, inception_v2_cifar, inception_v3, inception_v3_cifar
 from .inception_v4 import inception_v4, inception_v4_cifar
-from .network import Network
+from .network import Network, signature
 from .xception import xception, xception_cifar
 
 
@@ -61,6 +61,7 @@ MODELS = {
     "xception": Entry(xception, (299, 299), ("paper", "keras", "timm")),
     "xception_cifar": Entry(xception_cifar, (32, 32), ("paper", "keras", "timm")),
 }
+WIDEST = 1e4  # times the paper's channels; no machine could hold it
 ALIASES = {"googlenet": "inception_v1", "googlenet_cifar": "inception_v1_cifar"}
 
 
@@ -93,8 +94,8 @@ def create_model(
     entry, name = find(name)
     if preset not in entry.presets:
         raise ValueError(f"{name}: got preset={preset!r}, wanted one of {', '.join(entry.presets)}")
-    if width is not None and not (isinstance(width, (int, float)) and width > 0):
-        raise ValueError(f"{name}: got width={width!r}, wanted a number above 0")
+    if width is not None and not (isinstance(width, (int, float)) and 0 < width <= WIDEST):
+        raise ValueError(f"{name}: got width={width!r}, wanted a number above 0 and up to {WIDEST:g}")
     if aux not in (None, True, False):
         raise TypeError(f"{name}: got aux={aux!r}, wanted None, True or False")
     fixed = {"num_classes", "in_channels", "width", "aux", "preset", "rng"}
@@ -116,6 +117,7 @@ def create_model(
     network.name, network.preset, network.options = name, preset, chosen
     network.num_classes = chosen["num_classes"]
     network.image = (*entry.image, chosen["in_channels"])
+    network.made = signature(network)
     if dtype not in ("float32", np.float32):
         cast(network, dtype)
     return network if device == "cpu" else move(network, device)

@@ -6,7 +6,7 @@ from ..backend import Array, Shape
 from ..compose import Sequential, once, pull, run
 from ..kernels.elementwise import scaled_add
 from ..kernels.window import ImageTooSmall
-from ..layer import Layer, Mode
+from ..layer import Layer, Mode, walk
 from ..layers.check import check_dy, check_x
 
 
@@ -21,8 +21,9 @@ class Network(Layer):
 
     trunk: the paper's stages by name. heads: stage name -> classifier. aux_weight: how much each head's loss counts.
     name, preset, options: what create_model was called with, enough to make the network again. image: the (H, W, C)
-    it was designed for. printed, notes: the paper's own figures by stage, for `summary` to set beside ours. Raises
-    ValueError for images too small, naming the layer and the smallest size that works.
+    it was designed for. made: its signature when create_model had made it. printed, notes: the paper's own figures by
+    stage, for `summary` to set beside ours. Raises ValueError for images too small, naming the layer and the smallest
+    size that works.
     """
 
     def __init__(self, trunk: Sequential, heads: dict[str, Layer] | None = None, *, aux_weight: float = 0.3):
@@ -32,6 +33,7 @@ class Network(Layer):
                 raise ValueError(f"Network: got a head on {stage!r}, wanted one of the stages {list(trunk.layers)}")
         self.name, self.preset, self.num_classes = "", "", 0
         self.options: dict[str, Any] = {}
+        self.made: dict[str, Any] | None = None
         self.image: tuple[int, int, int] = (0, 0, 0)
         self.printed: dict[str, str] = {}
         self.notes: list[str] = []
@@ -111,6 +113,27 @@ class Network(Layer):
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of the trunk, one image; the heads run in training only and are not counted."""
         return self.trunk.macs(shape)
+
+
+LEARNED_WITH = ("decay", "rate")  # numbers that training may change, and that inference does not see
+
+
+def signature(network: Network) -> dict[str, Any]:
+    """What a network is made of: by path the kind and the numbers of every layer, and the shape of every array."""
+    found: dict[str, Any] = {}
+    for path, child in walk(network):
+        if not isinstance(child, Layer):
+            found[path] = tuple(child.data.shape)
+            continue
+        numbers = {
+            name: value
+            for name, value in vars(child).items()
+            if isinstance(value, (bool, int, float, str, tuple))
+            and not name.startswith("_")
+            and name not in LEARNED_WITH
+        }
+        found[path] = (type(child).__name__, numbers)
+    return found
 
 
 def smallest_image(network: Network, heads: bool = False) -> int:

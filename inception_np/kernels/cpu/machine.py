@@ -17,20 +17,15 @@ third of the time), and gives the same bits for any number of threads: a kernel 
 of the array, never by `parts`.
 
 Kernels are compiled when first called, and kept on disk: beside this file, or in the user's cache folder where the
-package is installed read-only, or where NUMBA_CACHE_DIR says. Numba looks at a kernel's own file and at the processor
-to see whether a kept one is still good; what it does not see, the files that kernels share, goes into the folder's
-name.
+package is installed read-only, or where NUMBA_CACHE_DIR says. code_cache.py has how.
 """
 
-import hashlib
-import os
 import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -43,60 +38,11 @@ from ... import heap
 from ...backend import on_fallback
 from ...threads import num_threads
 from . import workers
+from .code_cache import cache_folder, keeps, kept
 from .workers import Workers, decorate
 
-HERE = Path(__file__).parent
 PARTS_PER_THREAD = 4
-SHARED = (
-    "machine.py",
-    "simd.py",
-    "register_tile.py",
-    "panels.py",
-    "workers.py",
-)  # what kernels in other files are made of
-config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
-
-
-# ---- where compiled code is kept
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return False
-    return True
-
-
-@cache
-def cache_folder() -> Path | None:
-    """The folder for compiled kernels, or None where nothing can be written: they then live in memory."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for name in SHARED:
-        digest.update((HERE / name).read_bytes())
-    name = f"compiled-{digest.hexdigest()[:12]}"
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        places = [Path(os.environ["NUMBA_CACHE_DIR"])]
-    else:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        places = [HERE / "__pycache__", Path(home) / "inception_np"]
-    return next((place / name for place in places if _writable(place / name)), None)
-
-
-def _cached(decorate: Callable[[bool], Any]) -> Any:
-    """Decorate with Numba's cache pointed at our folder. (Numba reads the setting while it decorates.)"""
-    folder, before = cache_folder(), config.CACHE_DIR
-    if folder is None:
-        return decorate(False)
-    try:
-        config.CACHE_DIR = str(folder)
-        return decorate(True)
-    finally:
-        config.CACHE_DIR = before
 
 
 # ---- the arguments of a kernel
@@ -142,7 +88,9 @@ class Kernel:
         if self._compiled is None:
             with _compiling:
                 signature = types.void(types.int64, types.int64, types.int64)
-                self._compiled = _cached(lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function))
+                self._compiled = kept(
+                    self.function, lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function)
+                )
         return self._compiled.address
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
@@ -303,8 +251,8 @@ def run(program: np.ndarray) -> None:
 @cache
 def _workers() -> Workers:
     with _compiling:
-        runner = _cached(lambda keep: decorate(workers.run, workers.RUN_TYPE, keep))
-        worker = _cached(lambda keep: decorate(workers.work, workers.WORK_TYPE, keep))
+        runner = kept(workers.run, lambda keep: decorate(workers.run, workers.RUN_TYPE, keep))
+        worker = kept(workers.work, lambda keep: decorate(workers.work, workers.WORK_TYPE, keep))
         _compiling.note(runner.stats.cache_misses)
         _compiling.note(worker.stats.cache_misses)
     return Workers(runner, worker)
@@ -327,7 +275,7 @@ class _Compiling:
 
     def note(self, compiled: Any) -> None:
         """Called after each kernel: was it compiled?"""
-        if compiled and not self.said:
+        if compiled and keeps() and not self.said:
             self.said = True
             where = cache_folder()
             kept = f"kept in {where}" if where else "not kept: no folder is writable"

@@ -1,0 +1,63 @@
+"""Does a run fit its data and the machine? Looked at before its images are drawn, so that a refusal comes at once."""
+
+from typing import Any
+
+from .data import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
+from .errors import UsageError
+from .kernels.window import ImageTooSmall
+from .memory import check_memory, check_width
+from .models import MODELS, create_model
+from .models.network import Network, smallest_image
+
+CLASSES = 10  # of each data set
+
+
+def check_batch(batch_size: int, images: int) -> None:
+    """Raise UsageError for more images in a batch than there are, and for too few to make a batch of."""
+    if images < 2:
+        raise UsageError(f"--train-images: got {images}; give a number from 2, since batch norm averages over a batch")
+    if batch_size > images:
+        raise UsageError(f"--batch-size: got {batch_size}; there are {images:,} training images, give at most so many")
+
+
+def network_for(o: Any, force: bool) -> Network:
+    """The network of a run with these Options, freshly drawn. force: even if it may not fit into memory.
+
+    Raises UsageError for a network that there is not, or that the images are too small for, and RefusedError for want
+    of memory.
+    """
+    check_request(o.data, o.train_images, o.test_images)
+    train, test = o.train_images or TRAIN_IMAGES[o.data], o.test_images or TEST_IMAGES[o.data]
+    check_batch(o.batch_size, train)
+    checked = not force and o.device == "cpu"
+    copies = 1 + bool(o.momentum or o.optimizer == "rmsprop") + (o.optimizer == "rmsprop") + bool(o.ema)
+    try:
+        if checked:
+            check_width(o.model, o.width, copies)
+        aux = None if o.aux else False
+        options = {"width": o.width, "aux": aux, "preset": o.preset, "seed": o.seed, "device": o.device}
+        net = create_model(o.model, num_classes=CLASSES, **options)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"--model: {error}; see inception-np models") from error
+    check_image(net)
+    if checked:
+        images = (train + test) * (IMAGE[0] * IMAGE[1] * IMAGE[2] + 8)
+        check_memory(net, (o.batch_size, *IMAGE), copies, images, ema=bool(o.ema), low_memory=o.low_memory, test=test)
+    return net
+
+
+def check_image(net: Network) -> None:
+    """Raise UsageError for a network that images of this size are too small for, with one that takes them."""
+    shape: tuple[int, ...] = (1, *IMAGE)
+    try:
+        for name, stage in net.trunk.layers.items():
+            shape = stage.out_shape(shape)
+            if name in net.heads:
+                net.heads[name].out_shape(shape)
+    except ImageTooSmall as error:
+        least, other = smallest_image(net, heads=True), f"{net.name}_cifar"
+        advice = f"; --model {other} is made for them" if other in MODELS else ""
+        size = f"{IMAGE[0]}x{IMAGE[1]}"
+        raise UsageError(
+            f"--model: {net.name} takes images of {least}x{least} and more, these are of {size}{advice}"
+        ) from error

@@ -1,0 +1,111 @@
+"""The tensors of a Keras file, read by HDF5 in a process that can be ended: `python -m inception_np.keras_file`.
+
+HDF5 is C that believes what a file says of itself: a damaged one may keep it busy for ever, deaf to Ctrl-C, make it ask
+for all memory, or crash it. So weight_files.py has this module run in a process of its own, under limits:
+
+    python -m inception_np.keras_file FILE TARGET SECONDS BYTES
+
+It writes the tensors to TARGET as tensorfile.py does, and no code comes back with them. Exit code 0; or 1 and one line
+on standard output that says why FILE cannot be read; or 3 where h5py is missing.
+"""
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .tensorfile import CODES, write_tensors
+
+LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of one GiB
+
+
+def main(file: str, target: str, seconds: str, memory: str) -> int:
+    """Read, write, and say how it went by the exit code."""
+    try:
+        import h5py  # noqa: F401
+    except ImportError:
+        return 3
+    _limit(int(seconds), int(memory))
+    try:
+        write_tensors(target, keras_tensors(Path(file)), {})
+    except MemoryError:
+        print(f"it asks for more than {int(memory) / 2**30:.1f} GiB of memory")
+        return 1
+    except Exception as error:  # whatever h5py makes of a damaged file
+        print(str(error).partition("\n")[0].strip("'\"") or type(error).__name__)
+        return 1
+    return 0
+
+
+def _limit(seconds: int, memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the other process's patience is the only limit
+        return
+    for kind, most in (("RLIMIT_CPU", seconds), ("RLIMIT_AS", memory), ("RLIMIT_CORE", 0)):
+        limit = getattr(resource, kind)
+        hard = resource.getrlimit(limit)[1]
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (least, least))
+
+
+def keras_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Every data set of an HDF5 file, or of the one in a .keras archive, in the order in which its layers list them."""
+    import h5py
+
+    source: Any = path
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo("model.weights.h5")
+            if info.file_size > LARGEST_FILE:
+                raise ValueError(f"model.weights.h5 says it has {info.file_size} bytes")
+            source = io.BytesIO(archive.read(info))
+    with h5py.File(source, "r") as file:
+        return _tensors(file)
+
+
+def _tensors(file: Any) -> dict[str, np.ndarray]:
+    """Keras 3 keeps "layers/<class>_<k>/vars/<j>"; before, each layer's group lists its weights."""
+    import h5py
+
+    state: dict[str, np.ndarray] = {}
+    total = 0
+
+    def take(group: Any, name: str, key: str) -> None:
+        nonlocal total
+        node = group
+        for part in name.split("/"):
+            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+                raise ValueError(f"{key} is a link, wanted a data set")
+            node = node[part]
+        if not isinstance(node, h5py.Dataset) or node.external or node.is_virtual:
+            raise ValueError(f"{key} lies outside the file, wanted a data set in it")
+        if node.shape is None or node.dtype.newbyteorder("<") not in CODES:
+            raise ValueError(f"{key} holds {node.dtype}, wanted numbers")
+        total += node.size * node.dtype.itemsize
+        if total > LARGEST_FILE:
+            raise ValueError(f"{key} brings the tensors to {total} bytes")
+        state[key] = node[()]
+
+    root = file.get("model_weights", file)
+    if "layer_names" in root.attrs:
+        for layer in map(_text, root.attrs["layer_names"]):
+            for weight in map(_text, root[layer].attrs["weight_names"]):
+                take(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
+        return state
+    for layer in file.get("layers", ()):
+        variables = file["layers"][layer].get("vars", ())
+        for j in sorted(variables, key=lambda j: (len(j), j)):
+            take(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
+    return state
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,257 @@
+"""Compiled kernels on disk: whatever becomes of the files, a command works, to the same bits, and says so in a line."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inception_np.kernels.cpu import code_cache
+from inception_np.kernels.cpu.elementwise import scale_rows
+from inception_np.kernels.cpu.machine import Kernel, address
+
+X = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+RIGHT = (X * np.float32(0.3)).tobytes()
+
+
+def fresh(monkeypatch, folder):
+    """As in a new process whose kernels are to be kept in `folder`."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    code_cache.cache_folder.cache_clear()
+    monkeypatch.setattr(code_cache._Told, "damaged", False)
+    monkeypatch.setattr(code_cache._Told, "in_memory", False)
+
+
+@pytest.fixture(autouse=True)
+def folders_are_forgotten():
+    yield
+    code_cache.cache_folder.cache_clear()
+
+
+def works():
+    """One kernel, compiled or loaded anew, gives the right bits."""
+    y = np.zeros_like(X)
+    Kernel(scale_rows.function)(address(X), 0, address(y), 0, 1, X.size, 0.3, parts=1)
+    return y.tobytes() == RIGHT
+
+
+def entries(folder):
+    return sorted(p for p in folder.glob("compiled-*/*") if not p.name.startswith("."))
+
+
+def cache_files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A folder with one kernel in it."""
+    assert works()  # what steps through a program is compiled too, once in a process
+    folder = tmp_path_factory.mktemp("filled")
+    with pytest.MonkeyPatch.context() as patch:
+        fresh(patch, folder)
+        assert works()
+    assert [p.suffix for p in cache_files(folder)] == [".nbc", ".nbi"] and len(entries(folder)) == 1
+    return folder
+
+
+def cut(content, at):
+    return content[:at]
+
+
+def flip(content, at):
+    return content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
+
+
+def garble(content, at):
+    return content[:at] + os.urandom(len(content) - at)
+
+
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("change, share", [(None, 0), (cut, 0.0), (cut, 0.3), (flip, 0.6)])
+def test_a_damaged_file_is_thrown_away_and_made_again(tmp_path, monkeypatch, capsys, filled, ending, change, share):
+    folder = tmp_path / "cache"
+    shutil.copytree(filled, folder)
+    file = next(folder.rglob(f"*{ending}"))
+    if change is None:
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(change(content, int(len(content) * share)))
+    fresh(monkeypatch, folder)
+    assert works()
+    assert capsys.readouterr().err.count("are damaged; thrown away and made again\n") == 1
+    (entry,) = entries(folder)
+    fresh(monkeypatch, folder)
+    assert works() and entries(folder) == [entry]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+@pytest.mark.parametrize("change", [cut, flip, garble])
+def test_damage_at_any_place_is_thrown_away(tmp_path, monkeypatch, capsys, filled, ending, change):
+    for i in range(20):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        test_a_damaged_file_is_thrown_away_and_made_again(folder, monkeypatch, capsys, filled, ending, change, i / 20)
+
+
+def test_without_the_digest_a_flipped_bit_of_machine_code_gets_through(tmp_path, monkeypatch, filled):
+    """What the digest is for: Numba alone takes code as it comes. (The bit is in a name that nobody reads.)"""
+    folder = tmp_path / "cache"
+    shutil.copytree(filled, folder)
+    file = next(folder.rglob("*.nbc"))
+    content = file.read_bytes()
+    file.write_bytes(flip(content, content.rindex(b".symtab") + 1))
+    entry = entries(folder)[0]
+    monkeypatch.setattr(code_cache, "_digest", lambda folder: entry.suffix[1:])
+    fresh(monkeypatch, folder)
+    assert works() and file.read_bytes() != content and entries(folder) == [entry]
+
+
+def test_a_kept_kernel_is_loaded_and_not_compiled_again(tmp_path, monkeypatch, filled):
+    folder = tmp_path / "cache"
+    shutil.copytree(filled, folder)
+    before = [(p, p.stat().st_mtime_ns) for p in cache_files(folder)]
+    fresh(monkeypatch, folder)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: pytest.fail("compiled again"))
+    assert works() and [(p, p.stat().st_mtime_ns) for p in cache_files(folder)] == before
+
+
+def test_a_kernel_whose_source_changed_is_compiled_again(tmp_path, monkeypatch, filled):
+    folder = tmp_path / "cache"
+    shutil.copytree(filled, folder)
+    source = Path(scale_rows.function.__code__.co_filename).read_bytes()
+    name = code_cache._name(scale_rows.function)
+    monkeypatch.setattr(code_cache.inspect, "getfile", lambda _: str(tmp_path / "changed.py"))
+    (tmp_path / "changed.py").write_bytes(source + b"\n")
+    assert code_cache._name(scale_rows.function) != name
+
+
+# Disks that refuse
+
+
+def refuse(number):
+    def refusing(*_arguments, **_keywords):
+        raise OSError(number, os.strerror(number))
+
+    return refusing
+
+
+@pytest.mark.parametrize(
+    "where, number",
+    [
+        ("tempfile.mkdtemp", errno.EACCES),
+        ("_save_index", errno.EROFS),
+        ("_save_data", errno.ENOSPC),
+        ("_open_for_write", errno.EDQUOT),
+    ],
+)
+def test_a_write_that_fails_means_compiling_in_memory(tmp_path, monkeypatch, capsys, where, number):
+    fresh(monkeypatch, tmp_path)
+    place = where if "." in where else f"numba.core.caching.IndexDataCacheFile.{where}"
+    monkeypatch.setattr(place, refuse(number))
+    assert works() and works()
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and f"({os.strerror(number)}); compiling in memory" in errors, errors
+    assert not cache_files(tmp_path) and not entries(tmp_path)
+
+
+def mounted(folder, *options):
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["mount", *options, folder], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+@pytest.mark.parametrize("size", ["4k", "16k", "64k"])
+def test_a_full_disk_means_compiling_in_memory(tmp_path, monkeypatch, capsys, filled, size):
+    folder = tmp_path / "disk"
+    mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
+    try:
+        fresh(monkeypatch, folder)
+        assert works() and works()
+        errors = capsys.readouterr().err
+        if not entries(folder):  # so large is the kernel
+            assert errors.count("\n") == 1 and "compiling in memory" in errors and not cache_files(folder)
+        assert size != "4k" or not entries(folder)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_folder_that_cannot_be_written_any_more(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "disk"
+    mounted(folder, "-t", "tmpfs", "none")
+    try:
+        fresh(monkeypatch, folder)
+        assert code_cache.cache_folder() is not None
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        assert works() and works()
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and "(Read-only file system); compiling in memory" in errors
+        fresh(monkeypatch, folder)  # and read-only from the start
+        assert works() and code_cache.cache_folder() is None
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+# Processes
+
+PROCESS = """
+import numpy as np
+from inception_np.kernels.cpu.elementwise import scale_rows
+from inception_np.kernels.cpu.machine import address
+x, y = np.arange(9, dtype=np.float32), np.zeros(9, np.float32)
+scale_rows(address(x), 0, address(y), 0, 1, 9, 0.5, parts=1)
+print(y.sum())
+"""
+
+
+def process(folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(child):
+    output, errors = child.communicate(timeout=120)
+    assert (child.returncode, output) == (0, "18.0\n"), errors
+    return errors
+
+
+def test_processes_that_compile_at_the_same_time_and_one_killed_among_them(tmp_path):
+    killed, *children = [process(tmp_path) for _ in range(2)]
+    while not list(tmp_path.glob("compiled-*/.*")) and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    children.append(process(tmp_path))
+    for child in children:
+        assert "damaged" not in finished(child)
+    kept = entries(tmp_path)
+    assert all(code_cache._digest(entry) == entry.suffix[1:] for entry in kept)
+    assert len({entry.stem for entry in kept}) == 3  # scale_rows, and run and work of workers.py
+    assert finished(process(tmp_path)) == "" and entries(tmp_path) == kept
+
+
+def test_what_a_killed_process_left_is_removed_after_an_hour(tmp_path, monkeypatch):
+    fresh(monkeypatch, tmp_path)
+    folder = code_cache.cache_folder()
+    old, new = folder / ".old.x", folder / ".new.x"
+    for left in (old, new):
+        left.mkdir()
+    os.utime(old, (time.time() - 4000,) * 2)
+    code_cache.cache_folder.cache_clear()
+    code_cache.cache_folder()
+    assert new.exists() and not old.exists()
