@@ -1,6 +1,5 @@
 """The rivals of `bench` compute the same thing, and the command says what it should."""
 
-import argparse
 import json
 
 import numpy as np
@@ -25,6 +24,7 @@ from inception_np import (
     named_params,
 )
 from inception_np.bench_peers import to_onnx, to_torch
+from inception_np.cli import Parser
 from inception_np.errors import UsageError
 from inception_np.layer import walk
 
@@ -114,7 +114,7 @@ def test_float32_gradients_are_no_further_from_the_true_ones_than_pytorchs(name)
 
 
 def arguments(*words):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     bench.add_arguments(parser)
     return parser.parse_args(words)
 

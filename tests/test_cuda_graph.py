@@ -9,7 +9,7 @@ import pytest
 import strict_cupy
 
 import inception_np as ip
-from inception_np import SGD, Mode, RMSProp, backend, data, train
+from inception_np import SGD, Mode, RMSProp, backend, data, fits, train
 from inception_np.cuda_graph import CapturedStep
 from inception_np.kernels.cuda import launch
 from inception_np.layer import move, named_buffers, vectors, walk
@@ -204,7 +204,7 @@ def shrunk(whole):
 
 def trained(folder, device, monkeypatch, steps=None):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
-    monkeypatch.setattr(train, "create_model", lambda name, device, **options: move(small_network(10), device))
+    monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
     monkeypatch.setattr(train.Run, "draw", lambda self: None)
     monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
