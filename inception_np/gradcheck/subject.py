@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layer import Buffer, Layer, Mode, Param, cast, named_buffers, named_params, walk
+from ..layer import Layer, Mode, cast, check_children, named_buffers, named_params
 
 Array = np.ndarray
 Point = dict[str, Array]
@@ -210,29 +210,7 @@ def check_input(layer: Any, x: Any, mode: Any) -> None:
         raise ValueError(f"check_gradients: got x of shape {x.shape}, wanted at least one element")
     if not np.isfinite(x).all():
         raise ValueError("check_gradients: got x with NaN or infinity, wanted finite numbers")
-    _no_hidden_params(layer)
-
-
-def _no_hidden_params(layer: Layer) -> None:
-    """Params in a list or dict attribute are found by children() only if it is told; see that it was."""
-    named = {id(child) for _, child in walk(layer)}
-    for path, part in [(type(layer).__name__, layer), *walk(layer)]:
-        if not isinstance(part, Layer):
-            continue
-        for name, value in vars(part).items():
-            items = list(value.values()) if isinstance(value, dict) else value
-            for item in items if isinstance(items, (list, tuple)) else [items]:
-                if isinstance(item, (Param, Buffer)) and id(item) not in named:
-                    raise ValueError(
-                        f"{path}: self.{name} holds a {type(item).__name__} that children() does not name;"
-                        " let children() return it"
-                    )
-                hidden = isinstance(item, Layer) and id(item) not in named
-                if hidden and any(id(child) not in named for _, child in walk(item)):
-                    raise ValueError(
-                        f"{path}: self.{name} holds the layer {type(item).__name__} that children() does not name;"
-                        " let children() return it"
-                    )
+    check_children(layer)
 
 
 def private_copy(layer: Layer) -> Layer:
