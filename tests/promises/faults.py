@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from inception_np import files, tensorfile, train
+from PIL import Image
+
+from inception_np import checkpoint, data, files, tensorfile, train
 from inception_np.random import stream
 
 
@@ -74,6 +77,41 @@ def unverified() -> AbstractContextManager:
     return mock.patch.object(tensorfile, "_verify", lambda *_: None)
 
 
+def broadcast() -> AbstractContextManager:
+    """A checkpoint's arrays put where they fit by NumPy's rules, unchecked."""
+
+    def load_state_dict(layer: Any, state: Any, **_: Any) -> None:
+        for path, slot in checkpoint._slots(layer).items():
+            if path in state:
+                with contextlib.suppress(ValueError):
+                    slot.data[...] = state[path]
+
+    return mock.patch.object(checkpoint, "load_state_dict", load_state_dict)
+
+
+def any_label() -> AbstractContextManager:
+    """Labels that are not looked at."""
+    return mock.patch.object(data, "CIFAR10_CLASSES", range(256))
+
+
+def extracted() -> AbstractContextManager:
+    """An archive that is unpacked beside itself."""
+    read = data._archive_files
+
+    def unpack(path: Any) -> Any:
+        found = read(path)
+        with tarfile.open(path) as archive:
+            archive.extractall(path.parent)
+        return found
+
+    return mock.patch.object(data, "_archive_files", unpack)
+
+
+def unguarded() -> AbstractContextManager:
+    """Pictures read by Pillow alone, with its errors."""
+    return mock.patch("promises.test_mutant_data.open_image", lambda path: Image.open(path).convert("RGB"))
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager]] = {
     "": contextlib.nullcontext,
     "written in place": written_in_place,
@@ -85,4 +123,8 @@ PLANTED: dict[str, Callable[[], AbstractContextManager]] = {
     "unlocked": unlocked,
     "litter": litter,
     "unverified": unverified,
+    "broadcast": broadcast,
+    "any label": any_label,
+    "extracted": extracted,
+    "unguarded": unguarded,
 }
