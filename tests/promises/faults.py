@@ -1,17 +1,21 @@
 """Planted faults: each makes the package break a promise, so that the promise's test is seen to fail."""
 
 import contextlib
+import math
 import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from PIL import Image
 
-from inception_np import checkpoint, data, files, tensorfile, train
+from inception_np import SGD, checkpoint, data, files, tensorfile, train
 from inception_np.random import stream
+from inception_np.threads import num_threads
 
 
 @contextlib.contextmanager
@@ -112,6 +116,56 @@ def unguarded() -> AbstractContextManager:
     return mock.patch("promises.test_mutant_data.open_image", lambda path: Image.open(path).convert("RGB"))
 
 
+def blind() -> AbstractContextManager:
+    """A run that takes every number for a finite one."""
+    return mock.patch.object(train, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf))
+
+
+def softmax_of_large_numbers() -> AbstractContextManager:
+    """A softmax without its maximum taken off first."""
+
+    def naive(logits: np.ndarray, labels: np.ndarray) -> tuple[Any, np.ndarray]:
+        rows = np.arange(len(labels))
+        with np.errstate(all="ignore"):
+            p = np.exp(logits)
+            p /= p.sum(1, keepdims=True)
+            loss = -np.log(p[rows, labels]).mean()
+        p[rows, labels] -= 1
+        return loss, p / len(labels)
+
+    return mock.patch("promises.test_numbers.softmax_cross_entropy", naive)
+
+
+def summed_by_thread() -> AbstractContextManager:
+    """A sum of as many parts as there are threads, added up in the end: here the norm of the gradient."""
+    step = SGD.step
+
+    def scaled(optimiser: Any) -> None:
+        parts = [np.add.accumulate(part)[-1] for part in np.array_split(optimiser.grad**2, num_threads())]
+        optimiser.grad *= 1 / (1 + sum(parts))
+        step(optimiser)
+
+    return mock.patch.object(SGD, "step", scaled)
+
+
+def drawn_anew() -> AbstractContextManager:
+    """Initial weights that do not follow from the seed."""
+    draw = np.random.default_rng
+    return mock.patch.object(np.random, "default_rng", lambda seed=None: draw())
+
+
+def keeping(more: Callable[[], Any]) -> Callable[[], AbstractContextManager]:
+    """An optimiser that keeps something of every step."""
+    kept: list[Any] = []
+    step = SGD.step
+
+    def stepped(optimiser: Any) -> None:
+        step(optimiser)
+        kept.append(more())
+
+    return lambda: mock.patch.object(SGD, "step", stepped)
+
+
 PLANTED: dict[str, Callable[[], AbstractContextManager]] = {
     "": contextlib.nullcontext,
     "written in place": written_in_place,
@@ -125,6 +179,12 @@ PLANTED: dict[str, Callable[[], AbstractContextManager]] = {
     "unverified": unverified,
     "broadcast": broadcast,
     "any label": any_label,
+    "blind": blind,
+    "softmax of large numbers": softmax_of_large_numbers,
+    "summed by thread": summed_by_thread,
+    "drawn anew": drawn_anew,
+    "a megabyte a step": keeping(lambda: np.ones(1_000_000, np.uint8)),
+    "a file a step": keeping(lambda: os.open(os.devnull, os.O_RDONLY)),
     "extracted": extracted,
     "unguarded": unguarded,
 }

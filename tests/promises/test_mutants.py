@@ -55,7 +55,7 @@ def damaged_checkpoint(seed: int, fault: str = "") -> str | None:
 def changed_checkpoint(seed: int, fault: str = "") -> str | None:
     with small.folder() as folder, small.small(), PLANTED[fault]():
         path = folder / "m"
-        path.write_bytes(mutate.signed(saved("inception_v1_cifar" if seed % 4 else "tiny_cifar"), random.Random(seed)))
+        path.write_bytes(mutate.signed(saved("tiny_cifar" if seed % 4 else "inception_v1_cifar"), random.Random(seed)))
         try:
             net, about = checkpoint.read(path)
         except Exception as error:
