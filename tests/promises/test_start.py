@@ -52,4 +52,5 @@ def test_importing(what):
     ],
 )
 def test_what_an_import_does_besides_is_seen(fault):
-    assert imported(fault)["seen"]
+    found = imported(fault)
+    assert found["seen"] or found["threads"] > 1
