@@ -64,7 +64,6 @@ OPTIONS = (
     f"--model tiny_cifar --train-images {16 * STEPS} --test-images 20 --batch-size 16 --epochs {EPOCHS} --lr 0.05 "
     "--weight-decay 1e-4 --warm-up 1 --clip 2 --ema 0.99 --smoothing 0.1 --augment --seed 5"
 ).split()
-EVERY_STEP = ["--save-every", "0"] if "save-every" in Path(cli.__file__).read_text() else []
 MAY_DIFFER = ("lock", "state.previous.safetensors")  # how often a run was saved, and by whom
 
 
@@ -91,10 +90,13 @@ def small() -> Iterator[None]:
         yield
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    """What a user types to start the run in this folder, or to take it up where there is something to take up."""
+def command(folder: Path, *more: str, save: str = "0") -> list[str]:
+    """What a user types to start the run in this folder, or to take it up where there is something to take up.
+
+    save: seconds between two saves within an epoch; 0 is after every step.
+    """
     there = (folder / "state.safetensors").exists()
-    return ["train", "--output", str(folder), *EVERY_STEP, *(["--resume"] if there else OPTIONS), *more]
+    return ["train", "--output", str(folder), "--save-every", save, *(["--resume"] if there else OPTIONS), *more]
 
 
 def said(argv: list[str]) -> tuple[int, str]:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from inception_np import create_model, train
+from inception_np import create_model, threads, train
 from inception_np.checkpoint import save
 
 from . import small
@@ -75,6 +75,7 @@ def wrong(arguments, codes, text):
 @pytest.mark.parametrize(("arguments", "codes", "text"), WRONG, ids=[row[0] for row in WRONG])
 def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, arguments, codes, text):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(threads, "_threads", threads.num_threads())
     monkeypatch.setattr(train.Run, "go", lambda run: pytest.fail("it was taken for right"))
     assert wrong(arguments.format(**places).split(), codes, text) is None
     assert not list(tmp_path.iterdir())
@@ -82,8 +83,6 @@ def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, argumen
 
 @pytest.mark.parametrize("count", ["-1", "0", "two", "1.5", "²"])
 def test_a_wrong_number_of_threads_in_the_environment_is_one_line(tmp_path, monkeypatch, places, count):
-    from inception_np import threads
-
     monkeypatch.setattr(threads, "_threads", 0)
     monkeypatch.setenv("INCEPTION_NP_THREADS", count)
     monkeypatch.chdir(tmp_path)

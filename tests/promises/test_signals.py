@@ -21,8 +21,9 @@ TWELVE = ("--train-images", str(16 * 12), "--epochs", "1")  # a longer epoch; of
 
 
 def longer(folder: Path) -> list[str]:
+    """What is saved is saved because of the signal: a minute does not pass."""
     there = (folder / "state.safetensors").exists()
-    return small.command(folder, *(() if there else TWELVE))
+    return small.command(folder, *(() if there else TWELVE), save="60")
 
 
 def stopped_after(batch: int, fault: str = "") -> str | None:
@@ -42,6 +43,9 @@ def stopped_after(batch: int, fault: str = "") -> str | None:
             code, said = crash.Child(longer(folder)).end()
         if wrong := badly_ended(folder, 130, code, said):
             return wrong
+        epoch, step = saved_at(folder)
+        if 12 * epoch + step != batch:
+            return f"saved after {12 * epoch + step} steps: {said}"
         code, said = crash.Child(longer(folder)).end()
         found = small.contents(folder)
     if code:
@@ -50,18 +54,21 @@ def stopped_after(batch: int, fault: str = "") -> str | None:
     return f"other files than without: {differ}" if differ else None
 
 
+def saved_at(folder: Path) -> tuple[int, int]:
+    """(whole epochs, steps of the next) of the state."""
+    progress = json.loads(read_tensors(folder / "state.safetensors")[1]["progress"])
+    return progress["epoch"], progress["step"]
+
+
 def badly_ended(folder: Path, wanted: int, code: int, said: str) -> str | None:
     """What is wrong with the end of a run that got a signal, or None."""
     last = (said.splitlines() or [""])[-1]
     if code != wanted or not last.startswith("inception-np: ") or "Traceback" in said:
         return f"ended with {code}, wanted {wanted}: {said}"
-    state = folder / "state.safetensors"
     where = re.search(r"in epoch (\d+) after (\d+) of \d+ steps, all is saved", last)
-    if where:
-        progress = json.loads(read_tensors(state)[1]["progress"])
-        if [progress["epoch"] + 1, progress["step"]] != [int(n) for n in where.groups()]:
-            return f"saved at {progress['epoch'] + 1}, {progress['step']}, but {last}"
-    if "nothing was saved" in last and state.exists():
+    if where and saved_at(folder) != (int(where[1]) - 1, int(where[2])):
+        return f"saved at {saved_at(folder)}, but {last}"
+    if "nothing was saved" in last and (folder / "state.safetensors").exists():
         return f"something was saved, but {last}"
     return small.damage(folder)
 
@@ -69,12 +76,13 @@ def badly_ended(folder: Path, wanted: int, code: int, said: str) -> str | None:
 def signalled(seed: int, fault: str = "") -> str | None:
     """A signal at some time or inside some write, a quarter of them twice; then the run is resumed."""
     rng, whole = random.Random(seed), crash.whole_run()
-    number, twice = rng.choice(list(CODES)), seed % 4 < 1
+    number, twice, save = rng.choice(list(CODES)), seed % 4 < 1, rng.choice(["0", "60"])
     with small.folder() as folder, small.small(), PLANTED[fault]():
         if seed % 2:
-            child = crash.Child(small.command(folder), crash.signal_at(number, rng.randint(1, whole.points)))
+            point = rng.randint(1, whole.points)
+            child = crash.Child(small.command(folder, save=save), crash.signal_at(number, point))
         else:
-            child = crash.Child(small.command(folder))
+            child = crash.Child(small.command(folder, save=save))
             child.signal(number, rng.uniform(0.1, 0.9) * whole.seconds)
         if twice:
             child.signal(number, rng.uniform(0.1, 0.9) * whole.seconds)
