@@ -12,7 +12,7 @@ from . import small
 
 # Arguments, exit code, and what the line must say. {c}: a checkpoint, {p}: a picture.
 WRONG = [
-    ("train --width 1e300", (2, 3), "--width"),
+    ("train --width 1e300", (2, 3), "width"),
     ("train --width nan", (2,), "width"),
     ("train --width inf", (2, 3), "width"),
     ("train --width 0", (2,), "width"),
@@ -38,7 +38,7 @@ WRONG = [
     ("train --warm-up -1", (2,), "--warm-up"),
     ("train --data-dir", (2,), "--data-dir"),
     ("summary inception_v1 --width nan", (2,), "width"),
-    ("summary inception_v1 --width 1e300", (2, 3), "--width"),
+    ("summary inception_v1 --width 1e300", (2, 3), "width"),
     ("summary inception_v1 --classes 99999999999999999999", (2, 3), "--classes"),
     ("eval {c} --threads 0", (2,), "--threads"),
     ("eval {c} --batch-size 0", (2,), "--batch-size"),
