@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
         return 2
     count = Count({name: PROMISES[name] for name in names}, plain)
     files = {test.partition("::")[0] for name in names for test in PROMISES[name].tests}
-    options = ["-q", "-m", "not mutation", f"--rootdir={TESTS.parent}", "-p", "no:cacheprovider"]
+    marked = "not mutation and not long" if plain else "not mutation"
+    options = ["-q", "-m", marked, f"--rootdir={TESTS.parent}", "-p", "no:cacheprovider"]
     pytest.main([*options, *sorted(str(TESTS / file) for file in files)], plugins=[count])
     print(count.table())
     return 0 if all(map(count.held, names)) else 1

@@ -77,14 +77,14 @@ few_images = cache(train.load)
 
 
 @contextlib.contextmanager
-def small() -> Iterator[None]:
+def small(pictures: bool = False) -> Iterator[None]:
     """Within this block there is the network tiny_cifar, the data set is drawn once, and the clock stands still."""
     still = SimpleNamespace(**{**vars(time), "perf_counter": lambda: 0.0})
     with (
         mock.patch.dict(models.MODELS, tiny_cifar=models.Entry(tiny_cifar, (32, 32), ("paper",))),
         mock.patch.object(train, "load", few_images),
         mock.patch.object(train, "time", still),
-        mock.patch.object(train.Run, "draw", draw),
+        mock.patch.object(train.Run, "draw", train.Run.draw if pictures else draw),
         mock.patch("sys.argv", ["inception-np"]),
     ):
         yield

@@ -116,6 +116,20 @@ PROMISES = {
         "Files of earlier versions load; those of unknown formats are refused by the format's name",
         6, 6, ("promises/test_versions.py",),
     ),
+    "memory": Promise(
+        "The estimate of the memory that a run takes is within 15 % of the measured peak",
+        3, 12,
+        ("test_memory.py::test_the_estimate_is_near_what_training_takes",
+         "test_memory.py::test_all_estimates_are_near_what_training_takes"),
+    ),
+    "cache": Promise(
+        "A damaged file of compiled kernels is made again; a full disk means compiling in memory; one line says so",
+        11, 17,
+        ("test_code_cache.py::test_a_damaged_file_is_thrown_away_and_made_again",
+         "test_code_cache.py::test_damage_at_any_place_is_thrown_away",
+         "test_code_cache.py::test_a_write_that_fails_means_compiling_in_memory",
+         "test_code_cache.py::test_a_full_disk_means_compiling_in_memory"),
+    ),
     "start": Promise(
         "`import inception_np` in 0.15 s beyond NumPy, help in 0.25 s, without threads, files written or network",
         4, 4,

@@ -37,3 +37,16 @@ def test_a_killed_run_is_resumed_and_ends_with_the_same_files(tally):
 @pytest.mark.parametrize("fault", ["written in place", "other streams", "velocity forgotten", "step forgotten"])
 def test_a_fault_is_seen_in_a_few_kills(broken, fault):
     assert any(broken(killed, seed, fault) and not broken(killed, seed) for seed in range(20))
+
+
+@pytest.mark.long
+def test_a_run_killed_in_the_middle_of_its_pictures_ends_with_the_same_pictures():
+    """The real ones, drawn by a process that did not train."""
+    with small.folder() as whole, small.folder() as folder, small.small(pictures=True):
+        points, _ = crash.count_points(small.command(whole))
+        for before_the_end in (20, 8):  # each of the four pictures has eight
+            happening = crash.signal_at(signal.SIGKILL, points - before_the_end)
+            code, said = crash.Child(small.command(folder), happening).end()
+            assert code == -signal.SIGKILL, said
+        assert crash.Child(small.command(folder)).end()[0] == 0
+        assert small.contents(folder) == small.contents(whole)
