@@ -170,6 +170,8 @@ def described(path: str | os.PathLike, metadata: Mapping[str, str]) -> tuple[dic
             raise ValueError("about is not an object")
         if model is not None:
             options = model["options"]
+            if set(model) != {"name", "preset", "options"}:
+                raise ValueError(f"got {', '.join(sorted(model))[:80]}, wanted a name, a preset, options and no more")
             if not all(isinstance(model[key], str) for key in ("name", "preset")):
                 raise ValueError("wanted a name and a preset")
             if not isinstance(options, dict):

@@ -15,10 +15,11 @@ def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tup
         return cpu.softmax_cross_entropy(logits, labels, smoothing)
     xp = array_module(logits)
     n, k = logits.shape
-    target = xp.full((n, k), smoothing / k, logits.real.dtype)
+    z = logits.astype(xp.float64) if logits.dtype.kind == "f" else logits  # two logits may be too far apart for float32
+    target = xp.full((n, k), smoothing / k, z.real.dtype)
     target[xp.arange(n), labels] += 1 - smoothing
-    shifted = logits - logits.real.max(1, keepdims=True)  # the largest is 0: exp cannot overflow
+    shifted = z - z.real.max(1, keepdims=True)  # the largest is 0: exp cannot overflow
     e = xp.exp(shifted)
     total = e.sum(1, keepdims=True)
     loss = -(target * (shifted - xp.log(total))).sum() / n
-    return loss, (e / total - target) / n
+    return loss.astype(logits.dtype), ((e / total - target) / n).astype(logits.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import Array, Shape
 from ..kernels.window import ImageTooSmall, Pads, Pair, out_size
-from ..layer import follow
+from ..layer import follow, kind_of_class
 
 
 def check_x(who: str, x: Array, channels: int | None = None) -> None:
@@ -58,6 +58,13 @@ def check_weights(who: str, x: Array, w: Array) -> None:
         raise TypeError(
             f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {str(x.dtype)!r}) changes it"
         )
+
+
+def check_kind(who: str, layer: Any, wanted: type, instead: str) -> None:
+    """A layer with the passes of this class, for one that fuses them with its own. Raises TypeError."""
+    cls = type(layer)
+    if cls is not wanted and kind_of_class(cls) is not wanted:
+        raise TypeError(f"{who}: got {cls.__name__}, wanted a {wanted.__name__} with its own passes; use {instead}")
 
 
 def check_count(who: str, name: str, value: Any, least: int = 1) -> int:

@@ -7,10 +7,12 @@ import numpy as np
 from ..backend import Array, Shape
 from ..compose import once
 from ..init import Init, he_normal
-from ..layer import Layer, Mode, kind_of_class
+from ..layer import Layer, Mode
 from .batchnorm import BatchNorm
-from .check import check_dy
+from .check import check_dy, check_kind
 from .conv import Conv2D
+
+INSTEAD = "Sequential(conv=..., bn=..., relu=ReLU()), which fuses nothing"
 
 
 class ConvBNReLU(Layer):
@@ -59,12 +61,8 @@ class ConvBNReLU(Layer):
         return self.bn.apply(z, mean, rstd, True, out)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
-        for layer, wanted in ((self.conv, Conv2D), (self.bn, BatchNorm)):
-            if type(layer) is not wanted and kind_of_class(type(layer)) is not wanted:
-                raise TypeError(
-                    f"ConvBNReLU: got {type(layer).__name__}, wanted a {wanted.__name__} with its own passes, which "
-                    "are fused here; put layers of your own together with Sequential(conv=..., bn=..., relu=ReLU())"
-                )
+        check_kind("ConvBNReLU", self.conv, Conv2D, INSTEAD)
+        check_kind("ConvBNReLU", self.bn, BatchNorm, INSTEAD)
         moments = None
         if mode.train:
             z, *moments = self.conv.forward_moments(x)

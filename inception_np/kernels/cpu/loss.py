@@ -12,27 +12,28 @@ from .simd import load_float, load_int, store_double, store_float
 def softmax_rows(part, parts, arguments):
     """dlogits, and each row's loss as a double."""
     logits, labels, losses, dlogits, N, K, smoothing = unpack(arguments, "qqqqqqf")
-    even = float(smoothing) / K
+    rest = 1 - np.float64(smoothing)
+    even = np.float64(smoothing) / K
     for n in range(N * part // parts, N * (part + 1) // parts):
         row, to = logits + 4 * n * K, dlogits + 4 * n * K
         label = load_int(labels + 8 * n)
-        top = load_float(row)
+        top = np.float64(load_float(row))  # (Numba's float() of a float32 is one)
         for k in range(1, K):
-            v = load_float(row + 4 * k)
+            v = np.float64(load_float(row + 4 * k))
             if v > top or v != v:
                 top = v
         total, plain = 0.0, 0.0
         for k in range(K):
-            shifted = float(load_float(row + 4 * k)) - float(top)
+            shifted = np.float64(load_float(row + 4 * k)) - top
             total += math.exp(shifted)
             plain += shifted
-        chosen = float(load_float(row + 4 * label)) - float(top)
+        chosen = np.float64(load_float(row + 4 * label)) - top
         log_total = math.log(total)
-        loss = log_total - (1 - float(smoothing)) * chosen - even * plain
+        loss = log_total - rest * chosen - even * plain
         store_double(losses + 8 * n, loss)
         for k in range(K):
-            shifted = float(load_float(row + 4 * k)) - float(top)
-            target = even + (1 - float(smoothing) if k == label else 0.0)
+            shifted = np.float64(load_float(row + 4 * k)) - top
+            target = even + (rest if k == label else 0.0)
             store_float(to + 4 * k, np.float32((math.exp(shifted) / total - target) / N))
 
 

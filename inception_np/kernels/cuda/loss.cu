@@ -1,7 +1,7 @@
 // Softmax and cross-entropy (kernels/loss.py).
 #include "common.cuh"
 
-// A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the loss. Blocks of 32 threads.
+// A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the mean loss. Blocks of 32 threads.
 extern "C" __global__ void softmax_cross_entropy(const float* __restrict__ logits, const int* __restrict__ labels,
                                                  float* __restrict__ dlogits, float* __restrict__ losses, int N, int K,
                                                  float smoothing) {
@@ -14,18 +14,19 @@ extern "C" __global__ void softmax_cross_entropy(const float* __restrict__ logit
   for (int o = 16; o > 0; o /= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
   const float log_total = logf(total);
   for (int j = lane; j < K; j += 32) {
-    const float target = smoothing / K + (j == labels[n] ? 1 - smoothing : 0.f), shifted = row[j] - largest;
-    loss -= target * (shifted - log_total);
-    dlogits[(long long)n * K + j] = (expf(shifted) / total - target) / N;
+    const float target = smoothing / K + (j == labels[n] ? 1 - smoothing : 0.f);
+    const double shifted = (double)row[j] - largest;  // in float it may be too large
+    loss -= (float)(target * (shifted - log_total) / N);
+    dlogits[(long long)n * K + j] = (expf((float)shifted) / total - target) / N;
   }
   for (int o = 16; o > 0; o /= 2) loss += __shfl_xor_sync(0xffffffffu, loss, o);
   if (lane == 0) losses[n] = loss;
 }
 
-// The mean of the rows' losses, by one warp in a fixed order.
+// The sum of the rows' shares, by one warp in a fixed order.
 extern "C" __global__ void mean_loss(const float* __restrict__ losses, float* __restrict__ loss, int N) {
   float sum = 0;
   for (int n = threadIdx.x; n < N; n += 32) sum += losses[n];
   for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
-  if (threadIdx.x == 0) *loss = sum / N;
+  if (threadIdx.x == 0) *loss = sum;
 }
