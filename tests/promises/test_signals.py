@@ -60,10 +60,10 @@ def saved_at(folder: Path) -> tuple[int, int]:
     return progress["epoch"], progress["step"]
 
 
-def badly_ended(folder: Path, wanted: int, code: int, said: str) -> str | None:
-    """What is wrong with the end of a run that got a signal, or None."""
+def badly_ended(folder: Path, wanted: int, code: int, said: str, twice: bool = False) -> str | None:
+    """What is wrong with the end of a run that got a signal, or None. After a second one it need not say a word."""
     last = (said.splitlines() or [""])[-1]
-    if code != wanted or not last.startswith("inception-np: ") or "Traceback" in said:
+    if code != wanted or not (twice or last.startswith("inception-np: ")) or "Traceback" in said:
         return f"ended with {code}, wanted {wanted}: {said}"
     where = re.search(r"in epoch (\d+) after (\d+) of \d+ steps, all is saved", last)
     if where and saved_at(folder) != (int(where[1]) - 1, int(where[2])):
@@ -89,7 +89,7 @@ def signalled(seed: int, fault: str = "") -> str | None:
         code, said = child.end()
         if code == 0 and "Traceback" not in said:  # the run was over before anybody looked
             return small.difference(folder)
-        if wrong := badly_ended(folder, CODES[number], code, said):
+        if wrong := badly_ended(folder, CODES[number], code, said, twice):
             return f"{signal.Signals(number).name}{', twice' * twice}: {wrong}"
         if child.seconds > 2 + 2 * whole.seconds:
             return f"took {child.seconds:.1f} s to end"
