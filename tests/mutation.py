@@ -36,6 +36,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import test_layers  # noqa: E402
+import test_own_layers  # noqa: E402
 import wild_operators  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from numerics import H, arrays, random_like, randomise  # noqa: E402
@@ -534,7 +535,7 @@ def judges(layer):
         found += [test_layers.test_batch_norm_couples_the_images_in_training_only, one_value_per_channel]
         found += [the_gradient_is_written_where_it_is_asked_for]
     if layer == "ConvBNReLU":
-        found += [units_at_zero_get_nothing]
+        found += [units_at_zero_get_nothing, test_own_layers.test_a_unit_that_fuses_its_passes_says_so]
         found += [bind(nothing_is_kept_in_inference, case) for case in cases[: CASES // 4]]
     if layer == "Dropout":
         found += [no_rate_needs_no_generator, a_draw_equal_to_the_rate_is_kept]
@@ -711,6 +712,9 @@ def loss_judges():
     def large():
         loss, dx = cross_entropy(np.array([[1000.0, 0.0], [0.0, -1000.0]]), np.array([0, 1]))
         assert np.isfinite(loss) and np.isfinite(dx).all()
+        far = np.array([[3e38, -3e38, 0], [-3e38, -3e38, -3e38]], np.float32)  # whose difference float32 does not have
+        loss, dx = cross_entropy(far, np.array([0, 2]), smoothing=0.1)
+        assert np.isclose(loss, (0.1 / 3 * 9e38 + np.log(3)) / 2) and np.isfinite(dx).all()
 
     sizes = [(1, 2, 0.0), (3, 5, 0.1), (4, 2, 0.3), (5, 7, 0.0), (2, 10, 0.1)]
     return [lambda a=a, f=f: f(*a) for a in sizes for f in (report, definition)] + [large]

@@ -486,7 +486,8 @@ def test_gradients_of_a_subclass_with_other_passes_are_checked(own):
         assert not check_gradients(wrong, x, method=method).ok
 
 
-def test_a_unit_that_fuses_its_passes_says_so_of_a_part_that_has_its_own():
+def test_a_unit_that_fuses_its_passes_says_so():
+    """... where a part has passes of its own, which the unit would not run."""
     for name, part in (("conv", doubled(Conv2D)(3, 4, 3, bias=False)), ("bn", doubled(BatchNorm)(4)), ("bn", LRN())):
         unit = ConvBNReLU(3, 4, 3)
         setattr(unit, name, part)
