@@ -78,7 +78,7 @@ def misread(net: checkpoint.Layer, about: dict, arrays: mutate.Arrays, metadata:
     model = json.loads(metadata["model"])
     if set(model) != {"name", "preset", "options"}:
         return f"the model has {sorted(model)}"
-    told = {option: net.options.get(option) for option in model["options"]}
+    told = {option: None if value is None else net.options.get(option) for option, value in model["options"].items()}
     if [model["name"], model["preset"], model["options"]] != [net.name, net.preset, told]:
         return f"the file says {model}, the network {net.name}, {net.preset}, {told}"
     return None if json.dumps(json.loads(metadata["about"])) == json.dumps(about) else f"about is {about}"
