@@ -144,6 +144,7 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
         )
     from .models import create_model  # here, so that importing this file stays cheap
 
+    _check_weights_are_there(path, model, sum(array.nbytes for array in state.values()))
     try:
         layer = create_model(model["name"], preset=model["preset"], **model["options"])
     except (ValueError, TypeError) as error:
@@ -157,12 +158,33 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
     return layer, about
 
 
+def _check_weights_are_there(path: str | os.PathLike, model: Mapping[str, Any], held: int) -> None:
+    """Refuse a file that asks for a network much larger than itself: making it would take minutes, or all memory."""
+    from .memory import readable, weights_of
+    from .models import MODELS
+
+    width, entry = model["options"].get("width"), MODELS.get(model["name"])
+    if entry is None or not isinstance(width, (int, float)) or width <= 2 * entry.width:
+        return
+    wanted = weights_of(model["name"], width)
+    if wanted > 4 * held:
+        raise ValueError(
+            f"{path}: model: width {width:g} makes about {readable(wanted)} of weights, the file has {readable(held)}; "
+            "take another copy of the file"
+        )
+
+
 def described(path: str | os.PathLike, metadata: Mapping[str, str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """(model, about) in a file's metadata, checked to be what `save` writes: names and scalars."""
     if metadata.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format: got {metadata.get('format')!r}, wanted {FORMAT!r}; "
             "read it with the version of this package that wrote it"
+        )
+    extra = sorted(set(metadata) - {"format", "model", "about", "sha256"})
+    if extra:
+        raise ValueError(
+            f"{path}: metadata: got the field {extra[0][:40]!r}, which no checkpoint has; take another copy"
         )
     try:
         model, about = json.loads(metadata["model"]), json.loads(metadata["about"])

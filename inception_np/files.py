@@ -8,8 +8,10 @@ folder's entry is forced to the disk.
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 Bytes = bytes | bytearray | memoryview
 
@@ -127,6 +129,17 @@ def _alive(process: int) -> bool:
     return True
 
 
+def _holder(file: TextIO) -> str:
+    """The process that holds the lock. It writes its number down just after it got it: until then another is there."""
+    for _ in range(100):
+        file.seek(0)
+        holder = file.read(32).strip()
+        if holder.isdigit() and _alive(int(holder)):
+            return holder
+        time.sleep(0.01)
+    return "unknown"
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process. Raises OSError naming the process that holds it.
@@ -144,9 +157,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            holder = file.read(32).strip() or "unknown"
-            raise OSError(f"{folder}: in use by process {holder}; wait for it, or name another folder") from error
+            raise OSError(
+                f"{folder}: in use by process {_holder(file)}; wait for it, or name another folder"
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -128,26 +128,32 @@ def largest_batch(net: Network, shape: tuple[int, ...], vectors: int, room: floa
 
 
 def check_width(name: str, width: float | None, vectors: int, classes: int | None = None) -> None:
-    """Raise RefusedError for a network whose weights alone will not fit, before it is made.
-
-    Weights grow with the square of the width, and the classifiers' with the classes, so that they can be told from a
-    narrower network. vectors: as in `needed`.
-    """
+    """Raise RefusedError for a network whose weights alone will not fit, before it is made. vectors: as in `needed`."""
     entry = find(name)[0]
     wide = width is not None and 2 * entry.width < width <= WIDEST  # create_model refuses what is no width
     if not wide and (classes or 0) <= MANY_CLASSES:
         return
-    params = named_params(create_model(name)).values()
-    factor = width / entry.width if wide else 1.0  # type: ignore[operator]
-    body = sum(p.data.nbytes for p in params) * factor**2
-    heads = sum(p.data.nbytes for p in params if p.data.shape[-1] == entry.classes) * factor
-    wanted = (body + heads * (classes or 0) / entry.classes) * (1 + vectors)
+    wanted = (1 + vectors) * weights_of(name, width if wide else None, classes)
     if wanted > 0.9 * available():
         what = f"--width: {width:g}" if wide else f"--classes: {classes}"
         less = f"a width nearer to {entry.width:g}" if wide else "fewer classes"
         raise RefusedError(
             f"{what} makes about {readable(wanted)} of weights, {readable(available())} are free; choose {less}"
         )
+
+
+def weights_of(name: str, width: float | None = None, classes: int | None = None) -> float:
+    """About how many bytes the weights of a network take that is not made.
+
+    They grow with the square of the width, and the classifiers' with the classes, so that they can be told from those
+    of the network as it usually is.
+    """
+    entry = find(name)[0]
+    params = named_params(create_model(name)).values()
+    factor = 1.0 if width is None else width / entry.width
+    body = sum(p.data.nbytes for p in params) * factor**2
+    heads = sum(p.data.nbytes for p in params if p.data.shape[-1] == entry.classes) * factor
+    return body + heads * (classes or 0) / entry.classes
 
 
 def activations(net: Network, image: tuple[int, ...]) -> list[int]:

@@ -104,7 +104,7 @@ def open_image(path: str | Path, channels: int = 3) -> "Image":
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path}: got no picture, wanted a file that Pillow reads (JPEG, PNG, ...)") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: {explained(error).removeprefix(f'{path}: ')}") from None
 
 

@@ -82,6 +82,9 @@ def newest_state(folder: Path) -> State:
             f"{path}: format: got {metadata.get('format')!r}, wanted {FORMAT!r}; "
             "resume it with the version of this package that wrote it"
         )
+    extra = sorted(set(metadata) - {"format", "options", "progress", "sha256"})
+    if extra:
+        raise ValueError(f"{path}: metadata: got the field {extra[0][:40]!r}, which no state has; take another copy")
     return State(tensors, metadata, path, skipped)
 
 
@@ -133,7 +136,7 @@ def progress_of(state: State, options: Options, steps: int, batch_size: int) -> 
     _check_names(state, "progress.sums.", sums, SUMS)
     images = found["step"] * batch_size
     number("sums.images", sums["images"], images, images, whole=True)
-    number("sums.right", sums["right"], 0, images)
+    number("sums.right", sums["right"], 0, images, whole=True)
     for field in ("loss", "seconds"):
         number(f"sums.{field}", sums[field], 0, MOST)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import inception_np
-from inception_np import files, tensorfile
+from inception_np import files, models, tensorfile
 from inception_np.checkpoint import load, load_state_dict, read, save, state_dict
 from inception_np.layer import cast, named_buffers, named_params
 from inception_np.models import create_model
@@ -299,6 +299,8 @@ def spoiled(tmp_path, net, changes):
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"rng": 1}}'},
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"device": "mars"}}'},
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"width": 1e9}}'},
+        {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {}, "extra": 1}'},
+        {"extra": "text"},
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"num_classes": 99999999999}}'},
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"width": [1]}}'},
         {"model": '{"name": "inception_v1_cifar", "preset": "paper", "options": {"width": 0.125}}'},
@@ -311,6 +313,17 @@ def test_a_file_that_describes_no_network_of_ours_is_refused(tmp_path, model, ch
     with pytest.raises(ValueError, match=r"bad.safetensors: ") as caught:
         load(spoiled(tmp_path, model, changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_asks_for_a_network_much_larger_than_itself_is_refused_before_it_is_made(
+    tmp_path, model, monkeypatch
+):
+    made, create = [], models.create_model
+    monkeypatch.setattr(models, "create_model", lambda *a, **k: made.append(k) or create(*a, **k))
+    wide = '{"name": "inception_v1_cifar", "preset": "paper", "options": {"width": 15.6}}'
+    with pytest.raises(ValueError, match=r"bad.safetensors: model: width 15.6 makes about .* GiB of weights, the file"):
+        load(spoiled(tmp_path, model, {"model": wide}))
+    assert not any("width" in options for options in made)
 
 
 def test_a_layer_without_a_name_saves_its_state_and_says_so_when_loaded(tmp_path):

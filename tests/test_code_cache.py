@@ -1,6 +1,7 @@
 """Compiled kernels on disk: whatever becomes of the files, a command works, to the same bits, and says so in a line."""
 
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -132,6 +133,30 @@ def test_a_kernel_whose_source_changed_is_compiled_again(tmp_path, monkeypatch, 
     monkeypatch.setattr(code_cache.inspect, "getfile", lambda _: str(tmp_path / "changed.py"))
     (tmp_path / "changed.py").write_bytes(source + b"\n")
     assert code_cache._name(scale_rows.function) != name
+
+
+def test_a_source_written_anew_with_the_same_content_is_compiled_beside_the_old_one(tmp_path, monkeypatch, capsys):
+    """As after another checkout or install. Numba takes its file for another; the entry of the first stays whole."""
+    source = tmp_path / "kernels_of_ours.py"
+    source.write_text(
+        "from inception_np.kernels.cpu.machine import kernel, unpack\n"
+        "from inception_np.kernels.cpu.simd import load_int, store_int\n\n\n"
+        "@kernel\ndef twice(part, parts, arguments):\n"
+        '    (x,) = unpack(arguments, "q")\n    store_int(x, 2 * load_int(x))\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+    for seconds in (1_700_000_000, 1_700_000_000, 1_700_000_100):
+        os.utime(source, (seconds, seconds))
+        fresh(monkeypatch, tmp_path / "cache")
+        sys.modules.pop("kernels_of_ours", None)
+        x = np.array([21], np.int64)
+        importlib.import_module("kernels_of_ours").twice(address(x), parts=1)
+        assert x[0] == 42
+        names.append([p.name for p in entries(tmp_path / "cache") if "twice" in p.name])
+        assert all(p.suffix == f".{code_cache._digest(p)}" for p in entries(tmp_path / "cache"))
+    assert names[0] == names[1] and len(names[0]) == 1 and len(names[2]) == 2
+    assert "damaged" not in capsys.readouterr().err
 
 
 # Disks that refuse

@@ -28,9 +28,16 @@ F = torch.nn.functional
 
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)
 
 TOLERANCE = 1e-11
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 class Peer:

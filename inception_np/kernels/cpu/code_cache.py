@@ -116,9 +116,15 @@ def _in_folder(folder: Path, compiled: Callable[[bool], Any]) -> Any:
 
 
 def _name(function: Callable) -> str | None:
-    """A function's name with a digest of the file that it stands in; None where there is no file."""
+    """A function's name with a digest of the file that it stands in; None where there is no file.
+
+    The file's place and time of writing count too: to Numba a file with another time is another one, and it would write
+    into the entry of the first.
+    """
     try:
-        digest = hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()
+        file = Path(inspect.getfile(function)).resolve()
+        stamp = f"{file} {file.stat().st_mtime_ns} ".encode()
+        digest = hashlib.sha256(stamp + file.read_bytes()).hexdigest()
     except (OSError, TypeError):
         return None
     plain = "".join(c if c.isalnum() or c in "._" else "-" for c in f"{function.__module__}.{function.__qualname__}")
