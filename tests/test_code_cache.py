@@ -159,6 +159,91 @@ def test_a_source_written_anew_with_the_same_content_is_compiled_beside_the_old_
     assert "damaged" not in capsys.readouterr().err
 
 
+# Kernels of several processes
+
+ONE = """
+import itertools, sys
+import numpy as np
+from inception_np.kernels.cpu import code_cache, implicit_gemm, winograd
+if sys.argv[1] != "apart":
+    code_cache.FunctionIdentity._unique_ids = itertools.count(int(sys.argv[1]))
+for kernel in sys.argv[2:]:
+    module, name = kernel.split(".")
+    getattr({"implicit_gemm": implicit_gemm, "winograd": winograd}[module], name).address
+"""
+ALL = """
+import numpy as np
+from inception_np.kernels import conv
+rng = np.random.default_rng(0)
+for kernel, channels, more, plane in ((1, 24, 40, (9, 7)), (3, 64, 64, (16, 17)), (5, 17, 33, (6, 9))):
+    x = rng.standard_normal((3, *plane, channels)).astype(np.float32)
+    w = rng.standard_normal((kernel, kernel, channels, more)).astype(np.float32)
+    dy = rng.standard_normal((3, *plane, more)).astype(np.float32)
+    p = kernel // 2
+    where = (1, 1), ((p, p), (p, p)), (1, 1)
+    wide = [a.astype(np.float64) for a in (x, w, dy)]
+    dw, dw64 = np.zeros_like(w), np.zeros(w.shape)
+    conv.conv2d_dw(x, dy, dw, *where, 1)
+    conv._plain_dw(wide[0], wide[2], dw64, *where, 1)
+    pairs = [
+        (conv.conv2d(x, w, None, *where, 1), conv._plain(wide[0], wide[1], None, *where, 1, False, None)),
+        (conv.conv2d_dx(dy, w, x.shape, *where, 1), conv._plain_dx(wide[2], wide[1], x.shape, *where, 1, None)),
+        (dw, dw64),
+    ]
+    assert all(np.abs(a - b).max() < 1e-4 * np.abs(b).max() for a, b in pairs), "wrong numbers"
+print("right")
+"""
+KERNELS = (
+    "implicit_gemm.multiply",
+    "implicit_gemm.multiply_transposed",
+    "winograd.convolve",
+    "winograd.filter_gradients",
+    "winograd.transform_filters",
+)
+
+
+def together(folder, first=None):
+    """What a process says that loads kernels which others compiled, each in a process of its own.
+
+    first: the number that each begins to count at, in place of a random one.
+    """
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    for kernel in KERNELS:
+        number = "apart" if first is None else str(first.get(kernel, 1))
+        subprocess.run([sys.executable, "-c", ONE, number, kernel], check=True, env=environment, capture_output=True)
+    assert len(entries(folder)) == len(KERNELS)
+    done = subprocess.run([sys.executable, "-c", ALL], env=environment, capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_kernels_that_several_processes_compiled_are_right_together(tmp_path):
+    assert together(tmp_path) == "right\n"
+
+
+@pytest.mark.long
+def test_kernels_whose_functions_were_numbered_alike_are_seen_to_be_wrong(tmp_path):
+    """Tiles of several sizes have the numbers that those of another kernel have, one after the other."""
+    assert "wrong numbers" in together(tmp_path, {"implicit_gemm.multiply_transposed": 7})
+
+
+def test_two_processes_number_their_functions_apart(tmp_path):
+    code = "from inception_np.kernels.cpu import code_cache as c; print(next(c.FunctionIdentity._unique_ids))"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    first, second = (int(run.stdout) for run in runs)
+    assert abs(first - second) > 1_000_000 and min(first, second) > 1_000_000
+
+
+def test_a_numba_that_counts_in_another_way_keeps_no_kernels(tmp_path, monkeypatch, capsys):
+    assert code_cache.NUMBERED_APART
+    monkeypatch.setattr(code_cache.FunctionIdentity, "_unique_ids", iter(range(9)))
+    assert not code_cache.number_apart()
+    monkeypatch.undo()
+    fresh(monkeypatch, tmp_path)
+    monkeypatch.setattr(code_cache, "NUMBERED_APART", False)
+    assert works() and not list(tmp_path.iterdir())
+
+
 # Disks that refuse
 
 

@@ -11,11 +11,17 @@ file that was cut, emptied or changed since no longer fits the name: that entry 
 disk is full or the folder cannot be written, kernels are compiled in memory. Either is one line on standard error.
 
 The digest guards against damage, not against somebody who writes to the folder on purpose: keep it your own.
+
+Kernels of one folder were compiled by several processes, as each was first needed, and are linked in one. Numba tells
+functions of one name apart, such as the tiles of different sizes that register_tile.py makes, by a number that counts
+from 1 in every process: two kernels from two processes may then hold different functions under one name, and the linker
+takes the first for both. So the count begins at a random number here.
 """
 
 import contextlib
 import hashlib
 import inspect
+import itertools
 import os
 import platform
 import shutil
@@ -29,11 +35,30 @@ from typing import Any
 
 import numba
 from llvmlite import binding
+from numba.core.bytecode import FunctionIdentity
 
 HERE = Path(__file__).parent
-SHARED = ("machine.py", "simd.py", "register_tile.py", "panels.py", "workers.py")  # what kernels elsewhere are made of
+SHARED = (  # what kernels elsewhere are made of, and how they are kept
+    "machine.py",
+    "simd.py",
+    "register_tile.py",
+    "panels.py",
+    "workers.py",
+    "code_cache.py",
+)
 ABANDONED = 3600.0  # seconds after which the folder of a process that was killed while compiling is removed
 config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
+
+
+def number_apart() -> bool:
+    """Begin Numba's count of functions at a random number; False for a Numba that counts in another way."""
+    if not isinstance(getattr(FunctionIdentity, "_unique_ids", None), itertools.count):
+        return False
+    FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
+    return True
+
+
+NUMBERED_APART = number_apart()
 
 
 class _Told:
@@ -44,7 +69,9 @@ class _Told:
 
 @cache
 def cache_folder() -> Path | None:
-    """The folder for compiled kernels, or None where nothing can be written: they then live in memory."""
+    """The folder for compiled kernels, or None where nothing can or must be written: they then live in memory."""
+    if not NUMBERED_APART:
+        return None
     digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()} {_processor()}".encode())
     for name in SHARED:
         digest.update((HERE / name).read_bytes())
