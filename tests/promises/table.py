@@ -123,9 +123,10 @@ PROMISES = {
          "test_memory.py::test_all_estimates_are_near_what_training_takes"),
     ),
     "cache": Promise(
-        "A damaged file of compiled kernels is made again; a full disk means compiling in memory; one line says so",
-        11, 17,
+        "Compiled kernels: a damaged file is made again, a full disk means memory, those of several processes fit",
+        11, 18,
         ("test_code_cache.py::test_a_damaged_file_is_thrown_away_and_made_again",
+         "test_code_cache.py::test_kernels_that_several_processes_compiled_are_right_together",
          "test_code_cache.py::test_damage_at_any_place_is_thrown_away",
          "test_code_cache.py::test_a_write_that_fails_means_compiling_in_memory",
          "test_code_cache.py::test_a_full_disk_means_compiling_in_memory"),
