@@ -713,7 +713,7 @@ def python(code, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
 def test_kernels_for_other_processors_equal_their_plain_twins(cpu, tmp_path):
@@ -773,7 +773,7 @@ print("missed")
     assert (code, out) == (-signal.SIGSEGV, "untouched\n"), err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX-512 is x86's")
 def test_the_code_for_avx512_equals_its_plain_twins_on_any_processor(tmp_path):
     """With vectors of 16 and masks, whatever this processor makes of them."""
@@ -908,7 +908,7 @@ def planted(folder, name, sound, broken):
     return os.pathsep.join([str(folder), str(Path(__file__).parent)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(fault, tmp_path):
     where = planted(tmp_path, *FAULTS[fault])
