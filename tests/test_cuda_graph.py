@@ -111,6 +111,7 @@ def captured(name, number):
     norm = net.trunk.layers["stem"].bn
     for i, index, lr in steps(number):
         optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
+        optimiser.data *= 1  # on the null stream, as anybody may between steps
         step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
     return state(net, optimiser), *step.totals()
 
@@ -134,6 +135,28 @@ def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
     for a, b in zip(got, wanted, strict=True):
         assert np.abs(a - b).max() <= 2e-2 * np.abs(b).max()
     assert graph_loss == pytest.approx(loss, rel=1e-3)
+
+
+@on_host
+@pytest.mark.parametrize("waiting", ["the null stream for the step", "the step for the null stream"])
+def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
+    """The weights are read between steps on the null stream, and the optimiser may write them there."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    host_cuda.on_host(monkeypatch)
+    strict_cupy.pretend(monkeypatch)
+    wanted, *_ = eager("sgd", "cuda", 2)
+    wait = strict_cupy.Stream.wait_event
+
+    def forgetful(self, event):
+        if (self is strict_cupy.Stream.null) != (waiting == "the null stream for the step"):
+            wait(self, event)
+
+    monkeypatch.setattr(strict_cupy.Stream, "wait_event", forgetful)
+    with pytest.raises(AssertionError):
+        got, *_ = captured("sgd", 2)
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_three_runs_give_the_same_bits(cupy):
