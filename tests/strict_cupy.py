@@ -15,7 +15,7 @@ import contextlib
 import operator
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -286,7 +286,7 @@ def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
 
 
 class Stream:
-    """Copies from the host and launches of graphs wait here until something else is done in this stream, or waits for it.
+    """Copies from the host and launches of graphs wait here until something else is done here, or waits for this.
 
     The null stream does everything at once. `begun` counts what it was asked to do, and `seen` how much of that comes
     before whatever this stream does next.
@@ -294,7 +294,7 @@ class Stream:
 
     null: "Stream"
     current: "Stream"
-    all: "list[Stream]" = []
+    all: "ClassVar[list[Stream]]" = []
     begun = 0
 
     def __init__(self, non_blocking: bool = False):
