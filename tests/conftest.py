@@ -1,6 +1,7 @@
 """How the tests run: how many examples, what is skipped, and where data is looked for.
 
-HYPOTHESIS_PROFILE   dev (25 examples, the default), ci (100, always the same ones), nightly (2000)
+HYPOTHESIS_PROFILE   dev (25 examples, the default), ci (100, always the same ones), nightly (2000),
+                     visit (5: time on a GPU is short)
 INCEPTION_NP_DATA    a folder that holds cifar-10-batches-bin; without it the tests of real CIFAR-10 are skipped
 """
 
@@ -21,6 +22,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=quiet,
 )
+settings.register_profile("visit", max_examples=5, deadline=None, suppress_health_check=quiet)
 settings.register_profile("nightly", max_examples=2000, deadline=None, suppress_health_check=quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 

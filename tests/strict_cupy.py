@@ -294,7 +294,7 @@ class Stream:
 
     null: "Stream"
     current: "Stream"
-    all: "ClassVar[list[Stream]]" = []
+    all: ClassVar[list["Stream"]] = []
     begun = 0
 
     def __init__(self, non_blocking: bool = False):
