@@ -265,12 +265,16 @@ for m, n, k in [(8192, 8192, 8192), (65536, 64, 576), (65536, 96, 864), (16384, 
     end.record(); end.synchronize()
     products[f'{m}x{n}x{k}'] = 2 * m * n * k * 20 / start.elapsed_time(end) / 1e9
 p = cupy.cuda.runtime.getDeviceProperties(0)
-import numpy, numba, triton
+versions = {}
+for name in ('numpy', 'numba', 'triton', 'scipy', 'safetensors', 'rich', 'matplotlib', 'pooch', 'PIL', 'hypothesis', 'xdist'):
+    try:
+        versions[name] = getattr(__import__(name), '__version__', 'there')
+    except Exception as error:
+        versions[name] = f'{type(error).__name__}: {error}'[:200]
 print(json.dumps({'name': p['name'].decode(), 'multiprocessors': p['multiProcessorCount'],
     'runtime': cupy.cuda.runtime.runtimeGetVersion(), 'driver': cupy.cuda.runtime.driverGetVersion(),
     'nvrtc': cupy.cuda.nvrtc.getVersion(), 'cupy': cupy.__version__, 'torch': torch.__version__,
-    'numpy': numpy.__version__, 'numba': numba.__version__, 'triton': triton.__version__,
-    'copy_GB_s': copy, 'tf32_product_TFLOP_s': products}))
+    'versions': versions, 'copy_GB_s': copy, 'tf32_product_TFLOP_s': products}))
 """
 
 STAGES = {
