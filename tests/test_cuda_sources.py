@@ -1,5 +1,6 @@
 """Every CUDA source compiles for every architecture we name, within a budget of registers and without spilling any."""
 
+import numpy as np
 import pytest
 from host_cuda import nvrtc
 
@@ -61,3 +62,23 @@ def test_declarations_are_read():
     assert launch.declarations("update.cu")["sgd_step"] == ["float*"] * 4 + ["float", "float", "int", "int"]
     assert launch.structs()["Window"][:4] == ["N", "H", "W", "C"]
     assert launch.declarations("conv.cu")["conv2d_dw"][3] == "Window"
+
+
+def test_launch_converts_what_it_passes(monkeypatch):
+    passed = []
+    monkeypatch.setattr(launch, "function", lambda *kernel: lambda *given: passed.append((*kernel, *given)))
+    x, window = np.zeros((1, 3, 3, 2), np.float32), launch.window((1, 3, 3, 2), (3, 3), (3, 3), (1, 1), ((1, 1),) * 2)
+    for _ in range(2):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), x, x, None, x, window, 1, 2, True, options=("-DA",))
+    first, second = passed
+    assert first[:5] == ("depthwise.cu", "depthwise2d", ("-DA",), (1,), (2,))
+    assert first[5][0] is x and first[5][2] is None, "CuPy makes a null pointer of None"
+    assert [type(v) for v in first[5][5:]] == [np.int32] * 3 and first[5][5:] == (1, 2, 1)
+    assert tuple(first[5][4].item()) == window and first[5][4].dtype.names == tuple(launch.structs()["Window"])
+    assert first[5][4] is second[5][4], "the struct was made anew"
+    with pytest.raises(TypeError, match="global_avg_pool: got an array of float64, wanted float32"):
+        launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x, x.astype(np.float64), 1, 1, 1, 1, 1)
+    with pytest.raises(TypeError, match="global_avg_pool: got 1 arguments, wanted 7"):
+        launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x)
+    launch.launch("pool.cu", "global_avg_pool", launch.elements(0), x, x, 0, 1, 1, 1, 1)
+    assert len(passed) == 2, "an empty grid was launched"
