@@ -10,6 +10,7 @@ read nonsense. NVRTC compiles a source when one of its kernels is first launched
 import functools
 import re
 from collections.abc import Callable
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,28 @@ def _module(source: str, options: tuple[str, ...]) -> Any:
     return cupy.RawModule(code=text(source), options=("--std=c++17", *options))
 
 
-def elements(count: int) -> Grid:
-    """One thread per element. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
+def elements(count: int, vec: int = 1) -> Grid:
+    """One thread per `vec` elements. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
     if count >= 2**31 - BLOCK:
         raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
-    return (-(-count // BLOCK),), (BLOCK,)
+    return (-(-count // (vec * BLOCK)),), (BLOCK,)
+
+
+def width(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:
+    """How many elements one access may take, 4, 2 or 1: what all addresses, pitches and channel counts allow."""
+    return gcd(4, *(address(a) // a.itemsize for a in arrays), *counts)
+
+
+# (size, stride) of the windows that networks are full of: a source is compiled once more for each, and each width
+KNOWN = (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2)))
+
+
+@functools.cache
+def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
+    """The options for kernels that take `vec` channels at once, with the window as a constant if it is in KNOWN."""
+    (kh, kw), (sh, sw) = size, stride
+    known = dilation == (1, 1) and (size, stride) in KNOWN
+    return (f"-DVEC={vec}", *((f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}") if known else ()))
 
 
 def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
