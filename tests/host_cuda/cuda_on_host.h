@@ -121,6 +121,10 @@ static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
   __syncwarp();
 }
 
+// ---- what g++ -fsanitize=alignment calls before an access to an address that its type cannot have
+static int misaligned_accesses;
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { misaligned_accesses++; }
+
 // ---- asynchronous copies
 struct Copy { float* to; const float* from; int count; unsigned group; };
 static std::vector<Copy> copies[2048];

@@ -9,6 +9,8 @@ read nonsense. NVRTC compiles a source when one of its kernels is first launched
 
 import functools
 import re
+from collections.abc import Callable
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +39,42 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
     args: arrays (None is a null pointer), numbers, and Window's tuples, in the order of the declaration.
     Raises TypeError for an array of another dtype or a wrong number of arguments.
     """
-    wanted = declarations(source)[kernel]
+    wanted = _converters(source, kernel)
     if len(args) != len(wanted):
         raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
     blocks, threads = grid
     if min(blocks) > 0:
-        given = tuple(_argument(kernel, *both) for both in zip(args, wanted, strict=True))
+        given = tuple([convert(value) for convert, value in zip(wanted, args, strict=True)])
         function(source, kernel, options)(blocks, threads, given)
 
 
-def _argument(kernel: str, value: Any, wanted: str) -> Any:
-    if wanted.endswith("*"):
-        dtype = ELEMENTS[wanted.removesuffix("*")]
+@functools.cache
+def _converters(source: str, kernel: str) -> tuple[Callable[[Any], Any], ...]:
+    """What each argument goes through on its way to the kernel: a launch should not cost more than what it launches."""
+    return tuple(
+        _array_of(kernel, np.dtype(ELEMENTS[t.removesuffix("*")])) if t.endswith("*") else SCALARS.get(t) or _struct(t)
+        for t in declarations(source)[kernel]
+    )
+
+
+def _array_of(kernel: str, dtype: np.dtype) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        # None stays: CuPy passes it as a null pointer since 14.0.0, and refuses it before (cupy#9046)
         if value is not None and value.dtype != dtype:
-            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {np.dtype(dtype)}")
+            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {dtype}")
         return value
-    if wanted in SCALARS:
-        return SCALARS[wanted](value)
-    fields = structs()[wanted]
-    return np.array([tuple(value)], [(name, np.int32) for name in fields])  # CuPy passes it by value
+
+    return check
+
+
+def _struct(name: str) -> Callable[[Any], Any]:
+    fields = [(field, np.int32) for field in structs()[name]]
+
+    @functools.lru_cache(1 << 12)  # made anew it costs more than the rest of a launch; a network has few windows
+    def convert(value: tuple[int, ...]) -> np.ndarray:
+        return np.array([value], fields)  # CuPy passes it by value
+
+    return convert
 
 
 @functools.cache
@@ -104,11 +123,28 @@ def _module(source: str, options: tuple[str, ...]) -> Any:
     return cupy.RawModule(code=text(source), options=("--std=c++17", *options))
 
 
-def elements(count: int) -> Grid:
-    """One thread per element. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
+def elements(count: int, vec: int = 1) -> Grid:
+    """One thread per `vec` elements. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
     if count >= 2**31 - BLOCK:
         raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
-    return (-(-count // BLOCK),), (BLOCK,)
+    return (-(-count // (vec * BLOCK)),), (BLOCK,)
+
+
+def width(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:
+    """How many elements one access may take, 4, 2 or 1: what all addresses, pitches and channel counts allow."""
+    return gcd(4, *(address(a) // a.itemsize for a in arrays), *counts)
+
+
+# (size, stride) of the windows that networks are full of: a source is compiled once more for each, and each width
+KNOWN = (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2)))
+
+
+@functools.cache
+def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
+    """The options for kernels that take `vec` channels at once, with the window as a constant if it is in KNOWN."""
+    (kh, kw), (sh, sw) = size, stride
+    known = dilation == (1, 1) and (size, stride) in KNOWN
+    return (f"-DVEC={vec}", *((f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}") if known else ()))
 
 
 def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
@@ -127,21 +163,26 @@ def pitch(x: Array) -> int | None:
 
     C for an array of its own; more for a slice of the channels of a larger array.
     """
-    ld, size = None, x.itemsize
-    if x.size == 0:
-        return x.shape[-1]
-    if x.shape[-1] > 1 and x.strides[-1] != size:
+    return _pitch(x.shape, x.strides, x.itemsize)
+
+
+@functools.lru_cache(1 << 12)
+def _pitch(shape: Shape, strides: tuple[int, ...], size: int) -> int | None:
+    ld = None
+    if 0 in shape:
+        return shape[-1]
+    if shape[-1] > 1 and strides[-1] != size:
         return None
     pixels = 1
-    for length, stride in zip(reversed(x.shape[:-1]), reversed(x.strides[:-1]), strict=True):
+    for length, stride in zip(reversed(shape[:-1]), reversed(strides[:-1]), strict=True):
         if length == 1:
             continue
         if ld is None:
             ld = stride // (pixels * size)
-        if stride != pixels * ld * size or ld < x.shape[-1]:
+        if stride != pixels * ld * size or ld < shape[-1]:
             return None
         pixels *= length
-    return x.shape[-1] if ld is None else ld
+    return shape[-1] if ld is None else ld
 
 
 def address(x: Array) -> int:
