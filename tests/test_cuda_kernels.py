@@ -20,6 +20,8 @@ from strategies import LAYERS, flags, pairs, planes, seeds, windows
 from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
 from inception_np.kernels.cuda import augment
+from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
+from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
@@ -227,6 +229,22 @@ def batch_norm(cupy, shape, drawn):
                     make.check(a, b, bound)
 
 
+def joins(cupy, parts, results, drawn):
+    """What many blocks left, added by several threads to a result; and the moments of unequal parts."""
+    make = Numbers(cupy, *drawn[:2], False)
+    part, into = make.draw(parts, results), make.draw(results)
+    for add in (False, True):
+        got = cupy.asarray(into)
+        cuda_elementwise.sum_parts(cupy.asarray(part), got, add)
+        make.check(got, add * into + part.astype(np.float64).sum(0))
+    share, last = 3, 1 + drawn[0] % 3
+    x = make.draw((parts - 1) * share + last, results) + np.float32(1000 * drawn[2])
+    part = np.stack([[a.mean(0), ((a - a.mean(0)) ** 2).sum(0)] for a in np.split(x, range(share, len(x), share))])
+    got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share)
+    for a, b in zip(got, batchnorm.moments(*wide64(x[:, None, None])), strict=True):
+        np.testing.assert_allclose(a.get(), b, rtol=1e-6 if a is got[0] else 2e-3, atol=1e-6)
+
+
 def local_response(cupy, shape, drawn):
     make = Numbers(cupy, drawn[0], False, drawn[2])
     x, dy, dx = (make.draw(*shape) for _ in range(3))
@@ -323,6 +341,7 @@ PROPERTIES = {
     depthwise2d: st.tuples(windows(largest=4), st.integers(1, 3), st.integers(1, 20), numbers()),
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
     batch_norm: st.tuples(planes(channels=40), numbers()),
+    joins: st.tuples(st.sampled_from([1, 3, 32, 33, 127, 130, 515]), st.sampled_from([1, 5, 33, 300]), numbers()),
     local_response: st.tuples(planes(channels=12), numbers()),
     elements: st.tuples(planes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
@@ -475,10 +494,17 @@ FAULTS = {
             "const float v = x[(long long)r * ldx + c] - mean;",
             "const float v = x[(long long)r * ldx + c];",
         ),
-        ("batchnorm.cu", "+ min(share, rows - p * share) * delta * delta", ""),
+        ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "var[c] - var_average[c]", "var[c] - mean_average[c]"),
         ("batchnorm.cu", "v -= sums[c] / rows + xhat", "v -= xhat"),
         ("batchnorm.cu", "  __syncthreads();\n  scratch", "  scratch"),  # the second sum overtakes the first
+    ],
+    joins: [
+        ("reduce.cuh", "half > 0", "half > 1"),  # two threads' sums are never added
+        ("reduce.cuh", "    __syncthreads();\n    if (threadIdx.y < half)", "    if (threadIdx.y < half)"),
+        ("elementwise.cu", "int p = threadIdx.y; p < parts", "int p = threadIdx.y + 1; p < parts"),
+        ("batchnorm.cu", "min(share, rows - p * share), delta", "share, delta"),  # the last part is shorter
+        ("batchnorm.cu", "/ rows - off * off", "/ rows"),
     ],
     local_response: [("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"), ("lrn.cu", "* r / s;", "* r;")],
     elements: [

@@ -28,24 +28,24 @@ extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __r
 //
 //   mean = sum n mean_p / rows        var = sum (squares_p + n (mean_p - mean)^2) / rows
 //
-// Blocks of 32 channels x 32 threads, in double: each thread adds every 32nd part, then one adds the 32 results.
+// In one pass, in double: what is summed is mean_p less the first part's mean, which is near all others.
 extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
                                         int rows, int C, int share, int parts) {
-  __shared__ double scratch[32 * LANES];
-  const int c = blockIdx.x * LANES + threadIdx.x;
+  __shared__ double scratch[JOINING];
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  const double near = c < C ? part[c] : 0;
   double sum = 0, squares = 0;
   if (c < C)
-    for (int p = threadIdx.y; p < parts; p += 32) sum += (double)min(share, rows - p * share) * part[(long long)p * 2 * C + c];
-  const double m = sum_of_32(sum, scratch) / rows;
-  if (c < C)
-    for (int p = threadIdx.y; p < parts; p += 32) {
-      const double delta = part[(long long)p * 2 * C + c] - m;
-      squares += part[((long long)p * 2 + 1) * C + c] + min(share, rows - p * share) * delta * delta;
+#pragma unroll 4
+    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
+      const double n = min(share, rows - p * share), delta = part[(long long)p * 2 * C + c] - near;
+      sum += n * delta;
+      squares += part[((long long)p * 2 + 1) * C + c] + n * delta * delta;
     }
-  squares = sum_of_32(squares, scratch);
+  const double off = sum_over_parts(sum, scratch) / rows, square = sum_over_parts(squares, scratch) / rows - off * off;
   if (threadIdx.y == 0 && c < C) {
-    mean[c] = (float)m;
-    var[c] = (float)(squares / rows);
+    mean[c] = (float)(near + off);
+    var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
   }
 }
 

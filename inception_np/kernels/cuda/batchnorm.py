@@ -2,7 +2,7 @@
 
 from ...backend import Array, empty
 from .elementwise import sum_parts
-from .launch import LANES, elements, launch, one_number, reduction, result, rows
+from .launch import elements, joining, launch, one_number, reduction, result, rows
 
 
 def moments(x: Array):
@@ -21,8 +21,7 @@ def join_moments(part: Array, count: int, share: int):
     """The moments of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows each."""
     parts, _, c = part.shape
     mean, var = empty((c,), part.dtype, part), empty((c,), part.dtype, part)
-    grid = ((-(-c // LANES),), (LANES, 32))
-    launch("batchnorm.cu", "moments_join", grid, part, mean, var, count, c, share, parts)
+    launch("batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, count, c, share, parts)
     return mean, var
 
 
