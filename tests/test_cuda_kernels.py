@@ -194,10 +194,11 @@ def batch_norm(cupy, shape, drawn):
     scaled = drawn[1]
     gamma, beta = make.draw(c) if scaled else None, make.draw(c)
     mean, var = batchnorm.moments(*wide64(x))
-    got_mean, got_var = batchnorm.moments(make.put(x))
+    got_mean, got_var, got_rstd = batchnorm.statistics(make.put(x), 1e-3)
     np.testing.assert_allclose(got_mean.get(), mean, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got_var.get(), var, rtol=1e-4)  # 1000 + z has lost z's last ten bits before we begin
     rstd = (var + 1e-3) ** -0.5
+    np.testing.assert_allclose(got_rstd.get(), rstd, rtol=1e-4)
     statistics = [np.float32(a) for a in (mean, rstd)]
     wide = [*wide64(*statistics), gamma, beta]
     near = [None if a is None else cupy.asarray(a) for a in (*statistics, gamma, beta)]
@@ -240,8 +241,8 @@ def joins(cupy, parts, results, drawn):
     share, last = 3, 1 + drawn[0] % 3
     x = make.draw((parts - 1) * share + last, results) + np.float32(1000 * drawn[2])
     part = np.stack([[a.mean(0), ((a - a.mean(0)) ** 2).sum(0)] for a in np.split(x, range(share, len(x), share))])
-    got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share)
-    for a, b in zip(got, batchnorm.moments(*wide64(x[:, None, None])), strict=True):
+    got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5)
+    for a, b in zip(got, batchnorm.statistics(*wide64(x[:, None, None]), 0.5), strict=True):
         np.testing.assert_allclose(a.get(), b, rtol=1e-6 if a is got[0] else 2e-3, atol=1e-6)
 
 
@@ -391,9 +392,9 @@ def convolution_moments(cupy, case):
     (kernel, stride, pads, dilation, plane), n, groups, channels, (seed, _, sliced) = case
     make = Numbers(cupy, seed, False, sliced)
     x, w = make.draw(n, *plane, groups * channels[0]) + 100, make.draw(*kernel, channels[0], groups * channels[1])
-    got = conv.conv2d_moments(make.put(x), cupy.asarray(w), stride, pads, dilation, groups)
+    got = conv.conv2d_moments(make.put(x), cupy.asarray(w), stride, pads, dilation, groups, eps=1.0)
     y = got[0].get().astype(np.float64)
-    for a, b in zip(got[1:], batchnorm.moments(y), strict=True):
+    for a, b in zip(got[1:], batchnorm.statistics(y, 1.0), strict=True):
         make.check(a, b, 1e-5)
 
 
@@ -505,6 +506,7 @@ FAULTS = {
         ("elementwise.cu", "int p = threadIdx.y; p < parts", "int p = threadIdx.y + 1; p < parts"),
         ("batchnorm.cu", "min(share, rows - p * share), delta", "share, delta"),  # the last part is shorter
         ("batchnorm.cu", "/ rows - off * off", "/ rows"),
+        ("batchnorm.cu", "sqrtf(var[c] + eps)", "sqrtf(var[c])"),
     ],
     local_response: [("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"), ("lrn.cu", "* r / s;", "* r;")],
     elements: [

@@ -867,7 +867,12 @@ REPLACED = [
         AT + "lrn.LRN._constants",
         lambda right, layer: (layer.size, layer.alpha, layer.beta, layer.k),
     ),
-    (test_batch_norm_is_the_definition_and_its_averages_move_in_backward, BN, AT + "batchnorm.moments", unbiased),
+    (
+        test_batch_norm_is_the_definition_and_its_averages_move_in_backward,
+        BN,
+        "inception_np.kernels.batchnorm.moments",
+        unbiased,
+    ),
     (
         test_dropout_keeps_or_drops_by_the_generator_alone,
         "Dropout(0.5)",

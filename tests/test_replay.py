@@ -11,7 +11,7 @@ import pytest
 from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels, threads
 from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
-from inception_np.kernels import batchnorm
+from inception_np.kernels import batchnorm, conv
 from inception_np.kernels.cpu import depthwise as cpu_depthwise
 from inception_np.layer import cast, named_buffers, walk
 from inception_np.layers import batchnorm as batchnorm_layer
@@ -330,7 +330,7 @@ def turned_by_numpy(x, y):
 @pytest.mark.parametrize(
     ("where", "name", "fault"),
     [
-        (batchnorm_layer, "reciprocal_deviation", numpy_roots),
+        (conv, "reciprocal_deviation", numpy_roots),
         (batchnorm_layer, "move_averages", decay_of_the_moment),
         (cpu_depthwise, "copy", turned_by_numpy),
         ("inception_np.replay", "all_kernels", lambda layer: not isinstance(layer, (Sequential, Swish))),

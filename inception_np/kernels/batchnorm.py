@@ -11,10 +11,6 @@ NHW = (0, 1, 2)
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance of each channel, (C,) each, in two passes: mean first, then the mean square about it."""
-    if on_gpu(x):
-        from .cuda import batchnorm as cuda
-
-        return cuda.moments(x)
     if compiled(x):
         from .cpu import batchnorm as cpu
 
@@ -52,6 +48,16 @@ def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Arr
         return cpu.move_averages(mean_average, var_average, mean, var, decay)
     mean_average += (1 - decay) * (mean - mean_average)
     var_average += (1 - decay) * (var - var_average)
+
+
+def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
+    """mean, var = moments(x) and rstd = reciprocal_deviation(var, eps): on a GPU from one kernel."""
+    if on_gpu(x):
+        from .cuda import batchnorm as cuda
+
+        return cuda.statistics(x, eps)
+    mean, var = moments(x)
+    return mean, var, reciprocal_deviation(var, eps)
 
 
 def batch_norm(

@@ -29,8 +29,9 @@ extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __r
 //   mean = sum n mean_p / rows        var = sum (squares_p + n (mean_p - mean)^2) / rows
 //
 // In one pass, in double: what is summed is mean_p less the first part's mean, which is near all others.
+// With them, rstd = 1 / sqrt(var + eps).
 extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
-                                        int rows, int C, int share, int parts) {
+                                        float* __restrict__ rstd, float eps, int rows, int C, int share, int parts) {
   __shared__ double scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   const double near = c < C ? part[c] : 0;
@@ -46,6 +47,7 @@ extern "C" __global__ void moments_join(const float* __restrict__ part, float* _
   if (threadIdx.y == 0 && c < C) {
     mean[c] = (float)(near + off);
     var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
+    rstd[c] = 1.f / sqrtf(var[c] + eps);
   }
 }
 

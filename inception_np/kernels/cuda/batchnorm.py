@@ -5,7 +5,7 @@ from .elementwise import sum_parts
 from .launch import elements, joining, launch, one_number, reduction, result, rows
 
 
-def moments(x: Array):
+def statistics(x: Array, eps: float):
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)
@@ -14,15 +14,15 @@ def moments(x: Array):
     parts = -(-count // share)
     part = empty((parts, 2, c), x.dtype, x)
     launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
-    return join_moments(part, count, share)
+    return join_moments(part, count, share, eps)
 
 
-def join_moments(part: Array, count: int, share: int):
-    """The moments of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows each."""
+def join_moments(part: Array, count: int, share: int, eps: float):
+    """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
     parts, _, c = part.shape
-    mean, var = empty((c,), part.dtype, part), empty((c,), part.dtype, part)
-    launch("batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, count, c, share, parts)
-    return mean, var
+    mean, var, rstd = (empty((c,), part.dtype, part) for _ in range(3))
+    launch("batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, c, share, parts)
+    return mean, var, rstd
 
 
 def reciprocal_deviation(var: Array, eps: float):
