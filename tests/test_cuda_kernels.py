@@ -203,13 +203,8 @@ def batch_norm(cupy, shape, drawn):
     wide = [*wide64(*statistics), gamma, beta]
     near = [None if a is None else cupy.asarray(a) for a in (*statistics, gamma, beta)]
     make.check(batchnorm.reciprocal_deviation(cupy.asarray(np.float32(var)), 1e-3), rstd)
-    averages = [cupy.asarray(make.draw(c)) for _ in range(2)]
-    moved = wide64(*(a.get() for a in averages))
-    batchnorm.move_averages(*moved, mean, var, 0.75)
+    var = np.float32(var)
     decay = cupy.asarray(np.float32([0.75])) if drawn[0] % 2 else 0.75
-    batchnorm.move_averages(*averages, *(cupy.asarray(np.float32(a)) for a in (mean, var)), decay)
-    for a, b in zip(averages, moved, strict=True):
-        make.check(a, b)
     bound = 1e-6 * (1 + far)
     for relu in (False, True):
         z = batchnorm.batch_norm(*wide64(x), *wide, relu=False)
@@ -219,15 +214,21 @@ def batch_norm(cupy, shape, drawn):
         got = batchnorm.batch_norm(make.put(x), *near, relu=relu, out=make.result(x.shape))
         make.check(got, wanted, bound)
         for train in (False, True):
-            wanted = batchnorm.batch_norm_grad(*wide64(dy, x), *wide, relu=relu, train=train)
+            added = [make.draw(c) for _ in range(4)]  # dgamma, dbeta and both averages, as they were before
+            results = wide64(*added), [cupy.asarray(a) for a in added]
             own = make.put(x)
             out = own if drawn[0] % 3 else make.result(x.shape)  # dx may be written over x
-            got = batchnorm.batch_norm_grad(make.put(dy), own, *near, relu=relu, train=train, out=out)
-            assert out is None or got[0] is out
-            for a, b in zip(got, wanted, strict=True):
-                assert (a is None) == (b is None)
-                if a is not None:
-                    make.check(a, b, bound)
+            dx = []
+            for arrays, parameters, (dgamma, dbeta, *moved), where in (
+                ((*wide64(dy, x), wide[0], var, wide[1]), wide[2:], results[0], {}),
+                ((make.put(dy), own, near[0], cupy.asarray(var), near[1]), near[2:], results[1], {"out": out}),
+            ):
+                averages = (*moved, decay if where else 0.75) if train else None
+                args = (*arrays, *parameters, dgamma if scaled else None, dbeta, averages)
+                dx.append(batchnorm.batch_norm_backward(*args, relu=relu, **where))
+            assert out is None or dx[1] is out
+            for a, b in zip([dx[1], *results[1]], [dx[0], *results[0]], strict=True):
+                make.check(a, b, bound)
 
 
 def joins(cupy, parts, results, drawn):
@@ -497,7 +498,7 @@ FAULTS = {
         ),
         ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "var[c] - var_average[c]", "var[c] - mean_average[c]"),
-        ("batchnorm.cu", "v -= sums[c] / rows + xhat", "v -= xhat"),
+        ("batchnorm.cu", " - terms[C + c] : v", " : v"),
         ("batchnorm.cu", "  __syncthreads();\n  scratch", "  scratch"),  # the second sum overtakes the first
     ],
     joins: [
