@@ -20,6 +20,8 @@ from strategies import LAYERS, flags, pairs, planes, seeds, windows
 from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
 from inception_np.kernels.cuda import augment, launch
+from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
+from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
@@ -194,21 +196,17 @@ def batch_norm(cupy, shape, drawn):
     scaled = drawn[1]
     gamma, beta = make.draw(c) if scaled else None, make.draw(c)
     mean, var = batchnorm.moments(*wide64(x))
-    got_mean, got_var = batchnorm.moments(make.put(x))
+    got_mean, got_var, got_rstd = batchnorm.statistics(make.put(x), 1e-3)
     np.testing.assert_allclose(got_mean.get(), mean, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got_var.get(), var, rtol=1e-4)  # 1000 + z has lost z's last ten bits before we begin
     rstd = (var + 1e-3) ** -0.5
+    np.testing.assert_allclose(got_rstd.get(), rstd, rtol=1e-4)
     statistics = [np.float32(a) for a in (mean, rstd)]
     wide = [*wide64(*statistics), gamma, beta]
     near = [None if a is None else cupy.asarray(a) for a in (*statistics, gamma, beta)]
     make.check(batchnorm.reciprocal_deviation(cupy.asarray(np.float32(var)), 1e-3), rstd)
-    averages = [cupy.asarray(make.draw(c)) for _ in range(2)]
-    moved = wide64(*(a.get() for a in averages))
-    batchnorm.move_averages(*moved, mean, var, 0.75)
+    var = np.float32(var)
     decay = cupy.asarray(np.float32([0.75])) if drawn[0] % 2 else 0.75
-    batchnorm.move_averages(*averages, *(cupy.asarray(np.float32(a)) for a in (mean, var)), decay)
-    for a, b in zip(averages, moved, strict=True):
-        make.check(a, b)
     bound = 1e-6 * (1 + far)
     for relu in (False, True):
         z = batchnorm.batch_norm(*wide64(x), *wide, relu=False)
@@ -218,15 +216,39 @@ def batch_norm(cupy, shape, drawn):
         got = batchnorm.batch_norm(make.put(x), *near, relu=relu, out=make.result(x.shape))
         make.check(got, wanted, bound)
         for train in (False, True):
-            wanted = batchnorm.batch_norm_grad(*wide64(dy, x), *wide, relu=relu, train=train)
+            added = [make.draw(c) for _ in range(4)]  # dgamma, dbeta and both averages, as they were before
+            results = wide64(*added), [cupy.asarray(a) for a in added]
             own = make.put(x)
             out = own if drawn[0] % 3 else make.result(x.shape)  # dx may be written over x
-            got = batchnorm.batch_norm_grad(make.put(dy), own, *near, relu=relu, train=train, out=out)
-            assert out is None or got[0] is out
-            for a, b in zip(got, wanted, strict=True):
-                assert (a is None) == (b is None)
-                if a is not None:
-                    make.check(a, b, bound)
+            dx = []
+            for arrays, parameters, (dgamma, dbeta, *moved), where in (
+                ((*wide64(dy, x), wide[0], var, wide[1]), wide[2:], results[0], {}),
+                ((make.put(dy), own, near[0], cupy.asarray(var), near[1]), near[2:], results[1], {"out": out}),
+            ):
+                averages = (*moved, decay if where else 0.75) if train else None
+                args = (*arrays, *parameters, dgamma if scaled else None, dbeta, averages)
+                dx.append(batchnorm.batch_norm_backward(*args, relu=relu, **where))
+            assert out is None or dx[1] is out
+            for a, b in zip([dx[1], *results[1][2:]], [dx[0], *results[0][2:]], strict=True):
+                make.check(a, b, bound)
+            for a, b in zip(results[1][:2], results[0][:2], strict=True):  # sums may cancel what their terms rounded
+                make.check(a, b, bound * (x.size / c) ** 0.5)
+
+
+def joins(cupy, parts, results, drawn):
+    """What many blocks left, added by several threads to a result; and the moments of unequal parts."""
+    make = Numbers(cupy, *drawn[:2], False)
+    part, into = make.draw(parts, results), make.draw(results)
+    for add in (False, True):
+        got = cupy.asarray(into)
+        cuda_elementwise.sum_parts(cupy.asarray(part), got, add)
+        make.check(got, add * into + part.astype(np.float64).sum(0))
+    share, last = 3, 1 + drawn[0] % 3
+    x = make.draw((parts - 1) * share + last, results) + np.float32(1000 * drawn[2])
+    part = np.stack([[a.mean(0), ((a - a.mean(0)) ** 2).sum(0)] for a in np.split(x, range(share, len(x), share))])
+    got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5)
+    for a, b in zip(got, batchnorm.statistics(*wide64(x[:, None, None]), 0.5), strict=True):
+        np.testing.assert_allclose(a.get(), b, rtol=1e-6 if a is got[0] else 2e-3, atol=1e-6)
 
 
 def local_response(cupy, shape, drawn):
@@ -326,6 +348,7 @@ PROPERTIES = {
     depthwise2d: st.tuples(windows(largest=4), st.integers(1, 3), st.integers(1, 20), numbers()),
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
     batch_norm: st.tuples(planes(channels=40), numbers()),
+    joins: st.tuples(st.sampled_from([1, 3, 32, 33, 127, 130, 515]), st.sampled_from([1, 5, 33, 300]), numbers()),
     local_response: st.tuples(planes(channels=12), numbers()),
     elements: st.tuples(planes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
@@ -375,9 +398,9 @@ def convolution_moments(cupy, case):
     (kernel, stride, pads, dilation, plane), n, groups, channels, (seed, _, sliced) = case
     make = Numbers(cupy, seed, False, sliced)
     x, w = make.draw(n, *plane, groups * channels[0]) + 100, make.draw(*kernel, channels[0], groups * channels[1])
-    got = conv.conv2d_moments(make.put(x), cupy.asarray(w), stride, pads, dilation, groups)
+    got = conv.conv2d_moments(make.put(x), cupy.asarray(w), stride, pads, dilation, groups, eps=1.0)
     y = got[0].get().astype(np.float64)
-    for a, b in zip(got[1:], batchnorm.moments(y), strict=True):
+    for a, b in zip(got[1:], batchnorm.statistics(y, 1.0), strict=True):
         make.check(a, b, 1e-5)
 
 
@@ -490,10 +513,18 @@ FAULTS = {
             "const float v = x[(long long)r * ldx + c] - mean;",
             "const float v = x[(long long)r * ldx + c];",
         ),
-        ("batchnorm.cu", "+ min(share, rows - p * share) * delta * delta", ""),
+        ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "var[c] - var_average[c]", "var[c] - mean_average[c]"),
-        ("batchnorm.cu", "v -= sums[c] / rows + xhat", "v -= xhat"),
+        ("batchnorm.cu", " - terms[C + c] : v", " : v"),
         ("batchnorm.cu", "  __syncthreads();\n  scratch", "  scratch"),  # the second sum overtakes the first
+    ],
+    joins: [
+        ("reduce.cuh", "half > 0", "half > 1"),  # two threads' sums are never added
+        ("reduce.cuh", "    __syncthreads();\n    if (threadIdx.y < half)", "    if (threadIdx.y < half)"),
+        ("elementwise.cu", "int p = threadIdx.y; p < parts", "int p = threadIdx.y + 1; p < parts"),
+        ("batchnorm.cu", "min(share, rows - p * share), delta", "share, delta"),  # the last part is shorter
+        ("batchnorm.cu", "/ rows - off * off", "/ rows"),
+        ("batchnorm.cu", "sqrtf(var[c] + eps)", "sqrtf(var[c])"),
     ],
     local_response: [
         ("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"),

@@ -266,7 +266,7 @@ for m, n, k in [(8192, 8192, 8192), (65536, 64, 576), (65536, 96, 864), (16384, 
     products[f'{m}x{n}x{k}'] = 2 * m * n * k * 20 / start.elapsed_time(end) / 1e9
 p = cupy.cuda.runtime.getDeviceProperties(0)
 versions = {}
-for name in ('numpy', 'numba', 'triton', 'scipy', 'safetensors', 'rich', 'matplotlib', 'pooch', 'PIL', 'hypothesis', 'xdist'):
+for name in 'numpy numba triton safetensors rich matplotlib pooch PIL hypothesis xdist'.split():
     try:
         versions[name] = getattr(__import__(name), '__version__', 'there')
     except Exception as error:

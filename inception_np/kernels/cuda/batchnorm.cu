@@ -28,24 +28,26 @@ extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __r
 //
 //   mean = sum n mean_p / rows        var = sum (squares_p + n (mean_p - mean)^2) / rows
 //
-// Blocks of 32 channels x 32 threads, in double: each thread adds every 32nd part, then one adds the 32 results.
+// In one pass, in double: what is summed is mean_p less the first part's mean, which is near all others.
+// With them, rstd = 1 / sqrt(var + eps).
 extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
-                                        int rows, int C, int share, int parts) {
-  __shared__ double scratch[32 * LANES];
-  const int c = blockIdx.x * LANES + threadIdx.x;
+                                        float* __restrict__ rstd, float eps, int rows, int C, int share, int parts) {
+  __shared__ double scratch[JOINING];
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  const double near = c < C ? part[c] : 0;
   double sum = 0, squares = 0;
   if (c < C)
-    for (int p = threadIdx.y; p < parts; p += 32) sum += (double)min(share, rows - p * share) * part[(long long)p * 2 * C + c];
-  const double m = sum_of_32(sum, scratch) / rows;
-  if (c < C)
-    for (int p = threadIdx.y; p < parts; p += 32) {
-      const double delta = part[(long long)p * 2 * C + c] - m;
-      squares += part[((long long)p * 2 + 1) * C + c] + min(share, rows - p * share) * delta * delta;
+#pragma unroll 4
+    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
+      const double n = min(share, rows - p * share), delta = part[(long long)p * 2 * C + c] - near;
+      sum += n * delta;
+      squares += part[((long long)p * 2 + 1) * C + c] + n * delta * delta;
     }
-  squares = sum_of_32(squares, scratch);
+  const double off = sum_over_parts(sum, scratch) / rows, square = sum_over_parts(squares, scratch) / rows - off * off;
   if (threadIdx.y == 0 && c < C) {
-    mean[c] = (float)m;
-    var[c] = (float)(squares / rows);
+    mean[c] = (float)(near + off);
+    var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
+    rstd[c] = 1.f / sqrtf(var[c] + eps);
   }
 }
 
@@ -54,13 +56,9 @@ extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, f
   rstd[c] = 1.f / sqrtf(var[c] + eps);
 }
 
-// The decay is read from device memory, so that a captured step can be launched again with another one.
-extern "C" __global__ void move_averages(float* __restrict__ mean_average, float* __restrict__ var_average,
-                                         const float* __restrict__ mean, const float* __restrict__ var,
-                                         const float* __restrict__ decay, int C) {
-  EACH_ELEMENT(c, C);
-  mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
-  var_average[c] += (1 - *decay) * (var[c] - var_average[c]);
+// gamma * rstd, the factor from x - mean to y - beta.
+__device__ __forceinline__ float scale_of(const float* rstd, const float* gamma, int c) {
+  return gamma ? gamma[c] * rstd[c] : rstd[c];
 }
 
 extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ mean, const float* __restrict__ rstd,
@@ -68,48 +66,82 @@ extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ 
                                       int C, int ldx, int ldy, int relu) {
   EACH_ELEMENT(i, total);
   const int c = i % C;
-  const float xhat = (x[place(i, C, ldx)] - mean[c]) * rstd[c];
-  const float v = (gamma ? gamma[c] * xhat : xhat) + beta[c];
+  const float v = (x[place(i, C, ldx)] - mean[c]) * scale_of(rstd, gamma, c) + beta[c];
   y[place(i, C, ldy)] = relu && v <= 0 ? 0.f : v;
 }
 
-// dy where ReLU let y through; y is made again from xhat.
-__device__ __forceinline__ float through(float dy, float xhat, const float* gamma, const float* beta, int c, int relu) {
-  return !relu || (gamma ? gamma[c] * xhat : xhat) + beta[c] > 0 ? dy : 0.f;
+// dy where ReLU let y through; y is made again from x.
+__device__ __forceinline__ float through(float dy, float centred, float scale, float beta, int relu) {
+  return !relu || centred * scale + beta > 0 ? dy : 0.f;
 }
 
-// Blocks: (C / 32, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * xhat.
+// Blocks: (C / 32, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
 extern "C" __global__ void batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
                                            const float* __restrict__ rstd, const float* __restrict__ gamma,
                                            const float* __restrict__ beta, float* __restrict__ part, int rows, int C, int lddy,
                                            int ldx, int relu) {
   __shared__ float scratch[ROWS * LANES];
   const int c = blockIdx.x * LANES + threadIdx.x;
-  float plain = 0, with_xhat = 0;
-  if (c < C)
+  float plain = 0, with_x = 0;
+  if (c < C) {
+    const float m = mean[c], scale = scale_of(rstd, gamma, c), b = beta[c];
     for (int r = blockIdx.y * ROWS + threadIdx.y; r < rows; r += gridDim.y * ROWS) {
-      const float xhat = (x[(long long)r * ldx + c] - mean[c]) * rstd[c];
-      const float v = through(dy[(long long)r * lddy + c], xhat, gamma, beta, c, relu);
+      const float centred = x[(long long)r * ldx + c] - m;
+      const float v = through(dy[(long long)r * lddy + c], centred, scale, b, relu);
       plain += v;
-      with_xhat += v * xhat;
+      with_x += v * centred;
     }
+  }
   plain = sum_over_rows(plain, scratch);
-  with_xhat = sum_over_rows(with_xhat, scratch);
+  with_x = sum_over_rows(with_x, scratch);
   if (threadIdx.y == 0 && c < C) {
     part[((long long)blockIdx.y * 2) * C + c] = plain;
-    part[((long long)blockIdx.y * 2 + 1) * C + c] = with_xhat;
+    part[((long long)blockIdx.y * 2 + 1) * C + c] = with_x;
   }
 }
 
-// sums[0] = sum dy = dbeta, sums[1] = sum dy * xhat = dgamma. dx may be x: each thread reads its x before it writes.
+// What follows from the sums of all parts. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
+// In training the running averages move, by a decay that is read from device memory, so that a captured step can be
+// launched again with another one; and terms[0] and terms[1] are made, the coefficients of
+//
+//   dx = scale * dy - terms[0] * (x - mean) - terms[1]        terms[0] = scale * rstd * <dy * xhat>    terms[1] = scale * <dy>
+extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const float* __restrict__ mean,
+                                           const float* __restrict__ var, const float* __restrict__ rstd,
+                                           const float* __restrict__ gamma, float* __restrict__ dgamma, float* __restrict__ dbeta,
+                                           float* __restrict__ terms, float* __restrict__ mean_average,
+                                           float* __restrict__ var_average, const float* __restrict__ decay, int rows, int C,
+                                           int parts) {
+  __shared__ double scratch[JOINING];
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  double plain = 0, with_x = 0;
+  if (c < C)
+#pragma unroll 4
+    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
+      plain += part[(long long)p * 2 * C + c];
+      with_x += part[((long long)p * 2 + 1) * C + c];
+    }
+  plain = sum_over_parts(plain, scratch);
+  with_x = sum_over_parts(with_x, scratch);
+  if (threadIdx.y > 0 || c >= C) return;
+  const double with_xhat = rstd[c] * with_x;
+  dbeta[c] += (float)plain;
+  if (dgamma) dgamma[c] += (float)with_xhat;
+  if (!terms) return;
+  const float scale = scale_of(rstd, gamma, c);
+  terms[c] = scale * rstd[c] * (float)(with_xhat / rows);
+  terms[C + c] = scale * (float)(plain / rows);
+  mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
+  var_average[c] += (1 - *decay) * (var[c] - var_average[c]);
+}
+
+// dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.
 extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const float* x, const float* __restrict__ mean,
                                          const float* __restrict__ rstd, const float* __restrict__ gamma,
-                                         const float* __restrict__ beta, const float* __restrict__ sums, float* dx, int rows, int C,
-                                         int lddy, int ldx, int lddx, int relu, int train) {
+                                         const float* __restrict__ beta, const float* __restrict__ terms, float* dx, int rows,
+                                         int C, int lddy, int ldx, int lddx, int relu) {
   EACH_ELEMENT(i, rows * C);
   const int c = i % C;
-  const float xhat = (x[place(i, C, ldx)] - mean[c]) * rstd[c];
-  float v = through(dy[place(i, C, lddy)], xhat, gamma, beta, c, relu);
-  if (train) v -= sums[c] / rows + xhat * (sums[C + c] / rows);
-  dx[place(i, C, lddx)] = rstd[c] * (gamma ? gamma[c] * v : v);
+  const float centred = x[place(i, C, ldx)] - mean[c], scale = scale_of(rstd, gamma, c);
+  const float v = scale * through(dy[place(i, C, lddy)], centred, scale, beta[c], relu);
+  dx[place(i, C, lddx)] = terms ? v - terms[c] * centred - terms[C + c] : v;
 }

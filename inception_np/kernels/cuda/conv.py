@@ -30,9 +30,9 @@ def conv2d(
     return _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, False)[0]
 
 
-def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int):
+def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float):
     y, part = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
-    return y, *join_moments(part, y.size // y.shape[3], BM)
+    return y, *join_moments(part, y.size // y.shape[3], BM, eps)
 
 
 def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):

@@ -34,10 +34,15 @@ extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restri
   if (threadIdx.y == 0 && c < C) part[(long long)blockIdx.y * C + c] = sum;
 }
 
-// into = part[0] + part[1] + ..., in this order, or added to what is there.
+// into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
+// blockDim.y-th part.
 extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
-  EACH_ELEMENT(i, count);
+  __shared__ double scratch[JOINING];
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
   double sum = 0;
-  for (int p = 0; p < parts; p++) sum += part[(long long)p * count + i];
-  into[i] = (add ? into[i] : 0.f) + (float)sum;
+  if (i < count)
+#pragma unroll 4
+    for (int p = threadIdx.y; p < parts; p += blockDim.y) sum += part[(long long)p * count + i];
+  sum = sum_over_parts(sum, scratch);
+  if (threadIdx.y == 0 && i < count) into[i] = (add ? into[i] : 0.f) + (float)sum;
 }

@@ -1,7 +1,7 @@
 """Launches of elementwise.cu; the functions are those of kernels/elementwise.py."""
 
 from ...backend import Array, empty
-from .launch import elements, launch, reduction, result, rows
+from .launch import elements, joining, launch, reduction, result, rows
 
 
 def relu(x: Array, out: Array | None):
@@ -37,5 +37,5 @@ def sum_rows(dy: Array, into: Array):
 
 
 def sum_parts(part: Array, into: Array, add: bool = True):
-    """into += the sum of part (parts, ...) over its first axis, in order; or into = that sum."""
-    launch("elementwise.cu", "sum_parts", elements(into.size), part, into, len(part), into.size, add)
+    """into += the sum of part (parts, ...) over its first axis, or into = that sum."""
+    launch("elementwise.cu", "sum_parts", joining(into.size, len(part)), part, into, len(part), into.size, add)

@@ -158,6 +158,17 @@ def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
     return ((across, taps, parts), (LANES, ROWS)), parts
 
 
+def joining(results: int, parts: int) -> Grid:
+    """The grid of a kernel that adds parts: 1, 8, 32 or 128 threads to a result, so that each has four or more to add.
+
+    Few parts are many results (a convolution's weights): a thread for each. Many parts are few results (a channel's
+    sums): the threads of one share the wait for memory.
+    """
+    down = max(threads for threads in (1, 8, 32, 128) if threads == 1 or 4 * threads <= parts)
+    across = max(8, BLOCK // down)
+    return (-(-results // across),), (across, down)
+
+
 def pitch(x: Array) -> int | None:
     """How many elements lie between one pixel of x (..., C) and the next; None where that is no one number.
 

@@ -1,6 +1,5 @@
 // Sums over pixels in a fixed order: blocks of 32 channels x 8 threads sum their share of the rows into partial
-// results, and a second kernel adds the partial results one after the other, in double. No atomics: the same
-// numbers on every run.
+// results, and a second kernel adds the partial results in double. No atomics: the same numbers on every run.
 #pragma once
 
 constexpr int LANES = 32, ROWS = 8;
@@ -15,12 +14,17 @@ __device__ __forceinline__ float sum_over_rows(float value, float* scratch) {
   return sum;
 }
 
-// The same over 32 threads to a channel.
-__device__ __forceinline__ double sum_of_32(double value, double* scratch) {
+// The second kernel's sum of `value` over the threads of one result, blockDim.y of them, a power of two, in a fixed
+// order; every thread gets it. `scratch` has a double for each thread of the block.
+constexpr int JOINING = 1024;
+__device__ __forceinline__ double sum_over_parts(double value, double* scratch) {
+  const int at = threadIdx.y * blockDim.x + threadIdx.x;
   __syncthreads();
-  scratch[threadIdx.y * LANES + threadIdx.x] = value;
+  scratch[at] = value;
+  for (int half = blockDim.y / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.y < half) scratch[at] += scratch[at + half * blockDim.x];
+  }
   __syncthreads();
-  double sum = 0;
-  for (int r = 0; r < 32; r++) sum += scratch[r * LANES + threadIdx.x];
-  return sum;
+  return scratch[threadIdx.x];
 }
