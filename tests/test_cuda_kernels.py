@@ -19,7 +19,7 @@ from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
 from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
-from inception_np.kernels.cuda import augment
+from inception_np.kernels.cuda import augment, launch
 from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
 from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
@@ -56,6 +56,7 @@ class Numbers:
     def __init__(self, cupy, seed, whole=True, sliced=False):
         self.cupy, self.rng, self.whole, self.sliced = cupy, np.random.default_rng(seed), whole, sliced
         self.wide = []
+        self.strips = ((3, 2), (4, 4))[seed // 2 % 2]  # channels beside ours: vectors of floats do not fit, or may
 
     def draw(self, *shape):
         if self.whole:
@@ -66,10 +67,11 @@ class Numbers:
         """a on the device: alone, or between two strips of NaN channels."""
         if not self.sliced or a.ndim < 2:
             return self.cupy.asarray(a)
-        wide = np.full((*a.shape[:-1], a.shape[-1] + 5), np.nan, np.float32)
-        wide[..., 3:-2] = a
+        left, right = self.strips
+        wide = np.full((*a.shape[:-1], left + a.shape[-1] + right), np.nan, np.float32)
+        wide[..., left:-right] = a
         self.wide.append(self.cupy.asarray(wide))
-        return self.wide[-1][..., 3:-2]
+        return self.wide[-1][..., left:-right]
 
     def result(self, shape):
         """Somewhere to write: None, or a slice whose neighbours are watched."""
@@ -86,7 +88,8 @@ class Numbers:
             np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(1, np.abs(wanted).max(initial=0)))
         for wide in self.wide:
             strips = wide.get()
-            assert np.isnan(strips[..., :3]).all() and np.isnan(strips[..., -2:]).all(), "wrote beside its channels"
+            left, right = strips[..., : self.strips[0]], strips[..., -self.strips[1] :]
+            assert np.isnan(left).all() and np.isnan(right).all(), "wrote beside its channels"
 
 
 @st.composite
@@ -227,8 +230,9 @@ def batch_norm(cupy, shape, drawn):
                 args = (*arrays, *parameters, dgamma if scaled else None, dbeta, averages)
                 dx.append(batchnorm.batch_norm_backward(*args, relu=relu, **where))
             assert out is None or dx[1] is out
-            for a, b in zip([dx[1], *results[1]], [dx[0], *results[0]], strict=True):
-                make.check(a, b, bound)
+            make.check(dx[1], dx[0], bound)
+            for a, b in zip(results[1], results[0], strict=True):
+                make.check(a, b, 4 * bound)  # sums, in which much may cancel
 
 
 def joins(cupy, parts, results, drawn):
@@ -358,6 +362,27 @@ def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
 
 
+SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (6, True)}  # where arrays lie, by Numbers
+
+
+@pytest.mark.parametrize("where", SEEDS)
+@pytest.mark.parametrize("c", [1, 3, 4, 5, 6, 8, 17, 48, 300])
+def test_vectors_of_channels_are_taken_where_they_fit(c, where, cupy, monkeypatch):
+    """Bit for bit as far as numbers are whole: 4 or 2 channels at once give what one at a time does."""
+    compiled, function = set(), launch.function
+    monkeypatch.setattr(launch, "function", lambda *args: (compiled.add(args[2]), function(*args))[1])
+    seed, sliced = SEEDS[where]
+    for shape in ((1, 1, 1, c), (2, 3, 5, c)):
+        for whole in (True, False):
+            elements(cupy, shape, (seed, whole, sliced))
+        if c < 50:
+            batch_norm(cupy, shape, (seed, True, sliced))
+    fits = 1 if where == "beside 3" else 4 if c % 4 == 0 else 2 if c % 2 == 0 else 1
+    assert launch.vectors(fits) in compiled
+    if sliced:
+        assert compiled == {launch.vectors(fits), ()}
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_runs_on_the_kernels(name, cupy):
     """y, dx, gradients and running averages of the layers themselves, in float32, beside NumPy's in float64."""
@@ -484,26 +509,29 @@ FAULTS = {
     depthwise2d: [
         ("depthwise.cu", "* ldx + o / m] * w", "* ldx + o % d.C] * w"),
         ("depthwise.cu", "p += gridDim.z * ROWS", "p += (gridDim.z + 1) * ROWS"),
-        ("depthwise.cu", "  __syncthreads();\n  float sum = 0;", "  float sum = 0;"),
+        ("depthwise.cu", "    __syncthreads();\n    if", "    if"),
     ],
     conv2d: [
         ("im2col.cu", "- d.left + s * d.dw", "- d.left + s"),
         ("im2col.cu", "dx[place(i, d.C, lddx)] += sum", "dx[place(i, d.C, lddx)] = sum"),
     ],
     batch_norm: [
+        ("batchnorm.cu", "(v[j] - mean[j]) * (v[j] - mean[j])", "v[j] * v[j]"),
         (
             "batchnorm.cu",
-            "const float v = x[(long long)r * ldx + c] - mean;",
-            "const float v = x[(long long)r * ldx + c];",
+            "r = first + threadIdx.y; r < last; r += blockDim.y) {",
+            "r = first; r < last; r += blockDim.y) {",
         ),
+        ("vector.cuh", "j < VEC", "j < 1"),  # only the first of the floats read at once
+        ("vector.cuh", "r += gridDim.y * blockDim.y", "r += gridDim.y * blockDim.y + 1"),
         ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "var[c] - var_average[c]", "var[c] - mean_average[c]"),
-        ("batchnorm.cu", " - terms[C + c] : v", " : v"),
+        ("batchnorm.cu", " + level[j]", ""),
         ("batchnorm.cu", "  __syncthreads();\n  scratch", "  scratch"),  # the second sum overtakes the first
     ],
     joins: [
-        ("reduce.cuh", "half > 0", "half > 1"),  # two threads' sums are never added
-        ("reduce.cuh", "    __syncthreads();\n    if (threadIdx.y < half)", "    if (threadIdx.y < half)"),
+        ("reduce.cuh", "rows > 1", "rows > 2"),  # two threads' sums are never added
+        ("reduce.cuh", "    __syncthreads();\n    if", "    if"),
         ("elementwise.cu", "int p = threadIdx.y; p < parts", "int p = threadIdx.y + 1; p < parts"),
         ("batchnorm.cu", "min(share, rows - p * share), delta", "share, delta"),  # the last part is shorter
         ("batchnorm.cu", "/ rows - off * off", "/ rows"),
@@ -511,9 +539,11 @@ FAULTS = {
     ],
     local_response: [("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"), ("lrn.cu", "* r / s;", "* r;")],
     elements: [
-        ("elementwise.cu", "> 0 ? dy", ">= 0 ? dy"),
-        ("elementwise.cu", "v <= 0 ? 0.f : v", "v * (v > 0)"),  # NaN for minus infinity
+        ("elementwise.cu", "> 0 ? g[j]", ">= 0 ? g[j]"),
+        ("elementwise.cu", "v[j] <= 0 ? 0.f : v[j]", "v[j] * (v[j] > 0)"),  # NaN for minus infinity
         ("elementwise.cu", "add ? into[i] : 0.f", "0.f"),
+        ("vector.cuh", "j < VEC", "j < 1"),
+        ("reduce.cuh", "half = (rows + 1) / 2", "half = rows / 2"),  # of an odd number of rows, the last is lost
     ],
     cross_entropy: [("loss.cu", "row[j] - largest)", "row[j])"), ("loss.cu", "j == labels[n]", "j == labels[0]")],
     updates: [
