@@ -13,6 +13,8 @@ returns.
 
 from typing import Any
 
+import numpy as np
+
 from .backend import Array, Shape, array_module, empty
 from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
 from .layer import Layer, Mode, backward_of, forward_of, locate
@@ -60,6 +62,11 @@ def hands_over(layer: Layer) -> bool:
 def own(layer: Layer, dx: Array, dy: Array) -> Array:
     """dx as an array that the caller may add to: itself where it is new, else a copy."""
     return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else scaled(dx, 1.0)
+
+
+def gives_back(before: Layer, x: Array, mode: Mode) -> bool:
+    """Is x not kept, since the layer before can give it back? (A GPU has memory for it, unless told not to.)"""
+    return before.output is not None and (isinstance(x, np.ndarray) or mode.low_memory)
 
 
 def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
@@ -110,7 +117,7 @@ class Sequential(Layer):
         for name, layer in self.layers.items():
             y, cache = run(name, layer, x, mode, out if name == last else None)
             if mode.keep:
-                need_x = before is not None and layer.reads_x and before.output is None
+                need_x = before is not None and layer.reads_x and not gives_back(before, x, mode)
                 if before is not None and before.cheap and mode.low_memory:
                     need_x = False
                 kept.append((cache, x if need_x else None))
