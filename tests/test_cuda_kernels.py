@@ -274,6 +274,9 @@ def elements(cupy, shape, drawn):
     make.check(elementwise.relu_dx(make.put(b), make.put(a)), wanted)
     make.check(elementwise.relu_dx(make.put(b), make.put(a), add=make.put(dx)), wanted + dx)
     make.check(elementwise.scaled_add(make.put(a), make.put(b), 0.5, out=make.result(shape)), a + 0.5 * b)
+    make.check(elementwise.scaled(make.put(a), 0.5, out=make.result(shape)), 0.5 * a)
+    make.check(elementwise.copy_to(make.put(dx), make.put(a)), a)
+    make.check(elementwise.add_to(make.put(dx), make.put(a)), dx + a)
     into = make.draw(shape[-1])
     got = cupy.asarray(into)
     elementwise.sum_rows(make.put(a), got)
@@ -542,6 +545,8 @@ FAULTS = {
         ("elementwise.cu", "> 0 ? g[j]", ">= 0 ? g[j]"),
         ("elementwise.cu", "v[j] <= 0 ? 0.f : v[j]", "v[j] * (v[j] > 0)"),  # NaN for minus infinity
         ("elementwise.cu", "add ? into[i] : 0.f", "0.f"),
+        ("elementwise.cu", "v[j] *= scale", ""),
+        ("elementwise.cu", "v[j] = w[j] + scale", "v[j] = scale"),
         ("vector.cuh", "j < VEC", "j < 1"),
         ("reduce.cuh", "half = (rows + 1) / 2", "half = rows / 2"),  # of an odd number of rows, the last is lost
     ],

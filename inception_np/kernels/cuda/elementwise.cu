@@ -27,15 +27,19 @@ extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __
   }
 }
 
-// a may be y.
+// y = a + scale * b, or scale * b without a; a may be y.
 extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, int rows, int C, int lda, int ldb, int ldy,
                                       float scale) {
   const int c = first_channel();
   if (c >= C) return;
   EACH_ROW(r, rows) {
-    Floats v = load(a, r, lda, c);
-    const Floats w = load(b, r, ldb, c);
-    EACH_FLOAT(j) v[j] += scale * w[j];
+    Floats v = load(b, r, ldb, c);
+    if (a) {
+      const Floats w = load(a, r, lda, c);
+      EACH_FLOAT(j) v[j] = w[j] + scale * v[j];
+    } else {
+      EACH_FLOAT(j) v[j] *= scale;
+    }
     store(y, r, ldy, c, v);
   }
 }

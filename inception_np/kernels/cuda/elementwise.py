@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...backend import Array, empty
-from .launch import by_channels, floats_at_once, joining, launch, result, rows, summing, vectors
+from .launch import by_channels, floats_at_once, joining, launch, pitch, result, rows, summing, vectors
 
 
 def relu(x: Array, out: Array | None):
@@ -27,9 +27,22 @@ def scaled_add(a: Array, b: Array, scale: float, out: Array | None):
     return y
 
 
-def _launch(kernel: str, arrays: tuple[Array, ...], pitches: tuple[int, ...], *numbers: Any) -> None:
-    """Over arrays of one shape: by rows of channels, or as one long row where all are contiguous."""
-    size, c = arrays[-1].size, arrays[-1].shape[-1]
+def scaled(x: Array, scale: float, out: Array | None):
+    x, ldx = rows(x)
+    y, ldy = result(out, x.shape, x)
+    _launch("scaled_add", (None, x, y), (ldx, ldx, ldy), scale)
+    return y
+
+
+def may_write(y: Array, x: Array) -> bool:
+    """Can what x has be written to y, or added there, by these kernels?"""
+    return y.dtype == x.dtype and y.shape == x.shape and y.ndim > 0 and pitch(y) is not None
+
+
+def _launch(kernel: str, arrays: tuple[Array | None, ...], pitches: tuple[int, ...], *numbers: Any) -> None:
+    """Over arrays of one shape, the result last: by rows of channels, or as one long row where all are contiguous."""
+    y: Any = arrays[-1]
+    size, c = y.size, y.shape[-1]
     count = size // max(c, 1)
     if all(ld == c for ld in pitches):
         count, c, pitches = 1, size, (size,) * len(pitches)
