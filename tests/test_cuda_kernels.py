@@ -233,6 +233,9 @@ def batch_norm(cupy, shape, drawn):
             make.check(dx[1], dx[0], bound)
             for a, b in zip(results[1], results[0], strict=True):
                 make.check(a, b, 4 * bound)  # sums, in which much may cancel
+    x[-1, -1, -1, -1] = np.nan
+    y = batchnorm.batch_norm(make.put(x), *near, relu=True).get()
+    assert np.isnan(y[-1, -1, -1, -1]) and np.isnan(y).sum() == 1
 
 
 def joins(cupy, parts, results, drawn):
@@ -249,6 +252,9 @@ def joins(cupy, parts, results, drawn):
     got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5)
     for a, b in zip(got, batchnorm.statistics(*wide64(x[:, None, None]), 0.5), strict=True):
         np.testing.assert_allclose(a.get(), b, rtol=1e-6 if a is got[0] else 2e-3, atol=1e-6)
+    part[-1, 0, 0] = np.nan
+    for a in cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5):
+        assert np.isnan(a.get()[0]) and np.isfinite(a.get()[1:]).all()
 
 
 def local_response(cupy, shape, drawn):
@@ -526,6 +532,7 @@ FAULTS = {
             "r = first; r < last; r += blockDim.y) {",
         ),
         ("vector.cuh", "j < VEC", "j < 1"),  # only the first of the floats read at once
+        ("batchnorm.cu", "if (relu && v[j] <= 0)", "if (relu && !(v[j] > 0))"),  # a NaN is hidden
         ("vector.cuh", "r += gridDim.y * blockDim.y", "r += gridDim.y * blockDim.y + 1"),
         ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "var[c] - var_average[c]", "var[c] - mean_average[c]"),
@@ -539,6 +546,7 @@ FAULTS = {
         ("batchnorm.cu", "min(share, rows - p * share), delta", "share, delta"),  # the last part is shorter
         ("batchnorm.cu", "/ rows - off * off", "/ rows"),
         ("batchnorm.cu", "sqrtf(var[c] + eps)", "sqrtf(var[c])"),
+        ("batchnorm.cu", "square < 0 ? 0.f : (float)square", "square > 0 ? (float)square : 0.f"),  # a NaN is hidden
     ],
     local_response: [("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"), ("lrn.cu", "* r / s;", "* r;")],
     elements: [
