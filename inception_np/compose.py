@@ -6,9 +6,9 @@ Each is the chain rule for one shape of graph:
     Concat       y = [f_1(x), ..., f_n(x)]      dx = sum_i f_i'(dy_i)         fan-out forward, sum backward
     Residual     y = s(x) + scale * f(x)        dx = s'(dy) + f'(scale * dy)
 
-The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept; a
-layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's arrays die as it
-returns.
+The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept, save
+on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's
+arrays die as it returns.
 """
 
 from typing import Any
