@@ -175,6 +175,22 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured(cupy, monkeypatch):
         assert strict_cupy.Tape.recording is None, "the stream was left in capture"
 
 
+def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch):
+    """Made again in backward or kept, y has the same bits; kept, batch norm runs once for each layer."""
+    function, launched, gradients = launch.function, [], []
+    monkeypatch.setattr(launch, "function", lambda s, kernel, o: (launched.append(kernel), function(s, kernel, o))[1])
+    for low_memory in (False, True):
+        net = move(small_network(), "cuda")
+        x = cupy.asarray(np.random.default_rng(2).standard_normal((4, 8, 6, 3)).astype(np.float32))
+        (y, heads), cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout"), low_memory=low_memory))
+        net.backward((y, heads), x, cache, into=False)
+        gradients.append(vectors(net)[1].get())
+        launched.append(None)
+    kept, again = (part.count("batch_norm") for part in (launched[: launched.index(None)], launched))
+    assert kept == sum(isinstance(layer, ip.BatchNorm) for _, layer in walk(net)) < again - kept
+    np.testing.assert_array_equal(*gradients)
+
+
 @pytest.mark.parametrize("name", ip.list_models("*_cifar"))
 def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""

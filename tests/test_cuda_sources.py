@@ -13,6 +13,7 @@ OPTIONS = {
     "conv.cu": [(f"-DVEC={vec}", f"-DBN={bn}") for vec in (1, 2, 4) for bn in (32, 64)],
     "pool.cu": [launch.variant(vec, *window) for vec in (1, 2, 4) for window in [*launch.KNOWN, ((5, 5), (3, 3))]],
 }
+OPTIONS |= {source: [launch.vectors(vec) for vec in (1, 2, 4)] for source in ("batchnorm.cu", "elementwise.cu")}
 # The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128, 4 leave 64.
 BUDGET = {"conv.cu": 128}
 USUAL_BUDGET = 64

@@ -1,27 +1,30 @@
 // Batch normalisation with ReLU (kernels/batchnorm.py). x, dy: (rows, C); statistics: (C,).
 #include "common.cuh"
 #include "reduce.cuh"
+#include "vector.cuh"
 
-// Blocks: (C / 32, parts). Part p is rows [p * share, (p + 1) * share); it gives its own mean and its sum of squares
+// Blocks: (channels, parts). Part p is rows [p * share, (p + 1) * share); it gives its own mean and its sum of squares
 // about that mean. Squares about 0 would cancel where the mean is large beside the deviation.
 extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
                                          int share) {
-  __shared__ float scratch[ROWS * LANES];
-  const int c = blockIdx.x * LANES + threadIdx.x, first = blockIdx.y * share, last = min(first + share, rows);
-  float sum = 0, squares = 0;
+  __shared__ Floats scratch[THREADS];
+  const int c = first_channel(), first = blockIdx.y * share, last = min(first + share, rows);
+  Floats mean = {}, squares = {};
   if (c < C)
-    for (int r = first + threadIdx.y; r < last; r += ROWS) sum += x[(long long)r * ldx + c];
-  const float mean = sum_over_rows(sum, scratch) / (last - first);
+#pragma unroll 4
+    for (int r = first + threadIdx.y; r < last; r += blockDim.y) mean += load(x, r, ldx, c);
+  mean = sum_over_rows(mean, scratch);
+  EACH_FLOAT(j) mean[j] /= last - first;
   if (c < C)
-    for (int r = first + threadIdx.y; r < last; r += ROWS) {
-      const float v = x[(long long)r * ldx + c] - mean;
-      squares += v * v;
+#pragma unroll 4
+    for (int r = first + threadIdx.y; r < last; r += blockDim.y) {
+      const Floats v = load(x, r, ldx, c);
+      EACH_FLOAT(j) squares[j] += (v[j] - mean[j]) * (v[j] - mean[j]);
     }
   squares = sum_over_rows(squares, scratch);
-  if (threadIdx.y == 0 && c < C) {
-    part[((long long)blockIdx.y * 2) * C + c] = mean;
-    part[((long long)blockIdx.y * 2 + 1) * C + c] = squares;
-  }
+  if (threadIdx.y > 0 || c >= C) return;
+  store(part, 2 * blockIdx.y, C, c, mean);
+  store(part, 2 * blockIdx.y + 1, C, c, squares);
 }
 
 // The moments of all rows from those of parts, `share` rows each and the last one the rest. With n rows in part p,
@@ -43,7 +46,7 @@ extern "C" __global__ void moments_join(const float* __restrict__ part, float* _
       sum += n * delta;
       squares += part[((long long)p * 2 + 1) * C + c] + n * delta * delta;
     }
-  const double off = sum_over_parts(sum, scratch) / rows, square = sum_over_parts(squares, scratch) / rows - off * off;
+  const double off = sum_over_rows(sum, scratch) / rows, square = sum_over_rows(squares, scratch) / rows - off * off;
   if (threadIdx.y == 0 && c < C) {
     mean[c] = (float)(near + off);
     var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
@@ -56,48 +59,62 @@ extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, f
   rstd[c] = 1.f / sqrtf(var[c] + eps);
 }
 
-// gamma * rstd, the factor from x - mean to y - beta.
-__device__ __forceinline__ float scale_of(const float* rstd, const float* gamma, int c) {
-  return gamma ? gamma[c] * rstd[c] : rstd[c];
-}
+// What a thread keeps of its channels: y = scale * (x - mean) + beta with scale = gamma * rstd.
+struct Channels {
+  Floats mean, scale, beta;
+  __device__ __forceinline__ Channels(const float* means, const float* rstd, const float* gamma, const float* betas, int c)
+      : mean(load(means, 0, 0, c)), scale(load(rstd, 0, 0, c)), beta(load(betas, 0, 0, c)) {
+    if (!gamma) return;
+    const Floats g = load(gamma, 0, 0, c);
+    EACH_FLOAT(j) scale[j] *= g[j];
+  }
+  // dy where ReLU let y through; y is made again from x - mean.
+  __device__ __forceinline__ float through(float dy, float centred, int relu, int j) const {
+    return !relu || centred * scale[j] + beta[j] > 0 ? dy : 0.f;
+  }
+};
 
 extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ mean, const float* __restrict__ rstd,
-                                      const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int total,
+                                      const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int rows,
                                       int C, int ldx, int ldy, int relu) {
-  EACH_ELEMENT(i, total);
-  const int c = i % C;
-  const float v = (x[place(i, C, ldx)] - mean[c]) * scale_of(rstd, gamma, c) + beta[c];
-  y[place(i, C, ldy)] = relu && v <= 0 ? 0.f : v;
+  const int c = first_channel();
+  if (c >= C) return;
+  const Channels k(mean, rstd, gamma, beta, c);
+  EACH_ROW(r, rows) {
+    Floats v = load(x, r, ldx, c);
+    EACH_FLOAT(j) {
+      v[j] = (v[j] - k.mean[j]) * k.scale[j] + k.beta[j];
+      if (relu && v[j] <= 0) v[j] = 0;
+    }
+    store(y, r, ldy, c, v);
+  }
 }
 
-// dy where ReLU let y through; y is made again from x.
-__device__ __forceinline__ float through(float dy, float centred, float scale, float beta, int relu) {
-  return !relu || centred * scale + beta > 0 ? dy : 0.f;
-}
-
-// Blocks: (C / 32, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
+// Blocks: (channels, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
 extern "C" __global__ void batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
                                            const float* __restrict__ rstd, const float* __restrict__ gamma,
                                            const float* __restrict__ beta, float* __restrict__ part, int rows, int C, int lddy,
                                            int ldx, int relu) {
-  __shared__ float scratch[ROWS * LANES];
-  const int c = blockIdx.x * LANES + threadIdx.x;
-  float plain = 0, with_x = 0;
+  __shared__ Floats scratch[THREADS];
+  const int c = first_channel();
+  Floats plain = {}, with_x = {};
   if (c < C) {
-    const float m = mean[c], scale = scale_of(rstd, gamma, c), b = beta[c];
-    for (int r = blockIdx.y * ROWS + threadIdx.y; r < rows; r += gridDim.y * ROWS) {
-      const float centred = x[(long long)r * ldx + c] - m;
-      const float v = through(dy[(long long)r * lddy + c], centred, scale, b, relu);
-      plain += v;
-      with_x += v * centred;
+    const Channels k(mean, rstd, gamma, beta, c);
+#pragma unroll 4
+    EACH_ROW(r, rows) {
+      const Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
+      EACH_FLOAT(j) {
+        const float centred = v[j] - k.mean[j], let = k.through(g[j], centred, relu, j);
+        plain[j] += let;
+        with_x[j] += let * centred;
+      }
     }
   }
   plain = sum_over_rows(plain, scratch);
   with_x = sum_over_rows(with_x, scratch);
-  if (threadIdx.y == 0 && c < C) {
-    part[((long long)blockIdx.y * 2) * C + c] = plain;
-    part[((long long)blockIdx.y * 2 + 1) * C + c] = with_x;
-  }
+  if (threadIdx.y > 0 || c >= C) return;
+  store(part, 2 * blockIdx.y, C, c, plain);
+  store(part, 2 * blockIdx.y + 1, C, c, with_x);
 }
 
 // What follows from the sums of all parts. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
@@ -120,14 +137,14 @@ extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const
       plain += part[(long long)p * 2 * C + c];
       with_x += part[((long long)p * 2 + 1) * C + c];
     }
-  plain = sum_over_parts(plain, scratch);
-  with_x = sum_over_parts(with_x, scratch);
+  plain = sum_over_rows(plain, scratch);
+  with_x = sum_over_rows(with_x, scratch);
   if (threadIdx.y > 0 || c >= C) return;
   const double with_xhat = rstd[c] * with_x;
   dbeta[c] += (float)plain;
   if (dgamma) dgamma[c] += (float)with_xhat;
   if (!terms) return;
-  const float scale = scale_of(rstd, gamma, c);
+  const float scale = gamma ? gamma[c] * rstd[c] : rstd[c];
   terms[c] = scale * rstd[c] * (float)(with_xhat / rows);
   terms[C + c] = scale * (float)(plain / rows);
   mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
@@ -139,9 +156,19 @@ extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const flo
                                          const float* __restrict__ rstd, const float* __restrict__ gamma,
                                          const float* __restrict__ beta, const float* __restrict__ terms, float* dx, int rows,
                                          int C, int lddy, int ldx, int lddx, int relu) {
-  EACH_ELEMENT(i, rows * C);
-  const int c = i % C;
-  const float centred = x[place(i, C, ldx)] - mean[c], scale = scale_of(rstd, gamma, c);
-  const float v = scale * through(dy[place(i, C, lddy)], centred, scale, beta[c], relu);
-  dx[place(i, C, lddx)] = terms ? v - terms[c] * centred - terms[C + c] : v;
+  const int c = first_channel();
+  if (c >= C) return;
+  const Channels k(mean, rstd, gamma, beta, c);
+  Floats slope = {}, level = {};
+  if (terms) slope = load(terms, 0, C, c), level = load(terms, 1, C, c);
+  EACH_ROW(r, rows) {
+    const Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
+    Floats d;
+    EACH_FLOAT(j) {
+      const float centred = v[j] - k.mean[j];
+      d[j] = k.scale[j] * k.through(g[j], centred, relu, j);
+      if (terms) d[j] -= slope[j] * centred + level[j];
+    }
+    store(dx, r, lddx, c, d);
+  }
 }

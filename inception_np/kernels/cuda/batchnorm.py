@@ -1,18 +1,20 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
 from ...backend import Array, empty
-from .launch import elements, joining, launch, one_number, reduction, result, rows
+from .launch import by_channels, elements, width, joining, launch, one_number, result, rows, summing, vectors
 
 
 def statistics(x: Array, eps: float):
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)
-    ((across, _, parts), threads), _ = reduction(c, count)
+    vec = width((x,), (c, ldx))
+    ((across, _), threads), parts = summing(c, count, vec)
     share = -(-count // parts)  # rows of each part but the last
     parts = -(-count // share)
     part = empty((parts, 2, c), x.dtype, x)
-    launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
+    grid = (across, parts), threads
+    launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=vectors(vec))
     return join_moments(part, count, share, eps)
 
 
@@ -33,8 +35,12 @@ def reciprocal_deviation(var: Array, eps: float):
 def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None):
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
-    args = (x, mean, rstd, gamma, beta, y, x.size, x.shape[-1], ldx, ldy, relu)
-    launch("batchnorm.cu", "batch_norm", elements(x.size), *args)
+    c = x.shape[-1]
+    count = x.size // c
+    values = (x, mean, rstd, gamma, beta, y)
+    vec = width(values, (c, ldx, ldy))
+    grid = by_channels(c, count, vec)
+    launch("batchnorm.cu", "batch_norm", grid, *values, count, c, ldx, ldy, relu, options=vectors(vec))
     return y
 
 
@@ -56,16 +62,18 @@ def batch_norm_backward(
     count = x.size // c
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
     dx, lddx = result(out, x.shape, x)
-    ((across, _, parts), threads), _ = reduction(c, count)
-    part = empty((parts, 2, c), x.dtype, x)
     values = (dy, x, mean, rstd, gamma, beta)
-    launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *values, part, count, c, lddy, ldx, relu)
+    sizes = (count, c, lddy, ldx)
+    vec = width((*values, dx), (c, lddy, ldx, lddx))
+    grid, parts = summing(c, count, vec)
+    part = empty((parts, 2, c), x.dtype, x)
+    launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=vectors(vec))
     terms, *moved = None, None, None, None
     if averages is not None:
         terms = empty((2, c), x.dtype, x)
         moved = [*averages[:2], one_number(averages[2], x)]
     args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, count, c, parts)
     launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
-    sizes = (count, c, lddy, ldx, lddx)
-    launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *values, terms, dx, *sizes, relu)
+    grid = by_channels(c, count, vec)
+    launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=vectors(vec))
     return dx

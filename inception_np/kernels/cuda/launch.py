@@ -20,8 +20,9 @@ from ...backend import Array, Shape, array_module, empty
 from ..window import Pads, Pair
 
 FOLDER = Path(__file__).parent
-BLOCK = 256  # threads of a kernel that makes one element per thread
+BLOCK = 256  # threads of a block, unless a kernel has reasons for another number
 LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
+BLOCKS, PARTS = 2048, 512  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each; and those that sum
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "float": np.float32,
@@ -125,14 +126,14 @@ def _module(source: str, options: tuple[str, ...]) -> Any:
 
 def elements(count: int, vec: int = 1) -> Grid:
     """One thread per `vec` elements. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
-    if count >= 2**31 - BLOCK:
+    if count >= 2**31 - 4 * BLOCK:
         raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
     return (-(-count // (vec * BLOCK)),), (BLOCK,)
 
 
-def width(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:
+def width(arrays: tuple[Array | None, ...], counts: tuple[int, ...]) -> int:
     """How many elements one access may take, 4, 2 or 1: what all addresses, pitches and channel counts allow."""
-    return gcd(4, *(address(a) // a.itemsize for a in arrays), *counts)
+    return gcd(4, *(address(a) // a.itemsize for a in arrays if a is not None), *counts)
 
 
 # (size, stride) of the windows that networks are full of: a source is compiled once more for each, and each width
@@ -145,6 +146,40 @@ def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tupl
     (kh, kw), (sh, sw) = size, stride
     known = dilation == (1, 1) and (size, stride) in KNOWN
     return (f"-DVEC={vec}", *((f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}") if known else ()))
+
+
+def vectors(vec: int) -> tuple[str, ...]:
+    """The options that compile a source of vector.cuh for it."""
+    return () if vec == 1 else (f"-DVEC={vec}",)
+
+
+def by_channels(channels: int, rows: int, vec: int) -> Grid:
+    """The grid of a kernel of vector.cuh: blocks side by side over the channels, blocks below each other over the rows.
+
+    There are no more blocks than twice what fits on a GPU at once; their threads take several rows then.
+    """
+    elements(channels * rows)
+    tiles, across, down = _block(channels // vec, BLOCK)
+    return (tiles, min(-(-rows // down), max(1, BLOCKS // tiles))), (across, down)
+
+
+def summing(channels: int, rows: int, vec: int) -> tuple[Grid, int]:
+    """The grid of a sum over rows, by_channels too, and its number of parts (blocks below each other).
+
+    As many parts as keep a GPU busy, but at least 8 rows to a thread; a function of the shape and of vec, for the same
+    bits everywhere.
+    """
+    elements(channels * rows)
+    tiles, across, down = _block(channels // vec, LANES)
+    parts = max(1, min(-(-rows // (8 * down)), PARTS // tiles))
+    return ((tiles, parts), (across, down)), parts
+
+
+def _block(vectors: int, widest: int) -> tuple[int, int, int]:
+    """How many blocks lie side by side over a row, and the threads of one: at most `widest` of them side by side."""
+    tiles = max(1, -(-vectors // widest))
+    across = max(1, -(-vectors // tiles))
+    return tiles, across, BLOCK // across
 
 
 def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
