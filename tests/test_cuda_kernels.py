@@ -147,8 +147,10 @@ def global_avg_pool(cupy, shape, drawn):
 def depthwise2d(cupy, window, n, c, drawn):
     kernel, stride, pads, dilation, plane = window
     make = Numbers(cupy, *drawn)
-    m = 1 + drawn[0] % 3
+    m = (1, 1, 1, 2, 3)[drawn[0] % 5]
     x, w, bias = make.draw(n, *plane, c), make.draw(*kernel, c, m), make.draw(c * m) if drawn[0] % 2 else None
+    if make.whole and drawn[0] // 2 % 2:
+        x[tuple(make.rng.integers(0, x.shape))] = np.nan  # which only the windows that hold it see
     args = (stride, pads, dilation)
     wanted = depthwise.depthwise2d(*wide64(x, w), bias, *args)
     b = None if bias is None else make.put(bias)
@@ -318,12 +320,15 @@ def augmented(cupy, n, plane, c, pad, drawn):
 words = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))
 channels = st.tuples(st.integers(1, 9), st.integers(1, 9))
 some = st.sampled_from([1, 2, 3, 4, 5, 8, 12, 17])
+many = st.one_of(
+    some, st.sampled_from([66, 70, 132, 140])
+)  # whole blocks of 32 threads with 2 and 4 channels, and more
 pooling = windows(largest=4, dilated=False, pooling=True, slack=5, known=launch.KNOWN)
 PROPERTIES = {
     max_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
     avg_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
     global_avg_pool: st.tuples(planes(channels=40), numbers()),
-    depthwise2d: st.tuples(windows(largest=4), st.integers(1, 3), st.integers(1, 20), numbers()),
+    depthwise2d: st.tuples(windows(largest=4, slack=8, known=launch.KNOWN), st.integers(1, 3), many, numbers()),
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
     batch_norm: st.tuples(planes(channels=40), numbers()),
     local_response: st.tuples(planes(channels=12), numbers()),
@@ -475,10 +480,17 @@ FAULTS = {
     ],
     global_avg_pool: [("pool.cu", "/= HW;", "/= HW + 1;"), ("pool.cu", "1.f / HW", "1.f")],
     depthwise2d: [
+        ("depthwise.cu", "ldx + at.c / m;", "ldx + at.c % d.C;"),
+        ("depthwise.cu", "inside(left + q * d.dw, d.W);", "inside(left + q, d.W);"),
+        ("depthwise.cu", "s = q - p * d.sw;", "s = q - p;"),  # a stride other than 1
+        ("depthwise.cu", "oh >= 0 && ow >= 0", "ow >= 0"),
+        ("depthwise.cu", "q - (COLUMNS - 1 - p)", "q - p"),
+        ("depthwise.cu", "!inside(s, d.kw) || !there[p]", "!inside(s, d.kw)"),  # NaN beyond the last window
+        ("depthwise.cu", "i += gridDim.z * ROWS", "i += (gridDim.z + 1) * ROWS"),
+        ("depthwise.cu", "  __syncthreads();", ""),
+        ("depthwise.cu", "tap * TAPS + t", "t"),
         ("common.cuh", "at % stride == 0 && ", ""),
-        ("depthwise.cu", "* ldx + o / m] * w", "* ldx + o % d.C] * w"),
-        ("depthwise.cu", "p += gridDim.z * ROWS", "p += (gridDim.z + 1) * ROWS"),
-        ("depthwise.cu", "  __syncthreads();\n  float sum = 0;", "  float sum = 0;"),
+        ("common.cuh", "d.kw = KW", "d.kw = KW - 1"),
     ],
     conv2d: [
         ("im2col.cu", "- d.left + s * d.dw", "- d.left + s"),
@@ -504,6 +516,7 @@ FAULTS = {
         ("elementwise.cu", "> 0 ? dy", ">= 0 ? dy"),
         ("elementwise.cu", "v <= 0 ? 0.f : v", "v * (v > 0)"),  # NaN for minus infinity
         ("elementwise.cu", "add ? into[i] : 0.f", "0.f"),
+        ("elementwise.cu", "  __syncthreads();\n  float sum = 0;", "  float sum = 0;"),
     ],
     cross_entropy: [("loss.cu", "row[j] - largest)", "row[j])"), ("loss.cu", "j == labels[n]", "j == labels[0]")],
     updates: [
