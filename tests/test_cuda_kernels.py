@@ -345,6 +345,22 @@ def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
 
 
+@pytest.mark.parametrize("channels, widths", [(1, "1"), (3, "1"), (5, "1"), (17, "1"), (6, "12"), (8, "14")])
+@pytest.mark.parametrize("size, stride", [*launch.KNOWN, ((2, 3), (3, 1))])
+def test_windows_of_every_variant(size, stride, channels, widths, cupy, monkeypatch):
+    """One pixel and several, alone and in slices of channels that begin at 3 and at 4: each width occurs."""
+    used, function = set(), launch.function
+    monkeypatch.setattr(launch, "function", lambda *kernel: (used.add(kernel[::2]), function(*kernel))[1])
+    pads = ((1, 0), (0, 1)) if size == (2, 2) else ((1, 0), (1, 1)) if size == (2, 3) else ((1, 1), (1, 1))
+    for plane in ((1, 1), (6, 9)):
+        for seed, sliced in ((0, False), (1, True), (10, True)):  # 10: slices at 4
+            for holds in (max_pool, avg_pool, depthwise2d):
+                holds(cupy, (size, stride, pads, (1, 1), plane), 2, channels, (seed, True, sliced))
+    wanted = {launch.variant(int(vec), size, stride) for vec in widths}
+    for source in ("pool.cu", "depthwise.cu"):
+        assert {options for name, options in used if name == source} == wanted
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_runs_on_the_kernels(name, cupy):
     """y, dx, gradients and running averages of the layers themselves, in float32, beside NumPy's in float64."""
