@@ -149,8 +149,10 @@ def global_avg_pool(cupy, shape, drawn):
 def depthwise2d(cupy, window, n, c, drawn):
     kernel, stride, pads, dilation, plane = window
     make = Numbers(cupy, *drawn)
-    m = 1 + drawn[0] % 3
+    m = (1, 1, 1, 2, 3)[drawn[0] % 5]
     x, w, bias = make.draw(n, *plane, c), make.draw(*kernel, c, m), make.draw(c * m) if drawn[0] % 2 else None
+    if make.whole and drawn[0] // 2 % 2:
+        x[tuple(make.rng.integers(0, x.shape))] = np.nan  # which only the windows that hold it see
     args = (stride, pads, dilation)
     wanted = depthwise.depthwise2d(*wide64(x, w), bias, *args)
     b = None if bias is None else make.put(bias)
@@ -348,12 +350,15 @@ def augmented(cupy, n, plane, c, pad, drawn):
 words = st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))
 channels = st.tuples(st.integers(1, 9), st.integers(1, 9))
 some = st.sampled_from([1, 2, 3, 4, 5, 8, 12, 17])
+many = st.one_of(
+    some, st.sampled_from([66, 70, 132, 140])
+)  # whole blocks of 32 threads with 2 and 4 channels, and more
 pooling = windows(largest=4, dilated=False, pooling=True, slack=5, known=launch.KNOWN)
 PROPERTIES = {
     max_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
     avg_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
     global_avg_pool: st.tuples(planes(channels=40), numbers()),
-    depthwise2d: st.tuples(windows(largest=4), st.integers(1, 3), st.integers(1, 20), numbers()),
+    depthwise2d: st.tuples(windows(largest=4, slack=8, known=launch.KNOWN), st.integers(1, 3), many, numbers()),
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
     batch_norm: st.tuples(planes(channels=40), numbers()),
     joins: st.tuples(st.sampled_from([1, 3, 32, 33, 127, 130, 515]), st.sampled_from([1, 5, 33, 300]), numbers()),
@@ -371,7 +376,7 @@ def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
 
 
-SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (6, True)}  # where arrays lie, by Numbers
+SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (12, True)}  # where arrays lie, by Numbers
 
 
 @pytest.mark.parametrize("where", SEEDS)
@@ -390,6 +395,22 @@ def test_vectors_of_channels_are_taken_where_they_fit(c, where, cupy, monkeypatc
     assert launch.vectors(fits) in compiled
     if sliced:
         assert compiled == {launch.vectors(fits), ()}
+
+
+@pytest.mark.parametrize("channels, widths", [(1, "1"), (3, "1"), (5, "1"), (17, "1"), (6, "12"), (8, "14")])
+@pytest.mark.parametrize("size, stride", [*launch.KNOWN, ((2, 3), (3, 1))])
+def test_windows_of_every_variant(size, stride, channels, widths, cupy, monkeypatch):
+    """One pixel and several, alone and in slices of channels that begin at 3 and at 4: each width occurs."""
+    used, function = set(), launch.function
+    monkeypatch.setattr(launch, "function", lambda *kernel: (used.add(kernel[::2]), function(*kernel))[1])
+    pads = ((1, 0), (0, 1)) if size == (2, 2) else ((1, 0), (1, 1)) if size == (2, 3) else ((1, 1), (1, 1))
+    for plane in ((1, 1), (6, 9)):
+        for seed, sliced in ((0, False), (1, True), (10, True)):  # 10: slices at 4
+            for holds in (max_pool, avg_pool, depthwise2d):
+                holds(cupy, (size, stride, pads, (1, 1), plane), 2, channels, (seed, True, sliced))
+    wanted = {launch.variant(int(vec), size, stride) for vec in widths}
+    for source in ("pool.cu", "depthwise.cu"):
+        assert {options for name, options in used if name == source} == wanted
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -527,10 +548,17 @@ FAULTS = {
     ],
     global_avg_pool: [("pool.cu", "/= HW;", "/= HW + 1;"), ("pool.cu", "1.f / HW", "1.f")],
     depthwise2d: [
+        ("depthwise.cu", "ldx + at.c / m;", "ldx + at.c % d.C;"),
+        ("depthwise.cu", "inside(left + q * d.dw, d.W);", "inside(left + q, d.W);"),
+        ("depthwise.cu", "s = q - p * d.sw;", "s = q - p;"),  # a stride other than 1
+        ("depthwise.cu", "oh >= 0 && ow >= 0", "ow >= 0"),
+        ("depthwise.cu", "q - (COLUMNS - 1 - p)", "q - p"),
+        ("depthwise.cu", "!inside(s, d.kw) || !there[p]", "!inside(s, d.kw)"),  # NaN beyond the last window
+        ("depthwise.cu", "i += gridDim.z * ROWS", "i += (gridDim.z + 1) * ROWS"),
+        ("depthwise.cu", "  __syncthreads();", ""),
+        ("depthwise.cu", "tap * TAPS + t", "t"),
         ("common.cuh", "at % stride == 0 && ", ""),
-        ("depthwise.cu", "* ldx + o / m] * w", "* ldx + o % d.C] * w"),
-        ("depthwise.cu", "p += gridDim.z * ROWS", "p += (gridDim.z + 1) * ROWS"),
-        ("depthwise.cu", "    __syncthreads();\n    if", "    if"),
+        ("common.cuh", "d.kw = KW", "d.kw = KW - 1"),
     ],
     conv2d: [
         ("im2col.cu", "- d.left + s * d.dw", "- d.left + s"),

@@ -9,13 +9,16 @@ from inception_np.kernels.cuda import launch
 SOURCES = sorted(path.name for path in launch.FOLDER.glob("*.cu"))
 ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
+WINDOWS = [*launch.KNOWN, ((5, 5), (3, 3))]
+VARIANTS = [launch.variant(vec, *window) for vec in (1, 2, 4) for window in WINDOWS]
 OPTIONS = {
     "conv.cu": [(f"-DVEC={vec}", f"-DBN={bn}") for vec in (1, 2, 4) for bn in (32, 64)],
-    "pool.cu": [launch.variant(vec, *window) for vec in (1, 2, 4) for window in [*launch.KNOWN, ((5, 5), (3, 3))]],
+    "depthwise.cu": VARIANTS,
+    "pool.cu": VARIANTS,
 }
 OPTIONS |= {source: [launch.vectors(vec) for vec in (1, 2, 4)] for source in ("batchnorm.cu", "elementwise.cu")}
 # The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128, 4 leave 64.
-BUDGET = {"conv.cu": 128}
+BUDGET = {"conv.cu": 128, "depthwise.cu": 128}
 USUAL_BUDGET = 64
 
 try:

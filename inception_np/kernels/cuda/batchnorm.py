@@ -1,7 +1,7 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
 from ...backend import Array, empty
-from .launch import by_channels, elements, width, joining, launch, one_number, result, rows, summing, vectors
+from .launch import by_channels, elements, joining, launch, one_number, result, rows, summing, vectors, width
 
 
 def statistics(x: Array, eps: float):

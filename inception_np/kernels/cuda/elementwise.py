@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...backend import Array, empty
-from .launch import by_channels, width, joining, launch, pitch, result, rows, summing, vectors
+from .launch import by_channels, joining, launch, pitch, result, rows, summing, vectors, width
 
 
 def relu(x: Array, out: Array | None):

@@ -140,12 +140,17 @@ def width(arrays: tuple[Array | None, ...], counts: tuple[int, ...]) -> int:
 KNOWN = (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2)))
 
 
+def known(size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> bool:
+    """Is this window a constant of the kernels that are compiled for it?"""
+    return dilation == (1, 1) and (size, stride) in KNOWN
+
+
 @functools.cache
 def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
-    """The options for kernels that take `vec` channels at once, with the window as a constant if it is in KNOWN."""
+    """The options for kernels that take `vec` channels at once, with the window as a constant if it is known."""
     (kh, kw), (sh, sw) = size, stride
-    known = dilation == (1, 1) and (size, stride) in KNOWN
-    return (f"-DVEC={vec}", *((f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}") if known else ()))
+    constants = f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}"
+    return (f"-DVEC={vec}", *(constants if known(size, stride, dilation) else ()))
 
 
 def vectors(vec: int) -> tuple[str, ...]:
