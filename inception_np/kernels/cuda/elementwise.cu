@@ -47,15 +47,16 @@ extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, 
 // Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
 extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
   __shared__ Floats scratch[THREADS];
-  const int c = first_channel(), step = gridDim.y * blockDim.y;
+  const int c = first_channel(), step = row_step();
   Floats all = {};
   if (c < C)
-    EACH_ROWS(r, blockIdx.y * blockDim.y + threadIdx.y, rows, step) {
+    EACH_ROWS(r, first_row(), rows, step) {
       const Rows v = load_rows(x, r, step, rows, ldx, c, Floats{});
       EACH_OF_ROWS(i) all += v.at[i];
     }
-  all = sum_over_rows(all, scratch);
-  if (threadIdx.y == 0 && c < C) store(part, blockIdx.y, C, c, all);
+  const float total = sum_columns(all, scratch);
+  const int at = threadIdx.y * blockDim.x + threadIdx.x, wide = blockDim.x * VEC, own = blockIdx.x * wide + at;
+  if (at < wide && own < C) *pixel(part + own, blockIdx.y, C) = total;
 }
 
 // into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every

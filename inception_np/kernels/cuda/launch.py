@@ -207,11 +207,11 @@ def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
 def joining(results: int, parts: int) -> Grid:
     """The grid of a kernel that adds parts: 1, 2, 4, ... 128 threads to a result.
 
-    Enough of them to read all its parts at once, 8 each; but no more threads in all than a GPU holds, which are busy
+    Enough of them to read all its parts at once, 4 each; but no more threads in all than a GPU holds, which are busy
     with many results as they are (a convolution's weights).
     """
     down = 1
-    while down < 128 and 8 * down < parts and 2 * down * results <= RESIDENT:
+    while down < 128 and 4 * down < parts and 2 * down * results <= RESIDENT:
         down *= 2
     across = max(8, BLOCK // down)
     return (-(-results // across),), (across, down)

@@ -8,31 +8,17 @@
 #define VEC 1
 #endif
 
-#define EACH_ROW(r, rows) for (int r = blockIdx.y * blockDim.y + threadIdx.y; r < (rows); r += gridDim.y * blockDim.y)
+#define EACH_ROW(r, rows) for (int r = first_row(); r < (rows); r += row_step())
 #define EACH_FLOAT(j) _Pragma("unroll") for (int j = 0; j < VEC; j++)
 
-struct __align__(4 * VEC) Floats {
-  float v[VEC];
-  __device__ __forceinline__ float& operator[](int j) { return v[j]; }
-  __device__ __forceinline__ float operator[](int j) const { return v[j]; }
-  __device__ __forceinline__ void operator+=(const Floats& other) { EACH_FLOAT(j) v[j] += other.v[j]; }
-};
-
-__device__ __forceinline__ Floats other_lane(const Floats& v, int bit) {
-  Floats other;
-  EACH_FLOAT(j) other[j] = __shfl_xor_sync(0xffffffffu, v[j], bit);
-  return other;
-}
-
+using Floats = Pack<float, VEC>;
+__device__ __forceinline__ int first_row() { return blockIdx.y * blockDim.y + threadIdx.y; }
+__device__ __forceinline__ int row_step() { return gridDim.y * blockDim.y; }
 __device__ __forceinline__ int first_channel() { return (blockIdx.x * blockDim.x + threadIdx.x) * VEC; }
 
 // The floats of row r from channel c on.
-__device__ __forceinline__ Floats load(const float* x, int r, int ld, int c) {
-  return *(const Floats*)(x + (long long)r * ld + c);
-}
-__device__ __forceinline__ void store(float* y, int r, int ld, int c, const Floats& v) {
-  *(Floats*)(y + (long long)r * ld + c) = v;
-}
+__device__ __forceinline__ Floats load(const float* x, int r, int ld, int c) { return load<VEC>(pixel(x + c, r, ld)); }
+__device__ __forceinline__ void store(float* y, int r, int ld, int c, const Floats& v) { store(pixel(y + c, r, ld), v); }
 
 // Rows r, r + step, ... of channels from c on, as far as they are below `last`; beyond it there is `instead`.
 constexpr int ROWS_AT_ONCE = 4;
