@@ -84,18 +84,20 @@ static bool can_go_on(const Fibre& f) {
 }
 static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
 
-static float shuffled[2048];
-static inline float __shfl_xor_sync(unsigned, float v, int o) {
+static double shuffled[2048];
+template <class T> static inline T __shfl_xor_sync(unsigned, T v, int o) {
   const unsigned t = current;
-  shuffled[t] = v;
+  T r;
+  memcpy(&shuffled[t], &v, sizeof v);
   __syncwarp();
-  const float r = shuffled[t ^ o];
+  memcpy(&r, &shuffled[t ^ o], sizeof r);
   __syncwarp();
   return r;
 }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return (unsigned __int128)a * b >> 64;
 }
+static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
 
 // ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)

@@ -8,58 +8,72 @@
 extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
                                          int share) {
   __shared__ Floats scratch[THREADS];
-  const int c = first_channel(), first = blockIdx.y * share, last = min(first + share, rows);
-  Floats mean = {}, squares = {};
+  __shared__ __align__(16) float means[LANES * VEC];
+  const int c = first_channel(), at = threadIdx.y * blockDim.x + threadIdx.x, wide = blockDim.x * VEC;
+  const int first = blockIdx.y * share + threadIdx.y, last = min((int)(blockIdx.y + 1) * share, rows);
+  Floats sum = {}, squares = {};
   if (c < C)
-#pragma unroll 4
-    for (int r = first + threadIdx.y; r < last; r += blockDim.y) mean += load(x, r, ldx, c);
-  mean = sum_over_rows(mean, scratch);
-  EACH_FLOAT(j) mean[j] /= last - first;
-  if (c < C)
-#pragma unroll 4
-    for (int r = first + threadIdx.y; r < last; r += blockDim.y) {
-      const Floats v = load(x, r, ldx, c);
-      EACH_FLOAT(j) squares[j] += (v[j] - mean[j]) * (v[j] - mean[j]);
+    EACH_ROWS(r, first, last, blockDim.y) {
+      const Rows v = load_rows(x, r, blockDim.y, last, ldx, c, Floats{});
+      EACH_OF_ROWS(i) sum += v.at[i];
     }
-  squares = sum_over_rows(squares, scratch);
-  if (threadIdx.y > 0 || c >= C) return;
-  store(part, 2 * blockIdx.y, C, c, mean);
-  store(part, 2 * blockIdx.y + 1, C, c, squares);
+  const float own_mean = sum_columns(sum, scratch) / (last - (int)blockIdx.y * share);
+  if (at < wide) means[at] = own_mean;
+  __syncthreads();
+  const Floats mean = load<VEC>(means + threadIdx.x * VEC);
+  if (c < C)
+    EACH_ROWS(r, first, last, blockDim.y) {
+      const Rows v = load_rows(x, r, blockDim.y, last, ldx, c, mean);
+      EACH_OF_ROWS(i) EACH_FLOAT(j) squares[j] += (v.at[i][j] - mean[j]) * (v.at[i][j] - mean[j]);
+    }
+  const float own_squares = sum_columns(squares, scratch);
+  const int own = blockIdx.x * wide + at;
+  if (at >= wide || own >= C) return;
+  *pixel(part + own, 2 * blockIdx.y, C) = own_mean;
+  *pixel(part + own, 2 * blockIdx.y + 1, C) = own_squares;
 }
 
 // The moments of all rows from those of parts, `share` rows each and the last one the rest. With n rows in part p,
 //
 //   mean = sum n mean_p / rows        var = sum (squares_p + n (mean_p - mean)^2) / rows
 //
-// In one pass, in double: what is summed is mean_p less the first part's mean, which is near all others.
+// In one pass: what is summed is mean_p less the first part's mean, which is near all others. per_row: 1 / rows.
 // With them, rstd = 1 / sqrt(var + eps).
 extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
-                                        float* __restrict__ rstd, float eps, int rows, int C, int share, int parts) {
-  __shared__ double scratch[JOINING];
+                                        float* __restrict__ rstd, float eps, int rows, float per_row, int C, int share,
+                                        int parts) {
+  __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  const double near = c < C ? part[c] : 0;
-  double sum = 0, squares = 0;
+  const float near = c < C ? part[c] : 0.f, n_last = rows - (parts - 1) * share;
+  Two<double> all = {};  // of deltas, and of squares
   if (c < C)
-#pragma unroll 4
-    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
-      const double n = min(share, rows - p * share), delta = part[(long long)p * 2 * C + c] - near;
-      sum += n * delta;
-      squares += part[((long long)p * 2 + 1) * C + c] + n * delta * delta;
+    EACH_PARTS(p, parts) {
+      const Parts means = load_parts(part + c, p, parts, 2 * C), squares = load_parts(part + C + c, p, parts, 2 * C);
+      Parts of_means, of_squares;
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) {
+        const int q = p + k * blockDim.y;
+        const float n = q == parts - 1 ? n_last : share, delta = q < parts ? means.at[k] - near : 0.f;
+        of_means.at[k] = n * delta;
+        of_squares.at[k] = squares.at[k] + n * delta * delta;
+      }
+      all += {sum(of_means), sum(of_squares)};
     }
-  const double off = sum_over_rows(sum, scratch) / rows, square = sum_over_rows(squares, scratch) / rows - off * off;
-  if (threadIdx.y == 0 && c < C) {
-    mean[c] = (float)(near + off);
-    var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
-    rstd[c] = 1.f / sqrtf(var[c] + eps);
-  }
+  all = sum_over_rows(all, scratch);
+  if (threadIdx.y > 0 || c >= C) return;
+  const double off = all.a * per_row, square = all.b * per_row - off * off;
+  const float v = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
+  mean[c] = (float)(near + off);
+  var[c] = v;
+  rstd[c] = rsqrtf(v + eps);
 }
 
 extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, float* __restrict__ rstd, float eps, int C) {
   EACH_ELEMENT(c, C);
-  rstd[c] = 1.f / sqrtf(var[c] + eps);
+  rstd[c] = rsqrtf(var[c] + eps);
 }
 
-// What a thread keeps of its channels: y = scale * (x - mean) + beta with scale = gamma * rstd.
+// What a thread keeps of its channels, asked for after its first row and before that has come: y = scale * (x - mean) + beta with scale = gamma * rstd.
 struct Channels {
   Floats mean, scale, beta;
   __device__ __forceinline__ Channels(const float* means, const float* rstd, const float* gamma, const float* betas, int c)
@@ -78,43 +92,47 @@ extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ 
                                       const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int rows,
                                       int C, int ldx, int ldy, int relu) {
   const int c = first_channel();
-  if (c >= C) return;
+  int r = first_row();
+  if (c >= C || r >= rows) return;
+  Floats v = load(x, r, ldx, c);
   const Channels k(mean, rstd, gamma, beta, c);
-  EACH_ROW(r, rows) {
-    Floats v = load(x, r, ldx, c);
+  while (true) {
     EACH_FLOAT(j) {
       v[j] = (v[j] - k.mean[j]) * k.scale[j] + k.beta[j];
       if (relu && v[j] <= 0) v[j] = 0;
     }
     store(y, r, ldy, c, v);
+    if ((r += row_step()) >= rows) return;
+    v = load(x, r, ldx, c);
   }
 }
 
 // Blocks: (channels, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
-extern "C" __global__ void batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
-                                           const float* __restrict__ rstd, const float* __restrict__ gamma,
-                                           const float* __restrict__ beta, float* __restrict__ part, int rows, int C, int lddy,
-                                           int ldx, int relu) {
-  __shared__ Floats scratch[THREADS];
-  const int c = first_channel();
-  Floats plain = {}, with_x = {};
-  if (c < C) {
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
+                    const float* __restrict__ rstd, const float* __restrict__ gamma, const float* __restrict__ beta,
+                    float* __restrict__ part, int rows, int C, int lddy, int ldx, int relu) {
+  __shared__ Pack<float, 2 * VEC> scratch[THREADS];
+  const int c = first_channel(), step = row_step();
+  int r = first_row();
+  Pack<float, 2 * VEC> all = {};  // of both sums for each channel
+  if (c < C && r < rows) {
+    Rows g = load_rows(dy, r, step, rows, lddy, c, Floats{}), v = load_rows(x, r, step, rows, ldx, c, Floats{});
     const Channels k(mean, rstd, gamma, beta, c);
-#pragma unroll 4
-    EACH_ROW(r, rows) {
-      const Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
-      EACH_FLOAT(j) {
-        const float centred = v[j] - k.mean[j], let = k.through(g[j], centred, relu, j);
-        plain[j] += let;
-        with_x[j] += let * centred;
+    while (true) {
+      EACH_OF_ROWS(i) EACH_FLOAT(j) {
+        const float centred = v.at[i][j] - k.mean[j], let = k.through(g.at[i][j], centred, relu, j);
+        all[j] += let;
+        all[VEC + j] += let * centred;
       }
+      if ((r += ROWS_AT_ONCE * step) >= rows) break;
+      g = load_rows(dy, r, step, rows, lddy, c, Floats{}), v = load_rows(x, r, step, rows, ldx, c, Floats{});
     }
   }
-  plain = sum_over_rows(plain, scratch);
-  with_x = sum_over_rows(with_x, scratch);
-  if (threadIdx.y > 0 || c >= C) return;
-  store(part, 2 * blockIdx.y, C, c, plain);
-  store(part, 2 * blockIdx.y + 1, C, c, with_x);
+  const float total = sum_columns(all, scratch);
+  const int at = threadIdx.y * blockDim.x + threadIdx.x, column = at / (2 * VEC), second = at / VEC % 2;
+  const int own = (blockIdx.x * blockDim.x + column) * VEC + at % VEC;
+  if (column < blockDim.x && own < C) *pixel(part + own, 2 * blockIdx.y + second, C) = total;
 }
 
 // What follows from the sums of all parts. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
@@ -126,29 +144,31 @@ extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const
                                            const float* __restrict__ var, const float* __restrict__ rstd,
                                            const float* __restrict__ gamma, float* __restrict__ dgamma, float* __restrict__ dbeta,
                                            float* __restrict__ terms, float* __restrict__ mean_average,
-                                           float* __restrict__ var_average, const float* __restrict__ decay, int rows, int C,
-                                           int parts) {
-  __shared__ double scratch[JOINING];
+                                           float* __restrict__ var_average, const float* __restrict__ decay, float per_row,
+                                           int C, int parts) {
+  __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  double plain = 0, with_x = 0;
+  const bool last = threadIdx.y == 0 && c < C;  // this thread writes; what it needs for that it asks for now
+  const auto get = [&](const float* from, int i) { return last && from ? from[i] : 0.f; };
+  const float r = get(rstd, c), g = gamma ? get(gamma, c) : 1.f, old_dgamma = get(dgamma, c), old_dbeta = get(dbeta, c);
+  const float old_mean = get(mean_average, c), old_var = get(var_average, c), keep = get(decay, 0);
+  const float new_mean = get(mean, c), new_var = get(var, c);
+  Two<double> all = {};
   if (c < C)
-#pragma unroll 4
-    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
-      plain += part[(long long)p * 2 * C + c];
-      with_x += part[((long long)p * 2 + 1) * C + c];
+    EACH_PARTS(p, parts) {
+      const Parts plain = load_parts(part + c, p, parts, 2 * C), with_x = load_parts(part + C + c, p, parts, 2 * C);
+      all += {sum(plain), sum(with_x)};
     }
-  plain = sum_over_rows(plain, scratch);
-  with_x = sum_over_rows(with_x, scratch);
-  if (threadIdx.y > 0 || c >= C) return;
-  const double with_xhat = rstd[c] * with_x;
-  dbeta[c] += (float)plain;
-  if (dgamma) dgamma[c] += (float)with_xhat;
+  all = sum_over_rows(all, scratch);
+  if (!last) return;
+  const float plain = (float)all.a, with_xhat = (float)(r * all.b), scale = g * r;
+  dbeta[c] = old_dbeta + plain;
+  if (dgamma) dgamma[c] = old_dgamma + with_xhat;
   if (!terms) return;
-  const float scale = gamma ? gamma[c] * rstd[c] : rstd[c];
-  terms[c] = scale * rstd[c] * (float)(with_xhat / rows);
-  terms[C + c] = scale * (float)(plain / rows);
-  mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
-  var_average[c] += (1 - *decay) * (var[c] - var_average[c]);
+  terms[c] = scale * r * (with_xhat * per_row);
+  terms[C + c] = scale * (plain * per_row);
+  mean_average[c] = old_mean + (1 - keep) * (new_mean - old_mean);
+  var_average[c] = old_var + (1 - keep) * (new_var - old_var);
 }
 
 // dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.
@@ -157,12 +177,12 @@ extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const flo
                                          const float* __restrict__ beta, const float* __restrict__ terms, float* dx, int rows,
                                          int C, int lddy, int ldx, int lddx, int relu) {
   const int c = first_channel();
-  if (c >= C) return;
-  const Channels k(mean, rstd, gamma, beta, c);
-  Floats slope = {}, level = {};
+  int r = first_row();
+  if (c >= C || r >= rows) return;
+  Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c), slope = {}, level = {};
   if (terms) slope = load(terms, 0, C, c), level = load(terms, 1, C, c);
-  EACH_ROW(r, rows) {
-    const Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
+  const Channels k(mean, rstd, gamma, beta, c);
+  while (true) {
     Floats d;
     EACH_FLOAT(j) {
       const float centred = v[j] - k.mean[j];
@@ -170,5 +190,7 @@ extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const flo
       if (terms) d[j] -= slope[j] * centred + level[j];
     }
     store(dx, r, lddx, c, d);
+    if ((r += row_step()) >= rows) return;
+    g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
   }
 }

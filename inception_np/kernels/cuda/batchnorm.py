@@ -22,7 +22,9 @@ def join_moments(part: Array, count: int, share: int, eps: float):
     """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
     parts, _, c = part.shape
     mean, var, rstd = (empty((c,), part.dtype, part) for _ in range(3))
-    launch("batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, c, share, parts)
+    launch(
+        "batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, 1 / count, c, share, parts
+    )
     return mean, var, rstd
 
 
@@ -72,7 +74,7 @@ def batch_norm_backward(
     if averages is not None:
         terms = empty((2, c), x.dtype, x)
         moved = [*averages[:2], one_number(averages[2], x)]
-    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, count, c, parts)
+    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, 1 / count, c, parts)
     launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
     grid = by_channels(c, count, vec)
     launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=vectors(vec))

@@ -33,6 +33,12 @@ __device__ __forceinline__ Window known(Window d) {
 template <class T, int n>
 struct __align__(n * sizeof(T)) Pack {
   T at[n];
+  __device__ __forceinline__ T& operator[](int j) { return at[j]; }
+  __device__ __forceinline__ T operator[](int j) const { return at[j]; }
+  __device__ __forceinline__ void operator+=(const Pack& other) {
+#pragma unroll
+    for (int j = 0; j < n; j++) at[j] += other.at[j];
+  }
 };
 template <int n, class T>
 __device__ __forceinline__ Pack<T, n> load(const T* from) {
