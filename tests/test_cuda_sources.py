@@ -8,7 +8,8 @@ from inception_np.kernels.cuda import launch
 SOURCES = sorted(path.name for path in launch.FOLDER.glob("*.cu"))
 ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
-OPTIONS = {"conv.cu": [(f"-DVEC={vec}", f"-DBN={bn}") for vec in (1, 2, 4) for bn in (32, 64)]}
+SHAPES = [(f"-DBM={bm}", f"-DBN={bn}") for bm in (64, 128) for bn in (16, 32, 48, 64, 96)]
+OPTIONS = {"conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES]}
 # The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128, 4 leave 64.
 BUDGET = {"conv.cu": 128}
 USUAL_BUDGET = 64
@@ -40,7 +41,7 @@ def test_source_compiles_within_its_registers(source, sm):
 @pytest.mark.slow
 @needs_nvrtc
 def test_faults_that_only_the_assembler_sees_are_caught():
-    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", "-DBN=64"))
+    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", "-DBM=128", "-DBN=64"))
     assert "sm_80" in errors
     errors, _ = nvrtc.compile_cubin(launch.text("pool.cu").replace("float sum = 0", "flaot sum = 0", 1), 90)
     assert "flaot" in errors
