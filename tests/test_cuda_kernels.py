@@ -398,7 +398,7 @@ TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, 
     (((15, 1), (1, 1), ((7, 7), (1, 0)), (1, 1), (4, 3)), 1, 1, (1, 2), (12, True, False)),  # all bits of a side
     (((16, 2), (1, 1), ((8, 8), (1, 0)), (1, 1), (4, 3)), 1, 1, (2, 2), (13, True, False)),  # one more: im2col
 ]
-SHAPES = [(bm, bn) for bm in (64, 128) for bn in (16, 32, 48, 64, 96)]
+SHAPES = [(bm, bn, teams) for bm, teams in ((64, 1), (64, 2), (128, 1)) for bn in (16, 32, 48, 64, 96)]
 
 
 @pytest.mark.parametrize("case", TILES, ids=str)
@@ -562,6 +562,13 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "last + 3 * BK, shared.terms_a", "last + 2 * BK, shared.terms_a"),  # no list for the last loads
     ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
     ("conv.cu", "const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2", "const int l = i % 2, k = i / 2"),
+    ("conv.cu", "A::place(warp / ACROSS * 2, team * 2, g, t)", "A::place(warp / ACROSS * 2, 0, g, t)"),
+    ("conv.cu", "if (team == 1) sums", "if (team == 0) sums"),
+    (
+        "conv.cu",
+        "  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < 8 * STRIPS; i++) sum[",
+        "  for (int i = 0; i < 8 * STRIPS; i++) sum[",
+    ),
     ("conv.cu", "quad[i] = tf32(", "quad[i] = ("),  # truncated
     ("conv.cu", "fb[j / 2] + j % 2 * 2", "fb[j / 2] + (1 - j % 2) * 2"),
     ("conv.cu", "h % 4 * 2 + h / 4", "h"),  # columns in another order than results

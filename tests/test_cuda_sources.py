@@ -8,7 +8,11 @@ from inception_np.kernels.cuda import launch
 SOURCES = sorted(path.name for path in launch.FOLDER.glob("*.cu"))
 ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
-SHAPES = [(f"-DBM={bm}", f"-DBN={bn}") for bm in (64, 128) for bn in (16, 32, 48, 64, 96)]
+SHAPES = [
+    (f"-DBM={bm}", f"-DBN={bn}", f"-DTEAMS={teams}")
+    for bm, teams in ((64, 1), (64, 2), (128, 1))
+    for bn in (16, 32, 48, 64, 96)
+]
 OPTIONS = {"conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES]}
 # The 65536 registers of a multiprocessor are its resident warps': 32 leave each thread 64, 16 leave 128, 12 leave 168.
 USUAL_BUDGET = 64
@@ -18,7 +22,7 @@ def budget(source, options):
     if source != "conv.cu":
         return USUAL_BUDGET
     vec, *shape = options
-    return 128 if vec == "-DVEC=4" and shape != ["-DBM=64", "-DBN=48"] else 168
+    return 128 if vec == "-DVEC=4" and shape[:2] != ["-DBM=64", "-DBN=48"] else 168
 
 
 try:
@@ -48,7 +52,7 @@ def test_source_compiles_within_its_registers(source, sm):
 @pytest.mark.slow
 @needs_nvrtc
 def test_faults_that_only_the_assembler_sees_are_caught():
-    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", "-DBM=128", "-DBN=64"))
+    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", *SHAPES[0]))
     assert "sm_80" in errors
     errors, _ = nvrtc.compile_cubin(launch.text("pool.cu").replace("float sum = 0", "flaot sum = 0", 1), 90)
     assert "flaot" in errors

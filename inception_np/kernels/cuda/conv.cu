@@ -22,15 +22,16 @@
 // for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
 // quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
 //
-// Given when this is compiled: BM (128 or 64), BN (16, 32, 48, 64 or 96), and VEC (4, 2 or 1), how many floats are read
-// at once: what the channel counts are multiples of.
+// Given when this is compiled: BM (128 or 64), BN (16, 32, 48, 64 or 96), VEC (4, 2 or 1), how many floats are read at
+// once: what the channel counts are multiples of, and TEAMS (1 or 2): where there are few blocks for the GPU, two teams of
+// warps share each, one taking the first 16 terms of a step, the other the next 16, and add their sums in the end.
 #include "common.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"
 
-constexpr int BK = 16, TERMS = 256;
+constexpr int BK = 16 * TEAMS, TERMS = 256;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
-constexpr int THREADS = 32 * DOWN * ACROSS;
+constexpr int TEAM = 32 * DOWN * ACROSS, THREADS = TEAM * TEAMS;
 constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one multiprocessor: their registers must do
 
 // A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
@@ -59,27 +60,31 @@ struct Tile {
   static constexpr __device__ int half(int r, int n) { return ALONG_K ? n : r < STRIPS / 4 * 2 ? r % 2 : n / 2; }
 
   // Patch p: its first line and term.
-  static __device__ __forceinline__ int line(int p) { return ALONG_K ? p / 32 * 16 + p / 4 % 8 : p % (SIZE / 4) * 4; }
-  static __device__ __forceinline__ int term(int p) { return ALONG_K ? p % 4 * 4 : p / (SIZE / 4) * 2; }
+  static __device__ __forceinline__ int line(int p) {
+    return ALONG_K ? p / (32 * TEAMS) * 16 + p / 4 % 8 : p % (SIZE / 4) * 4;
+  }
+  static __device__ __forceinline__ int term(int p) {
+    return ALONG_K ? p / 32 % TEAMS * 16 + p % 4 * 4 : p / (SIZE / 4) * 2;
+  }
 
-  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's two mmas. The lanes that read at once
+  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's mmas, two for each team. The lanes that read at once
   // read from different banks, and those that write at once write to different ones.
   static __device__ __forceinline__ int place(int pair, int mma, int g, int t) {
-    return ((pair * 2 + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
+    return ((pair * (BK / 8) + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
   }
   // The same for quad q of patch p.
   static __device__ __forceinline__ int place(int p, int q) {
     const int l = line(p), k = term(p);
-    if (ALONG_K) return place(l / 16, q, l % 8, k / 4);
+    if (ALONG_K) return place(l / 16, k / 16 * 2 + q, l % 8, k % 16 / 4);
     const int in = (l + 2 * q) % (STRIPS * 8), four = in / 32 * 4, h = in % 32 / 4;
     const bool fours = four < STRIPS / 4 * 4;
     const int f = four + (fours ? in % 4 : 0), g = fours ? h % 4 * 2 + h / 4 : in % 32 / 2;
-    return place((l / (STRIPS * 8) * STRIPS + f) / 2, k % 4 / 2, g, k / 4);
+    return place((l / (STRIPS * 8) * STRIPS + f) / 2, k / 16 * 2 + k % 4 / 2, g, k % 16 / 4);
   }
 
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
   Line lines[COPIES][LINES];
-  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
+  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 16 * BK : 0;  // from a patch's quad to the next; 0: it varies
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
   template <class Factor>
   __device__ __forceinline__ Tile(const Factor& f, int first) {
@@ -161,9 +166,10 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     rows.store(next_a, tiles);
     columns.store(next_b, tiles + A::FLOATS);
   };
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32, count = (last - first + BK - 1) / BK;
-  const int own_a = hold(A::place(warp / ACROSS * 2, 0, g, t));
-  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x % TEAM / 32, team = threadIdx.x / TEAM;
+  const int count = (last - first + BK - 1) / BK;
+  const int own_a = hold(A::place(warp / ACROSS * 2, team * 2, g, t));
+  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), team * 2, g, t));
   load(0);
   store(shared.tiles[0]);
   load(1);
@@ -186,12 +192,22 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
         for (int j = 0; j < STRIPS; j++) mma_16x8x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
+  if (TEAMS == 1) return;
+  float* sums = shared.tiles[0] + threadIdx.x % TEAM;  // the first team adds what the second has
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 8 * STRIPS; i++)
+    if (team == 1) sums[i * TEAM] = sum[i / STRIPS / 4][i / 4 % STRIPS][i % 4];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 8 * STRIPS; i++) sum[i / STRIPS / 4][i / 4 % STRIPS][i % 4] += sums[i * TEAM];
 }
 
 // Hand this thread's part of the tile to store(row, column, run), B::RUN neighbouring columns at a time.
 template <class A, class B, class Store>
 __device__ __forceinline__ void each_result(const float sum[2][STRIPS][4], int row, int column, const Store& store) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+  if (threadIdx.x >= TEAM) return;
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -221,7 +237,7 @@ __device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
 template <class A, class B>
 __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], int count, int columns, float* scratch,
                                                float* part, int pitch) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x % TEAM / 32;
   float mean[STRIPS][2] = {};
   for (int pass = 0; pass < 2; pass++) {
     __syncthreads();
@@ -236,7 +252,7 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
           if (warp / ACROSS * 32 + A::own(i, g) < count) total += pass ? delta * delta : delta;
         }
         for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
-        if (g == 0) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
+        if (g == 0 && threadIdx.x < TEAM) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
       }
     __syncthreads();
     if (pass == 0)

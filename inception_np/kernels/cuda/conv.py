@@ -12,8 +12,8 @@ from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
-Tile = tuple[int, int]
-BUSY = 264  # blocks that keep the GPU busy: two for each of an H200's 132 multiprocessors
+Tile = tuple[int, int, int]  # rows, columns, teams: BM, BN, TEAMS of conv.cu
+BUSY = 132 * 8  # warps that keep the GPU busy: eight for each of an H200's multiprocessors
 
 
 def conv2d(
@@ -86,7 +86,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     weights = kh * kw * per_group
     most = max(1, pixels // 256)
     tile = _tile(weights, o // groups, groups * most)
-    parts = max(1, min(BUSY // (_blocks(tile, weights, o // groups) * groups), most))
+    parts = max(1, min(BUSY // (_warps(tile, weights, o // groups) * groups), most))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     part = empty((parts, dw.size), dw.dtype, dw)
@@ -119,23 +119,33 @@ def _tiles(count: int, size: int) -> int:
 
 
 def _tile(rows: int, columns: int, others: int) -> Tile:
-    """Rows and columns of a tile: those that pad the result least, at the price of the work that any size costs.
+    """The tile that pads the result least, at the price of the work that a tile of any size costs.
 
-    others: how many such products the launch makes. 64 rows where 128 would be too few blocks for the GPU.
+    others: how many such products the launch makes. 64 rows where 128 would be too few blocks for the GPU, and then two
+    teams.
     """
     bn = min((16, 32, 48, 64, 96), key=lambda bn: _tiles(columns, bn) * (bn + 64))
-    bm = min((128, 64), key=lambda bm: _tiles(rows, bm) * (bm + 16))
-    return (bm if _blocks((bm, bn), rows, columns) * others >= BUSY else 64), bn
+    tall = min((128, 64), key=lambda bm: _tiles(rows, bm) * (bm + 16)), bn, 1
+    if _warps(tall, rows, columns) * others >= BUSY:
+        return tall
+    low = 64, bn, 1
+    return low if _warps(low, rows, columns) * others >= BUSY else (64, bn, 2)
 
 
-def _blocks(tile: Tile, rows: int, columns: int) -> int:
-    return _tiles(rows, tile[0]) * _tiles(columns, tile[1])
+def _threads(tile: Tile) -> int:
+    bm, bn, teams = tile
+    return bm * (2 if bn > 48 else 1) * teams
+
+
+def _warps(tile: Tile, rows: int, columns: int) -> int:
+    return _tiles(rows, tile[0]) * _tiles(columns, tile[1]) * _threads(tile) // 32
 
 
 def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
-    bm, bn = tile
-    grid = (_tiles(rows, bm), _tiles(columns, bn), others), (bm * (2 if bn > 48 else 1),)
-    launch("conv.cu", kernel, grid, *args, options=(f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}"))
+    bm, bn, teams = tile
+    grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
+    options = f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DTEAMS={teams}"
+    launch("conv.cu", kernel, grid, *args, options=options)
 
 
 def _countable(d: tuple[int, ...], ldx: int, ldy: int) -> None:
