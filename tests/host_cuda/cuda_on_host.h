@@ -1,7 +1,7 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
 // with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
-// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins.
-// There is no timing here, no weak memory, no divergence within a warp.
+// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds
+// NaNs when a block begins. There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
 #define CUDA_ON_HOST 1
 #include <setjmp.h>

@@ -14,17 +14,25 @@
 //     |  warp 2   |  warp 3   |         |     |     |     |     | 16 rows    ...
 //     +-----------+-----------+         +-----+-----+-----+-----+            and the same lanes for rows 8, 9, ...
 //
-// The sum advances by BK terms a step. While the warps multiply one step's tiles in shared memory, the numbers of the
-// next are there already, and those of the one after next are on their way from memory to registers.
+// The sum advances by BK terms a step. While the warps multiply one step's tiles, which are in shared memory, numbers of
+// the next step are in registers or on their way there.
 //
 // Which lines of a tile make a strip, and in which order terms are summed, is ours to choose as long as both factors
 // agree: lane (g, t) = (lane / 4, lane % 4) takes line g of each strip and terms 4t to 4t + 3 of each step, two terms
 // for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
 // quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
 //
+// Thread 37 in a step of conv2d, with BM = 128, BN = 64 and 256 threads; it is lane (1, 1) of warp 1:
+//   store     rounds what it read a step ago, 16 numbers, and writes them as four quads.
+//   load      looks up terms 4 to 7 of the step after next, (r, s, c) to (r, s, c + 3), and reads them for pixels 17 and
+//             25 of its block: 16 bytes of x each, or zeros beside the image. Of w it reads columns 20 to 23 of terms 4
+//             and 5. (The upper half of the threads reads none of w: its tile is half as large.)
+//   multiply  reads its quads of its warp's 4 strips of rows and 4 strips of columns: 2 + 2 of them are enough for 8 mma,
+//             and that twice.
+//
 // Given when this is compiled: BM (128 or 64), BN (16, 32, 48, 64 or 96), VEC (4, 2 or 1), how many floats are read at
-// once: what the channel counts are multiples of, and TEAMS (1 or 2): where there are few blocks for the GPU, two teams of
-// warps share each, one taking the first 16 terms of a step, the other the next 16, and add their sums in the end.
+// once: what the channel counts are multiples of, and TEAMS (1 or 2): where there are few blocks for the GPU, two teams
+// of warps share each, one taking the first 16 terms of a step, the other the next 16, and add their sums in the end.
 #include "common.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"
@@ -34,9 +42,9 @@ constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8
 constexpr int TEAM = 32 * DOWN * ACROSS, THREADS = TEAM * TEAMS;
 constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one multiprocessor: their registers must do
 
-// A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
-// contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
-// by four terms, or four lines by two terms.
+// A factor's tile: SIZE lines (rows of the left factor, columns of the right one) by BK terms. A thread reads patches of
+// 8 numbers, which make two quads: four of them along whichever is contiguous in device memory, terms (ALONG_K) or lines,
+// times two along the other.
 template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
   static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
@@ -67,8 +75,8 @@ struct Tile {
     return ALONG_K ? p / 32 % TEAMS * 16 + p % 4 * 4 : p / (SIZE / 4) * 2;
   }
 
-  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's mmas, two for each team. The lanes that read at once
-  // read from different banks, and those that write at once write to different ones.
+  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's mmas, two for each team. Eight lanes,
+  // which read or write at once, do so on different banks.
   static __device__ __forceinline__ int place(int pair, int mma, int g, int t) {
     return ((pair * (BK / 8) + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
   }
@@ -82,9 +90,10 @@ struct Tile {
     return place((l / (STRIPS * 8) * STRIPS + f) / 2, k / 16 * 2 + k % 4 / 2, g, k % 16 / 4);
   }
 
+  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 16 * BK : 0;  // a patch's two quads; 0: it varies
+
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
   Line lines[COPIES][LINES];
-  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 16 * BK : 0;  // from a patch's quad to the next; 0: it varies
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
   template <class Factor>
   __device__ __forceinline__ Tile(const Factor& f, int first) {
@@ -98,6 +107,7 @@ struct Tile {
       for (int i = 0; i < LINES; i++) lines[c][i] = f.line(first + line(p) + i * (ALONG_K ? 8 : VEC));
     }
   }
+  // Terms from `first` on, as many as the list holds; none beyond `last` will be read.
   template <class Factor>
   static __device__ __forceinline__ void list_terms(const Factor& f, int first, int last, Term* list) {
 #pragma unroll 1
@@ -153,7 +163,7 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
   const A rows(a, row);
   const B columns(b, column);
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
-  auto load = [&](int step) {  // beyond the last term: zeros
+  auto load = [&](int step) {  // up to two steps beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
       if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 3 * BK, shared.terms_a);
       if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 3 * BK, shared.terms_b);

@@ -13,7 +13,7 @@ from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
 Tile = tuple[int, int, int]  # rows, columns, teams: BM, BN, TEAMS of conv.cu
-BUSY = 132 * 8  # warps that keep the GPU busy: eight for each of an H200's multiprocessors
+BUSY = 132 * 12  # warps that keep the GPU busy: twelve for each of an H200's multiprocessors
 
 
 def conv2d(
