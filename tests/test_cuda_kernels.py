@@ -557,7 +557,11 @@ FAULTS = {
 TENSOR_CORE_FAULTS = [
     ("conv.cu", "    __syncthreads();  // this step's", "    // this step's"),  # a tile is overwritten while it is read
     ("conv.cu", "store(shared.tiles[(step + 1) % 2]);", "store(shared.tiles[step % 2]);"),
-    ("conv.cu", "__syncthreads();\n    }\n    rows.load", "}\n    rows.load"),  # terms that are not there yet
+    (
+        "conv.cu",
+        "  __syncthreads();\n    }\n    rows",
+        "  if (step == 0) __syncthreads();\n    }\n    rows",
+    ),  # terms that are not there yet
     ("conv.cu", "PERIOD = TERMS * GRAIN / BK", "PERIOD = TERMS * GRAIN / BK * 2"),  # terms beyond the table
     ("conv.cu", "last + 3 * BK, shared.terms_a", "last + 2 * BK, shared.terms_a"),  # no list for the last loads
     ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
@@ -574,7 +578,7 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "h % 4 * 2 + h / 4", "h"),  # columns in another order than results
     ("conv.cu", "r < STRIPS / 4 * 2 ? r % 2 : n / 2", "r % 2"),
     ("conv.cu", "i % 2 * 2 + B::half(r, n)", "i / 2 * 2 + B::half(r, n)"),
-    ("conv.cu", "i * (ALONG_K ? 8 : VEC)", "i * VEC"),  # the second line of a patch
+    ("conv.cu", "i * (ALONG_K ? 8 : 1)]", "i]"),  # the second line of a patch
     ("conv.cu", "min(BN, columns)", "min(BN / 2, columns)"),
     ("conv.cu", "if (n < count) to[n]", "if (n <= count) to[n]"),  # beside its channels
     ("windows.cuh", "h.beside(y) | w.beside(x) << 16", "h.beside(y)"),

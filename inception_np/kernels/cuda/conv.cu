@@ -48,10 +48,10 @@ constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one mu
 template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
   static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
-  static constexpr int PIECES = 4 / VEC, LINES = ALONG_K ? 2 : PIECES;  // reads for four numbers; lines kept for a patch
-  static constexpr int GRAIN = ALONG_K ? VEC : 1;                       // terms that share an entry of the table,
-  static constexpr int PERIOD = TERMS * GRAIN / BK;                     // and steps until it is filled anew
-  static constexpr int RUN = ALONG_K ? 2 : 4;                           // columns that a lane holds side by side
+  static constexpr int STEP = ALONG_K ? 1 : VEC, GRAIN = ALONG_K ? VEC : 1;  // lines, terms that share an entry of a list
+  static constexpr int PERIOD = TERMS * GRAIN / BK;                          // steps until that of terms is written anew
+  static constexpr int LINES = ALONG_K ? 2 : 4 / VEC;                        // entries for a patch
+  static constexpr int RUN = ALONG_K ? 2 : 4;                                // columns that a lane holds side by side
 
   // Line g of strip f, counted from the warp's first line. Where lines are contiguous, strips are interleaved: those of
   // a lane in four strips are 4h to 4h + 3, with h = 0, 4, 1, 5, ... for g = 0, 1, 2, 3, ..., so that the results which
@@ -95,16 +95,22 @@ struct Tile {
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
   Line lines[COPIES][LINES];
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
+
   template <class Factor>
-  __device__ __forceinline__ Tile(const Factor& f, int first) {
+  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line* list) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SIZE / STEP; i += THREADS) list[i] = f.line(first + i * STEP);
+  }
+  __device__ __forceinline__ Tile(const Line* list) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       const int p = threadIdx.x + c * THREADS;
+      if (PATCHES % THREADS != 0 && p >= PATCHES) break;
       if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
 #pragma unroll
       for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
 #pragma unroll
-      for (int i = 0; i < LINES; i++) lines[c][i] = f.line(first + line(p) + i * (ALONG_K ? 8 : VEC));
+      for (int i = 0; i < LINES; i++) lines[c][i] = list[line(p) / STEP + i * (ALONG_K ? 8 : 1)];
     }
   }
   // Terms from `first` on, as many as the list holds; none beyond `last` will be read.
@@ -148,11 +154,14 @@ struct Tile {
 template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
 template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
 
-// Two of each tile: one is read while the other is written. Where the factors' terms lie is worked out TERMS at a time,
-// by all threads for all.
+// Two of each tile: one is read while the other is written. Where the factors' lines and terms lie is worked out by all
+// threads for all, TERMS terms at a time; the lines before there are tiles.
 template <class A, class B>
 struct Shared {
-  float tiles[2][A::FLOATS + B::FLOATS];
+  union {
+    float tiles[2][A::FLOATS + B::FLOATS];
+    Line lines[BM + BN];
+  };
   Term terms_a[TERMS], terms_b[TERMS];
 };
 
@@ -160,8 +169,11 @@ struct Shared {
 template <class A, class B, class FactorA, class FactorB>
 __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA& a, const FactorB& b, int row, int column,
                                          int first, int last, Shared<A, B>& shared) {
-  const A rows(a, row);
-  const B columns(b, column);
+  A::list_lines(a, row, shared.lines);
+  B::list_lines(b, column, shared.lines + BM);
+  __syncthreads();
+  const A rows(shared.lines);
+  const B columns(shared.lines + BM);
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
   auto load = [&](int step) {  // up to two steps beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
@@ -336,8 +348,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
   const bool whole = by_fours(dx, lddx, in);
   each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
     if (m >= pixels || c >= in) return;
-    const int y = h0 + m / columns % rows * d.sh, x = w0 + m % columns * d.sw;
-    float* to = dx + (((long long)(m / columns / rows) * d.H + y) * d.W + x) * lddx + c;
+    int pixel = m;  // of the image, not only of those of the remainder
+    if (d.sh * d.sw > 1)
+      pixel = (m / columns / rows * d.H + h0 + m / columns % rows * d.sh) * d.W + w0 + m % columns * d.sw;
+    float* to = dx + (long long)pixel * lddx + c;
     if (add)
 #pragma unroll
       for (int n = 0; n < B::RUN; n++)
