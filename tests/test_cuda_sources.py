@@ -11,8 +11,9 @@ ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
 WINDOWS = [*launch.KNOWN, ((5, 5), (3, 3))]
 VARIANTS = [launch.variant(vec, *window) for vec in (1, 2, 4) for window in WINDOWS]
+SHAPES = [(f"-DBM={bm}", f"-DBN={bn}") for bm in (64, 128) for bn in (16, 32, 48, 64, 96)]
 OPTIONS = {
-    "conv.cu": [(f"-DVEC={vec}", f"-DBN={bn}") for vec in (1, 2, 4) for bn in (32, 64)],
+    "conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES],
     "depthwise.cu": VARIANTS,
     "pool.cu": VARIANTS,
 }
@@ -48,7 +49,7 @@ def test_source_compiles_within_its_registers(source, sm):
 @pytest.mark.slow
 @needs_nvrtc
 def test_faults_that_only_the_assembler_sees_are_caught():
-    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", "-DBN=64"))
+    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", "-DBM=128", "-DBN=64"))
     assert "sm_80" in errors
     errors, _ = nvrtc.compile_cubin(launch.text("lrn.cu").replace("float s", "flaot s", 1), 90)
     assert "flaot" in errors

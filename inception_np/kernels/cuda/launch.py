@@ -125,7 +125,7 @@ def _module(source: str, options: tuple[str, ...]) -> Any:
 
 
 def elements(count: int, vec: int = 1) -> Grid:
-    """One thread per `vec` elements. Raises ValueError where the kernels' ints could not count them and a stride more."""
+    """One thread per `vec` elements. Raises ValueError where ints could not count them and a stride more."""
     if count >= 2**31 - 2**20:
         raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
     return (-(-count // (vec * BLOCK)),), (BLOCK,)
