@@ -675,7 +675,8 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "store(shared.tiles[(step + 1) % 2]);", "store(shared.tiles[step % 2]);"),
     ("conv.cu", "__syncthreads();\n    }\n    rows.load", "}\n    rows.load"),  # terms that are not there yet
     ("conv.cu", "PERIOD = TERMS * GRAIN / BK", "PERIOD = TERMS * GRAIN / BK * 2"),  # terms beyond the table
-    ("conv.cu", "first + step * BK, shared.terms_a", "step * BK, shared.terms_a"),  # the first part's pixels
+    ("conv.cu", "last + 3 * BK, shared.terms_a", "last + 2 * BK, shared.terms_a"),  # no list for the last loads
+    ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
     ("conv.cu", "const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2", "const int l = i % 2, k = i / 2"),
     ("conv.cu", "quad[i] = tf32(", "quad[i] = ("),  # truncated
     ("conv.cu", "fb[j / 2] + j % 2 * 2", "fb[j / 2] + (1 - j % 2) * 2"),

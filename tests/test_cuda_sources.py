@@ -18,9 +18,16 @@ OPTIONS = {
     "pool.cu": VARIANTS,
 }
 OPTIONS |= {source: [launch.vectors(vec) for vec in (1, 2, 4)] for source in ("batchnorm.cu", "elementwise.cu")}
-# The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128, 4 leave 64.
-BUDGET = {"conv.cu": 128, "depthwise.cu": 128}
+# The 65536 registers of a multiprocessor are its resident warps': 32 leave each thread 64, 16 leave 128, 12 leave 168.
 USUAL_BUDGET = 64
+
+
+def budget(source, options):
+    if source != "conv.cu":
+        return USUAL_BUDGET
+    vec, *shape = options
+    return 128 if vec == "-DVEC=4" and shape != ["-DBM=64", "-DBN=48"] else 168
+
 
 try:
     nvrtc.library()
@@ -43,7 +50,7 @@ def test_source_compiles_within_its_registers(source, sm):
         assert used.keys() == launch.declarations(source).keys()
         for kernel, (registers, spilled) in used.items():
             assert spilled == 0, f"{kernel} spills {spilled} bytes"
-            assert registers <= BUDGET.get(source, USUAL_BUDGET), f"{kernel} takes {registers} registers"
+            assert registers <= budget(source, options), f"{kernel} takes {registers} registers"
 
 
 @pytest.mark.slow

@@ -32,6 +32,10 @@ extern "C" __attribute__((weak, visibility("hidden"))) char __start_shared_memor
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
+// What shared memory holds when a block begins: NaNs. Did a kernel take such a word for an offset?
+constexpr unsigned UNWRITTEN = 0x7fc00000;
+static bool took_unwritten = false;
+
 // ---- fibres: each has a stack; a barrier hands over to the scheduler until all have come
 struct Fibre {
   ucontext_t begin;
@@ -130,18 +134,23 @@ static inline void mma_16x8x8(float* c, const float* a, const float* b) {
 static int misaligned_accesses;
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { misaligned_accesses++; }
 
-static inline const float* advance(const float* from, int offset) { return from + offset; }
+static inline const float* advance(const float* from, int offset) {
+  if (offset != (int)UNWRITTEN) return from + offset;
+  took_unwritten = true;
+  return nullptr;
+}
 static inline int hold(int x) { return x; }
 
 // ---- several floats at once, which must be aligned
 static inline void aligned(const float* p, int count) {
   if ((uintptr_t)p % (4 * count)) fprintf(stderr, "misaligned by %d floats\n", int((uintptr_t)p / 4 % count)), abort();
 }
-template <int count> static inline void load_few(float* to, const float* from, bool zeros) {
-  if (zeros) return (void)memset(to, 0, 4 * count);
+template <int count> static inline void fetch_few(float* to, const float* from, bool zeros) {
+  if (zeros || !from) return (void)memset(to, 0, 4 * count);
   aligned(from, count);
   memcpy(to, from, 4 * count);
 }
+static inline void load_four(float* to, const float* from) { fetch_few<4>(to, from, false); }
 template <int count> static inline void store_few(float* to, const float* from) {
   aligned(to, count);
   memcpy(to, from, 4 * count);
@@ -165,7 +174,7 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
     memset(warp_barriers, 0, sizeof warp_barriers);
-    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    if (__start_shared_memory) std::fill((unsigned*)__start_shared_memory, (unsigned*)__stop_shared_memory, UNWRITTEN);
     for (unsigned t = 0; t < threads; t++) {
       fibres[t].started = fibres[t].done = fibres[t].at_block_barrier = false;
       if (!barriers) continue;

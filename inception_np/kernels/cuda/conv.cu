@@ -31,6 +31,7 @@
 constexpr int BK = 16, TERMS = 256;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
 constexpr int THREADS = 32 * DOWN * ACROSS;
+constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one multiprocessor: their registers must do
 
 // A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
 // contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
@@ -78,34 +79,36 @@ struct Tile {
 
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
   Line lines[COPIES][LINES];
-  int terms[COPIES], quads[COPIES][2];
+  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
+  int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
   template <class Factor>
   __device__ __forceinline__ Tile(const Factor& f, int first) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       const int p = threadIdx.x + c * THREADS;
-      terms[c] = hold(term(p) / GRAIN);
+      if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
 #pragma unroll
-      for (int q = 0; q < 2; q++) quads[c][q] = hold(place(p, q));
+      for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
 #pragma unroll
       for (int i = 0; i < LINES; i++) lines[c][i] = f.line(first + line(p) + i * (ALONG_K ? 8 : VEC));
     }
   }
   template <class Factor>
-  static __device__ __forceinline__ void list_terms(const Factor& f, int first, Term* list) {
-    for (int i = threadIdx.x; i < TERMS; i += THREADS) list[i] = f.term(first + i * GRAIN);
+  static __device__ __forceinline__ void list_terms(const Factor& f, int first, int last, Term* list) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
   }
   // Read the patches. v[c][i]: number i % 4 of line, or term, i / 4 of the patch.
   __device__ __forceinline__ void load(const Term* list, int step, float v[COPIES][8]) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       if (PATCHES % THREADS != 0 && threadIdx.x + c * THREADS >= PATCHES) break;
-      const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[c]);
+      const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[ALONG_K ? 0 : c]);
 #pragma unroll
       for (int i = 0; i < 8; i += VEC) {
         const Line& l = lines[c][ALONG_K ? i / 4 : i % 4 / VEC];
         const Term k = own[ALONG_K ? i % 4 / VEC : i / 4];
-        load_few<VEC>(v[c] + i, advance(l.from, k.offset), l.hidden & k.hidden);
+        fetch_few<VEC>(v[c] + i, advance(l.from, k.offset), l.hidden & k.hidden);
       }
     }
   }
@@ -122,7 +125,7 @@ struct Tile {
           const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2;
           quad[i] = tf32(v[c][ALONG_K ? l * 4 + q * 2 + k : k * 4 + q * 2 + l]);
         }
-        store_few<4>(tile + quads[c][q], quad);
+        store_few<4>(tile + (APART ? quads[c][0] + q * APART : quads[c][q]), quad);
       }
     }
   }
@@ -147,8 +150,8 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
   auto load = [&](int step) {  // beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
-      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, shared.terms_a);
-      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, shared.terms_b);
+      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 3 * BK, shared.terms_a);
+      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 3 * BK, shared.terms_b);
       __syncthreads();
     }
     rows.load(shared.terms_a, step, next_a);
@@ -174,9 +177,9 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     for (int m = 0; m < 2; m++) {
       float fa[2][4], fb[STRIPS / 2][4];
 #pragma unroll
-      for (int i = 0; i < 2; i++) load_few<4>(fa[i], tiles + own_a + A::place(i, m, 0, 0), false);
+      for (int i = 0; i < 2; i++) load_four(fa[i], tiles + own_a + A::place(i, m, 0, 0));
 #pragma unroll
-      for (int j = 0; j < STRIPS / 2; j++) load_few<4>(fb[j], tiles + own_b + B::place(j, m, 0, 0), false);
+      for (int j = 0; j < STRIPS / 2; j++) load_four(fb[j], tiles + own_b + B::place(j, m, 0, 0));
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -256,7 +259,7 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
-extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
   using A = Left<true>;
@@ -285,7 +288,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 }
 
 // Blocks in z: groups * the sh * sw remainders.
-extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
     conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
   using A = Left<true>;
@@ -318,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
-extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
     conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
   using A = Left<false>;

@@ -123,7 +123,7 @@ def _tile(rows: int, columns: int, others: int) -> Tile:
 
     others: how many such products the launch makes. 64 rows where 128 would be too few blocks for the GPU.
     """
-    bn = min((16, 32, 48, 64, 96), key=lambda bn: _tiles(columns, bn) * (bn + 16))
+    bn = min((16, 32, 48, 64, 96), key=lambda bn: _tiles(columns, bn) * (bn + 64))
     bm = min((128, 64), key=lambda bm: _tiles(rows, bm) * (bm + 16))
     return (bm if _blocks((bm, bn), rows, columns) * others >= BUSY else 64), bn
 

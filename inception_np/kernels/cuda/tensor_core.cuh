@@ -13,21 +13,28 @@ __device__ __forceinline__ float tf32(float x) {
   return __uint_as_float(bits);
 }
 
-// Read `count` floats (1, 2 or 4, aligned) at once, or zeros, in which case `from` is not touched. Write them.
+// Read `count` floats (1, 2 or 4, aligned) at once from device memory that the kernel does not write, or zeros, in which
+// case `from` is not touched.
 template <int count>
-__device__ __forceinline__ void load_few(float* to, const float* from, bool zeros) {
+__device__ __forceinline__ void fetch_few(float* to, const float* from, bool zeros) {
 #pragma unroll
   for (int i = 0; i < count; i++) to[i] = 0;
   if (zeros) return;
   if (count == 4) {
-    const float4 v = *(const float4*)from;
-    to[0] = v.x, to[1] = v.y, to[2 % count] = v.z, to[3 % count] = v.w;
+    const float4 v = __ldg((const float4*)from);
+    to[0] = v.x, to[1 % count] = v.y, to[2 % count] = v.z, to[3 % count] = v.w;
   } else if (count == 2) {
-    const float2 v = *(const float2*)from;
+    const float2 v = __ldg((const float2*)from);
     to[0] = v.x, to[1 % count] = v.y;
   } else {
-    to[0] = from[0];
+    to[0] = __ldg(from);
   }
+}
+
+// Four from shared memory; and 1, 2 or 4 to anywhere.
+__device__ __forceinline__ void load_four(float* to, const float* from) {
+  const float4 v = *(const float4*)from;
+  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
 template <int count>
 __device__ __forceinline__ void store_few(float* to, const float* from) {

@@ -18,8 +18,9 @@ struct Axis {
   int size, positions, origin, stride, taps, step;
   __device__ __forceinline__ unsigned beside(int at) const {
     unsigned bits = 0;
-    for (int r = 0; r < taps; r++)
-      if (!inside(at + r * step, size)) bits |= 1u << r;
+#pragma unroll 1
+    for (int r = 0; r < taps; r++, at += step)
+      if (!inside(at, size)) bits |= 1u << r;
     return bits;
   }
 };
@@ -31,13 +32,13 @@ struct Windows {
   const float* data;  // the first channel of the group
   int ld, channels, pixels, depth;  // depth: taps * channels
   Axis h, w;
-  __device__ __forceinline__ Place pixel(int m) const {
+  __device__ __forceinline__ Place pixel(unsigned m) const {
     if (m >= pixels) return {0, ALL};
     const int n = m / w.positions / h.positions, i = m / w.positions % h.positions, j = m % w.positions;
     const int y = h.origin + i * h.stride, x = w.origin + j * w.stride;
     return {(((long long)n * h.size + y) * w.size + x) * ld, EXISTS | h.beside(y) | w.beside(x) << 16};
   }
-  __device__ __forceinline__ Place tap(int k) const {
+  __device__ __forceinline__ Place tap(unsigned k) const {
     if (k >= depth) return {0, ALL};
     const int r = k / channels / w.taps, s = k / channels % w.taps, c = k % channels;
     return {(r * h.step * w.size + s * w.step) * ld + c, 1u << r | 1u << (16 + s)};
@@ -97,7 +98,7 @@ struct Weights {
   int kw, in, out, channels, depth;  // channels: of dy, in this group; out: of all groups
   Taps ry, rx;
   __device__ __forceinline__ Line line(int c) const { return {data + (long long)c * out, c < in ? 1 : ALL}; }
-  __device__ __forceinline__ Term term(int k) const {
+  __device__ __forceinline__ Term term(unsigned k) const {
     if (k >= depth) return {0, ALL};
     const int r = ry.first + k / channels / rx.count * ry.step, s = rx.first + k / channels % rx.count * rx.step;
     return {(r * kw + s) * in * out + k % channels, 2};
