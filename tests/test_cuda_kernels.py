@@ -582,10 +582,10 @@ FAULTS = {
         ("pool.cu", "!(v.at[j] <= best.at[j])", "v.at[j] > best.at[j]"),  # NaN is hidden
         ("pool.cu", " && best.at[j] == best.at[j]", ""),  # NaN is beaten
         ("pool.cu", "max(0, -left)", "0"),  # padding wins a plane of minus infinities
-        ("pool.cu", " && inside(left + s, d.W);", ";"),  # the next row's pixels
+        ("pool.cu", "inside(left + s, d.W)", "inside(left + s, d.W + 1)"),  # the next row's pixels
         ("pool.cu", "real ? r * d.kw + s : -1", "real ? s * d.kh + r : -1"),
         ("pool.cu", "real ? r * d.kw + s : -1", "r * d.kw + s"),  # a window that is not there has a winner
-        ("pool.cu", "at.pixel * ldy", "at.pixel * d.C"),
+        ("pool.cu", "at.pixel, ldy)", "at.pixel, d.C)"),
         ("common.cuh", "pixel - row * W", "pixel - row * H"),
         ("common.cuh", "load<n>(to)", "Pack<T, n>()"),  # dx is not added
         ("common.cuh", "d.sh = SH", "d.sh = SH + 1"),  # which windows are known?
@@ -595,14 +595,14 @@ FAULTS = {
         ("pool.cu", "(int)(at % stride)", "0"),
         ("pool.cu", "(taps + stride - 1) / stride", "taps / stride"),
         ("pool.cu", "? whole :", "? 1.f :"),
-        ("pool.cu", "last - (j * d.OW + k)", "last - (j * d.OH + k)"),
+        ("pool.cu", "last - j * d.OW - k", "last - j * d.OW"),
     ],
     global_avg_pool: [("pool.cu", "/= HW;", "/= HW + 1;"), ("pool.cu", "1.f / HW", "1.f")],
     depthwise2d: [
-        ("depthwise.cu", "ldx + at.c / m;", "ldx + at.c % d.C;"),
+        ("depthwise.cu", "x + at.c / m", "x + at.c % d.C"),
         ("depthwise.cu", "inside(left + q * d.dw, d.W);", "inside(left + q, d.W);"),
         ("depthwise.cu", "s = q - p * d.sw;", "s = q - p;"),  # a stride other than 1
-        ("depthwise.cu", "oh >= 0 && ow >= 0", "ow >= 0"),
+        ("depthwise.cu", "at.h + d.top - r * d.dh", "at.h + d.top - r"),
         ("depthwise.cu", "q - (COLUMNS - 1 - p)", "q - p"),
         ("depthwise.cu", "!inside(s, d.kw) || !there[p]", "!inside(s, d.kw)"),  # NaN beyond the last window
         ("depthwise.cu", "i += gridDim.z * ROWS", "i += (gridDim.z + 1) * ROWS"),

@@ -58,6 +58,13 @@ __device__ __forceinline__ void write(T* to, Pack<T, n> v, bool add) {  // over 
   store(to, v);
 }
 
+// The numbers from a on of pixel p, whose pixels are ld numbers apart: one multiply-add, being unsigned and in bytes.
+// p may be nonsense (before an image, say) where nobody reads what is there.
+template <class T>
+__device__ __forceinline__ T* pixel(T* a, unsigned p, unsigned ld) {
+  return (T*)((const char*)a + (unsigned long long)p * (unsigned)(ld * sizeof(T)));
+}
+
 // Where thread i of those that make n channels each is in an array (N, H, W, C): its pixel, and its first channel.
 // Unsigned, for divisions that cost less.
 struct Site {

@@ -22,14 +22,13 @@ extern "C" __global__ void depthwise2d(const float* __restrict__ x, const float*
   EACH_ELEMENT(i, d.N * d.OH * across * (O / VEC));
   const Site at = site<VEC>(i, d.OH, across, O);
   const int top = at.h * d.sh - d.top, left = at.w * COLUMNS * d.sw - d.left;
-  const long long corner = (((long long)at.n * d.H + top) * d.W + left) * ldx + at.c / m;
+  const unsigned corner = (at.n * d.H + top) * d.W + left;
   Pack<float, VEC> sum[COLUMNS] = {};
 #pragma unroll
   for (int r = 0; r < d.kh; r++) {
-    const float* row = x + corner + (long long)(r * d.dh * d.W) * ldx;
     for (int q = 0; q < (COLUMNS - 1) * d.sw + d.kw; q++) {
       const bool real = inside(top + r * d.dh, d.H) && inside(left + q * d.dw, d.W);
-      const auto v = load_if<VEC>(real, row + q * d.dw * ldx, 0.f);
+      const auto v = load_if<VEC>(real, pixel(x + at.c / m, corner + r * d.dh * d.W + q * d.dw, ldx), 0.f);
       for (int p = 0; p < COLUMNS; p++) {
         const int s = q - p * d.sw;
         if (!inside(s, d.kw)) continue;
@@ -43,9 +42,9 @@ extern "C" __global__ void depthwise2d(const float* __restrict__ x, const float*
     for (int p = 0; p < COLUMNS; p++)
       for (int j = 0; j < VEC; j++) sum[p].at[j] += b.at[j];
   }
-  const long long pixel = ((long long)at.n * d.OH + at.h) * d.OW + at.w * COLUMNS;
+  const unsigned first = (at.n * d.OH + at.h) * d.OW + at.w * COLUMNS;
   for (int p = 0; p < COLUMNS; p++)
-    if (at.w * COLUMNS + p < d.OW) store(y + (pixel + p) * ldy + at.c, sum[p]);
+    if (at.w * COLUMNS + p < d.OW) store(pixel(y + at.c, first + p, ldy), sum[p]);
 }
 
 extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx,
@@ -59,12 +58,12 @@ extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const fl
 #pragma unroll
   for (int r = 0; r < d.kh; r++) {
     const int oh = position(at.h + d.top - r * d.dh, d.sh, d.OH);
-    const float* row = dy + ((long long)at.n * d.OH + oh) * d.OW * lddy;
+    const unsigned row = (at.n * d.OH + oh) * d.OW;
     for (int q = 0; q < COLUMNS - 1 + d.kw; q++) {  // from the last column to the first, for taps in their order
       const int ow = position(column + COLUMNS - 1 + d.left - q * d.dw, d.sw, d.OW);
       const bool real = oh >= 0 && ow >= 0;
       for (int o = at.c * m; o < (at.c + 1) * m; o++) {
-        const auto v = load_if<VEC>(real, row + ow * lddy + o, 0.f);
+        const auto v = load_if<VEC>(real, pixel(dy + o, row + ow, lddy), 0.f);
         for (int p = 0; p < COLUMNS; p++) {
           const int s = q - (COLUMNS - 1 - p);
           if (!inside(s, d.kw)) continue;
@@ -74,9 +73,9 @@ extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const fl
       }
     }
   }
-  const long long pixel = ((long long)at.n * d.H + at.h) * d.W + column;
+  const unsigned first = (at.n * d.H + at.h) * d.W + column;
   for (int p = 0; p < COLUMNS; p++)
-    if (column + p < d.W) write(dx + (pixel + p) * lddx + at.c, sum[p], add);
+    if (column + p < d.W) write(pixel(dx + at.c, first + p, lddx), sum[p], add);
 }
 
 // Blocks: (channels of y / (32 VEC), taps / TAPS, parts of the pixels). part[z][tap][o] is one block's share of
@@ -93,19 +92,17 @@ extern "C" __global__ void __launch_bounds__(LANES * ROWS, 2)
     for (int i = blockIdx.z * ROWS + threadIdx.y; i < d.N * d.OH * across; i += gridDim.z * ROWS) {
       const Site at = site<1>(i, d.OH, across, 1);
       const int top = at.h * d.sh - d.top, left = at.w * COLUMNS * d.sw - d.left;
-      const long long pixel = ((long long)at.n * d.OH + at.h) * d.OW + at.w * COLUMNS;
-      const long long corner = (((long long)at.n * d.H + top) * d.W + left) * ldx + o / m;
+      const unsigned first = (at.n * d.OH + at.h) * d.OW + at.w * COLUMNS, corner = (at.n * d.H + top) * d.W + left;
       Pack<float, VEC> g[COLUMNS];
       bool there[COLUMNS];
       for (int p = 0; p < COLUMNS; p++) {
         there[p] = at.w * COLUMNS + p < d.OW;
-        g[p] = load_if<VEC>(there[p], dy + (pixel + p) * lddy + o, 0.f);
+        g[p] = load_if<VEC>(there[p], pixel(dy + o, first + p, lddy), 0.f);
       }
       for (int r = TAPS > 1 ? 0 : tap / d.kw; r < (TAPS > 1 ? d.kh : tap / d.kw + 1); r++) {
-        const float* row = x + corner + (long long)(r * d.dh * d.W) * ldx;
         for (int q = TAPS > 1 ? 0 : tap % d.kw; q < (TAPS > 1 ? (COLUMNS - 1) * d.sw + d.kw : tap % d.kw + 1); q++) {
           const bool real = inside(top + r * d.dh, d.H) && inside(left + q * d.dw, d.W);
-          const auto v = load_if<VEC>(real, row + q * d.dw * ldx, 0.f);
+          const auto v = load_if<VEC>(real, pixel(x + o / m, corner + r * d.dh * d.W + q * d.dw, ldx), 0.f);
           for (int p = 0; p < COLUMNS; p++) {
             const int s = q - p * d.sw;
             if (!inside(s, d.kw) || !there[p]) continue;

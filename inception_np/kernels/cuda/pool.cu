@@ -16,20 +16,20 @@ extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restri
   EACH_ELEMENT(i, d.N * d.OH * d.OW * (d.C / VEC));
   const Site at = site<VEC>(i, d.OH, d.OW, d.C);
   const int top = at.h * d.sh - d.top, left = at.w * d.sw - d.left;
-  const long long corner = (((long long)at.n * d.H + top) * d.W + left) * ldx + at.c;  // of the window
-  const int first = max(0, -top) * d.kw + max(0, -left);                                // its first real pixel
+  const unsigned corner = (at.n * d.H + top) * d.W + left;  // the window's first pixel
+  const int first = max(0, -top) * d.kw + max(0, -left);    // its first real pixel
   Pack<float, VEC> best;
   Pack<unsigned char, VEC> winner;
   for (int j = 0; j < VEC; j++) best.at[j] = -INFINITE, winner.at[j] = first;
   for (int r = 0; r < d.kh; r++)
     for (int s = 0; s < d.kw; s++) {
       const bool real = inside(top + r, d.H) && inside(left + s, d.W);
-      const auto v = load_if<VEC>(real, x + corner + (long long)(r * d.W + s) * ldx, -INFINITE);
+      const auto v = load_if<VEC>(real, pixel(x + at.c, corner + r * d.W + s, ldx), -INFINITE);
       for (int j = 0; j < VEC; j++)  // of equals the first wins, and a NaN
         if (!(v.at[j] <= best.at[j]) && best.at[j] == best.at[j]) best.at[j] = v.at[j], winner.at[j] = r * d.kw + s;
     }
-  store(y + (long long)at.pixel * ldy + at.c, best);
-  store(winners + (long long)at.pixel * d.C + at.c, winner);
+  store(pixel(y + at.c, at.pixel, ldy), best);
+  store(pixel(winners + at.c, at.pixel, d.C), winner);
 }
 
 extern "C" __global__ void max_pool_dx(const float* __restrict__ dy, const unsigned char* __restrict__ winners,
@@ -38,20 +38,20 @@ extern "C" __global__ void max_pool_dx(const float* __restrict__ dy, const unsig
   EACH_ELEMENT(i, d.N * d.H * d.W * (d.C / VEC));
   const Site at = site<VEC>(i, d.H, d.W, d.C);
   const Cover a = cover(at.h + d.top, d.sh, d.kh), b = cover(at.w + d.left, d.sw, d.kw);
-  const long long last = ((long long)at.n * d.OH + a.last) * d.OW + b.last;
+  const unsigned last = (at.n * d.OH + a.last) * d.OW + b.last;
   Pack<float, VEC> sum = {};
   for (int j = 0; j < a.count; j++)
     for (int k = 0; k < b.count; k++) {
       const int r = a.first + j * d.sh, s = b.first + k * d.sw;
       const bool real = r < d.kh && s < d.kw && inside(a.last - j, d.OH) && inside(b.last - k, d.OW);
-      const long long pixel = real ? last - (j * d.OW + k) : 0;  // any that can be read: no winner is tap -1
+      const unsigned p = real ? last - j * d.OW - k : 0;  // any that can be read: no winner is tap -1
       const int tap = real ? r * d.kw + s : -1;
-      const auto won = load<VEC>(winners + pixel * d.C + at.c);
-      const auto v = load<VEC>(dy + pixel * lddy + at.c);
+      const auto won = load<VEC>(pixel(winners + at.c, p, d.C));
+      const auto v = load<VEC>(pixel(dy + at.c, p, lddy));
       for (int c = 0; c < VEC; c++)
         if (won.at[c] == tap) sum.at[c] += v.at[c];
     }
-  write(dx + (long long)at.pixel * lddx + at.c, sum, add);
+  write(pixel(dx + at.c, at.pixel, lddx), sum, add);
 }
 
 // 1 / how many pixels the window at (oh, ow) averages: real ones, or with include_pad those of the padding too.
@@ -69,17 +69,17 @@ extern "C" __global__ void avg_pool(const float* __restrict__ x, float* __restri
   EACH_ELEMENT(i, d.N * d.OH * d.OW * (d.C / VEC));
   const Site at = site<VEC>(i, d.OH, d.OW, d.C);
   const int top = at.h * d.sh - d.top, left = at.w * d.sw - d.left;
-  const long long corner = (((long long)at.n * d.H + top) * d.W + left) * ldx + at.c;
+  const unsigned corner = (at.n * d.H + top) * d.W + left;
   Pack<float, VEC> sum = {};
   for (int r = 0; r < d.kh; r++)
     for (int s = 0; s < d.kw; s++) {
       const bool real = inside(top + r, d.H) && inside(left + s, d.W);
-      const auto v = load_if<VEC>(real, x + corner + (long long)(r * d.W + s) * ldx, 0.f);
+      const auto v = load_if<VEC>(real, pixel(x + at.c, corner + r * d.W + s, ldx), 0.f);
       for (int j = 0; j < VEC; j++) sum.at[j] += v.at[j];
     }
   const float scale = share(d, at.h, at.w, include_pad);
   for (int j = 0; j < VEC; j++) sum.at[j] *= scale;
-  store(y + (long long)at.pixel * ldy + at.c, sum);
+  store(pixel(y + at.c, at.pixel, ldy), sum);
 }
 
 extern "C" __global__ void avg_pool_dx(const float* __restrict__ dy, float* __restrict__ dx, Window given, int lddy,
@@ -88,17 +88,17 @@ extern "C" __global__ void avg_pool_dx(const float* __restrict__ dy, float* __re
   EACH_ELEMENT(i, d.N * d.H * d.W * (d.C / VEC));
   const Site at = site<VEC>(i, d.H, d.W, d.C);
   const Cover a = cover(at.h + d.top, d.sh, d.kh), b = cover(at.w + d.left, d.sw, d.kw);
-  const long long last = ((long long)at.n * d.OH + a.last) * d.OW + b.last;
+  const unsigned last = (at.n * d.OH + a.last) * d.OW + b.last;
   Pack<float, VEC> sum = {};
   for (int j = 0; j < a.count; j++)
     for (int k = 0; k < b.count; k++) {
       const int oh = a.last - j, ow = b.last - k, r = a.first + j * d.sh, s = b.first + k * d.sw;
       const bool real = r < d.kh && s < d.kw && inside(oh, d.OH) && inside(ow, d.OW);
-      const auto v = load_if<VEC>(real, dy + (last - (j * d.OW + k)) * lddy + at.c, 0.f);
+      const auto v = load_if<VEC>(real, pixel(dy + at.c, last - j * d.OW - k, lddy), 0.f);
       const float scale = real ? share(d, oh, ow, include_pad) : 0.f;
       for (int c = 0; c < VEC; c++) sum.at[c] += v.at[c] * scale;
     }
-  write(dx + (long long)at.pixel * lddx + at.c, sum, add);
+  write(pixel(dx + at.c, at.pixel, lddx), sum, add);
 }
 
 // The mean over the plane: one thread per image and VEC channels.
@@ -109,18 +109,18 @@ extern "C" __global__ void global_avg_pool(const float* __restrict__ x, float* _
   Pack<float, VEC> sum = {};
 #pragma unroll 8
   for (int p = 0; p < HW; p++) {
-    const auto v = load<VEC>(x + ((long long)at.n * HW + p) * ldx + at.c);
+    const auto v = load<VEC>(pixel(x + at.c, at.n * HW + p, ldx));
     for (int j = 0; j < VEC; j++) sum.at[j] += v.at[j];
   }
   for (int j = 0; j < VEC; j++) sum.at[j] /= HW;
-  store(y + (long long)at.n * ldy + at.c, sum);
+  store(pixel(y + at.c, at.n, ldy), sum);
 }
 
 extern "C" __global__ void global_avg_pool_dx(const float* __restrict__ dy, float* __restrict__ dx, int N, int HW, int C,
                                               int lddy, int lddx, int add) {
   EACH_ELEMENT(i, N * HW * (C / VEC));
   const Site at = site<VEC>(i, HW, 1, C);
-  auto v = load<VEC>(dy + (long long)at.n * lddy + at.c);
+  auto v = load<VEC>(pixel(dy + at.c, at.n, lddy));
   for (int j = 0; j < VEC; j++) v.at[j] *= 1.f / HW;
-  write(dx + (long long)at.pixel * lddx + at.c, v, add);
+  write(pixel(dx + at.c, at.pixel, lddx), v, add);
 }
