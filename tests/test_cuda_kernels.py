@@ -474,7 +474,7 @@ TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, 
     (((15, 1), (1, 1), ((7, 7), (1, 0)), (1, 1), (4, 3)), 1, 1, (1, 2), (12, True, False)),  # all bits of a side
     (((16, 2), (1, 1), ((8, 8), (1, 0)), (1, 1), (4, 3)), 1, 1, (2, 2), (13, True, False)),  # one more: im2col
 ]
-SHAPES = [(bm, bn) for bm in (64, 128) for bn in (16, 32, 48, 64, 96)]
+SHAPES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(32, bn, 4) for bn in (16, 32, 48)]
 
 
 @pytest.mark.parametrize("case", TILES, ids=str)
@@ -489,7 +489,8 @@ def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
 def test_every_shape_of_tile_gives_the_plain_convolution(shape, cupy, monkeypatch):
     """Several tiles each way, copies of 4, 2 and 1 floats."""
     monkeypatch.setattr(backend, "TF32", True)
-    monkeypatch.setattr(cuda_conv, "_tile", lambda rows, columns, others: shape)
+    monkeypatch.setattr(cuda_conv, "_tile", lambda *sizes: shape)
+    monkeypatch.setattr(cuda_conv, "_dw_tile", lambda *sizes: shape)
     for channels in ((20, 120), (120, 20), (6, 14), (11, 17)):
         window = ((3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), (9, 17))
         case = window, 2, 1, channels, (sum(channels), True, True)
@@ -671,11 +672,14 @@ FAULTS = {
     ],
 }
 TENSOR_CORE_FAULTS = [
+    ("conv.cu", "share < SHARES - 1; share++", "share < SHARES - 2; share++"),  # the last share is not added
+    ("conv.cu", "first += own_share() * count * BK;", ""),  # all shares sum the first one's terms
+    ("conv.cu", "if (add && own_share() == 0)", "if (add)"),  # what is there is added by each share
     ("conv.cu", "    __syncthreads();  // this step's", "    // this step's"),  # a tile is overwritten while it is read
     ("conv.cu", "store(shared.tiles[(step + 1) % 2]);", "store(shared.tiles[step % 2]);"),
     ("conv.cu", "__syncthreads();\n    }\n    rows.load", "}\n    rows.load"),  # terms that are not there yet
     ("conv.cu", "PERIOD = TERMS * GRAIN / BK", "PERIOD = TERMS * GRAIN / BK * 2"),  # terms beyond the table
-    ("conv.cu", "last + 3 * BK, shared.terms_a", "last + 2 * BK, shared.terms_a"),  # no list for the last loads
+    ("conv.cu", "last + 2 * BK, shared.terms_a", "last + BK, shared.terms_a"),  # no list for the last loads
     ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
     ("conv.cu", "const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2", "const int l = i % 2, k = i / 2"),
     ("conv.cu", "quad[i] = tf32(", "quad[i] = ("),  # truncated
@@ -696,7 +700,7 @@ TENSOR_CORE_FAULTS = [
     ("windows.cuh", "rx.count * ry.step", "rx.count"),
     ("conv.cu", "+ (long long)m * ldy + o", "+ (long long)m * O + o"),
     ("conv.cu", "{{x + group * in, ldx, in, pixels", "{{x, ldx, in, pixels"),
-    ("conv.cu", "if (c + n < in) run[n] += to[n];", ";"),
+    ("conv.cu", "if (m < pixels && c < in) read(run", "if (false) read(run"),
     ("conv.cu", "part += (long long)p * depth * O +", "part +="),
     ("conv.cu", "relu && run[n] <= 0 ? 0.f : run[n]", "run[n]"),
     ("conv.cu", "A::own(i, g) < count", "A::own(i, g) < BM"),  # rows beyond the last count too

@@ -42,6 +42,7 @@ def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
     )
     turn = 'extern "C" void set_greedy(int yes) { greedy = yes; }\n'
     turn += 'extern "C" int misaligned() { return std::exchange(misaligned_accesses, 0); }\n'
+    turn += 'extern "C" int threads_stuck() { return std::exchange(stuck, 0); }\n'
     turn += 'extern "C" int astray() { return std::exchange(took_unwritten, false); }\n'
     code = f'#include "{SHIM}"\n{text}\n{turn}{entries}'
     digest = hashlib.sha256((code + SHIM.read_text() + repr((COMMAND, options))).encode()).hexdigest()[:24]
@@ -70,6 +71,7 @@ def function(library: ctypes.CDLL, name: str, greedy: bool) -> Any:
             library.set_greedy(int(greedy))
             kernel(*three, pointers)
             assert not library.misaligned(), f"{name}: an address is not a multiple of what is read or written there"
+            assert not library.threads_stuck(), f"{name}: threads wait at a barrier that others never reach"
             assert not library.astray(), f"{name} took an offset from shared memory that nobody had written"
 
         strict_cupy.change(act)

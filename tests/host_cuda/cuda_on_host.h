@@ -47,18 +47,14 @@ struct Fibre {
 static std::vector<Fibre> fibres;
 static jmp_buf scheduler;
 static ucontext_t scheduler_context;
-static unsigned current, threads;
+static unsigned current, threads, staying;
 static void (*body)(void*);
 static void* body_arguments;
 static bool greedy = false;
+static int stuck;
 
 static void hand_over() {
   if (!_setjmp(fibres[current].where)) _longjmp(scheduler, 1);
-}
-static void run_fibre() {
-  body(body_arguments);
-  fibres[current].done = true;
-  _longjmp(scheduler, 1);
 }
 static void resume(unsigned t) {
   Fibre& f = fibres[t];
@@ -71,16 +67,26 @@ static void resume(unsigned t) {
 
 struct Barrier { unsigned come, generation; };
 static Barrier block_barrier, warp_barriers[64];
+static void open_if(Barrier& b, unsigned count) {
+  if (b.come > 0 && b.come == count) b.come = 0, b.generation++;
+}
+static void run_fibre() {
+  body(body_arguments);
+  fibres[current].done = true;
+  open_if(block_barrier, --staying);
+  _longjmp(scheduler, 1);
+}
 static void wait_for(Barrier& b, unsigned count) {
   const unsigned generation = b.generation;
-  if (++b.come == count) b.come = 0, b.generation++;
-  else while (b.generation == generation) hand_over();
+  b.come++;
+  open_if(b, count);
+  while (b.generation == generation) hand_over();
 }
 static inline void __syncthreads() {
   Fibre& f = fibres[current];
   f.at_block_barrier = true;
   f.generation = block_barrier.generation;
-  wait_for(block_barrier, threads);
+  wait_for(block_barrier, staying);  // of all threads that have not left
   f.at_block_barrier = false;
 }
 static bool can_go_on(const Fibre& f) {
@@ -150,7 +156,7 @@ template <int count> static inline void fetch_few(float* to, const float* from, 
   aligned(from, count);
   memcpy(to, from, 4 * count);
 }
-static inline void load_four(float* to, const float* from) { fetch_few<4>(to, from, false); }
+template <int count> static inline void load_few(float* to, const float* from) { fetch_few<count>(to, from, false); }
 template <int count> static inline void store_few(float* to, const float* from) {
   aligned(to, count);
   memcpy(to, from, 4 * count);
@@ -173,6 +179,7 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
+    staying = threads;
     memset(warp_barriers, 0, sizeof warp_barriers);
     if (__start_shared_memory) std::fill((unsigned*)__start_shared_memory, (unsigned*)__stop_shared_memory, UNWRITTEN);
     for (unsigned t = 0; t < threads; t++) {
@@ -201,5 +208,6 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
         }
       }
     }
+    for (unsigned t = 0; t < threads; t++) stuck += !fibres[t].done;  // at a barrier that others never reach
   }
 }

@@ -22,16 +22,24 @@
 // for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
 // quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
 //
-// Given when this is compiled: BM (128 or 64), BN (16, 32, 48, 64 or 96), and VEC (4, 2 or 1), how many floats are read
-// at once: what the channel counts are multiples of.
+// Where a result is too small to keep the GPU busy, SHARES groups of such warps make the same tile, each of its own
+// share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
+//
+// Given when this is compiled: BM (128, or 32 with 4 shares), BN (16, 32, 48, 64 or 96), SHARES, and VEC (4, 2 or 1), how
+// many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"
 
-constexpr int BK = 16, TERMS = 256;
+constexpr int BK = 16, TERMS = 256 / SHARES;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
-constexpr int THREADS = 32 * DOWN * ACROSS;
-constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one multiprocessor: their registers must do
+constexpr int THREADS = 32 * DOWN * ACROSS;  // of a share
+constexpr int LARGE = (BM == 32 && BN == 48) + (VEC < 4);  // how many things ask for more registers
+constexpr int WARPS = LARGE == 2 ? 8 : LARGE ? 12 : 16;    // of one multiprocessor: their registers must do
+
+// This thread among those of its share, and the share.
+__device__ __forceinline__ int own_thread() { return SHARES > 1 ? threadIdx.x % THREADS : threadIdx.x; }
+__device__ __forceinline__ int own_share() { return SHARES > 1 ? threadIdx.x / THREADS : 0; }
 
 // A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
 // contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
@@ -85,7 +93,7 @@ struct Tile {
   __device__ __forceinline__ Tile(const Factor& f, int first) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      const int p = threadIdx.x + c * THREADS;
+      const int p = own_thread() + c * THREADS;
       if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
 #pragma unroll
       for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
@@ -96,13 +104,13 @@ struct Tile {
   template <class Factor>
   static __device__ __forceinline__ void list_terms(const Factor& f, int first, int last, Term* list) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
+    for (int i = own_thread(); i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
   }
   // Read the patches. v[c][i]: number i % 4 of line, or term, i / 4 of the patch.
   __device__ __forceinline__ void load(const Term* list, int step, float v[COPIES][8]) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      if (PATCHES % THREADS != 0 && threadIdx.x + c * THREADS >= PATCHES) break;
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
       const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[ALONG_K ? 0 : c]);
 #pragma unroll
       for (int i = 0; i < 8; i += VEC) {
@@ -116,7 +124,7 @@ struct Tile {
   __device__ __forceinline__ void store(const float v[COPIES][8], float* tile) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      if (PATCHES % THREADS != 0 && threadIdx.x + c * THREADS >= PATCHES) break;
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
 #pragma unroll
       for (int q = 0; q < 2; q++) {
         float quad[4];
@@ -133,25 +141,46 @@ struct Tile {
 template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
 template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
 
-// Two of each tile: one is read while the other is written. Where the factors' terms lie is worked out TERMS at a time,
-// by all threads for all.
+// Of one share. Two of each tile: one is read while the other is written. Where the factors' terms lie is worked out
+// TERMS at a time, by all threads of the share for all.
 template <class A, class B>
 struct Shared {
   float tiles[2][A::FLOATS + B::FLOATS];
   Term terms_a[TERMS], terms_b[TERMS];
 };
 
-// sum[i][j] += this warp's part of A * B: i counts pairs of strips of 8 rows, j strips of 8 columns.
+// Add to the sums of the first share's threads those of the other shares, in order, through shared memory.
+__device__ __forceinline__ void add_shares(float* sum, float* scratch) {
+  constexpr int SUMS = 8 * STRIPS;
+  scratch += own_thread();
+  __syncthreads();
+  if (own_share() > 0)
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) scratch[((own_share() - 1) * SUMS + i) * THREADS] = sum[i];
+  __syncthreads();
+  if (own_share() == 0)
+#pragma unroll
+    for (int share = 0; share < SHARES - 1; share++)
+#pragma unroll
+      for (int i = 0; i < SUMS; i++) sum[i] += scratch[(share * SUMS + i) * THREADS];
+}
+
+// sum[i][j] += this warp's part of A * B: i counts pairs of strips of 8 rows, j strips of 8 columns. The threads of the
+// first share have all shares' sums in the end; the others may leave.
 template <class A, class B, class FactorA, class FactorB>
 __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA& a, const FactorB& b, int row, int column,
-                                         int first, int last, Shared<A, B>& shared) {
+                                         int first, int last, Shared<A, B>* shares) {
+  const int count = (last - first + BK * SHARES - 1) / (BK * SHARES);  // steps of a share
+  first += own_share() * count * BK;
+  last = first + count * BK;
+  Shared<A, B>& shared = shares[own_share()];
   const A rows(a, row);
   const B columns(b, column);
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
   auto load = [&](int step) {  // beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
-      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 3 * BK, shared.terms_a);
-      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 3 * BK, shared.terms_b);
+      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 2 * BK, shared.terms_a);
+      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 2 * BK, shared.terms_b);
       __syncthreads();
     }
     rows.load(shared.terms_a, step, next_a);
@@ -161,7 +190,7 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     rows.store(next_a, tiles);
     columns.store(next_b, tiles + A::FLOATS);
   };
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32, count = (last - first + BK - 1) / BK;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
   const int own_a = hold(A::place(warp / ACROSS * 2, 0, g, t));
   const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
   load(0);
@@ -177,21 +206,22 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     for (int m = 0; m < 2; m++) {
       float fa[2][4], fb[STRIPS / 2][4];
 #pragma unroll
-      for (int i = 0; i < 2; i++) load_four(fa[i], tiles + own_a + A::place(i, m, 0, 0));
+      for (int i = 0; i < 2; i++) load_few<4>(fa[i], tiles + own_a + A::place(i, m, 0, 0));
 #pragma unroll
-      for (int j = 0; j < STRIPS / 2; j++) load_four(fb[j], tiles + own_b + B::place(j, m, 0, 0));
+      for (int j = 0; j < STRIPS / 2; j++) load_few<4>(fb[j], tiles + own_b + B::place(j, m, 0, 0));
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j < STRIPS; j++) mma_16x8x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
+  if (SHARES > 1) add_shares(&sum[0][0][0], shares[0].tiles[0]);
 }
 
-// Hand this thread's part of the tile to store(row, column, run), B::RUN neighbouring columns at a time.
-template <class A, class B, class Store>
-__device__ __forceinline__ void each_result(const float sum[2][STRIPS][4], int row, int column, const Store& store) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+// Hand this thread's part of the tile to visit(row, column, run), B::RUN neighbouring columns at a time.
+template <class A, class B, class Visit>
+__device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, int column, const Visit& visit) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -199,9 +229,20 @@ __device__ __forceinline__ void each_result(const float sum[2][STRIPS][4], int r
       float run[B::RUN];
 #pragma unroll
       for (int n = 0; n < B::RUN; n++) run[n] = sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)];
-      store(row + warp / ACROSS * 32 + A::own(i, g),
+      visit(row + warp / ACROSS * 32 + A::own(i, g),
             column + warp % ACROSS * STRIPS * 8 + B::own(B::strip(r, 0), 2 * t + B::half(r, 0)), run);
+#pragma unroll
+      for (int n = 0; n < B::RUN; n++) sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)] = run[n];
     }
+}
+
+// Read a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
+template <int RUN>
+__device__ __forceinline__ void read(float (&run)[RUN], const float* from, int count, bool whole) {
+  if (whole && count >= RUN) return load_few<RUN>(run, from);
+#pragma unroll
+  for (int n = 0; n < RUN; n++)
+    if (n < count) run[n] = from[n];
 }
 
 // Write a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
@@ -221,7 +262,7 @@ __device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
 template <class A, class B>
 __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], int count, int columns, float* scratch,
                                                float* part, int pitch) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
   float mean[STRIPS][2] = {};
   for (int pass = 0; pass < 2; pass++) {
     __syncthreads();
@@ -248,7 +289,7 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
           for (int w = 0; w < DOWN; w++) total += scratch[w * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)];
           mean[j][p] = total / count;
         }
-    for (int c = threadIdx.x; c < min(BN, columns); c += THREADS) {
+    for (int c = own_thread(); c < min(BN, columns); c += THREADS) {
       float total = 0;
       for (int w = 0; w < DOWN; w++) total += scratch[w * BN + c];
       part[pass * pitch + c] = pass ? total : total / count;
@@ -259,18 +300,19 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
   using A = Left<true>;
   using B = Right<false>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z, in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int pixels = d.N * d.OH * d.OW, depth = d.kh * d.kw * in;
   const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
   float sum[2][STRIPS][4] = {};
   multiply<A, B>(sum, WindowRows{{x + group * in, ldx, in, pixels, depth, h, v}}, Matrix{w + group * out, O, out, depth},
                  row, column, 0, depth, shared);
+  if (own_share() > 0) return;
   y += group * out;
   const bool whole = by_fours(y, ldy, out);
   each_result<A, B>(sum, row, column, [&](int m, int o, auto& run) {
@@ -283,50 +325,52 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
     write(y + (long long)m * ldy + o, run, out - o, whole);
   });
   if (part)
-    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared.tiles[0],
+    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared[0].tiles[0],
                          part + (long long)blockIdx.x * 2 * O + group * out + column, O);
 }
 
 // Blocks in z: groups * the sh * sw remainders.
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
   using A = Left<true>;
   using B = Right<true>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int h0 = blockIdx.z % d.sh, w0 = blockIdx.z / d.sh % d.sw, group = blockIdx.z / d.sh / d.sw;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int rows = (d.H - h0 + d.sh - 1) / d.sh, columns = (d.W - w0 + d.sw - 1) / d.sw, pixels = d.N * rows * columns;
   if (row >= pixels) return;
   const Taps ry((h0 + d.top) % d.sh, d.kh, d.sh, d.dh), rx((w0 + d.left) % d.sw, d.kw, d.sw, d.dw);
   const int depth = ry.count * rx.count * out;
+  dx += group * in;
+  const bool whole = by_fours(dx, lddx, in);
+  auto address = [&](int m, int c) {
+    const int y = h0 + m / columns % rows * d.sh, x = w0 + m % columns * d.sw;
+    return dx + (((long long)(m / columns / rows) * d.H + y) * d.W + x) * lddx + c;
+  };
   float sum[2][STRIPS][4] = {};
+  if (add && own_share() == 0)  // read before all else, at once: a sum that was read when it is written would wait each time
+    each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
+      if (m < pixels && c < in) read(run, address(m, c), in - c, whole);
+    });
   if (depth > 0) {
     const Axis h = viewers(ry, h0 + d.top, rows, d.OH, d.sh, d.dh), v = viewers(rx, w0 + d.left, columns, d.OW, d.sw, d.dw);
     multiply<A, B>(sum, WindowRows{{dy + group * out, lddy, out, pixels, depth, h, v}},
                    Weights{w + group * out, d.kw, in, O, out, depth, ry, rx}, row, column, 0, depth, shared);
   }
-  dx += group * in;
-  const bool whole = by_fours(dx, lddx, in);
+  if (own_share() > 0) return;
   each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
-    if (m >= pixels || c >= in) return;
-    const int y = h0 + m / columns % rows * d.sh, x = w0 + m % columns * d.sw;
-    float* to = dx + (((long long)(m / columns / rows) * d.H + y) * d.W + x) * lddx + c;
-    if (add)
-#pragma unroll
-      for (int n = 0; n < B::RUN; n++)
-        if (c + n < in) run[n] += to[n];
-    write(to, run, in - c, whole);
+    if (m < pixels && c < in) write(address(m, c), run, in - c, whole);
   });
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
   using A = Left<false>;
   using B = Right<false>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z % groups, p = blockIdx.z / groups;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int depth = d.kh * d.kw * in, first = p * share, last = min(first + share, d.N * d.OH * d.OW);
@@ -334,6 +378,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
   float sum[2][STRIPS][4] = {};
   multiply<A, B>(sum, WindowColumns{{x + group * in, ldx, in, last, depth, h, v}}, Matrix{dy + group * out, lddy, out, last},
                  row, column, first, last, shared);
+  if (own_share() > 0) return;
   part += (long long)p * depth * O + group * out;
   const bool whole = by_fours(part, O, out);
   each_result<A, B>(sum, row, column, [&](int i, int o, auto& run) {
