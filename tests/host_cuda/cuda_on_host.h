@@ -94,12 +94,13 @@ static bool can_go_on(const Fibre& f) {
 }
 static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
 
-static float shuffled[2048];
-static inline float __shfl_xor_sync(unsigned, float v, int o) {
+static double shuffled[2048];
+template <class T> static inline T __shfl_xor_sync(unsigned, T v, int o) {
   const unsigned t = current;
-  shuffled[t] = v;
+  T r;
+  memcpy(&shuffled[t], &v, sizeof v);
   __syncwarp();
-  const float r = shuffled[t ^ o];
+  memcpy(&r, &shuffled[t ^ o], sizeof r);
   __syncwarp();
   return r;
 }

@@ -7,19 +7,25 @@
 // about that mean. Squares about 0 would cancel where the mean is large beside the deviation.
 extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
                                          int share) {
-  __shared__ Floats scratch[THREADS];
-  const int c = first_channel(), first = blockIdx.y * share, last = min(first + share, rows);
+  __shared__ Floats scratch[THREADS], means[LANES];
+  const int c = first_channel(), first = blockIdx.y * share + threadIdx.y, last = min((int)(blockIdx.y + 1) * share, rows);
   Floats mean = {}, squares = {};
   if (c < C)
-#pragma unroll 4
-    for (int r = first + threadIdx.y; r < last; r += blockDim.y) mean += load(x, r, ldx, c);
+    EACH_ROWS(r, first, last, blockDim.y) {
+      const Rows v = load_rows(x, r, blockDim.y, last, ldx, c, Floats{});
+      EACH_OF_ROWS(i) mean += v.at[i];
+    }
   mean = sum_over_rows(mean, scratch);
-  EACH_FLOAT(j) mean[j] /= last - first;
+  if (threadIdx.y == 0) {
+    EACH_FLOAT(j) mean[j] /= last - first;
+    means[threadIdx.x] = mean;
+  }
+  __syncthreads();
+  mean = means[threadIdx.x];
   if (c < C)
-#pragma unroll 4
-    for (int r = first + threadIdx.y; r < last; r += blockDim.y) {
-      const Floats v = load(x, r, ldx, c);
-      EACH_FLOAT(j) squares[j] += (v[j] - mean[j]) * (v[j] - mean[j]);
+    EACH_ROWS(r, first, last, blockDim.y) {
+      const Rows v = load_rows(x, r, blockDim.y, last, ldx, c, mean);
+      EACH_OF_ROWS(i) EACH_FLOAT(j) squares[j] += (v.at[i][j] - mean[j]) * (v.at[i][j] - mean[j]);
     }
   squares = sum_over_rows(squares, scratch);
   if (threadIdx.y > 0 || c >= C) return;
@@ -35,23 +41,28 @@ extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __r
 // With them, rstd = 1 / sqrt(var + eps).
 extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
                                         float* __restrict__ rstd, float eps, int rows, int C, int share, int parts) {
-  __shared__ double scratch[JOINING];
+  __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  const double near = c < C ? part[c] : 0;
-  double sum = 0, squares = 0;
+  const double near = c < C ? part[c] : 0, per_row = 1. / rows;
+  Two<double> all = {};  // of deltas, and of squares
   if (c < C)
-#pragma unroll 4
-    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
-      const double n = min(share, rows - p * share), delta = part[(long long)p * 2 * C + c] - near;
-      sum += n * delta;
-      squares += part[((long long)p * 2 + 1) * C + c] + n * delta * delta;
+    EACH_PARTS(p, parts) {
+      const Parts means = load_parts(part + c, p, parts, 2 * C), squares = load_parts(part + C + c, p, parts, 2 * C);
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) {
+        const int q = p + k * blockDim.y;
+        const double n = q < parts ? min(share, rows - q * share) : 0, delta = means.at[k] - near;
+        all.a += n * delta;
+        all.b += squares.at[k] + n * delta * delta;
+      }
     }
-  const double off = sum_over_rows(sum, scratch) / rows, square = sum_over_rows(squares, scratch) / rows - off * off;
-  if (threadIdx.y == 0 && c < C) {
-    mean[c] = (float)(near + off);
-    var[c] = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
-    rstd[c] = 1.f / sqrtf(var[c] + eps);
-  }
+  all = sum_over_rows(all, scratch);
+  if (threadIdx.y > 0 || c >= C) return;
+  const double off = all.a * per_row, square = all.b * per_row - off * off;
+  const float v = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
+  mean[c] = (float)(near + off);
+  var[c] = v;
+  rstd[c] = 1.f / sqrtf(v + eps);
 }
 
 extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, float* __restrict__ rstd, float eps, int C) {
@@ -95,26 +106,24 @@ extern "C" __global__ void batch_norm_sums(const float* __restrict__ dy, const f
                                            const float* __restrict__ rstd, const float* __restrict__ gamma,
                                            const float* __restrict__ beta, float* __restrict__ part, int rows, int C, int lddy,
                                            int ldx, int relu) {
-  __shared__ Floats scratch[THREADS];
-  const int c = first_channel();
-  Floats plain = {}, with_x = {};
+  __shared__ Two<Floats> scratch[THREADS];
+  const int c = first_channel(), step = gridDim.y * blockDim.y;
+  Two<Floats> all = {};
   if (c < C) {
     const Channels k(mean, rstd, gamma, beta, c);
-#pragma unroll 4
-    EACH_ROW(r, rows) {
-      const Floats g = load(dy, r, lddy, c), v = load(x, r, ldx, c);
-      EACH_FLOAT(j) {
-        const float centred = v[j] - k.mean[j], let = k.through(g[j], centred, relu, j);
-        plain[j] += let;
-        with_x[j] += let * centred;
+    EACH_ROWS(r, blockIdx.y * blockDim.y + threadIdx.y, rows, step) {
+      const Rows g = load_rows(dy, r, step, rows, lddy, c, Floats{}), v = load_rows(x, r, step, rows, ldx, c, k.mean);
+      EACH_OF_ROWS(i) EACH_FLOAT(j) {
+        const float centred = v.at[i][j] - k.mean[j], let = k.through(g.at[i][j], centred, relu, j);
+        all.a[j] += let;
+        all.b[j] += let * centred;
       }
     }
   }
-  plain = sum_over_rows(plain, scratch);
-  with_x = sum_over_rows(with_x, scratch);
+  all = sum_over_rows(all, scratch);
   if (threadIdx.y > 0 || c >= C) return;
-  store(part, 2 * blockIdx.y, C, c, plain);
-  store(part, 2 * blockIdx.y + 1, C, c, with_x);
+  store(part, 2 * blockIdx.y, C, c, all.a);
+  store(part, 2 * blockIdx.y + 1, C, c, all.b);
 }
 
 // What follows from the sums of all parts. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
@@ -128,27 +137,29 @@ extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const
                                            float* __restrict__ terms, float* __restrict__ mean_average,
                                            float* __restrict__ var_average, const float* __restrict__ decay, int rows, int C,
                                            int parts) {
-  __shared__ double scratch[JOINING];
+  __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  double plain = 0, with_x = 0;
+  const bool last = threadIdx.y == 0 && c < C;  // this thread writes; what it needs for that it asks for now
+  const auto get = [&](const float* from, int i) { return last && from ? from[i] : 0.f; };
+  const float r = get(rstd, c), g = gamma ? get(gamma, c) : 1.f, old_dgamma = get(dgamma, c), old_dbeta = get(dbeta, c);
+  const float old_mean = get(mean_average, c), old_var = get(var_average, c), keep = get(decay, 0);
+  const float new_mean = get(mean, c), new_var = get(var, c), per_row = 1.f / rows;
+  Two<double> all = {};
   if (c < C)
-#pragma unroll 4
-    for (int p = threadIdx.y; p < parts; p += blockDim.y) {
-      plain += part[(long long)p * 2 * C + c];
-      with_x += part[((long long)p * 2 + 1) * C + c];
+    EACH_PARTS(p, parts) {
+      const Parts plain = load_parts(part + c, p, parts, 2 * C), with_x = load_parts(part + C + c, p, parts, 2 * C);
+      all += {sum(plain), sum(with_x)};
     }
-  plain = sum_over_rows(plain, scratch);
-  with_x = sum_over_rows(with_x, scratch);
-  if (threadIdx.y > 0 || c >= C) return;
-  const double with_xhat = rstd[c] * with_x;
-  dbeta[c] += (float)plain;
-  if (dgamma) dgamma[c] += (float)with_xhat;
+  all = sum_over_rows(all, scratch);
+  if (!last) return;
+  const float plain = (float)all.a, with_xhat = (float)(r * all.b), scale = g * r;
+  dbeta[c] = old_dbeta + plain;
+  if (dgamma) dgamma[c] = old_dgamma + with_xhat;
   if (!terms) return;
-  const float scale = gamma ? gamma[c] * rstd[c] : rstd[c];
-  terms[c] = scale * rstd[c] * (float)(with_xhat / rows);
-  terms[C + c] = scale * (float)(plain / rows);
-  mean_average[c] += (1 - *decay) * (mean[c] - mean_average[c]);
-  var_average[c] += (1 - *decay) * (var[c] - var_average[c]);
+  terms[c] = scale * r * (with_xhat * per_row);
+  terms[C + c] = scale * (plain * per_row);
+  mean_average[c] = old_mean + (1 - keep) * (new_mean - old_mean);
+  var_average[c] = old_var + (1 - keep) * (new_var - old_var);
 }
 
 // dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.

@@ -47,13 +47,15 @@ extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, 
 // Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
 extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
   __shared__ Floats scratch[THREADS];
-  const int c = first_channel();
-  Floats sum = {};
+  const int c = first_channel(), step = gridDim.y * blockDim.y;
+  Floats all = {};
   if (c < C)
-#pragma unroll 4
-    EACH_ROW(r, rows) sum += load(x, r, ldx, c);
-  sum = sum_over_rows(sum, scratch);
-  if (threadIdx.y == 0 && c < C) store(part, blockIdx.y, C, c, sum);
+    EACH_ROWS(r, blockIdx.y * blockDim.y + threadIdx.y, rows, step) {
+      const Rows v = load_rows(x, r, step, rows, ldx, c, Floats{});
+      EACH_OF_ROWS(i) all += v.at[i];
+    }
+  all = sum_over_rows(all, scratch);
+  if (threadIdx.y == 0 && c < C) store(part, blockIdx.y, C, c, all);
 }
 
 // into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
@@ -61,10 +63,10 @@ extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restri
 extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
   __shared__ double scratch[JOINING];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  double sum = 0;
-  if (i < count)
-#pragma unroll 4
-    for (int p = threadIdx.y; p < parts; p += blockDim.y) sum += part[(long long)p * count + i];
-  sum = sum_over_rows(sum, scratch);
-  if (threadIdx.y == 0 && i < count) into[i] = (add ? into[i] : 0.f) + (float)sum;
+  const bool last = threadIdx.y == 0 && i < count;
+  const float before = add && last ? into[i] : 0.f;
+  double all = 0;
+  if (i < count) EACH_PARTS(p, parts) all += sum(load_parts(part + i, p, parts, count));
+  all = sum_over_rows(all, scratch);
+  if (last) into[i] = before + (float)all;
 }

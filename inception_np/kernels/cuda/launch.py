@@ -22,7 +22,9 @@ from ..window import Pads, Pair
 FOLDER = Path(__file__).parent
 BLOCK = 256  # threads of a block, unless a kernel has reasons for another number
 LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
-BLOCKS, PARTS = 2048, 512  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each; and those that sum
+BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
+SUMMING, PARTS = 512, 264  # threads of a block that sums rows, and how many such blocks
+RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "float": np.float32,
@@ -171,12 +173,16 @@ def by_channels(channels: int, rows: int, vec: int) -> Grid:
 def summing(channels: int, rows: int, vec: int) -> tuple[Grid, int]:
     """The grid of a sum over rows, by_channels too, and its number of parts (blocks below each other).
 
-    As many parts as keep a GPU busy, but at least 8 rows to a thread; a function of the shape and of vec, for the same
-    bits everywhere.
+    As many parts as keep a GPU busy, but at least 4 rows to a thread, which it reads at once: more parts are more to
+    join. A function of the shape and of vec, for the same bits everywhere.
     """
     elements(channels * rows)
-    tiles, across, down = _block(channels // vec, LANES)
-    parts = max(1, min(-(-rows // (8 * down)), PARTS // tiles))
+    tiles, across, _ = _block(channels // vec, LANES)
+    whole = 1 << (across - 1).bit_length()  # lanes of a warp that are whole rows add theirs without shared memory
+    if 4 * across >= 3 * whole:
+        across = whole
+    down = SUMMING // across
+    parts = max(1, min(-(-rows // (4 * down)), PARTS // tiles))
     return ((tiles, parts), (across, down)), parts
 
 
@@ -199,12 +205,14 @@ def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
 
 
 def joining(results: int, parts: int) -> Grid:
-    """The grid of a kernel that adds parts: 1, 8, 32 or 128 threads to a result, so that each has four or more to add.
+    """The grid of a kernel that adds parts: 1, 2, 4, ... 128 threads to a result.
 
-    Few parts are many results (a convolution's weights): a thread for each. Many parts are few results (a channel's
-    sums): the threads of one share the wait for memory.
+    Enough of them to read all its parts at once, 8 each; but no more threads in all than a GPU holds, which are busy
+    with many results as they are (a convolution's weights).
     """
-    down = max(threads for threads in (1, 8, 32, 128) if threads == 1 or 4 * threads <= parts)
+    down = 1
+    while down < 128 and 8 * down < parts and 2 * down * results <= RESIDENT:
+        down *= 2
     across = max(8, BLOCK // down)
     return (-(-results // across),), (across, down)
 
