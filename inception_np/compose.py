@@ -6,12 +6,14 @@ Each is the chain rule for one shape of graph:
     Concat       y = [f_1(x), ..., f_n(x)]      dx = sum_i f_i'(dy_i)         fan-out forward, sum backward
     Residual     y = s(x) + scale * f(x)        dx = s'(dy) + f'(scale * dy)
 
-The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept; a
-layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's arrays die as it
-returns.
+The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept, save
+on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's
+arrays die as it returns.
 """
 
 from typing import Any
+
+import numpy as np
 
 from .backend import Array, Shape, array_module, empty
 from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
@@ -62,6 +64,11 @@ def own(layer: Layer, dx: Array, dy: Array) -> Array:
     return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else scaled(dx, 1.0)
 
 
+def gives_back(before: Layer, x: Array, mode: Mode) -> bool:
+    """Is x not kept, since the layer before can give it back? (A GPU has memory for it, unless told not to.)"""
+    return before.output is not None and (isinstance(x, np.ndarray) or mode.low_memory)
+
+
 def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
     """Layers under names that can be part of a dotted path, none of them taken. Raises TypeError and ValueError."""
     for name, layer in layers.items():
@@ -110,7 +117,7 @@ class Sequential(Layer):
         for name, layer in self.layers.items():
             y, cache = run(name, layer, x, mode, out if name == last else None)
             if mode.keep:
-                need_x = before is not None and layer.reads_x and before.output is None
+                need_x = before is not None and layer.reads_x and not gives_back(before, x, mode)
                 if before is not None and before.cheap and mode.low_memory:
                     need_x = False
                 kept.append((cache, x if need_x else None))

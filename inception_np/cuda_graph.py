@@ -6,6 +6,8 @@ numbers, hence:
 
     what changes from step to step lies in device memory: which images and crops, the learning rate, batch norm's
     decay, the key and counter of dropout's generator; the host writes these few bytes before each launch
+    a step waits for what was begun on the null stream, where CuPy works unless told otherwise, and the null stream
+    waits for the step: weights can be read and written between steps as if there were one stream
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
     refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
     the step's arrays come from a pool of its own, which lives as long as the graph: nobody else gets their memory
@@ -76,15 +78,16 @@ class CapturedStep:
         self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
 
         self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.before, self.after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         self.pool = cupy.cuda.MemoryPool()
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
         changed = [optimiser.data, optimiser.grad, *optimiser.state.values(), self.loss, self.right]
         changed += [b.data for b in named_buffers(net).values()]
-        before = [a.copy() for a in changed]
+        kept = [a.copy() for a in changed]
         cupy.cuda.runtime.deviceSynchronize()
         with cupy.cuda.using_allocator(self.pool.malloc), self.stream:
             self._step()  # compiles and loads every kernel, which a capture may not
-            for array, values in zip(changed, before, strict=True):
+            for array, values in zip(changed, kept, strict=True):
                 array[...] = values
             self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
@@ -108,13 +111,17 @@ class CapturedStep:
         words, skip = address(dropout)
         if skip:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
-        backend.array_module(self.x).cuda.Stream.null.synchronize()  # what others began on the weights comes first
+        null = backend.array_module(self.x).cuda.Stream.null
+        self.before.record(null)
+        self.stream.wait_event(self.before)  # what was begun on the weights comes first,
         with self.stream:
             self.choice.set(choices(index, self.pad, crops))
             self.lr.set(np.array([self.optimiser.lr], np.float32))
             self.decays.set(np.array([layer.decay for layer in self.norms], np.float32))
             self.words.set(words)
             self.graph.launch()
+            self.after.record(self.stream)
+        null.wait_event(self.after)  # and whoever reads them next waits for the step; the host does not
 
     def totals(self) -> tuple[float, int]:
         """The sum of the losses of all images, and how many were right, since the last call."""
@@ -122,7 +129,6 @@ class CapturedStep:
             loss, right = float(self.loss), int(self.right)
             self.loss[...] = 0
             self.right[...] = 0
-        self.stream.synchronize()
         return loss, right
 
     def _step(self) -> None:

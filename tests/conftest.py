@@ -1,6 +1,7 @@
 """How the tests run: how many examples, what is skipped, and where data is looked for.
 
-HYPOTHESIS_PROFILE   dev (25 examples, the default), ci (100, always the same ones), nightly (2000)
+HYPOTHESIS_PROFILE   dev (25 examples, the default), ci (100, always the same ones), nightly (2000),
+                     visit (5: time on a GPU is short)
 INCEPTION_NP_DATA    a folder that holds cifar-10-batches-bin; without it the tests of real CIFAR-10 are skipped
 """
 
@@ -21,24 +22,27 @@ settings.register_profile(
     database=None,
     suppress_health_check=quiet,
 )
+settings.register_profile("visit", max_examples=5, deadline=None, suppress_health_check=quiet)
 settings.register_profile("nightly", max_examples=2000, deadline=None, suppress_health_check=quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
-def has_gpu():
+def no_gpu() -> str:
+    """Why tests of a device cannot run, or nothing where they can."""
     try:
         import cupy
 
-        return cupy.cuda.runtime.getDeviceCount() > 0
-    except Exception:
-        return False
+        return "" if cupy.cuda.runtime.getDeviceCount() > 0 else "CuPy finds no CUDA device"
+    except Exception as error:
+        return f"needs CuPy and a CUDA device: {type(error).__name__}: {error}"[:200]
 
 
 def pytest_collection_modifyitems(items):
-    if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs CuPy and a CUDA device"))
+    on_device = [item for item in items if item.get_closest_marker("gpu")]
+    why = no_gpu() if on_device else ""
+    for item in on_device:
+        if why:
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 @pytest.fixture

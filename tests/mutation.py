@@ -88,7 +88,10 @@ TARGETS = {
         ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D"),
     ),
     "kernels/window.py": (("taps", "pad_images"), WINDOWED),
-    "kernels/batchnorm.py": (("_plain_grad", "batch_norm_grad", "moments"), ("BatchNorm", "ConvBNReLU")),
+    "kernels/batchnorm.py": (
+        ("_plain_grad", "batch_norm_grad", "batch_norm_backward", "moments"),
+        ("BatchNorm", "ConvBNReLU"),
+    ),
     "kernels/lrn.py": (("channel_window_sum", "_plain_dx", "lrn_dx"), ("LRN",)),
     "kernels/elementwise.py": (("relu_dx", "scaled_add", "sum_rows"), ("ReLU", "ConvReLU", "Conv2D", "networks")),
     "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),

@@ -67,12 +67,17 @@ def pads(high=(2, 2)):
 
 
 @st.composite
-def windows(draw, largest=3, dilated=True, pooling=False, named=False, slack=3):
+def windows(draw, largest=3, dilated=True, pooling=False, named=False, slack=3, known=()):
     """kernel, stride, pad, dilation and a plane (H, W) on which at least one window fits.
 
-    pooling: pads smaller than the window. named: the pad as a layer takes it, in any of its forms, as text.
+    pooling: pads smaller than the window. named: the pad as a layer takes it, in any of its forms, as text. known:
+    pairs (kernel, stride), undilated, of which every other example has one.
     """
-    kernel, stride = draw(pairs(1, largest)), draw(pairs(1, 3))
+    if known and draw(flags):
+        kernel, stride = draw(st.sampled_from(known))
+        dilated = False
+    else:
+        kernel, stride = draw(pairs(1, largest)), draw(pairs(1, 3))
     dilation = draw(pairs(1, 2)) if dilated else (1, 1)
     high = tuple(min(2, k - 1) for k in kernel) if pooling else (2, 2)
     form = draw(st.sampled_from(["four", "int", "pair", "valid", "same"])) if named else "four"

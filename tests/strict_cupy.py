@@ -5,6 +5,8 @@ and CuPy's arrays both have, mixes only with its own kind and with Python's numb
 unless asked by asnumpy(), has no truth value, and its sums are arrays without axes, not scalars. The module has only
 functions that both have (`test_names_exist_in_cupy` compares the list where CuPy is installed). `syncs` counts what
 would make the CPU wait for the GPU. A capture puts every operation on a tape, and a graph's launch runs the tape again.
+The launch is as late as a device may be: it takes effect when something waits for its stream. A launch that might
+overtake what was begun on the null stream is an error.
 
     with pretend(monkeypatch): ...                     # `import cupy` now finds it, and finds a device
 """
@@ -13,7 +15,7 @@ import contextlib
 import operator
 import sys
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +50,11 @@ class Tape:
 
     def launch(self) -> None:
         assert Tape.recording is None, "a graph was launched during a capture"
+        stream = Stream.current
+        assert stream is Stream.null or stream.seen == Stream.begun, "a launch may overtake what the null stream does"
+        stream.pending.append(self.run)
+
+    def run(self) -> None:
         for a in self.made:
             poison(a)
         for action in self.actions:
@@ -58,6 +65,7 @@ def waits(what: str) -> None:
     """Count what makes the CPU wait; in a capture CuPy refuses it."""
     if Tape.recording:
         raise RuntimeError(f"{what} in a capture: cudaErrorStreamCaptureUnsupported")
+    Stream.current.flush()
     syncs["count"] += 1
 
 
@@ -66,11 +74,14 @@ def change(action: Any) -> None:
     if Tape.recording:
         Tape.recording.actions.append(action)
     else:
+        Stream.current.begin()
         action()
 
 
 def make(compute: Any, source: "ndarray | None" = None) -> Any:
     """A device array of what compute() gives; in a capture its numbers come with each launch, its shape now."""
+    if not Tape.recording:
+        Stream.current.begin()
     with np.errstate(all="ignore") if Tape.recording else contextlib.nullcontext():
         result = wrap(compute(), source)
     if Tape.recording and isinstance(result, ndarray) and result._base is None:
@@ -133,9 +144,13 @@ class ndarray:  # CuPy's name
         return self._a.copy()
 
     def set(self, values: np.ndarray) -> None:
-        waits("array.set()")
         assert isinstance(values, np.ndarray) and values.dtype == self.dtype and values.shape == self.shape
-        self._a[...] = values
+        if Tape.recording:
+            raise RuntimeError("array.set() in a capture: H2D transfers are disallowed")
+        values = values.copy()
+        Stream.current.pending.append(lambda: np.copyto(self._a, values))
+        if Stream.current is Stream.null:
+            Stream.null.begin()
 
     def view(self, dtype: Any) -> "ndarray":
         return wrap(self._a.view(dtype), self)
@@ -271,20 +286,47 @@ def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
 
 
 class Stream:
-    """A stream that runs everything at once, or puts it on a tape."""
+    """Copies from the host and launches of graphs wait here until something else is done here, or waits for this.
+
+    The null stream does everything at once. `begun` counts what it was asked to do, and `seen` how much of that comes
+    before whatever this stream does next.
+    """
 
     null: "Stream"
+    current: "Stream"
+    all: ClassVar[list["Stream"]] = []
+    begun = 0
 
     def __init__(self, non_blocking: bool = False):
         assert non_blocking, "the legacy stream cannot be captured"
+        self.pending: list[Any] = []
+        self.seen, self.outer = 0, []
+        Stream.all.append(self)
 
     def __enter__(self) -> "Stream":
+        self.outer.append(Stream.current)
+        Stream.current = self
         return self
 
     def __exit__(self, *error: Any) -> None:
-        pass
+        Stream.current = self.outer.pop()
+
+    def begin(self) -> None:
+        """Something is done here now: all before it first."""
+        self.flush()
+        if self is Stream.null:
+            Stream.begun += 1
+
+    def flush(self) -> None:
+        while self.pending:
+            self.pending.pop(0)()
+
+    def wait_event(self, event: "Event") -> None:
+        event.stream.flush()
+        self.seen = max(self.seen, event.seen)
 
     def begin_capture(self, mode: Any) -> None:
+        self.flush()
         Tape.recording = Tape()
 
     def end_capture(self) -> Tape:
@@ -294,9 +336,29 @@ class Stream:
 
     def synchronize(self) -> None:
         waits("stream.synchronize()")
+        self.flush()
 
 
-Stream.null = Stream(non_blocking=True)
+def wait_for_all() -> None:
+    """What the host asks for after this comes after everything before it, in every stream."""
+    waits("deviceSynchronize()")
+    for stream in Stream.all:
+        stream.flush()
+        stream.seen = Stream.begun
+
+
+class Event:
+    """A point in a stream."""
+
+    def __init__(self, disable_timing: bool = False):
+        self.stream, self.seen = Stream.null, 0
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.stream = stream or Stream.current
+        self.seen = Stream.begun if self.stream is Stream.null else self.stream.seen
+
+
+Stream.null = Stream.current = Stream(non_blocking=True)
 
 
 def pretend(monkeypatch: Any) -> types.ModuleType:
@@ -309,17 +371,19 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     cupy.asnumpy = lambda a: a.get()
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1,
-        deviceSynchronize=lambda: waits("deviceSynchronize()"),
+        deviceSynchronize=wait_for_all,
         streamCaptureModeRelaxed=2,
         CUDARuntimeError=RuntimeError,
     )
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
         Stream=Stream,
+        Event=Event,
         MemoryPool=lambda: types.SimpleNamespace(malloc=None),
         using_allocator=lambda allocator: contextlib.nullcontext(),
     )
     monkeypatch.setattr(ndarray, "__module__", "cupy")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     syncs["count"] = 0
+    Stream.all = [Stream.null]
     return cupy

@@ -111,6 +111,7 @@ def captured(name, number):
     norm = net.trunk.layers["stem"].bn
     for i, index, lr in steps(number):
         optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
+        optimiser.data *= 1  # on the null stream, as anybody may between steps
         step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
     return state(net, optimiser), *step.totals()
 
@@ -136,6 +137,28 @@ def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
     assert graph_loss == pytest.approx(loss, rel=1e-3)
 
 
+@on_host
+@pytest.mark.parametrize("waiting", ["the null stream for the step", "the step for the null stream"])
+def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
+    """The weights are read between steps on the null stream, and the optimiser may write them there."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    host_cuda.on_host(monkeypatch)
+    strict_cupy.pretend(monkeypatch)
+    wanted, *_ = eager("sgd", "cuda", 2)
+    wait = strict_cupy.Stream.wait_event
+
+    def forgetful(self, event):
+        if (self is strict_cupy.Stream.null) != (waiting == "the null stream for the step"):
+            wait(self, event)
+
+    monkeypatch.setattr(strict_cupy.Stream, "wait_event", forgetful)
+    with pytest.raises(AssertionError):
+        got, *_ = captured("sgd", 2)
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_three_runs_give_the_same_bits(cupy):
     first, *others = (captured("sgd", 2)[0] for _ in range(3))
     for other in others:
@@ -146,10 +169,26 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured(cupy, monkeypatch):
     net = move(small_network(), "cuda")
     forward = net.forward
     monkeypatch.setattr(net, "forward", lambda x, mode: (float(x.sum()), forward(x, mode))[1])
-    with pytest.raises(Exception, match=r"(?i)capture"):
+    with pytest.raises(Exception, match=r"(?i)captur"):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
     if hasattr(cupy, "zeros") and cupy.ndarray is strict_cupy.ndarray:
         assert strict_cupy.Tape.recording is None, "the stream was left in capture"
+
+
+def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch):
+    """Made again in backward or kept, y has the same bits; kept, batch norm runs once for each layer."""
+    function, launched, gradients = launch.function, [], []
+    monkeypatch.setattr(launch, "function", lambda s, kernel, o: (launched.append(kernel), function(s, kernel, o))[1])
+    for low_memory in (False, True):
+        net = move(small_network(), "cuda")
+        x = cupy.asarray(np.random.default_rng(2).standard_normal((4, 8, 6, 3)).astype(np.float32))
+        (y, heads), cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout"), low_memory=low_memory))
+        net.backward((y, heads), x, cache, into=False)
+        gradients.append(vectors(net)[1].get())
+        launched.append(None)
+    kept, again = (part.count("batch_norm") for part in (launched[: launched.index(None)], launched))
+    assert kept == sum(isinstance(layer, ip.BatchNorm) for _, layer in walk(net)) < again - kept
+    np.testing.assert_array_equal(*gradients)
 
 
 @pytest.mark.parametrize("name", ip.list_models("*_cifar"))
@@ -206,7 +245,6 @@ def trained(folder, device, monkeypatch, steps=None):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
     monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
     options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device)
     if steps:

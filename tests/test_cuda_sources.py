@@ -1,5 +1,6 @@
 """Every CUDA source compiles for every architecture we name, within a budget of registers and without spilling any."""
 
+import numpy as np
 import pytest
 from host_cuda import nvrtc
 
@@ -8,13 +9,18 @@ from inception_np.kernels.cuda import launch
 SOURCES = sorted(path.name for path in launch.FOLDER.glob("*.cu"))
 ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
-SHAPES = [
-    (f"-DBM={bm}", f"-DBN={bn}", f"-DTEAMS={teams}")
-    for bm, teams in ((64, 1), (64, 2), (128, 1))
-    for bn in (16, 32, 48, 64, 96)
-]
-OPTIONS = {"conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES]}
-# The 65536 registers of a multiprocessor are its resident warps': 32 leave each thread 64, 16 leave 128, 11 leave 176.
+WINDOWS = [*launch.KNOWN, ((5, 5), (3, 3))]
+VARIANTS = [launch.variant(vec, *window) for vec in (1, 2, 4) for window in WINDOWS]
+TILES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(32, bn, 4) for bn in (16, 32, 48)]
+SHAPES = [(f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}") for bm, bn, shares in TILES]
+OPTIONS = {
+    "conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES],
+    "depthwise.cu": VARIANTS,
+    "pool.cu": VARIANTS,
+}
+OPTIONS |= {source: [launch.vectors(vec) for vec in (1, 2, 4)] for source in ("batchnorm.cu", "elementwise.cu")}
+# The 65536 registers of a multiprocessor are its resident warps': 32 leave each thread 64, 16 leave 128,
+# 12 leave 168, 8 leave 255.
 USUAL_BUDGET = 64
 
 
@@ -22,7 +28,8 @@ def budget(source, options):
     if source != "conv.cu":
         return USUAL_BUDGET
     vec, *shape = options
-    return 128 if vec == "-DVEC=4" and shape[:2] != ["-DBM=64", "-DBN=48"] else 176
+    large = (shape[:2] == ["-DBM=32", "-DBN=48"]) + (vec != "-DVEC=4")
+    return (128, 168, 255)[large]
 
 
 try:
@@ -52,9 +59,9 @@ def test_source_compiles_within_its_registers(source, sm):
 @pytest.mark.slow
 @needs_nvrtc
 def test_faults_that_only_the_assembler_sees_are_caught():
-    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", *SHAPES[0]))
+    errors, _ = nvrtc.compile_cubin(launch.text("conv.cu"), 75, ("-DVEC=4", *SHAPES[3]))
     assert "sm_80" in errors
-    errors, _ = nvrtc.compile_cubin(launch.text("pool.cu").replace("float sum = 0", "flaot sum = 0", 1), 90)
+    errors, _ = nvrtc.compile_cubin(launch.text("lrn.cu").replace("float s", "flaot s", 1), 90)
     assert "flaot" in errors
     greedy = 'extern "C" __global__ void __launch_bounds__(1024) greedy(float* x) { float a[200];'
     greedy += "for (int i = 0; i < 200; i++) a[i] = x[i * i]; for (int i = 0; i < 200; i++) x[i] = a[199 - i] * a[i]; }"
@@ -73,3 +80,42 @@ def test_declarations_are_read():
     assert launch.declarations("update.cu")["sgd_step"] == ["float*"] * 4 + ["float", "float", "int", "int"]
     assert launch.structs()["Window"][:4] == ["N", "H", "W", "C"]
     assert launch.declarations("conv.cu")["conv2d_dw"][3] == "Window"
+
+
+def test_launch_converts_what_it_passes(monkeypatch):
+    passed = []
+    monkeypatch.setattr(launch, "function", lambda *kernel: lambda *given: passed.append((*kernel, *given)))
+    x, window = np.zeros((1, 3, 3, 2), np.float32), launch.window((1, 3, 3, 2), (3, 3), (3, 3), (1, 1), ((1, 1),) * 2)
+    for _ in range(2):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), x, x, None, x, window, 1, 2, True, options=("-DA",))
+    first, second = passed
+    assert first[:5] == ("depthwise.cu", "depthwise2d", ("-DA",), (1,), (2,))
+    assert first[5][0] is x and first[5][2] is None, "CuPy makes a null pointer of None"
+    assert [type(v) for v in first[5][5:]] == [np.int32] * 3 and first[5][5:] == (1, 2, 1)
+    assert tuple(first[5][4].item()) == window and first[5][4].dtype.names == tuple(launch.structs()["Window"])
+    assert first[5][4] is second[5][4], "the struct was made anew"
+    with pytest.raises(TypeError, match="global_avg_pool: got an array of float64, wanted float32"):
+        launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x, x.astype(np.float64), 1, 1, 1, 1, 1)
+    with pytest.raises(TypeError, match="global_avg_pool: got 1 arguments, wanted 7"):
+        launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x)
+    launch.launch("pool.cu", "global_avg_pool", launch.elements(0), x, x, 0, 1, 1, 1, 1)
+    assert len(passed) == 2, "an empty grid was launched"
+
+
+@pytest.mark.parametrize(
+    "channels, offset, pitch, wanted", [(8, 0, 8, 4), (8, 4, 20, 4), (8, 3, 20, 1), (12, 2, 20, 2)]
+)
+def test_width_is_what_channels_addresses_and_pitches_allow(channels, offset, pitch, wanted, monkeypatch):
+    monkeypatch.setattr(launch, "address", lambda x: offset * x.itemsize)
+    for x in (np.zeros(1, np.float32), np.zeros(1, np.uint8)):
+        assert launch.width((x,), (channels, pitch)) == wanted
+        assert launch.width((x,), (channels + 2, pitch)) == min(2, wanted)
+        assert launch.width((x,), (channels, pitch + 1)) == 1
+
+
+def test_elements_beyond_an_int_are_refused():
+    assert launch.elements(256 * 4 * 3, 4) == ((3,), (256,)) and launch.elements(256 * 4 * 3 + 4, 4)[0] == (4,)
+    for vec in (1, 4):
+        assert launch.elements(2**31 - 2**20 - 1, vec)
+        with pytest.raises(ValueError, match="wanted fewer than 2"):
+            launch.elements(2**31 - 2**20, vec)

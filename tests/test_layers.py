@@ -20,9 +20,9 @@ import reference.norm
 import reference.pointwise
 import reference.pool
 import reference.windows
+from inception_np.kernels import batchnorm
 from inception_np.kernels.lrn import channel_window_sum
 from inception_np.layer import Layer, Mode, cast, named_buffers, named_params
-from inception_np.layers import batchnorm as batchnorm_layer
 from inception_np.layers import lrn as lrn_layer
 from inception_np.layers.activation import Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
@@ -867,7 +867,12 @@ REPLACED = [
         AT + "lrn.LRN._constants",
         lambda right, layer: (layer.size, layer.alpha, layer.beta, layer.k),
     ),
-    (test_batch_norm_is_the_definition_and_its_averages_move_in_backward, BN, AT + "batchnorm.moments", unbiased),
+    (
+        test_batch_norm_is_the_definition_and_its_averages_move_in_backward,
+        BN,
+        "inception_np.kernels.batchnorm.moments",
+        unbiased,
+    ),
     (
         test_dropout_keeps_or_drops_by_the_generator_alone,
         "Dropout(0.5)",
@@ -885,7 +890,7 @@ REPLACED = [
     (
         test_conv_bn_relu_is_its_three_layers,
         "ConvBNReLU(2, 3, 2, rng=rng)",
-        AT + "batchnorm.batch_norm_grad",
+        "inception_np.kernels.batchnorm.batch_norm_grad",
         lambda right, *args, relu, **kwargs: right(*args, relu=False, **kwargs),
     ),
     (
@@ -927,8 +932,18 @@ REPLACED = [
         AT + "activation.uniform",
         lambda right, *args: right(*args) ** 1.1,
     ),
-    (test_batch_norm_couples_the_images_in_training_only, None, AT + "batchnorm.batch_norm_grad", no_variance),
-    (test_a_bias_before_batch_norm_gets_no_gradient, None, AT + "batchnorm.batch_norm_grad", no_variance),
+    (
+        test_batch_norm_couples_the_images_in_training_only,
+        None,
+        "inception_np.kernels.batchnorm.batch_norm_grad",
+        no_variance,
+    ),
+    (
+        test_a_bias_before_batch_norm_gets_no_gradient,
+        None,
+        "inception_np.kernels.batchnorm.batch_norm_grad",
+        no_variance,
+    ),
 ]
 
 
@@ -959,7 +974,7 @@ def test_a_gradient_of_nothing_is_caught(monkeypatch):
 
     run()
     with monkeypatch.context() as patch:
-        patch.setattr(batchnorm_layer, "batch_norm_grad", around(no_variance)(batchnorm_layer.batch_norm_grad))
+        patch.setattr(batchnorm, "batch_norm_grad", around(no_variance)(batchnorm.batch_norm_grad))
         for check in (lambda: seen_by_y(SHAPE, 0, True), lambda: symmetric("", Drawn(bn_case))):
             with pytest.raises(AssertionError):
                 check()

@@ -13,7 +13,7 @@ A 1x1 convolution needs none: its windows are the pixels.
 from collections.abc import Iterator
 
 from ..backend import Array, Shape, array_module, compiled, empty, on_gpu, on_tensor_cores, zeros
-from .batchnorm import moments
+from .batchnorm import reciprocal_deviation, statistics
 from .window import Pads, Pair, out_size, pad_images, taps
 
 COLUMN_BYTES = 32 << 20  # per block: large enough for one good matrix product, small beside the activations
@@ -47,22 +47,23 @@ def conv2d(
 
 
 def conv2d_moments(
-    x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int
-) -> tuple[Array, Array, Array]:
-    """conv2d without bias, and the mean and biased variance of each channel of y, (C_out,).
+    x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, *, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """conv2d without bias, and the statistics (batchnorm.py) of each channel of y: mean, variance, rstd, (C_out,).
 
     Tensor cores find the moments on the way, while they have y in hand.
     """
     if _on_tensor_cores(x, w.shape):
         from .cuda import conv as cuda
 
-        return cuda.conv2d_moments(x, w, stride, pads, dilation, groups)
+        return cuda.conv2d_moments(x, w, stride, pads, dilation, groups, eps)
     if compiled(x, w, fits=groups == 1):
         from .cpu import implicit_gemm as cpu
 
-        return cpu.conv2d_moments(x, w, stride, pads, dilation)
+        y, mean, var = cpu.conv2d_moments(x, w, stride, pads, dilation)
+        return y, mean, var, reciprocal_deviation(var, eps)
     y = conv2d(x, w, None, stride, pads, dilation, groups)
-    return y, *moments(y)
+    return y, *statistics(y, eps)
 
 
 def conv2d_dx(

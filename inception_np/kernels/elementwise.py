@@ -6,20 +6,33 @@ from ..backend import Array, array_module, compiled, on_gpu
 
 def add_to(into: Array | bool | None, dx: Array) -> Array | None:
     """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
-    if into is None or into is False or not compiled(into, dx, fits=into.shape == dx.shape):  # type: ignore[union-attr]
+    if into is None or into is False or not _has_kernel(into, dx):
         return backend.add_to(into, dx)
     return scaled_add(into, dx, 1.0, out=into)
 
 
 def copy_to(out: Array | None, y: Array) -> Array:
     """y itself, or `out` after y was written there."""
-    if out is None or not compiled(out, y, fits=out.shape == y.shape):
+    if out is None or not _has_kernel(out, y):
         return backend.copy_to(out, y)
     return scaled(y, 1.0, out=out)
 
 
+def _has_kernel(out: Array, y: Array) -> bool:
+    """Is there a kernel that writes y to `out`, or adds it there?"""
+    if on_gpu(out):
+        from .cuda import elementwise as cuda
+
+        return cuda.may_write(out, y)
+    return compiled(out, y, fits=out.shape == y.shape)
+
+
 def scaled(x: Array, scale: float, *, out: Array | None = None) -> Array:
     """scale * x, in x's shape."""
+    if on_gpu(x):
+        from .cuda import elementwise as cuda
+
+        return cuda.scaled(x, scale, out)
     if compiled(x, out):
         from .cpu import elementwise as cpu
 

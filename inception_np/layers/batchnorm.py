@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape
-from ..kernels.batchnorm import batch_norm, batch_norm_grad, moments, move_averages, reciprocal_deviation
+from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation, statistics
 from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
 from .check import check_between, check_count, check_dy, check_shape, check_weights, check_x
@@ -47,14 +47,14 @@ class BatchNorm(Layer):
         self.decay = check_between("BatchNorm", "decay", decay, 0, 1)
 
     def statistics(self, x: Array, mode: Mode, found: list[Array] | None = None) -> tuple[Array, Array, Array]:
-        """The mean, var and rstd that y is made with. found: the batch's mean and var, where they are known already."""
+        """The mean, var and rstd that y is made with. found: those of the batch, where they are known already."""
         if not mode.train:
             mean, var = self.mean.data, self.var.data
-        elif x.shape[0] * x.shape[1] * x.shape[2] < 2:
+            return mean, var, reciprocal_deviation(var, self.eps)
+        if x.shape[0] * x.shape[1] * x.shape[2] < 2:
             raise ValueError(f"BatchNorm: got x of shape {x.shape}, wanted more than one value per channel in training")
-        else:
-            mean, var = found or moments(x)
-        return mean, var, reciprocal_deviation(var, self.eps)
+        mean, var, rstd = found or statistics(x, self.eps)
+        return mean, var, rstd
 
     def apply(self, x: Array, mean: Array, rstd: Array, relu: bool, out: Array | None) -> Array:
         gamma = None if self.gamma is None else self.gamma.data
@@ -74,14 +74,11 @@ class BatchNorm(Layer):
     def gradient(self, dy: Array, x: Array, cache: Any, relu: bool, out: Array | None = None) -> Array:
         """dx, after the parameters' gradients were added to and the running averages moved."""
         mean, var, rstd, train = cache
-        gamma = None if self.gamma is None else self.gamma.data
-        dx, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, self.beta.data, relu=relu, train=train, out=out)
-        add_to(self.beta.grad, dbeta)
-        if self.gamma is not None:
-            add_to(self.gamma.grad, dgamma)
-        if train:
-            move_averages(self.mean.data, self.var.data, mean, var, self.decay)
-        return dx
+        gamma, dgamma = (None, None) if self.gamma is None else (self.gamma.data, self.gamma.grad)
+        beta, dbeta = self.beta.data, self.beta.grad
+        averages = (self.mean.data, self.var.data, self.decay) if train else None
+        args = (mean, var, rstd, gamma, beta, dgamma, dbeta, averages)
+        return batch_norm_backward(dy, x, *args, relu=relu, out=out)
 
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("BatchNorm", shape, len(self.beta.data))

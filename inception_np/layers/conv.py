@@ -80,10 +80,10 @@ class Conv2D(Layer):
         bias = None if self.bias is None else self.bias.data
         return conv2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
-    def forward_moments(self, x: Array) -> tuple[Array, Array, Array]:
-        """y without bias, and its mean and variance per channel: what a batch norm that follows asks for."""
+    def forward_moments(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+        """y without bias, and its mean, var and rstd per channel: what a batch norm that follows asks for."""
         self._check(x)
-        return conv2d_moments(x, self.weight.data, *self._geometry(x.shape))
+        return conv2d_moments(x, self.weight.data, *self._geometry(x.shape), eps=eps)
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
         dy = check_dy(type(self).__name__, dy, self.out_shape(x.shape), x.dtype)

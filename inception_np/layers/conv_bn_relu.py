@@ -63,12 +63,12 @@ class ConvBNReLU(Layer):
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
         check_kind("ConvBNReLU", self.conv, Conv2D, INSTEAD)
         check_kind("ConvBNReLU", self.bn, BatchNorm, INSTEAD)
-        moments = None
+        found = None
         if mode.train:
-            z, *moments = self.conv.forward_moments(x)
+            z, *found = self.conv.forward_moments(x, self.bn.eps)
         else:
             z, _ = self.conv.forward(x, mode)
-        mean, var, rstd = self.bn.statistics(z, mode, moments)
+        mean, var, rstd = self.bn.statistics(z, mode, found)
         if not mode.keep:
             return self.bn.apply(z, mean, rstd, True, z if out is None else out), []
         return self.bn.apply(z, mean, rstd, True, out), [(z, (mean, var, rstd, mode.train))]

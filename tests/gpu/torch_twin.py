@@ -17,6 +17,16 @@ def twin(layer) -> nn.Module:
     raise TypeError(f"no twin for {type(layer).__name__}")
 
 
+def padding(ours):
+    """The pads as PyTorch's own layers take them, (h, w); None where they depend on the image or are uneven."""
+    kernel = ours.size if hasattr(ours, "size") else ours.kernel
+    found = {
+        pads_for(ours.pad, hw, kernel, ours.stride, getattr(ours, "dilation", (1, 1))) for hw in [(64, 64), (63, 63)]
+    }
+    (top, bottom), (left, right) = found.pop()
+    return None if found or top != bottom or left != right else (top, left)
+
+
 class Window(nn.Module):
     """Pads that PyTorch's own layers have no words for, then the layer."""
 
@@ -36,18 +46,20 @@ class Window(nn.Module):
 
 def conv(layer):
     kh, kw, c, o = layer.weight.data.shape
+    pads = padding(layer)
     own = nn.Conv2d(
-        c * layer.groups, o, (kh, kw), layer.stride, 0, layer.dilation, layer.groups, layer.bias is not None
+        c * layer.groups, o, (kh, kw), layer.stride, pads or 0, layer.dilation, layer.groups, layer.bias is not None
     )
     own.weight.data.copy_(torch.tensor(layer.weight.data).permute(3, 2, 0, 1))
-    return with_bias(Conv(layer, own), own, layer)
+    return with_bias(own if pads else Conv(layer, own), own, layer)
 
 
 def depthwise(layer):
     kh, kw, c, m = layer.weight.data.shape
-    own = nn.Conv2d(c, c * m, (kh, kw), layer.stride, 0, layer.dilation, c, layer.bias is not None)
+    pads = padding(layer)
+    own = nn.Conv2d(c, c * m, (kh, kw), layer.stride, pads or 0, layer.dilation, c, layer.bias is not None)
     own.weight.data.copy_(torch.tensor(layer.weight.data).permute(2, 3, 0, 1).reshape(c * m, 1, kh, kw))
-    return with_bias(Conv(layer, own), own, layer)
+    return with_bias(own if pads else Conv(layer, own), own, layer)
 
 
 def with_bias(module, own, layer):
@@ -83,6 +95,9 @@ def batch_norm(layer):
 
 
 def max_pool(layer):
+    if pads := padding(layer):
+        return nn.MaxPool2d(layer.size, layer.stride, pads, ceil_mode=layer.ceil)
+
     def run(x, padding):
         return F.max_pool2d(x, layer.size, layer.stride, padding, ceil_mode=layer.ceil)
 
@@ -90,6 +105,9 @@ def max_pool(layer):
 
 
 def avg_pool(layer):
+    if pads := padding(layer):
+        return nn.AvgPool2d(layer.size, layer.stride, pads, layer.ceil, layer.count_include_pad)
+
     def run(x, padding):
         return F.avg_pool2d(x, layer.size, layer.stride, padding, layer.ceil, layer.count_include_pad)
 

@@ -23,6 +23,7 @@ import strict_cupy
 from inception_np.kernels.cuda import launch
 
 SHIM = Path(__file__).with_name("cuda_on_host.h")
+COMMAND = "g++ -x c++ -std=c++17 -O1 -fPIC -shared -w -ffp-contract=off -U_FORTIFY_SOURCE -fsanitize=alignment"
 KEPT = Path(tempfile.gettempdir()) / f"inception_np_host_cuda_{os.getuid() if hasattr(os, 'getuid') else 0}"
 BARRIERS = re.compile(r"__sync|__shfl|mma_16x8x8\(")
 
@@ -40,15 +41,16 @@ def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
         for name in names
     )
     turn = 'extern "C" void set_greedy(int yes) { greedy = yes; }\n'
+    turn += 'extern "C" int misaligned() { return std::exchange(misaligned_accesses, 0); }\n'
+    turn += 'extern "C" int threads_stuck() { return std::exchange(stuck, 0); }\n'
     turn += 'extern "C" int astray() { return std::exchange(took_unwritten, false); }\n'
     code = f'#include "{SHIM}"\n{text}\n{turn}{entries}'
-    digest = hashlib.sha256((code + SHIM.read_text() + repr(options)).encode()).hexdigest()[:24]
+    digest = hashlib.sha256((code + SHIM.read_text() + repr((COMMAND, options))).encode()).hexdigest()[:24]
     library = KEPT / f"{digest}.so"
     if not library.exists():
         KEPT.mkdir(exist_ok=True, mode=0o700)
         part = library.with_suffix(f".{os.getpid()}")
-        command = "g++ -x c++ -std=c++17 -O1 -fPIC -shared -w -ffp-contract=off -U_FORTIFY_SOURCE"
-        done = subprocess.run([*command.split(), *options, "-", "-o", part], input=code, text=True, capture_output=True)
+        done = subprocess.run([*COMMAND.split(), *options, "-", "-o", part], input=code, text=True, capture_output=True)
         if done.returncode:
             raise RuntimeError(f"g++ refused the source:\n{done.stderr[:2000]}")
         part.rename(library)
@@ -68,6 +70,8 @@ def function(library: ctypes.CDLL, name: str, greedy: bool) -> Any:
             assert kept and arguments  # alive as long as a graph may launch this again
             library.set_greedy(int(greedy))
             kernel(*three, pointers)
+            assert not library.misaligned(), f"{name}: an address is not a multiple of what is read or written there"
+            assert not library.threads_stuck(), f"{name}: threads wait at a barrier that others never reach"
             assert not library.astray(), f"{name} took an offset from shared memory that nobody had written"
 
         strict_cupy.change(act)

@@ -1,7 +1,7 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
 // with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
-// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds
-// NaNs when a block begins. There is no timing here, no weak memory, no divergence within a warp.
+// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins.
+// There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
 #define CUDA_ON_HOST 1
 #include <setjmp.h>
@@ -47,18 +47,14 @@ struct Fibre {
 static std::vector<Fibre> fibres;
 static jmp_buf scheduler;
 static ucontext_t scheduler_context;
-static unsigned current, threads;
+static unsigned current, threads, staying;
 static void (*body)(void*);
 static void* body_arguments;
 static bool greedy = false;
+static int stuck;
 
 static void hand_over() {
   if (!_setjmp(fibres[current].where)) _longjmp(scheduler, 1);
-}
-static void run_fibre() {
-  body(body_arguments);
-  fibres[current].done = true;
-  _longjmp(scheduler, 1);
 }
 static void resume(unsigned t) {
   Fibre& f = fibres[t];
@@ -71,16 +67,26 @@ static void resume(unsigned t) {
 
 struct Barrier { unsigned come, generation; };
 static Barrier block_barrier, warp_barriers[64];
+static void open_if(Barrier& b, unsigned count) {
+  if (b.come > 0 && b.come == count) b.come = 0, b.generation++;
+}
+static void run_fibre() {
+  body(body_arguments);
+  fibres[current].done = true;
+  open_if(block_barrier, --staying);
+  _longjmp(scheduler, 1);
+}
 static void wait_for(Barrier& b, unsigned count) {
   const unsigned generation = b.generation;
-  if (++b.come == count) b.come = 0, b.generation++;
-  else while (b.generation == generation) hand_over();
+  b.come++;
+  open_if(b, count);
+  while (b.generation == generation) hand_over();
 }
 static inline void __syncthreads() {
   Fibre& f = fibres[current];
   f.at_block_barrier = true;
   f.generation = block_barrier.generation;
-  wait_for(block_barrier, threads);
+  wait_for(block_barrier, staying);  // of all threads that have not left
   f.at_block_barrier = false;
 }
 static bool can_go_on(const Fibre& f) {
@@ -88,12 +94,13 @@ static bool can_go_on(const Fibre& f) {
 }
 static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
 
-static float shuffled[2048];
-static inline float __shfl_xor_sync(unsigned, float v, int o) {
+static double shuffled[2048];
+template <class T> static inline T __shfl_xor_sync(unsigned, T v, int o) {
   const unsigned t = current;
-  shuffled[t] = v;
+  T r;
+  memcpy(&shuffled[t], &v, sizeof v);
   __syncwarp();
-  const float r = shuffled[t ^ o];
+  memcpy(&r, &shuffled[t ^ o], sizeof r);
   __syncwarp();
   return r;
 }
@@ -130,6 +137,10 @@ static inline void mma_16x8x8(float* c, const float* a, const float* b) {
   __syncwarp();
 }
 
+// ---- what g++ -fsanitize=alignment calls before an access to an address that its type cannot have
+static int misaligned_accesses;
+extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { misaligned_accesses++; }
+
 static inline const float* advance(const float* from, int offset) {
   if (offset != (int)UNWRITTEN) return from + offset;
   took_unwritten = true;
@@ -146,7 +157,7 @@ template <int count> static inline void fetch_few(float* to, const float* from, 
   aligned(from, count);
   memcpy(to, from, 4 * count);
 }
-static inline void load_four(float* to, const float* from) { fetch_few<4>(to, from, false); }
+template <int count> static inline void load_few(float* to, const float* from) { fetch_few<count>(to, from, false); }
 template <int count> static inline void store_few(float* to, const float* from) {
   aligned(to, count);
   memcpy(to, from, 4 * count);
@@ -169,6 +180,7 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
+    staying = threads;
     memset(warp_barriers, 0, sizeof warp_barriers);
     if (__start_shared_memory) std::fill((unsigned*)__start_shared_memory, (unsigned*)__stop_shared_memory, UNWRITTEN);
     for (unsigned t = 0; t < threads; t++) {
@@ -197,5 +209,6 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
         }
       }
     }
+    for (unsigned t = 0; t < threads; t++) stuck += !fibres[t].done;  // at a barrier that others never reach
   }
 }

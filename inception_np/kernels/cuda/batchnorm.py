@@ -1,29 +1,29 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
 from ...backend import Array, empty
-from .elementwise import sum_parts
-from .launch import LANES, elements, launch, one_number, reduction, result, rows
+from .launch import by_channels, elements, joining, launch, one_number, result, rows, summing, vectors, width
 
 
-def moments(x: Array):
+def statistics(x: Array, eps: float):
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)
-    ((across, _, parts), threads), _ = reduction(c, count)
+    vec = width((x,), (c, ldx))
+    ((across, _), threads), parts = summing(c, count, vec)
     share = -(-count // parts)  # rows of each part but the last
     parts = -(-count // share)
     part = empty((parts, 2, c), x.dtype, x)
-    launch("batchnorm.cu", "moments_parts", ((across, parts), threads), x, part, count, c, ldx, share)
-    return join_moments(part, count, share)
+    grid = (across, parts), threads
+    launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=vectors(vec))
+    return join_moments(part, count, share, eps)
 
 
-def join_moments(part: Array, count: int, share: int):
-    """The moments of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows each."""
+def join_moments(part: Array, count: int, share: int, eps: float):
+    """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
     parts, _, c = part.shape
-    mean, var = empty((c,), part.dtype, part), empty((c,), part.dtype, part)
-    grid = ((-(-c // LANES),), (LANES, 32))
-    launch("batchnorm.cu", "moments_join", grid, part, mean, var, count, c, share, parts)
-    return mean, var
+    mean, var, rstd = (empty((c,), part.dtype, part) for _ in range(3))
+    launch("batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, c, share, parts)
+    return mean, var, rstd
 
 
 def reciprocal_deviation(var: Array, eps: float):
@@ -32,39 +32,48 @@ def reciprocal_deviation(var: Array, eps: float):
     return rstd
 
 
-def move_averages(mean_average: Array, var_average: Array, mean: Array, var: Array, decay: float | Array):
-    args = (mean_average, var_average, mean, var, one_number(decay, var), var.size)
-    launch("batchnorm.cu", "move_averages", elements(var.size), *args)
-
-
 def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None):
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
-    args = (x, mean, rstd, gamma, beta, y, x.size, x.shape[-1], ldx, ldy, relu)
-    launch("batchnorm.cu", "batch_norm", elements(x.size), *args)
+    c = x.shape[-1]
+    count = x.size // c
+    values = (x, mean, rstd, gamma, beta, y)
+    vec = width(values, (c, ldx, ldy))
+    grid = by_channels(c, count, vec)
+    launch("batchnorm.cu", "batch_norm", grid, *values, count, c, ldx, ldy, relu, options=vectors(vec))
     return y
 
 
-def batch_norm_grad(
+def batch_norm_backward(
     dy: Array,
     x: Array,
     mean: Array,
+    var: Array,
     rstd: Array,
     gamma: Array | None,
     beta: Array,
+    dgamma: Array | None,
+    dbeta: Array,
+    averages: tuple[Array, Array, float | Array] | None,
     relu: bool,
-    train: bool,
     out: Array | None,
 ):
     c = x.shape[-1]
     count = x.size // c
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
     dx, lddx = result(out, x.shape, x)
-    ((across, _, parts), threads), _ = reduction(c, count)
-    part, sums = empty((parts, 2, c), x.dtype, x), empty((2, c), x.dtype, x)
     values = (dy, x, mean, rstd, gamma, beta)
-    launch("batchnorm.cu", "batch_norm_sums", ((across, parts), threads), *values, part, count, c, lddy, ldx, relu)
-    sum_parts(part, sums, add=False)
-    sizes = (count, c, lddy, ldx, lddx)
-    launch("batchnorm.cu", "batch_norm_dx", elements(x.size), *values, sums, dx, *sizes, relu, train)
-    return dx, None if gamma is None else sums[1], sums[0]
+    sizes = (count, c, lddy, ldx)
+    vec = width((*values, dx), (c, lddy, ldx, lddx))
+    grid, parts = summing(c, count, vec)
+    part = empty((parts, 2, c), x.dtype, x)
+    launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=vectors(vec))
+    terms, *moved = None, None, None, None
+    if averages is not None:
+        terms = empty((2, c), x.dtype, x)
+        moved = [*averages[:2], one_number(averages[2], x)]
+    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, count, c, parts)
+    launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
+    grid = by_channels(c, count, vec)
+    launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=vectors(vec))
+    return dx

@@ -20,6 +20,62 @@ struct Window {
   int N, H, W, C, OH, OW, kh, kw, sh, sw, dh, dw, top, bottom, left, right;
 };
 
+// The window as far as it was known when this was compiled (-DKH -DKW -DSH -DSW, dilation 1): loops over its taps
+// unroll, and divisions by its steps are shifts. Without these options, as it is given.
+__device__ __forceinline__ Window known(Window d) {
+#ifdef KH
+  d.kh = KH, d.kw = KW, d.sh = SH, d.sw = SW, d.dh = d.dw = 1;
+#endif
+  return d;
+}
+
+// n numbers that lie side by side, read and written at once. Their address must be a multiple of their size.
+template <class T, int n>
+struct __align__(n * sizeof(T)) Pack {
+  T at[n];
+};
+template <int n, class T>
+__device__ __forceinline__ Pack<T, n> load(const T* from) {
+  return *(const Pack<T, n>*)from;
+}
+template <int n, class T>
+__device__ __forceinline__ Pack<T, n> load_if(bool there, const T* from, T otherwise) {
+  Pack<T, n> v;
+  for (int j = 0; j < n; j++) v.at[j] = otherwise;
+  if (there) v = load<n>(from);
+  return v;
+}
+template <class T, int n>
+__device__ __forceinline__ void store(T* to, const Pack<T, n>& v) {
+  *(Pack<T, n>*)to = v;
+}
+template <class T, int n>
+__device__ __forceinline__ void write(T* to, Pack<T, n> v, bool add) {  // over what is there, or added to it
+  if (add) {
+    const auto before = load<n>(to);
+    for (int j = 0; j < n; j++) v.at[j] += before.at[j];
+  }
+  store(to, v);
+}
+
+// The numbers from a on of pixel p, whose pixels are ld numbers apart: one multiply-add, being unsigned and in bytes.
+// p may be nonsense (before an image, say) where nobody reads what is there.
+template <class T>
+__device__ __forceinline__ T* pixel(T* a, unsigned p, unsigned ld) {
+  return (T*)((const char*)a + (unsigned long long)p * (unsigned)(ld * sizeof(T)));
+}
+
+// Where thread i of those that make n channels each is in an array (N, H, W, C): its pixel, and its first channel.
+// Unsigned, for divisions that cost less.
+struct Site {
+  int n, h, w, c, pixel;
+};
+template <int n>
+__device__ __forceinline__ Site site(unsigned i, unsigned H, unsigned W, unsigned C) {
+  const unsigned pixel = i / (C / n), row = pixel / W, image = row / H;
+  return {(int)image, (int)(row - image * H), (int)(pixel - row * W), (int)(i - pixel * (C / n)) * n, (int)pixel};
+}
+
 // Where element i of a (pixels, C) array lies when its pixels are ld floats apart.
 __device__ __forceinline__ long long place(int i, int C, int ld) { return (long long)(i / C) * ld + i % C; }
 

@@ -14,44 +14,43 @@
 //     |  warp 2   |  warp 3   |         |     |     |     |     | 16 rows    ...
 //     +-----------+-----------+         +-----+-----+-----+-----+            and the same lanes for rows 8, 9, ...
 //
-// The sum advances by BK terms a step. While the warps multiply one step's tiles, which are in shared memory, numbers of
-// the next step are in registers or on their way there.
+// The sum advances by BK terms a step. While the warps multiply one step's tiles in shared memory, the numbers of the
+// next are there already, and those of the one after next are on their way from memory to registers.
 //
 // Which lines of a tile make a strip, and in which order terms are summed, is ours to choose as long as both factors
 // agree: lane (g, t) = (lane / 4, lane % 4) takes line g of each strip and terms 4t to 4t + 3 of each step, two terms
 // for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
 // quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
 //
-// Thread 37 in a step of conv2d, with BM = 128, BN = 64 and 256 threads; it is lane (1, 1) of warp 1:
-//   store     rounds what it read a step ago, 16 numbers, and writes them as four quads.
-//   load      looks up terms 4 to 7 of the step after next, (r, s, c) to (r, s, c + 3), and reads them for pixels 17 and
-//             25 of its block: 16 bytes of x each, or zeros beside the image. Of w it reads columns 20 to 23 of terms 4
-//             and 5. (The upper half of the threads reads none of w: its tile is half as large.)
-//   multiply  reads its quads of its warp's 4 strips of rows and 4 strips of columns: 2 + 2 of them are enough for 8 mma,
-//             and that twice.
+// Where a result is too small to keep the GPU busy, SHARES groups of such warps make the same tile, each of its own
+// share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
 //
-// Given when this is compiled: BM (128 or 64), BN (16, 32, 48, 64 or 96), VEC (4, 2 or 1), how many floats are read at
-// once: what the channel counts are multiples of, and TEAMS (1 or 2): where there are few blocks for the GPU, two teams
-// of warps share each, one taking the first 16 terms of a step, the other the next 16, and add their sums in the end.
+// Given when this is compiled: BM (128, or 32 with 4 shares), BN (16, 32, 48, 64 or 96), SHARES, and VEC (4, 2 or 1), how
+// many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"
 
-constexpr int BK = 16 * TEAMS, TERMS = 256;
+constexpr int BK = 16, TERMS = 256 / SHARES;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
-constexpr int TEAM = 32 * DOWN * ACROSS, THREADS = TEAM * TEAMS;
-constexpr int WARPS = VEC < 4 || (BM == 64 && BN == 48) ? 12 : 16;  // of one multiprocessor: their registers must do
+constexpr int THREADS = 32 * DOWN * ACROSS;  // of a share
+constexpr int LARGE = (BM == 32 && BN == 48) + (VEC < 4);  // how many things ask for more registers
+constexpr int WARPS = LARGE == 2 ? 8 : LARGE ? 12 : 16;    // of one multiprocessor: their registers must do
 
-// A factor's tile: SIZE lines (rows of the left factor, columns of the right one) by BK terms. A thread reads patches of
-// 8 numbers, which make two quads: four of them along whichever is contiguous in device memory, terms (ALONG_K) or lines,
-// times two along the other.
+// This thread among those of its share, and the share.
+__device__ __forceinline__ int own_thread() { return SHARES > 1 ? threadIdx.x % THREADS : threadIdx.x; }
+__device__ __forceinline__ int own_share() { return SHARES > 1 ? threadIdx.x / THREADS : 0; }
+
+// A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
+// contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
+// by four terms, or four lines by two terms.
 template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
   static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
-  static constexpr int STEP = ALONG_K ? 1 : VEC, GRAIN = ALONG_K ? VEC : 1;  // lines, terms that share an entry of a list
-  static constexpr int PERIOD = TERMS * GRAIN / BK;                          // steps until that of terms is written anew
-  static constexpr int LINES = ALONG_K ? 2 : 4 / VEC;                        // entries for a patch
-  static constexpr int RUN = ALONG_K ? 2 : 4;                                // columns that a lane holds side by side
+  static constexpr int PIECES = 4 / VEC, LINES = ALONG_K ? 2 : PIECES;  // reads for four numbers; lines kept for a patch
+  static constexpr int GRAIN = ALONG_K ? VEC : 1;                       // terms that share an entry of the table,
+  static constexpr int PERIOD = TERMS * GRAIN / BK;                     // and steps until it is filled anew
+  static constexpr int RUN = ALONG_K ? 2 : 4;                           // columns that a lane holds side by side
 
   // Line g of strip f, counted from the warp's first line. Where lines are contiguous, strips are interleaved: those of
   // a lane in four strips are 4h to 4h + 3, with h = 0, 4, 1, 5, ... for g = 0, 1, 2, 3, ..., so that the results which
@@ -68,62 +67,50 @@ struct Tile {
   static constexpr __device__ int half(int r, int n) { return ALONG_K ? n : r < STRIPS / 4 * 2 ? r % 2 : n / 2; }
 
   // Patch p: its first line and term.
-  static __device__ __forceinline__ int line(int p) {
-    return ALONG_K ? p / (32 * TEAMS) * 16 + p / 4 % 8 : p % (SIZE / 4) * 4;
-  }
-  static __device__ __forceinline__ int term(int p) {
-    return ALONG_K ? p / 32 % TEAMS * 16 + p % 4 * 4 : p / (SIZE / 4) * 2;
-  }
+  static __device__ __forceinline__ int line(int p) { return ALONG_K ? p / 32 * 16 + p / 4 % 8 : p % (SIZE / 4) * 4; }
+  static __device__ __forceinline__ int term(int p) { return ALONG_K ? p % 4 * 4 : p / (SIZE / 4) * 2; }
 
-  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's mmas, two for each team. Eight lanes,
-  // which read or write at once, do so on different banks.
+  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's two mmas. The lanes that read at once
+  // read from different banks, and those that write at once write to different ones.
   static __device__ __forceinline__ int place(int pair, int mma, int g, int t) {
-    return ((pair * (BK / 8) + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
+    return ((pair * 2 + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
   }
   // The same for quad q of patch p.
   static __device__ __forceinline__ int place(int p, int q) {
     const int l = line(p), k = term(p);
-    if (ALONG_K) return place(l / 16, k / 16 * 2 + q, l % 8, k % 16 / 4);
+    if (ALONG_K) return place(l / 16, q, l % 8, k / 4);
     const int in = (l + 2 * q) % (STRIPS * 8), four = in / 32 * 4, h = in % 32 / 4;
     const bool fours = four < STRIPS / 4 * 4;
     const int f = four + (fours ? in % 4 : 0), g = fours ? h % 4 * 2 + h / 4 : in % 32 / 2;
-    return place((l / (STRIPS * 8) * STRIPS + f) / 2, k / 16 * 2 + k % 4 / 2, g, k % 16 / 4);
+    return place((l / (STRIPS * 8) * STRIPS + f) / 2, k % 4 / 2, g, k / 4);
   }
-
-  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 16 * BK : 0;  // a patch's two quads; 0: it varies
 
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
   Line lines[COPIES][LINES];
+  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
-
   template <class Factor>
-  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line* list) {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < SIZE / STEP; i += THREADS) list[i] = f.line(first + i * STEP);
-  }
-  __device__ __forceinline__ Tile(const Line* list) {
+  __device__ __forceinline__ Tile(const Factor& f, int first) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      const int p = threadIdx.x + c * THREADS;
-      if (PATCHES % THREADS != 0 && p >= PATCHES) break;
+      const int p = own_thread() + c * THREADS;
       if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
 #pragma unroll
       for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
 #pragma unroll
-      for (int i = 0; i < LINES; i++) lines[c][i] = list[line(p) / STEP + i * (ALONG_K ? 8 : 1)];
+      for (int i = 0; i < LINES; i++) lines[c][i] = f.line(first + line(p) + i * (ALONG_K ? 8 : VEC));
     }
   }
-  // Terms from `first` on, as many as the list holds; none beyond `last` will be read.
   template <class Factor>
   static __device__ __forceinline__ void list_terms(const Factor& f, int first, int last, Term* list) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
+    for (int i = own_thread(); i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
   }
   // Read the patches. v[c][i]: number i % 4 of line, or term, i / 4 of the patch.
   __device__ __forceinline__ void load(const Term* list, int step, float v[COPIES][8]) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      if (PATCHES % THREADS != 0 && threadIdx.x + c * THREADS >= PATCHES) break;
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
       const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[ALONG_K ? 0 : c]);
 #pragma unroll
       for (int i = 0; i < 8; i += VEC) {
@@ -137,7 +124,7 @@ struct Tile {
   __device__ __forceinline__ void store(const float v[COPIES][8], float* tile) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
-      if (PATCHES % THREADS != 0 && threadIdx.x + c * THREADS >= PATCHES) break;
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
 #pragma unroll
       for (int q = 0; q < 2; q++) {
         float quad[4];
@@ -154,31 +141,46 @@ struct Tile {
 template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
 template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
 
-// Two of each tile: one is read while the other is written. Where the factors' lines and terms lie is worked out by all
-// threads for all, TERMS terms at a time; the lines before there are tiles.
+// Of one share. Two of each tile: one is read while the other is written. Where the factors' terms lie is worked out
+// TERMS at a time, by all threads of the share for all.
 template <class A, class B>
 struct Shared {
-  union {
-    float tiles[2][A::FLOATS + B::FLOATS];
-    Line lines[BM + BN];
-  };
+  float tiles[2][A::FLOATS + B::FLOATS];
   Term terms_a[TERMS], terms_b[TERMS];
 };
 
-// sum[i][j] += this warp's part of A * B: i counts pairs of strips of 8 rows, j strips of 8 columns.
+// Add to the sums of the first share's threads those of the other shares, in order, through shared memory.
+__device__ __forceinline__ void add_shares(float* sum, float* scratch) {
+  constexpr int SUMS = 8 * STRIPS;
+  scratch += own_thread();
+  __syncthreads();
+  if (own_share() > 0)
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) scratch[((own_share() - 1) * SUMS + i) * THREADS] = sum[i];
+  __syncthreads();
+  if (own_share() == 0)
+#pragma unroll
+    for (int share = 0; share < SHARES - 1; share++)
+#pragma unroll
+      for (int i = 0; i < SUMS; i++) sum[i] += scratch[(share * SUMS + i) * THREADS];
+}
+
+// sum[i][j] += this warp's part of A * B: i counts pairs of strips of 8 rows, j strips of 8 columns. The threads of the
+// first share have all shares' sums in the end; the others may leave.
 template <class A, class B, class FactorA, class FactorB>
 __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA& a, const FactorB& b, int row, int column,
-                                         int first, int last, Shared<A, B>& shared) {
-  A::list_lines(a, row, shared.lines);
-  B::list_lines(b, column, shared.lines + BM);
-  __syncthreads();
-  const A rows(shared.lines);
-  const B columns(shared.lines + BM);
+                                         int first, int last, Shared<A, B>* shares) {
+  const int count = (last - first + BK * SHARES - 1) / (BK * SHARES);  // steps of a share
+  first += own_share() * count * BK;
+  last = first + count * BK;
+  Shared<A, B>& shared = shares[own_share()];
+  const A rows(a, row);
+  const B columns(b, column);
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
-  auto load = [&](int step) {  // up to two steps beyond the last term: zeros
+  auto load = [&](int step) {  // beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
-      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 3 * BK, shared.terms_a);
-      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 3 * BK, shared.terms_b);
+      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 2 * BK, shared.terms_a);
+      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 2 * BK, shared.terms_b);
       __syncthreads();
     }
     rows.load(shared.terms_a, step, next_a);
@@ -188,10 +190,9 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     rows.store(next_a, tiles);
     columns.store(next_b, tiles + A::FLOATS);
   };
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x % TEAM / 32, team = threadIdx.x / TEAM;
-  const int count = (last - first + BK - 1) / BK;
-  const int own_a = hold(A::place(warp / ACROSS * 2, team * 2, g, t));
-  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), team * 2, g, t));
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
+  const int own_a = hold(A::place(warp / ACROSS * 2, 0, g, t));
+  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
   load(0);
   store(shared.tiles[0]);
   load(1);
@@ -205,31 +206,22 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     for (int m = 0; m < 2; m++) {
       float fa[2][4], fb[STRIPS / 2][4];
 #pragma unroll
-      for (int i = 0; i < 2; i++) load_four(fa[i], tiles + own_a + A::place(i, m, 0, 0));
+      for (int i = 0; i < 2; i++) load_few<4>(fa[i], tiles + own_a + A::place(i, m, 0, 0));
 #pragma unroll
-      for (int j = 0; j < STRIPS / 2; j++) load_four(fb[j], tiles + own_b + B::place(j, m, 0, 0));
+      for (int j = 0; j < STRIPS / 2; j++) load_few<4>(fb[j], tiles + own_b + B::place(j, m, 0, 0));
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j < STRIPS; j++) mma_16x8x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
-  if (TEAMS == 1) return;
-  float* sums = shared.tiles[0] + threadIdx.x % TEAM;  // the first team adds what the second has
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < 8 * STRIPS; i++)
-    if (team == 1) sums[i * TEAM] = sum[i / STRIPS / 4][i / 4 % STRIPS][i % 4];
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < 8 * STRIPS; i++) sum[i / STRIPS / 4][i / 4 % STRIPS][i % 4] += sums[i * TEAM];
+  if (SHARES > 1) add_shares(&sum[0][0][0], shares[0].tiles[0]);
 }
 
-// Hand this thread's part of the tile to store(row, column, run), B::RUN neighbouring columns at a time.
-template <class A, class B, class Store>
-__device__ __forceinline__ void each_result(const float sum[2][STRIPS][4], int row, int column, const Store& store) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
-  if (threadIdx.x >= TEAM) return;
+// Hand this thread's part of the tile to visit(row, column, run), B::RUN neighbouring columns at a time.
+template <class A, class B, class Visit>
+__device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, int column, const Visit& visit) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -237,9 +229,20 @@ __device__ __forceinline__ void each_result(const float sum[2][STRIPS][4], int r
       float run[B::RUN];
 #pragma unroll
       for (int n = 0; n < B::RUN; n++) run[n] = sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)];
-      store(row + warp / ACROSS * 32 + A::own(i, g),
+      visit(row + warp / ACROSS * 32 + A::own(i, g),
             column + warp % ACROSS * STRIPS * 8 + B::own(B::strip(r, 0), 2 * t + B::half(r, 0)), run);
+#pragma unroll
+      for (int n = 0; n < B::RUN; n++) sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)] = run[n];
     }
+}
+
+// Read a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
+template <int RUN>
+__device__ __forceinline__ void read(float (&run)[RUN], const float* from, int count, bool whole) {
+  if (whole && count >= RUN) return load_few<RUN>(run, from);
+#pragma unroll
+  for (int n = 0; n < RUN; n++)
+    if (n < count) run[n] = from[n];
 }
 
 // Write a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
@@ -259,7 +262,7 @@ __device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
 template <class A, class B>
 __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], int count, int columns, float* scratch,
                                                float* part, int pitch) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x % TEAM / 32;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
   float mean[STRIPS][2] = {};
   for (int pass = 0; pass < 2; pass++) {
     __syncthreads();
@@ -274,7 +277,7 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
           if (warp / ACROSS * 32 + A::own(i, g) < count) total += pass ? delta * delta : delta;
         }
         for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
-        if (g == 0 && threadIdx.x < TEAM) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
+        if (g == 0) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
       }
     __syncthreads();
     if (pass == 0)
@@ -286,7 +289,7 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
           for (int w = 0; w < DOWN; w++) total += scratch[w * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)];
           mean[j][p] = total / count;
         }
-    for (int c = threadIdx.x; c < min(BN, columns); c += THREADS) {
+    for (int c = own_thread(); c < min(BN, columns); c += THREADS) {
       float total = 0;
       for (int w = 0; w < DOWN; w++) total += scratch[w * BN + c];
       part[pass * pitch + c] = pass ? total : total / count;
@@ -297,18 +300,19 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
   using A = Left<true>;
   using B = Right<false>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z, in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int pixels = d.N * d.OH * d.OW, depth = d.kh * d.kw * in;
   const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
   float sum[2][STRIPS][4] = {};
   multiply<A, B>(sum, WindowRows{{x + group * in, ldx, in, pixels, depth, h, v}}, Matrix{w + group * out, O, out, depth},
                  row, column, 0, depth, shared);
+  if (own_share() > 0) return;
   y += group * out;
   const bool whole = by_fours(y, ldy, out);
   each_result<A, B>(sum, row, column, [&](int m, int o, auto& run) {
@@ -321,52 +325,52 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
     write(y + (long long)m * ldy + o, run, out - o, whole);
   });
   if (part)
-    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared.tiles[0],
+    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared[0].tiles[0],
                          part + (long long)blockIdx.x * 2 * O + group * out + column, O);
 }
 
 // Blocks in z: groups * the sh * sw remainders.
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
   using A = Left<true>;
   using B = Right<true>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int h0 = blockIdx.z % d.sh, w0 = blockIdx.z / d.sh % d.sw, group = blockIdx.z / d.sh / d.sw;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int rows = (d.H - h0 + d.sh - 1) / d.sh, columns = (d.W - w0 + d.sw - 1) / d.sw, pixels = d.N * rows * columns;
   if (row >= pixels) return;
   const Taps ry((h0 + d.top) % d.sh, d.kh, d.sh, d.dh), rx((w0 + d.left) % d.sw, d.kw, d.sw, d.dw);
   const int depth = ry.count * rx.count * out;
+  dx += group * in;
+  const bool whole = by_fours(dx, lddx, in);
+  auto address = [&](int m, int c) {
+    const int y = h0 + m / columns % rows * d.sh, x = w0 + m % columns * d.sw;
+    return dx + (((long long)(m / columns / rows) * d.H + y) * d.W + x) * lddx + c;
+  };
   float sum[2][STRIPS][4] = {};
+  if (add && own_share() == 0)  // read before all else, at once: a sum that was read when it is written would wait each time
+    each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
+      if (m < pixels && c < in) read(run, address(m, c), in - c, whole);
+    });
   if (depth > 0) {
     const Axis h = viewers(ry, h0 + d.top, rows, d.OH, d.sh, d.dh), v = viewers(rx, w0 + d.left, columns, d.OW, d.sw, d.dw);
     multiply<A, B>(sum, WindowRows{{dy + group * out, lddy, out, pixels, depth, h, v}},
                    Weights{w + group * out, d.kw, in, O, out, depth, ry, rx}, row, column, 0, depth, shared);
   }
-  dx += group * in;
-  const bool whole = by_fours(dx, lddx, in);
+  if (own_share() > 0) return;
   each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
-    if (m >= pixels || c >= in) return;
-    int pixel = m;  // of the image, not only of those of the remainder
-    if (d.sh * d.sw > 1)
-      pixel = (m / columns / rows * d.H + h0 + m / columns % rows * d.sh) * d.W + w0 + m % columns * d.sw;
-    float* to = dx + (long long)pixel * lddx + c;
-    if (add)
-#pragma unroll
-      for (int n = 0; n < B::RUN; n++)
-        if (c + n < in) run[n] += to[n];
-    write(to, run, in - c, whole);
+    if (m < pixels && c < in) write(address(m, c), run, in - c, whole);
   });
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
   using A = Left<false>;
   using B = Right<false>;
-  __shared__ __align__(16) Shared<A, B> shared;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z % groups, p = blockIdx.z / groups;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int depth = d.kh * d.kw * in, first = p * share, last = min(first + share, d.N * d.OH * d.OW);
@@ -374,6 +378,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS * 32 / THREADS)
   float sum[2][STRIPS][4] = {};
   multiply<A, B>(sum, WindowColumns{{x + group * in, ldx, in, last, depth, h, v}}, Matrix{dy + group * out, lddy, out, last},
                  row, column, first, last, shared);
+  if (own_share() > 0) return;
   part += (long long)p * depth * O + group * out;
   const bool whole = by_fours(part, O, out);
   each_result<A, B>(sum, row, column, [&](int i, int o, auto& run) {

@@ -12,8 +12,10 @@ from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
-Tile = tuple[int, int, int]  # rows, columns, teams: BM, BN, TEAMS of conv.cu
-BUSY = 132 * 12  # warps that keep the GPU busy: twelve for each of an H200's multiprocessors
+Tile = tuple[int, int, int]  # rows, columns, shares of the terms
+WARPS = (
+    132 * 12
+)  # that keep a GPU busy: an H200 has 132 multiprocessors, whose registers hold 12 to 16 of these warps each
 
 
 def conv2d(
@@ -30,9 +32,9 @@ def conv2d(
     return _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, False)[0]
 
 
-def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int):
+def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float):
     y, part, tile = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
-    return y, *join_moments(part, y.size // y.shape[3], tile[0])
+    return y, *join_moments(part, y.size // y.shape[3], tile[0], eps)
 
 
 def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
@@ -43,7 +45,7 @@ def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
     _countable(d, ldx, ldy)
     pixels = y.size // o
-    tile = _tile(pixels, o // groups, groups)
+    tile = _tile(pixels, o // groups, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
     part = empty((_tiles(pixels, tile[0]), 2, o), x.dtype, x) if moments else None
     args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
     vec = _vec((x, w), (ldx, x.shape[3] // groups, o, o // groups))
@@ -70,7 +72,8 @@ def conv2d_dx(
     remainders = stride[0] * stride[1]
     args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, add is not None)
     vec = _vec((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
-    tile = _tile(pixels, c // groups, groups * remainders)
+    depth = w.shape[0] * w.shape[1] * w.shape[3] // groups
+    tile = _tile(pixels, c // groups, groups * remainders, depth // remainders)
     _launch("conv2d_dx", tile, pixels, c // groups, groups * remainders, vec, args)
     return dx
 
@@ -84,9 +87,8 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     (x, ldx), (dy, lddy) = rows(x), rows(dy)
     _countable(d, ldx, lddy)
     weights = kh * kw * per_group
-    most = max(1, pixels // 256)
-    tile = _tile(weights, o // groups, groups * most)
-    parts = max(1, min(BUSY // (_warps(tile, weights, o // groups) * groups), most))
+    tile = _dw_tile(weights, o // groups)
+    parts = max(1, min(WARPS // (_warps(tile, weights, o // groups) * groups), pixels // (128 * tile[2])))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     part = empty((parts, dw.size), dw.dtype, dw)
@@ -118,33 +120,44 @@ def _tiles(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _tile(rows: int, columns: int, others: int) -> Tile:
-    """The tile that pads the result least, at the price of the work that a tile of any size costs.
+def _tile(rows: int, columns: int, others: int, terms: int) -> Tile:
+    """Rows and columns of a tile, and among how many groups of warps its terms are shared.
 
-    others: how many such products the launch makes. 64 rows where 128 would be too few blocks for the GPU, and then two
-    teams.
+    Columns: those that pad the result least, at the price of the work that any number costs. Terms are shared where
+    there are enough of them, and whole tiles would be too few for the GPU. others: how many such products the launch
+    makes.
     """
-    bn = min((16, 32, 48, 64, 96), key=lambda bn: _tiles(columns, bn) * (bn + 64))
-    tall = min((128, 64), key=lambda bm: _tiles(rows, bm) * (bm + 16)), bn, 1
-    if _warps(tall, rows, columns) * others >= BUSY:
-        return tall
-    low = 64, bn, 1
-    return low if _warps(low, rows, columns) * others >= BUSY else (64, bn, 2)
+    bn = _across(columns, 16, 32, 48, 64, 96)
+    if _warps((128, bn, 1), rows, columns) * others < WARPS and terms >= 128:
+        return 32, _across(columns, 16, 32, 48), 4
+    return 128, bn, 1
 
 
-def _threads(tile: Tile) -> int:
-    bm, bn, teams = tile
-    return bm * (2 if bn > 48 else 1) * teams
+def _dw_tile(rows: int, columns: int) -> Tile:
+    """The same for dw, which has pixels for as many parts as are wanted: 128 rows unless they would be padding."""
+    if _tiles(rows, 128) * 128 > 1.5 * _tiles(rows, 32) * 32:
+        return 32, _across(columns, 16, 32, 48), 4
+    return 128, _across(columns, 16, 32, 48, 64, 96), 1
+
+
+def _across(columns: int, *sizes: int) -> int:
+    return min(sizes, key=lambda bn: _tiles(columns, bn) * (bn + 64))
 
 
 def _warps(tile: Tile, rows: int, columns: int) -> int:
+    """All warps of the blocks that make a result: each makes 32 rows of it, and up to 48 columns."""
     return _tiles(rows, tile[0]) * _tiles(columns, tile[1]) * _threads(tile) // 32
 
 
+def _threads(tile: Tile) -> int:
+    bm, bn, shares = tile
+    return bm * (2 if bn > 48 else 1) * shares
+
+
 def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
-    bm, bn, teams = tile
+    bm, bn, shares = tile
     grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
-    options = f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DTEAMS={teams}"
+    options = (f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}")
     launch("conv.cu", kernel, grid, *args, options=options)
 
 

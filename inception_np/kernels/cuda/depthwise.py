@@ -3,7 +3,7 @@
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
 from .elementwise import sum_parts
-from .launch import elements, launch, reduction, result, rows, window
+from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
 
 
 def depthwise2d(x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, out: Array | None):
@@ -12,7 +12,10 @@ def depthwise2d(x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, x.shape[3] * m), x)
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
-    launch("depthwise.cu", "depthwise2d", elements(y.size), x, w, bias, y, d, m, ldx, ldy)
+    arrays = (x, w, y) if bias is None else (x, w, bias, y)
+    vec, columns, options = _variant(arrays, w, stride, dilation, (ldx, ldy))
+    grid = elements(_threads(y.shape, columns), vec)
+    launch("depthwise.cu", "depthwise2d", grid, x, w, bias, y, d, m, ldx, ldy, options=options)
     return y
 
 
@@ -20,8 +23,10 @@ def depthwise2d_dx(dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
+    vec, columns, options = _variant((dy, w, dx), w, stride, dilation, (lddy, lddx))
     args = (dy, w, dx, d, w.shape[3], lddy, lddx, add is not None)
-    launch("depthwise.cu", "depthwise2d_dx", elements(dx.size), *args)
+    grid = elements(_threads(x_shape, columns), vec)
+    launch("depthwise.cu", "depthwise2d_dx", grid, *args, options=options)
     return dx
 
 
@@ -30,7 +35,27 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     d = window(x.shape, dy.shape[1:3], (kh, kw), stride, pads, dilation)
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
     (x, ldx), (dy, lddy) = rows(x), rows(dy)
-    grid, parts = reduction(c * m, pixels, kh * kw)
+    most = 4 if c >= 4 * LANES else 2 if c >= 2 * LANES else 1  # so that every lane of a block has channels
+    vec, columns, options = _variant((x, dy), dw, stride, dilation, (ldx, lddy), most)
+    elements(dy.size)  # may they be counted in ints?
+    grid, parts = reduction(c * m // vec, pixels, 1 if columns > 1 else kh * kw)
     part = empty((parts, dw.size), dw.dtype, dw)
-    launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy)
+    launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
     sum_parts(part, dw)
+
+
+def _variant(
+    arrays: tuple[Array, ...], w: Array, stride: Pair, dilation: Pair, pitches: Pair, most: int = 4
+) -> tuple[int, int, tuple[str, ...]]:
+    """How many channels and columns one thread takes, as in depthwise.cu, and the options for it."""
+    kh, kw, c, m = w.shape
+    if m > 1:
+        return 1, 1, ("-DVEC=1",)
+    vec = width(arrays, (most, c, *pitches))
+    columns = (4 if stride[1] == 1 else 2) if known((kh, kw), stride, dilation) else 1
+    return vec, columns, variant(vec, (kh, kw), stride, dilation)
+
+
+def _threads(shape: Shape, columns: int) -> int:
+    n, h, w, c = shape
+    return n * h * -(-w // columns) * c

@@ -1,43 +1,72 @@
 // ReLU, the sum of a residual unit, sums over rows (kernels/elementwise.py).
 #include "common.cuh"
 #include "reduce.cuh"
+#include "vector.cuh"
 
 // Not max(x, 0): a NaN is not hidden.
-extern "C" __global__ void relu(const float* x, float* y, int total, int C, int ldx, int ldy) {
-  EACH_ELEMENT(i, total);
-  const float v = x[place(i, C, ldx)];
-  y[place(i, C, ldy)] = v <= 0 ? 0.f : v;
+extern "C" __global__ void relu(const float* x, float* y, int rows, int C, int ldx, int ldy) {
+  const int c = first_channel();
+  if (c >= C) return;
+  EACH_ROW(r, rows) {
+    Floats v = load(x, r, ldx, c);
+    EACH_FLOAT(j) v[j] = v[j] <= 0 ? 0.f : v[j];
+    store(y, r, ldy, c, v);
+  }
 }
 
-extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __restrict__ y, float* dx, int total,
-                                   int C, int lddy, int ldy, int lddx, int add) {
-  EACH_ELEMENT(i, total);
-  const float v = y[place(i, C, ldy)] > 0 ? dy[place(i, C, lddy)] : 0.f;
-  float* at = dx + place(i, C, lddx);
-  *at = add ? *at + v : v;
+extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __restrict__ y, float* dx, int rows, int C,
+                                   int lddy, int ldy, int lddx, int add) {
+  const int c = first_channel();
+  if (c >= C) return;
+  EACH_ROW(r, rows) {
+    const Floats g = load(dy, r, lddy, c), through = load(y, r, ldy, c);
+    Floats v = {};
+    if (add) v = load(dx, r, lddx, c);
+    EACH_FLOAT(j) v[j] += through[j] > 0 ? g[j] : 0.f;
+    store(dx, r, lddx, c, v);
+  }
 }
 
-extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, float scale, int total, int C, int lda,
-                                      int ldb, int ldy) {
-  EACH_ELEMENT(i, total);
-  y[place(i, C, ldy)] = a[place(i, C, lda)] + scale * b[place(i, C, ldb)];
+// y = a + scale * b, or scale * b without a; a may be y.
+extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, int rows, int C, int lda, int ldb, int ldy,
+                                      float scale) {
+  const int c = first_channel();
+  if (c >= C) return;
+  EACH_ROW(r, rows) {
+    Floats v = load(b, r, ldb, c);
+    if (a) {
+      const Floats w = load(a, r, lda, c);
+      EACH_FLOAT(j) v[j] = w[j] + scale * v[j];
+    } else {
+      EACH_FLOAT(j) v[j] *= scale;
+    }
+    store(y, r, ldy, c, v);
+  }
 }
 
-// Blocks: (C / 32, parts of the rows). part[y][c] is one block's share of the sum.
+// Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
 extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
-  __shared__ float scratch[ROWS * LANES];
-  const int c = blockIdx.x * LANES + threadIdx.x;
-  float sum = 0;
+  __shared__ Floats scratch[THREADS];
+  const int c = first_channel(), step = gridDim.y * blockDim.y;
+  Floats all = {};
   if (c < C)
-    for (int r = blockIdx.y * ROWS + threadIdx.y; r < rows; r += gridDim.y * ROWS) sum += x[(long long)r * ldx + c];
-  sum = sum_over_rows(sum, scratch);
-  if (threadIdx.y == 0 && c < C) part[(long long)blockIdx.y * C + c] = sum;
+    EACH_ROWS(r, blockIdx.y * blockDim.y + threadIdx.y, rows, step) {
+      const Rows v = load_rows(x, r, step, rows, ldx, c, Floats{});
+      EACH_OF_ROWS(i) all += v.at[i];
+    }
+  all = sum_over_rows(all, scratch);
+  if (threadIdx.y == 0 && c < C) store(part, blockIdx.y, C, c, all);
 }
 
-// into = part[0] + part[1] + ..., in this order, or added to what is there.
+// into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
+// blockDim.y-th part.
 extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
-  EACH_ELEMENT(i, count);
-  double sum = 0;
-  for (int p = 0; p < parts; p++) sum += part[(long long)p * count + i];
-  into[i] = (add ? into[i] : 0.f) + (float)sum;
+  __shared__ double scratch[JOINING];
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const bool last = threadIdx.y == 0 && i < count;
+  const float before = add && last ? into[i] : 0.f;
+  double all = 0;
+  if (i < count) EACH_PARTS(p, parts) all += sum(load_parts(part + i, p, parts, count));
+  all = sum_over_rows(all, scratch);
+  if (last) into[i] = before + (float)all;
 }

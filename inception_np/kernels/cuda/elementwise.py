@@ -1,41 +1,67 @@
 """Launches of elementwise.cu; the functions are those of kernels/elementwise.py."""
 
+from typing import Any
+
 from ...backend import Array, empty
-from .launch import elements, launch, reduction, result, rows
+from .launch import by_channels, joining, launch, pitch, result, rows, summing, vectors, width
 
 
 def relu(x: Array, out: Array | None):
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
-    launch("elementwise.cu", "relu", elements(x.size), x, y, x.size, x.shape[-1], ldx, ldy)
+    _launch("relu", (x, y), (ldx, ldy))
     return y
 
 
 def relu_dx(dy: Array, y: Array, add: Array | None):
     (dy, lddy), (y, ldy) = rows(dy), rows(y)
     dx, lddx = result(add, y.shape, y)
-    args = (dy, y, dx, y.size, y.shape[-1], lddy, ldy, lddx, add is not None)
-    launch("elementwise.cu", "relu_dx", elements(y.size), *args)
+    _launch("relu_dx", (dy, y, dx), (lddy, ldy, lddx), add is not None)
     return dx
 
 
 def scaled_add(a: Array, b: Array, scale: float, out: Array | None):
     (a, lda), (b, ldb) = rows(a), rows(b)
     y, ldy = result(out, a.shape, a)
-    launch("elementwise.cu", "scaled_add", elements(a.size), a, b, y, scale, a.size, a.shape[-1], lda, ldb, ldy)
+    _launch("scaled_add", (a, b, y), (lda, ldb, ldy), scale)
     return y
+
+
+def scaled(x: Array, scale: float, out: Array | None):
+    x, ldx = rows(x)
+    y, ldy = result(out, x.shape, x)
+    _launch("scaled_add", (None, x, y), (ldx, ldx, ldy), scale)
+    return y
+
+
+def may_write(y: Array, x: Array) -> bool:
+    """Can what x has be written to y, or added there, by these kernels?"""
+    return y.dtype == x.dtype and y.shape == x.shape and y.ndim > 0 and pitch(y) is not None
+
+
+def _launch(kernel: str, arrays: tuple[Array | None, ...], pitches: tuple[int, ...], *numbers: Any) -> None:
+    """Over arrays of one shape, the result last: by rows of channels, or as one long row where all are contiguous."""
+    y: Any = arrays[-1]
+    size, c = y.size, y.shape[-1]
+    count = size // max(c, 1)
+    if all(ld == c for ld in pitches):
+        count, c, pitches = 1, size, (size,) * len(pitches)
+    vec = width(arrays, (c, *pitches))
+    args = (*arrays, count, c, *pitches, *numbers)
+    launch("elementwise.cu", kernel, by_channels(c, count, vec), *args, options=vectors(vec))
 
 
 def sum_rows(dy: Array, into: Array):
     dy, lddy = rows(dy)
     c = dy.shape[-1]
     count = dy.size // c
-    ((across, _, parts), threads), _ = reduction(c, count)
+    vec = width((dy,), (c, lddy))
+    grid, parts = summing(c, count, vec)
     part = empty((parts, c), dy.dtype, dy)
-    launch("elementwise.cu", "sum_rows", ((across, parts), threads), dy, part, count, c, lddy)
+    launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=vectors(vec))
     sum_parts(part, into)
 
 
 def sum_parts(part: Array, into: Array, add: bool = True):
-    """into += the sum of part (parts, ...) over its first axis, in order; or into = that sum."""
-    launch("elementwise.cu", "sum_parts", elements(into.size), part, into, len(part), into.size, add)
+    """into += the sum of part (parts, ...) over its first axis, or into = that sum."""
+    launch("elementwise.cu", "sum_parts", joining(into.size, len(part)), part, into, len(part), into.size, add)

@@ -9,6 +9,8 @@ read nonsense. NVRTC compiles a source when one of its kernels is first launched
 
 import functools
 import re
+from collections.abc import Callable
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ from ...backend import Array, Shape, array_module, empty
 from ..window import Pads, Pair
 
 FOLDER = Path(__file__).parent
-BLOCK = 256  # threads of a kernel that makes one element per thread
+BLOCK = 256  # threads of a block, unless a kernel has reasons for another number
 LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
+BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
+SUMMING, PARTS = 512, 264  # threads of a block that sums rows, and how many such blocks
+RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "float": np.float32,
@@ -37,25 +42,42 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
     args: arrays (None is a null pointer), numbers, and Window's tuples, in the order of the declaration.
     Raises TypeError for an array of another dtype or a wrong number of arguments.
     """
-    wanted = declarations(source)[kernel]
+    wanted = _converters(source, kernel)
     if len(args) != len(wanted):
         raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
     blocks, threads = grid
     if min(blocks) > 0:
-        given = tuple(_argument(kernel, *both) for both in zip(args, wanted, strict=True))
+        given = tuple([convert(value) for convert, value in zip(wanted, args, strict=True)])
         function(source, kernel, options)(blocks, threads, given)
 
 
-def _argument(kernel: str, value: Any, wanted: str) -> Any:
-    if wanted.endswith("*"):
-        dtype = ELEMENTS[wanted.removesuffix("*")]
+@functools.cache
+def _converters(source: str, kernel: str) -> tuple[Callable[[Any], Any], ...]:
+    """What each argument goes through on its way to the kernel: a launch should not cost more than what it launches."""
+    return tuple(
+        _array_of(kernel, np.dtype(ELEMENTS[t.removesuffix("*")])) if t.endswith("*") else SCALARS.get(t) or _struct(t)
+        for t in declarations(source)[kernel]
+    )
+
+
+def _array_of(kernel: str, dtype: np.dtype) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        # None stays: CuPy passes it as a null pointer since 14.0.0, and refuses it before (cupy#9046)
         if value is not None and value.dtype != dtype:
-            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {np.dtype(dtype)}")
+            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {dtype}")
         return value
-    if wanted in SCALARS:
-        return SCALARS[wanted](value)
-    fields = structs()[wanted]
-    return np.array([tuple(value)], [(name, np.int32) for name in fields])  # CuPy passes it by value
+
+    return check
+
+
+def _struct(name: str) -> Callable[[Any], Any]:
+    fields = [(field, np.int32) for field in structs()[name]]
+
+    @functools.lru_cache(1 << 12)  # made anew it costs more than the rest of a launch; a network has few windows
+    def convert(value: tuple[int, ...]) -> np.ndarray:
+        return np.array([value], fields)  # CuPy passes it by value
+
+    return convert
 
 
 @functools.cache
@@ -104,11 +126,71 @@ def _module(source: str, options: tuple[str, ...]) -> Any:
     return cupy.RawModule(code=text(source), options=("--std=c++17", *options))
 
 
-def elements(count: int) -> Grid:
-    """One thread per element. Raises ValueError from 2^31 elements on, which the kernels' ints cannot count."""
-    if count >= 2**31 - BLOCK:
+def elements(count: int, vec: int = 1) -> Grid:
+    """One thread per `vec` elements. Raises ValueError where ints could not count them and a stride more."""
+    if count >= 2**31 - 2**20:
         raise ValueError(f"CUDA kernels: got {count} elements, wanted fewer than 2^31; use a smaller batch")
-    return (-(-count // BLOCK),), (BLOCK,)
+    return (-(-count // (vec * BLOCK)),), (BLOCK,)
+
+
+def width(arrays: tuple[Array | None, ...], counts: tuple[int, ...]) -> int:
+    """How many elements one access may take, 4, 2 or 1: what all addresses, pitches and channel counts allow."""
+    return gcd(4, *(address(a) // a.itemsize for a in arrays if a is not None), *counts)
+
+
+# (size, stride) of the windows that networks are full of: a source is compiled once more for each, and each width
+KNOWN = (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2)))
+
+
+def known(size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> bool:
+    """Is this window a constant of the kernels that are compiled for it?"""
+    return dilation == (1, 1) and (size, stride) in KNOWN
+
+
+@functools.cache
+def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
+    """The options for kernels that take `vec` channels at once, with the window as a constant if it is known."""
+    (kh, kw), (sh, sw) = size, stride
+    constants = f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}"
+    return (f"-DVEC={vec}", *(constants if known(size, stride, dilation) else ()))
+
+
+def vectors(vec: int) -> tuple[str, ...]:
+    """The options that compile a source of vector.cuh for it."""
+    return () if vec == 1 else (f"-DVEC={vec}",)
+
+
+def by_channels(channels: int, rows: int, vec: int) -> Grid:
+    """The grid of a kernel of vector.cuh: blocks side by side over the channels, blocks below each other over the rows.
+
+    There are no more blocks than twice what fits on a GPU at once; their threads take several rows then.
+    """
+    elements(channels * rows)
+    tiles, across, down = _block(channels // vec, BLOCK)
+    return (tiles, min(-(-rows // down), max(1, BLOCKS // tiles))), (across, down)
+
+
+def summing(channels: int, rows: int, vec: int) -> tuple[Grid, int]:
+    """The grid of a sum over rows, by_channels too, and its number of parts (blocks below each other).
+
+    As many parts as keep a GPU busy, but at least 4 rows to a thread, which it reads at once: more parts are more to
+    join. A function of the shape and of vec, for the same bits everywhere.
+    """
+    elements(channels * rows)
+    tiles, across, _ = _block(channels // vec, LANES)
+    whole = 1 << (across - 1).bit_length()  # lanes of a warp that are whole rows add theirs without shared memory
+    if 4 * across >= 3 * whole:
+        across = whole
+    down = SUMMING // across
+    parts = max(1, min(-(-rows // (4 * down)), PARTS // tiles))
+    return ((tiles, parts), (across, down)), parts
+
+
+def _block(vectors: int, widest: int) -> tuple[int, int, int]:
+    """How many blocks lie side by side over a row, and the threads of one: at most `widest` of them side by side."""
+    tiles = max(1, -(-vectors // widest))
+    across = max(1, -(-vectors // tiles))
+    return tiles, across, BLOCK // across
 
 
 def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
@@ -122,26 +204,44 @@ def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
     return ((across, taps, parts), (LANES, ROWS)), parts
 
 
+def joining(results: int, parts: int) -> Grid:
+    """The grid of a kernel that adds parts: 1, 2, 4, ... 128 threads to a result.
+
+    Enough of them to read all its parts at once, 8 each; but no more threads in all than a GPU holds, which are busy
+    with many results as they are (a convolution's weights).
+    """
+    down = 1
+    while down < 128 and 8 * down < parts and 2 * down * results <= RESIDENT:
+        down *= 2
+    across = max(8, BLOCK // down)
+    return (-(-results // across),), (across, down)
+
+
 def pitch(x: Array) -> int | None:
     """How many elements lie between one pixel of x (..., C) and the next; None where that is no one number.
 
     C for an array of its own; more for a slice of the channels of a larger array.
     """
-    ld, size = None, x.itemsize
-    if x.size == 0:
-        return x.shape[-1]
-    if x.shape[-1] > 1 and x.strides[-1] != size:
+    return _pitch(x.shape, x.strides, x.itemsize)
+
+
+@functools.lru_cache(1 << 12)
+def _pitch(shape: Shape, strides: tuple[int, ...], size: int) -> int | None:
+    ld = None
+    if 0 in shape:
+        return shape[-1]
+    if shape[-1] > 1 and strides[-1] != size:
         return None
     pixels = 1
-    for length, stride in zip(reversed(x.shape[:-1]), reversed(x.strides[:-1]), strict=True):
+    for length, stride in zip(reversed(shape[:-1]), reversed(strides[:-1]), strict=True):
         if length == 1:
             continue
         if ld is None:
             ld = stride // (pixels * size)
-        if stride != pixels * ld * size or ld < x.shape[-1]:
+        if stride != pixels * ld * size or ld < shape[-1]:
             return None
         pixels *= length
-    return x.shape[-1] if ld is None else ld
+    return shape[-1] if ld is None else ld
 
 
 def address(x: Array) -> int:

@@ -1,8 +1,12 @@
 """Launches of pool.cu; the functions are those of kernels/pool.py."""
 
+from typing import Any
+
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair
-from .launch import elements, launch, result, rows, window
+from .launch import elements, launch, result, rows, variant, width, window
+
+PLANE = (0, 0)  # where the window is the whole plane: a size and a stride that no kernel knows
 
 
 def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None):
@@ -11,7 +15,7 @@ def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: 
     y, ldy = result(out, shape, x)
     winners = empty(shape, "uint8", x)
     d = window(x.shape, out_hw, size, stride, pads)
-    launch("pool.cu", "max_pool", elements(y.size), x, y, winners, d, ldx, ldy)
+    _launch("max_pool", y.size, size, stride, (x, y, winners), (shape[3], ldx, ldy), d, ldx, ldy)
     return y, winners
 
 
@@ -19,7 +23,8 @@ def max_pool_dx(dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: P
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
-    launch("pool.cu", "max_pool_dx", elements(dx.size), dy, winners, dx, d, lddy, lddx, add is not None)
+    arrays, counts = (dy, winners, dx), (x_shape[3], lddy, lddx)
+    _launch("max_pool_dx", dx.size, size, stride, arrays, counts, d, lddy, lddx, add is not None)
     return dx
 
 
@@ -27,7 +32,8 @@ def avg_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, x.shape[3]), x)
     d = window(x.shape, out_hw, size, stride, pads)
-    launch("pool.cu", "avg_pool", elements(y.size), x, y, d, ldx, ldy, count_include_pad)
+    counts = (x.shape[3], ldx, ldy)
+    _launch("avg_pool", y.size, size, stride, (x, y), counts, d, ldx, ldy, count_include_pad)
     return y
 
 
@@ -37,7 +43,8 @@ def avg_pool_dx(
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
-    launch("pool.cu", "avg_pool_dx", elements(dx.size), dy, dx, d, lddy, lddx, count_include_pad, add is not None)
+    counts, last = (x_shape[3], lddy, lddx), (count_include_pad, add is not None)
+    _launch("avg_pool_dx", dx.size, size, stride, (dy, dx), counts, d, lddy, lddx, *last)
     return dx
 
 
@@ -45,7 +52,7 @@ def global_avg_pool(x: Array, out: Array | None):
     n, h, w, c = x.shape
     x, ldx = rows(x)
     y, ldy = result(out, (n, c), x)
-    launch("pool.cu", "global_avg_pool", elements(n * c), x, y, n, h * w, c, ldx, ldy)
+    _launch("global_avg_pool", y.size, PLANE, PLANE, (x, y), (c, ldx, ldy), n, h * w, c, ldx, ldy)
     return y
 
 
@@ -53,5 +60,15 @@ def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None):
     n, h, w, c = x_shape
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
-    launch("pool.cu", "global_avg_pool_dx", elements(dx.size), dy, dx, n, h * w, c, lddy, lddx, add is not None)
+    args = (n, h * w, c, lddy, lddx, add is not None)
+    _launch("global_avg_pool_dx", dx.size, PLANE, PLANE, (dy, dx), (c, lddy, lddx), *args)
     return dx
+
+
+def _launch(
+    kernel: str, count: int, size: Pair, stride: Pair, arrays: tuple[Array, ...], counts: tuple[int, ...], *args: Any
+) -> None:
+    """Launch over `count` elements, as many at once as the arrays and the counts of the channels and pitches allow."""
+    vec = width(arrays, counts)
+    options = variant(vec, size, stride)
+    launch("pool.cu", kernel, elements(count, vec), *arrays, *args, options=options)

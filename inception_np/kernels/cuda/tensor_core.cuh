@@ -31,10 +31,18 @@ __device__ __forceinline__ void fetch_few(float* to, const float* from, bool zer
   }
 }
 
-// Four from shared memory; and 1, 2 or 4 to anywhere.
-__device__ __forceinline__ void load_four(float* to, const float* from) {
-  const float4 v = *(const float4*)from;
-  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+// The same from memory of any kind, and to it.
+template <int count>
+__device__ __forceinline__ void load_few(float* to, const float* from) {
+  if (count == 4) {
+    const float4 v = *(const float4*)from;
+    to[0] = v.x, to[1 % count] = v.y, to[2 % count] = v.z, to[3 % count] = v.w;
+  } else if (count == 2) {
+    const float2 v = *(const float2*)from;
+    to[0] = v.x, to[1 % count] = v.y;
+  } else {
+    to[0] = from[0];
+  }
 }
 template <int count>
 __device__ __forceinline__ void store_few(float* to, const float* from) {

@@ -1,0 +1,85 @@
+"""A few launches of every kind of kernel, without CuPy's memory pool: for compute-sanitizer and for ncu.
+
+    INCEPTION_NP_TF32=1 compute-sanitizer --tool memcheck python tests/gpu/few_launches.py
+    INCEPTION_NP_TF32=1 ncu --clock-control none python tests/gpu/few_launches.py --shapes
+
+Each array has an allocation of its own, so that what is read or written beside it is seen. With --shapes: convolutions
+of inception_v3_cifar's sizes at batch 256 instead, once each.
+"""
+
+import argparse
+
+import numpy as np
+from dry import DRY, cupy, small
+
+from inception_np.kernels import batchnorm, conv, depthwise, elementwise, loss, lrn, pool, update
+from inception_np.kernels.window import out_size
+
+# images, plane, channels in, channels out, kernel, stride, pads
+SHAPES = [
+    (256, 32, 8, 8, (3, 3), 1, 1),
+    (256, 16, 48, 48, (3, 3), 1, 1),
+    (256, 16, 72, 24, (1, 1), 1, 0),
+    (256, 8, 40, 48, (7, 1), 1, None),
+    (256, 8, 192, 48, (1, 1), 1, 0),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", action="store_true")
+    args = parser.parse_args()
+    module = cupy()
+    if not DRY:
+        module.cuda.set_allocator(None)
+    rng = np.random.default_rng(0)
+    put = lambda *shape: module.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
+    if args.shapes:
+        for n, plane, c, o, kernel, stride, pad in SHAPES:
+            pads = ((kernel[0] // 2,) * 2, (kernel[1] // 2,) * 2) if pad is None else ((pad, pad), (pad, pad))
+            convolution(put, module, small(n, 1), (plane, plane), c, o, kernel, (stride, stride), pads, 1)
+    else:
+        for c, o, groups in ((8, 12, 1), (7, 5, 1), (6, 10, 2), (64, 70, 1)):
+            for stride in (1, 2):
+                convolution(put, module, 2, (9, 7), c, o, (3, 3), (stride, stride), ((1, 1), (0, 1)), groups)
+        others(put, module, rng)
+    module.cuda.runtime.deviceSynchronize()
+
+
+def convolution(put, module, n, plane, c, o, kernel, stride, pads, groups):
+    out_hw = out_size(plane, kernel, stride, pads)
+    x, w, dy = put(n, *plane, c), put(*kernel, c // groups, o), put(n, *out_hw, o)
+    rest = (stride, pads, (1, 1), groups)
+    conv.conv2d_moments(x, w, *rest, eps=1e-3)
+    conv.conv2d_dx(dy, w, x.shape, *rest)
+    conv.conv2d_dw(x, dy, module.zeros_like(w), *rest)
+
+
+def others(put, module, rng):
+    for c in (8, 7):
+        x, dy = put(2, 9, 7, c), put(2, 9, 7, c)
+        mean, var, rstd = batchnorm.statistics(x, 1e-3)
+        batchnorm.batch_norm(x, mean, rstd, None, put(c), relu=True)
+        averages = put(c), put(c), 0.9
+        batchnorm.batch_norm_backward(dy, x, mean, var, rstd, put(c), put(c), put(c), put(c), averages, relu=True)
+        elementwise.relu_dx(dy, elementwise.relu(x))
+        elementwise.scaled_add(x, dy, 0.5)
+        elementwise.sum_rows(dy, put(c))
+        lrn.lrn_dx(dy, x, 5, 1e-4, 0.75, 1.0)
+        for size, stride in ((3, 1), (3, 2), (2, 2)):
+            window = ((size, size), (stride, stride), ((1, 1), (1, 0)))
+            out_hw = out_size((9, 7), *window)
+            y, winners = pool.max_pool(x, *window, out_hw)
+            pool.max_pool_dx(y, winners, x.shape, *window)
+            pool.avg_pool_dx(pool.avg_pool(x, *window, out_hw, False), x.shape, *window, False)
+            w = put(size, size, c, 1)
+            y = depthwise.depthwise2d(x, w, None, *window[1:], (1, 1))
+            depthwise.depthwise2d_dx(y, w, x.shape, *window[1:], (1, 1))
+            depthwise.depthwise2d_dw(x, y, module.zeros_like(w), *window[1:], (1, 1))
+        pool.global_avg_pool_dx(pool.global_avg_pool(x), x.shape)
+    loss.softmax_cross_entropy(put(5, 10), module.asarray(rng.integers(0, 10, 5)), 0.1)
+    update.sgd_step(put(99), put(99), put(99), 0.1, 0.9, 0.01, True)
+
+
+if __name__ == "__main__":
+    main()

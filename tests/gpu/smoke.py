@@ -1,0 +1,102 @@
+"""The first minute on a device: every kernel is compiled, then one network's step is captured and compared.
+
+    INCEPTION_NP_TF32=1 python tests/gpu/smoke.py
+
+Prints one line of JSON: seconds and errors of compiling every source with all its options, in as many processes as
+there are cores (CuPy keeps the results on disk for the stages to come); and for each step in turn its loss, captured
+and eager, and how many numbers of the weights differ, which should be none.
+"""
+
+import concurrent.futures
+import json
+import os
+import time
+
+import numpy as np
+from bench import IMAGES, captured_step, dataset, model
+from dry import DRY, cupy, small
+from test_cuda_sources import OPTIONS, SOURCES
+
+from inception_np import SGD, Mode, backend, train
+from inception_np.data import augment, normalise
+from inception_np.kernels.cuda import launch
+from inception_np.layer import vectors
+from inception_np.random import stream
+
+MODELS = small(["inception_v3_cifar", "xception_cifar", "inception_v1_cifar"], ["inception_v1_cifar"])
+BATCH = small(64, 2)
+
+
+def compile_one(source, options):
+    begin = time.time()
+    try:
+        for kernel in launch.declarations(source):
+            if DRY:
+                launch.text(source)
+            else:
+                launch.function(source, kernel, options)
+        return source, options, time.time() - begin, ""
+    except Exception as error:
+        return source, options, time.time() - begin, f"{type(error).__name__}: {error}"[:3000]
+
+
+def compile_all():
+    work = [(source, options) for source in SOURCES for options in OPTIONS.get(source, [()])]
+    begin = time.time()
+    with concurrent.futures.ProcessPoolExecutor(min(len(work), os.cpu_count() or 1)) as pool:
+        done = list(pool.map(compile_one, *zip(*work, strict=True)))
+    errors = [(source, options, error) for source, options, _, error in done if error]
+    return {"variants": len(work), "seconds": time.time() - begin, "errors": errors[:4]}
+
+
+def eager_steps(name, number):
+    """The same steps one operation at a time: losses, weights."""
+    images, labels = dataset()
+    net = model(name, device="cuda")
+    optimiser = SGD(net, 0.05, momentum=0.9, nesterov=True)
+    order = np.random.default_rng(1).permutation(IMAGES)
+    losses = []
+    for i in range(number):
+        index = order[i * BATCH % IMAGES :][:BATCH]
+        x = augment(images[index], 4, (120,) * 3, stream(0, "augment", i))
+        x = backend.asarray(normalise(x, (120,) * 3, (60,) * 3), "cuda")
+        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
+        loss, dy = train.total_loss(y, backend.asarray(labels[index], "cuda"), 0, 0)
+        net.backward(dy, x, cache, into=False)
+        optimiser.step()
+        losses.append(float(loss))
+    return losses, backend.asarray(vectors(net)[0], "cpu")
+
+
+def step(name):
+    captured, _ = captured_step(name, BATCH)  # three steps
+    got = backend.asarray(vectors(captured.net)[0], "cpu")
+    losses, wanted = eager_steps(name, 3)
+    return {
+        "eager losses": losses,
+        "finite": bool(np.isfinite(got).all()),
+        "differing": int((got != wanted).sum()),
+        "of": got.size,
+        "largest difference": float(np.abs(got - wanted).max()),
+    }
+
+
+def main():
+    module = cupy()
+    report = {"compile": compile_all()}
+    module.cuda.runtime.deviceSynchronize()
+    for name in MODELS:
+        begin = time.time()
+        try:
+            report[name] = step(name)
+        except Exception as error:
+            report[name] = {"error": f"{type(error).__name__}: {error}"[:3000]}
+        report[name]["seconds"] = time.time() - begin
+    report["good"] = not report["compile"]["errors"] and all(
+        report[name].get("finite") and not report[name].get("differing") for name in MODELS
+    )
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
