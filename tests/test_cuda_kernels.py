@@ -698,7 +698,11 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "if (add && own_share() == 0)", "if (add)"),  # what is there is added by each share
     ("conv.cu", "    __syncthreads();  // this step's", "    // this step's"),  # a tile is overwritten while it is read
     ("conv.cu", "store(shared.tiles[(step + 1) % 2]);", "store(shared.tiles[step % 2]);"),
-    ("conv.cu", "__syncthreads();\n    }\n    rows.load", "}\n    rows.load"),  # terms that are not there yet
+    (
+        "conv.cu",
+        "  __syncthreads();\n    }\n    rows",
+        "  if (step == 0) __syncthreads();\n    }\n    rows",
+    ),  # terms that are not there yet
     ("conv.cu", "PERIOD = TERMS * GRAIN / BK", "PERIOD = TERMS * GRAIN / BK * 2"),  # terms beyond the table
     ("conv.cu", "last + 2 * BK, shared.terms_a", "last + BK, shared.terms_a"),  # no list for the last loads
     ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
@@ -708,7 +712,7 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "h % 4 * 2 + h / 4", "h"),  # columns in another order than results
     ("conv.cu", "r < STRIPS / 4 * 2 ? r % 2 : n / 2", "r % 2"),
     ("conv.cu", "i % 2 * 2 + B::half(r, n)", "i / 2 * 2 + B::half(r, n)"),
-    ("conv.cu", "i * (ALONG_K ? 8 : VEC)", "i * VEC"),  # the second line of a patch
+    ("conv.cu", "i * (ALONG_K ? 8 : 1)]", "i]"),  # the second line of a patch
     ("conv.cu", "min(BN, columns)", "min(BN / 2, columns)"),
     ("conv.cu", "if (n < count) to[n]", "if (n <= count) to[n]"),  # beside its channels
     ("windows.cuh", "h.beside(y) | w.beside(x) << 16", "h.beside(y)"),
@@ -719,9 +723,9 @@ TENSOR_CORE_FAULTS = [
     ("windows.cuh", "shift = step * dilation / stride", "shift = step"),
     ("windows.cuh", "(kernel - 1 - first) / step + 1", "(kernel - first) / step + 1"),
     ("windows.cuh", "rx.count * ry.step", "rx.count"),
-    ("conv.cu", "+ (long long)m * ldy + o", "+ (long long)m * O + o"),
+    ("conv.cu", "+ (long long)m * ldy :", "+ (long long)m * O :"),
     ("conv.cu", "{{x + group * in, ldx, in, pixels", "{{x, ldx, in, pixels"),
-    ("conv.cu", "if (m < pixels && c < in) read(run", "if (false) read(run"),
+    ("conv.cu", "{ read(run, line + c, in - c, whole); }", "{}"),
     ("conv.cu", "part += (long long)p * depth * O +", "part +="),
     ("conv.cu", "relu && run[n] <= 0 ? 0.f : run[n]", "run[n]"),
     ("conv.cu", "A::own(i, g) < count", "A::own(i, g) < BM"),  # rows beyond the last count too

@@ -47,10 +47,10 @@ __device__ __forceinline__ int own_share() { return SHARES > 1 ? threadIdx.x / T
 template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
   static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
-  static constexpr int PIECES = 4 / VEC, LINES = ALONG_K ? 2 : PIECES;  // reads for four numbers; lines kept for a patch
-  static constexpr int GRAIN = ALONG_K ? VEC : 1;                       // terms that share an entry of the table,
-  static constexpr int PERIOD = TERMS * GRAIN / BK;                     // and steps until it is filled anew
-  static constexpr int RUN = ALONG_K ? 2 : 4;                           // columns that a lane holds side by side
+  static constexpr int STEP = ALONG_K ? 1 : VEC, GRAIN = ALONG_K ? VEC : 1;  // lines, terms that share an entry of a list
+  static constexpr int PERIOD = TERMS * GRAIN / BK;                          // steps until that of terms is written anew
+  static constexpr int LINES = ALONG_K ? 2 : 4 / VEC;                        // entries for a patch
+  static constexpr int RUN = ALONG_K ? 2 : 4;                                // columns that a lane holds side by side
 
   // Line g of strip f, counted from the warp's first line. Where lines are contiguous, strips are interleaved: those of
   // a lane in four strips are 4h to 4h + 3, with h = 0, 4, 1, 5, ... for g = 0, 1, 2, 3, ..., so that the results which
@@ -89,16 +89,22 @@ struct Tile {
   Line lines[COPIES][LINES];
   static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
+
   template <class Factor>
-  __device__ __forceinline__ Tile(const Factor& f, int first) {
+  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line* list) {
+#pragma unroll 1
+    for (int i = own_thread(); i < SIZE / STEP; i += THREADS) list[i] = f.line(first + i * STEP);
+  }
+  __device__ __forceinline__ Tile(const Line* list) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       const int p = own_thread() + c * THREADS;
+      if (PATCHES % THREADS != 0 && p >= PATCHES) break;
       if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
 #pragma unroll
       for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
 #pragma unroll
-      for (int i = 0; i < LINES; i++) lines[c][i] = f.line(first + line(p) + i * (ALONG_K ? 8 : VEC));
+      for (int i = 0; i < LINES; i++) lines[c][i] = list[line(p) / STEP + i * (ALONG_K ? 8 : 1)];
     }
   }
   template <class Factor>
@@ -141,11 +147,14 @@ struct Tile {
 template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
 template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
 
-// Of one share. Two of each tile: one is read while the other is written. Where the factors' terms lie is worked out
-// TERMS at a time, by all threads of the share for all.
+// Of one share. Two of each tile: one is read while the other is written. Where the factors' lines and terms lie is
+// worked out by all threads of the share for all, TERMS terms at a time; the lines before there are tiles.
 template <class A, class B>
 struct Shared {
-  float tiles[2][A::FLOATS + B::FLOATS];
+  union {
+    float tiles[2][A::FLOATS + B::FLOATS];
+    Line lines[BM + BN];
+  };
   Term terms_a[TERMS], terms_b[TERMS];
 };
 
@@ -174,8 +183,11 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
   first += own_share() * count * BK;
   last = first + count * BK;
   Shared<A, B>& shared = shares[own_share()];
-  const A rows(a, row);
-  const B columns(b, column);
+  A::list_lines(a, row, shared.lines);
+  B::list_lines(b, column, shared.lines + BM);
+  __syncthreads();
+  const A rows(shared.lines);
+  const B columns(shared.lines + BM);
   float next_a[A::COPIES][8], next_b[B::COPIES][8];
   auto load = [&](int step) {  // beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
@@ -218,22 +230,25 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
   if (SHARES > 1) add_shares(&sum[0][0][0], shares[0].tiles[0]);
 }
 
-// Hand this thread's part of the tile to visit(row, column, run), B::RUN neighbouring columns at a time.
-template <class A, class B, class Visit>
-__device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, int column, const Visit& visit) {
+// Hand this thread's part of the tile to visit(line, column, run), B::RUN neighbouring columns at a time. start(row): the
+// line of the result, or null where there is none.
+template <class A, class B, class Start, class Visit>
+__device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, int column, const Start& start, const Visit& visit) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
 #pragma unroll
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
+    float* line = start(row + warp / ACROSS * 32 + A::own(i, g));
+    if (line == nullptr) continue;
 #pragma unroll
     for (int r = 0; r < STRIPS * 2 / B::RUN; r++) {
       float run[B::RUN];
 #pragma unroll
       for (int n = 0; n < B::RUN; n++) run[n] = sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)];
-      visit(row + warp / ACROSS * 32 + A::own(i, g),
-            column + warp % ACROSS * STRIPS * 8 + B::own(B::strip(r, 0), 2 * t + B::half(r, 0)), run);
+      visit(line, column + warp % ACROSS * STRIPS * 8 + B::own(B::strip(r, 0), 2 * t + B::half(r, 0)), run);
 #pragma unroll
       for (int n = 0; n < B::RUN; n++) sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)] = run[n];
     }
+  }
 }
 
 // Read a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
@@ -315,14 +330,14 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   if (own_share() > 0) return;
   y += group * out;
   const bool whole = by_fours(y, ldy, out);
-  each_result<A, B>(sum, row, column, [&](int m, int o, auto& run) {
-    if (m >= pixels) return;
+  auto start = [&](int m) { return m < pixels ? y + (long long)m * ldy : nullptr; };
+  each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) {
 #pragma unroll
     for (int n = 0; n < B::RUN; n++) {
       if (bias && o + n < out) run[n] += bias[group * out + o + n];
       run[n] = relu && run[n] <= 0 ? 0.f : run[n];
     }
-    write(y + (long long)m * ldy + o, run, out - o, whole);
+    write(line + o, run, out - o, whole);
   });
   if (part)
     column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared[0].tiles[0],
@@ -344,24 +359,23 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   const int depth = ry.count * rx.count * out;
   dx += group * in;
   const bool whole = by_fours(dx, lddx, in);
-  auto address = [&](int m, int c) {
-    const int y = h0 + m / columns % rows * d.sh, x = w0 + m % columns * d.sw;
-    return dx + (((long long)(m / columns / rows) * d.H + y) * d.W + x) * lddx + c;
+  auto start = [&](int m) -> float* {
+    if (m >= pixels) return nullptr;
+    int pixel = m;  // of the image, not only of those of the remainder
+    if (d.sh * d.sw > 1)
+      pixel = (m / columns / rows * d.H + h0 + m / columns % rows * d.sh) * d.W + w0 + m % columns * d.sw;
+    return dx + (long long)pixel * lddx;
   };
   float sum[2][STRIPS][4] = {};
   if (add && own_share() == 0)  // read before all else, at once: a sum that was read when it is written would wait each time
-    each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
-      if (m < pixels && c < in) read(run, address(m, c), in - c, whole);
-    });
+    each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { read(run, line + c, in - c, whole); });
   if (depth > 0) {
     const Axis h = viewers(ry, h0 + d.top, rows, d.OH, d.sh, d.dh), v = viewers(rx, w0 + d.left, columns, d.OW, d.sw, d.dw);
     multiply<A, B>(sum, WindowRows{{dy + group * out, lddy, out, pixels, depth, h, v}},
                    Weights{w + group * out, d.kw, in, O, out, depth, ry, rx}, row, column, 0, depth, shared);
   }
   if (own_share() > 0) return;
-  each_result<A, B>(sum, row, column, [&](int m, int c, auto& run) {
-    if (m < pixels && c < in) write(address(m, c), run, in - c, whole);
-  });
+  each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { write(line + c, run, in - c, whole); });
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
@@ -381,7 +395,6 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   if (own_share() > 0) return;
   part += (long long)p * depth * O + group * out;
   const bool whole = by_fours(part, O, out);
-  each_result<A, B>(sum, row, column, [&](int i, int o, auto& run) {
-    if (i < depth) write(part + (long long)i * O + o, run, out - o, whole);
-  });
+  auto start = [&](int i) { return i < depth ? part + (long long)i * O : nullptr; };
+  each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) { write(line + o, run, out - o, whole); });
 }
