@@ -25,6 +25,7 @@ from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
 from inception_np.kernels.cuda import augment, launch
 from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
+from inception_np.kernels.cuda import conv as cuda_conv
 from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
@@ -57,9 +58,11 @@ def cupy(request, monkeypatch):
 class Numbers:
     """Arrays from a seed: small integers, or normal numbers; on the device as channel slices of wider arrays."""
 
-    def __init__(self, cupy, seed, whole=True, sliced=False):
+    def __init__(self, cupy, seed, whole=True, sliced=False, beside=None):
         self.cupy, self.rng, self.whole, self.sliced = cupy, np.random.default_rng(seed), whole, sliced
-        self.before, self.after = (4, 4) if seed // 8 % 2 else (3, 2)  # with and without room for wide loads
+        self.before, self.after = beside or (
+            (4, 4) if seed // 8 % 2 else (3, 2)
+        )  # with and without room for wide loads
         self.wide = []
 
     def draw(self, *shape):
@@ -172,9 +175,9 @@ def depthwise2d(cupy, window, n, c, drawn):
     make.check(got, wanted)
 
 
-def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6):
+def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6, strips=None):
     kernel, stride, pads, dilation, plane = window
-    make = Numbers(cupy, *drawn)
+    make = Numbers(cupy, *drawn, strips)
     c, o = groups * channels[0], groups * channels[1]
     x, w = make.draw(n, *plane, c), make.draw(*kernel, channels[0], o)
     bias, relu = make.draw(o) if drawn[0] % 2 else None, drawn[0] % 3 == 0
@@ -457,9 +460,10 @@ def near_a_kink(case):
 
 
 def whole_convolution(cupy, case):
-    """conv2d's property on one configuration, with TF32."""
+    """conv2d's property on one configuration, with TF32; slices keep the alignment of their channels, if any."""
     window, n, groups, channels, drawn = case
-    conv2d(cupy, window, n, groups, channels, drawn, tolerance=3e-3)
+    strips = (4, 8) if all(c % 4 == 0 for c in channels) else (3, 2)
+    conv2d(cupy, window, n, groups, channels, drawn, tolerance=3e-3, strips=strips)
 
 
 def convolution_moments(cupy, case):
@@ -474,7 +478,7 @@ def convolution_moments(cupy, case):
 
 
 TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, (seed, whole, sliced)
-    (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 8)), 2, 1, (8, 12), (0, True, False)),  # two tiles of rows
+    (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 8)), 2, 1, (8, 12), (0, True, False)),  # three tiles of rows
     (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 8)), 2, 1, (7, 5), (1, True, True)),  # odd channels
     (((3, 2), (2, 2), ((0, 1), (1, 0)), (1, 1), (8, 7)), 2, 1, (6, 70), (2, True, False)),  # two tiles of columns
     (((3, 3), (2, 1), ((1, 1), (2, 2)), (1, 2), (7, 6)), 1, 2, (4, 8), (3, True, True)),  # dilation, groups
@@ -484,7 +488,12 @@ TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, 
     (((2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1), (20, 30)), 2, 1, (2, 2), (7, True, False)),  # dw in parts
     (((1, 2), (1, 2), ((0, 0), (1, 0)), (1, 1), (7, 11)), 2, 1, (36, 40), (8, True, False)),  # wide tiles each way
     (((3, 3), (2, 2), ((0, 1), (0, 1)), (1, 1), (9, 8)), 2, 1, (12, 20), (9, False, False)),  # any numbers
+    (((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (2, 3)), 1, 1, (120, 116), (10, True, True)),  # two tables of terms
+    (((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (5, 13)), 2, 1, (48, 16), (11, True, True)),  # whole steps, no padding
+    (((15, 1), (1, 1), ((7, 7), (1, 0)), (1, 1), (4, 3)), 1, 1, (1, 2), (12, True, False)),  # all bits of a side
+    (((16, 2), (1, 1), ((8, 8), (1, 0)), (1, 1), (4, 3)), 1, 1, (2, 2), (13, True, False)),  # one more: im2col
 ]
+SHAPES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(32, bn, 4) for bn in (16, 32, 48)]
 
 
 @pytest.mark.parametrize("case", TILES, ids=str)
@@ -494,14 +503,57 @@ def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
     convolution_moments(cupy, case)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_shape_of_tile_gives_the_plain_convolution(shape, cupy, monkeypatch):
+    """Several tiles each way, copies of 4, 2 and 1 floats."""
+    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(cuda_conv, "_tile", lambda *sizes: shape)
+    monkeypatch.setattr(cuda_conv, "_dw_tile", lambda *sizes: shape)
+    for channels in ((20, 120), (120, 20), (6, 14), (11, 17)):
+        window = ((3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), (9, 17))
+        case = window, 2, 1, channels, (sum(channels), True, True)
+        whole_convolution(cupy, case)
+        convolution_moments(cupy, case)
+
+
+def factors_are_rounded(cupy):
+    """To the nearest number of 10 bits, by all three kernels: what a tensor core would do itself is to truncate."""
+    odd, even, one = (cupy.asarray(np.full((1, 1, 1, 4), v, np.float32)) for v in (1 + 3 * 2**-12, 1 + 2**-12, 1))
+    args = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    for a, wanted in ((odd, 1 + 2**-10), (even, 1)):
+        for x, w in ((a, one), (one, a)):
+            y, dw = cupy.asarray(np.zeros((1, 1, 1, 1), np.float32)), cupy.asarray(np.zeros((1, 1, 4, 4), np.float32))
+            y = conv.conv2d(x, w.reshape(1, 1, 4, 1), None, *args)
+            dx = conv.conv2d_dx(x, w.reshape(1, 1, 1, 4).reshape(1, 1, 1, 4), (1, 1, 1, 1), *args)
+            conv.conv2d_dw(x, w, dw, *args)
+            assert y.get().item() == dx.get().item() == 4 * wanted
+            assert (dw.get() == wanted).all()
+
+
+def test_factors_are_rounded_to_the_nearest(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+    factors_are_rounded(cupy)
+
+
+def test_more_elements_than_ints_count_are_refused():
+    d = (1 << 10, 1 << 10, 1 << 10, 4, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="smaller batch"):
+        cuda_conv._countable(d, 4, 4)
+
+
 def a_nan_stays(cupy):
-    """A NaN in one pixel reaches the outputs whose windows hold it, and no others."""
+    """A NaN or an infinity in one pixel reaches the outputs whose windows hold it, and no others."""
     kernel, stride, pads, dilation, plane = TILES[0][0]
     make = Numbers(cupy, 9)
     x, w = make.draw(2, *plane, 6), make.draw(*kernel, 6, 8)
     x[1, 0, 3, 2] = x[0, 7, 0, 0] = np.nan
+    x[1, 7, 7, 1] = np.uint32(0x7FFFFFFF).view(np.float32)  # the NaN that a GPU makes
+    x[0, 1, 5, 0] = np.inf
     args = (stride, pads, dilation, 1)
-    make.check(conv.conv2d(cupy.asarray(x), cupy.asarray(w), None, *args), conv.conv2d(*wide64(x, w), None, *args))
+    with np.errstate(invalid="ignore"):
+        wanted = conv.conv2d(*wide64(x, w), None, *args)
+    make.check(conv.conv2d(cupy.asarray(x), cupy.asarray(w), None, *args), wanted)
 
 
 def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
@@ -645,22 +697,42 @@ FAULTS = {
     ],
 }
 TENSOR_CORE_FAULTS = [
-    ("conv.cu", "    __syncthreads();          // for all", "    // for all"),  # a tile is overwritten while it is read
-    ("conv.cu", "copy_wait<STAGES - 2>", "copy_wait<STAGES - 1>"),  # a tile is read before it has come
-    ("conv.cu", "i * 16 + q % 2 * 8, k + q / 2 * 4", "i * 16 + q / 2 * 8, k + q % 2 * 4"),  # fragments of a
-    ("conv.cu", "own_column + j * 8, k + q * 4", "own_column + j * 8, k + q * 2"),  # fragments of b
-    ("conv.cu", "!inside(h, d.H) || !inside(w, d.W)", "!inside(h, d.H)"),
-    ("conv.cu", "!inside(oh, d.OH) || !inside(ow, d.OW)", "!inside(oh, d.OH)"),
-    ("conv.cu", "k < depth ? k / channels / d.kw : -1", "k / channels / d.kw"),
-    ("conv.cu", "k < terms ? data", "true ? data"),  # rows of the next part
-    ("conv.cu", "y[(long long)m * ldy +", "y[(long long)m * O +"),
-    ("conv.cu", "shift = step * dilation / stride", "shift = step"),
-    ("conv.cu", "(kernel - 1 - first) / step + 1", "(kernel - first) / step + 1"),
-    ("conv.cu", "{x + group * in, d, ldx, in, pixels", "{x, d, ldx, in, pixels"),
-    ("conv.cu", "*at = add ? *at + v : v;", "*at = v;"),
-    ("conv.cu", "part[((long long)p * depth", "part[((long long)0 * depth"),
-    ("conv.cu", "relu && v <= 0 ? 0.f : v", "v"),
-    ("conv.cu", "r % 2 * 8 < count", "r % 2 * 8 < BM"),  # rows beyond the last count too
+    ("conv.cu", "share < SHARES - 1; share++", "share < SHARES - 2; share++"),  # the last share is not added
+    ("conv.cu", "first += own_share() * count * BK;", ""),  # all shares sum the first one's terms
+    ("conv.cu", "if (add && own_share() == 0)", "if (add)"),  # what is there is added by each share
+    ("conv.cu", "    __syncthreads();  // this step's", "    // this step's"),  # a tile is overwritten while it is read
+    ("conv.cu", "store(shared.tiles[(step + 1) % 2]);", "store(shared.tiles[step % 2]);"),
+    (
+        "conv.cu",
+        "  __syncthreads();\n    }\n    rows",
+        "  if (step == 0) __syncthreads();\n    }\n    rows",
+    ),  # terms that are not there yet
+    ("conv.cu", "PERIOD = TERMS * GRAIN / BK", "PERIOD = TERMS * GRAIN / BK * 2"),  # terms beyond the table
+    ("conv.cu", "last + 2 * BK, shared.terms_a", "last + BK, shared.terms_a"),  # no list for the last loads
+    ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
+    ("conv.cu", "const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2", "const int l = i % 2, k = i / 2"),
+    ("conv.cu", "quad[i] = tf32(", "quad[i] = ("),  # truncated
+    ("conv.cu", "fb[j / 2] + j % 2 * 2", "fb[j / 2] + (1 - j % 2) * 2"),
+    ("conv.cu", "h % 4 * 2 + h / 4", "h"),  # columns in another order than results
+    ("conv.cu", "r < STRIPS / 4 * 2 ? r % 2 : n / 2", "r % 2"),
+    ("conv.cu", "i % 2 * 2 + B::half(r, n)", "i / 2 * 2 + B::half(r, n)"),
+    ("conv.cu", "i * (ALONG_K ? 8 : 1)]", "i]"),  # the second line of a patch
+    ("conv.cu", "min(BN, columns)", "min(BN / 2, columns)"),
+    ("conv.cu", "if (n < count) to[n]", "if (n <= count) to[n]"),  # beside its channels
+    ("windows.cuh", "h.beside(y) | w.beside(x) << 16", "h.beside(y)"),
+    ("windows.cuh", "h.beside(y) | w.beside(x) << 16", "w.beside(x) << 16"),
+    ("windows.cuh", "EXISTS | h.beside(y)", "h.beside(y)"),  # terms beyond the last
+    ("windows.cuh", "if (m >= pixels) return {0, ALL};", ""),  # pixels of the next part
+    ("windows.cuh", "k < terms ? Term{k * ld, 2} : Term{0, ALL}", "Term{k * ld, 2}"),  # rows of the next part
+    ("windows.cuh", "shift = step * dilation / stride", "shift = step"),
+    ("windows.cuh", "(kernel - 1 - first) / step + 1", "(kernel - first) / step + 1"),
+    ("windows.cuh", "rx.count * ry.step", "rx.count"),
+    ("conv.cu", "+ (long long)m * ldy :", "+ (long long)m * O :"),
+    ("conv.cu", "{{x + group * in, ldx, in, pixels", "{{x, ldx, in, pixels"),
+    ("conv.cu", "{ read(run, line + c, in - c, whole); }", "{}"),
+    ("conv.cu", "part += (long long)p * depth * O +", "part +="),
+    ("conv.cu", "relu && run[n] <= 0 ? 0.f : run[n]", "run[n]"),
+    ("conv.cu", "A::own(i, g) < count", "A::own(i, g) < BM"),  # rows beyond the last count too
     (
         "conv.cu",
         "for (int pass = 0; pass < 2; pass++) {\n    __syncthreads();",
@@ -701,6 +773,7 @@ def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
     cupy = strict_cupy.pretend(monkeypatch)
     with pytest.raises(AssertionError):
         a_nan_stays(cupy)
+        factors_are_rounded(cupy)
         for case in TILES:
             whole_convolution(cupy, case)
             convolution_moments(cupy, case)

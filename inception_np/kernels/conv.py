@@ -35,7 +35,7 @@ def conv2d(
 
     relu: y = max(0, .) in the same pass.
     """
-    if on_tensor_cores(x):
+    if _on_tensor_cores(x, w.shape):
         from .cuda import conv as cuda
 
         return cuda.conv2d(x, w, bias, stride, pads, dilation, groups, relu, out)
@@ -53,7 +53,7 @@ def conv2d_moments(
 
     Tensor cores find the moments on the way, while they have y in hand.
     """
-    if on_tensor_cores(x):
+    if _on_tensor_cores(x, w.shape):
         from .cuda import conv as cuda
 
         return cuda.conv2d_moments(x, w, stride, pads, dilation, groups, eps)
@@ -78,7 +78,7 @@ def conv2d_dx(
     add: Array | None = None,
 ) -> Array:
     """The adjoint of x -> y: dy (N, H', W', C_out) -> dx (N, H, W, C_in), or added to `add`."""
-    if on_tensor_cores(dy):
+    if _on_tensor_cores(dy, w.shape):
         from .cuda import conv as cuda
 
         return cuda.conv2d_dx(dy, w, x_shape, stride, pads, dilation, groups, add)
@@ -91,7 +91,7 @@ def conv2d_dx(
 
 def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int) -> None:
     """The adjoint of w -> y, added into dw (kh, kw, C_in // groups, C_out)."""
-    if on_tensor_cores(x):
+    if _on_tensor_cores(x, dw.shape):
         from .cuda import conv as cuda
 
         return cuda.conv2d_dw(x, dy, dw, stride, pads, dilation, groups)
@@ -100,6 +100,10 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
 
         return cpu.conv2d_dw(x, dy, dw, stride, pads, dilation)
     _plain_dw(x, dy, dw, stride, pads, dilation, groups)
+
+
+def _on_tensor_cores(x: Array, w_shape: Shape) -> bool:
+    return on_tensor_cores(x) and max(w_shape[:2]) <= 15  # taps along one side that windows.cuh has bits for
 
 
 def _plain(x, w, bias, stride, pads, dilation, groups, relu, out):

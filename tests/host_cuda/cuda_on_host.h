@@ -1,7 +1,7 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
 // with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
-// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins. An asynchronous copy is carried out as late as
-// the program allows: when it is waited for. There is no timing here, no weak memory, no divergence within a warp.
+// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins.
+// There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
 #define CUDA_ON_HOST 1
 #include <setjmp.h>
@@ -32,6 +32,10 @@ extern "C" __attribute__((weak, visibility("hidden"))) char __start_shared_memor
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
 
+// What shared memory holds when a block begins: NaNs. Did a kernel take such a word for an offset?
+constexpr unsigned UNWRITTEN = 0x7fc00000;
+static bool took_unwritten = false;
+
 // ---- fibres: each has a stack; a barrier hands over to the scheduler until all have come
 struct Fibre {
   ucontext_t begin;
@@ -43,18 +47,14 @@ struct Fibre {
 static std::vector<Fibre> fibres;
 static jmp_buf scheduler;
 static ucontext_t scheduler_context;
-static unsigned current, threads;
+static unsigned current, threads, staying;
 static void (*body)(void*);
 static void* body_arguments;
 static bool greedy = false;
+static int stuck;
 
 static void hand_over() {
   if (!_setjmp(fibres[current].where)) _longjmp(scheduler, 1);
-}
-static void run_fibre() {
-  body(body_arguments);
-  fibres[current].done = true;
-  _longjmp(scheduler, 1);
 }
 static void resume(unsigned t) {
   Fibre& f = fibres[t];
@@ -67,16 +67,26 @@ static void resume(unsigned t) {
 
 struct Barrier { unsigned come, generation; };
 static Barrier block_barrier, warp_barriers[64];
+static void open_if(Barrier& b, unsigned count) {
+  if (b.come > 0 && b.come == count) b.come = 0, b.generation++;
+}
+static void run_fibre() {
+  body(body_arguments);
+  fibres[current].done = true;
+  open_if(block_barrier, --staying);
+  _longjmp(scheduler, 1);
+}
 static void wait_for(Barrier& b, unsigned count) {
   const unsigned generation = b.generation;
-  if (++b.come == count) b.come = 0, b.generation++;
-  else while (b.generation == generation) hand_over();
+  b.come++;
+  open_if(b, count);
+  while (b.generation == generation) hand_over();
 }
 static inline void __syncthreads() {
   Fibre& f = fibres[current];
   f.at_block_barrier = true;
   f.generation = block_barrier.generation;
-  wait_for(block_barrier, threads);
+  wait_for(block_barrier, staying);  // of all threads that have not left
   f.at_block_barrier = false;
 }
 static bool can_go_on(const Fibre& f) {
@@ -101,13 +111,18 @@ static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
 
 // ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)
-static inline unsigned tf32(float x) {
+static inline float tf32(float x) {
   unsigned u;
   memcpy(&u, &x, 4);
-  return x != x ? u : (u + 0x1000u) & ~0x1fffu;  // a NaN stays one, that of poisoned memory too
+  return x != x ? x : __int_as_float((u + 0x1000u) & ~0x1fffu);  // a NaN stays one, that of poisoned memory too
 }
-static unsigned lanes_a[64][32][4], lanes_b[64][32][2];
-static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
+static inline float read_by_tensor_core(float x) {  // it ignores the last 13 bits
+  unsigned u;
+  memcpy(&u, &x, 4);
+  return x != x ? x : __int_as_float(u & ~0x1fffu);
+}
+static float lanes_a[64][32][4], lanes_b[64][32][2];
+static inline void mma_16x8x8(float* c, const float* a, const float* b) {
   const unsigned warp = current / 32, lane = current % 32;
   memcpy(lanes_a[warp][lane], a, 16);
   memcpy(lanes_b[warp][lane], b, 8);
@@ -116,8 +131,8 @@ static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
     const unsigned row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
     float sum = c[q];
     for (unsigned k = 0; k < 8; k++)
-      sum += __int_as_float(lanes_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
-             __int_as_float(lanes_b[warp][column * 4 + k % 4][k / 4]);
+      sum += read_by_tensor_core(lanes_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
+             read_by_tensor_core(lanes_b[warp][column * 4 + k % 4][k / 4]);
     c[q] = sum;
   }
   __syncwarp();
@@ -127,23 +142,26 @@ static inline void mma_16x8x8(float* c, const unsigned* a, const unsigned* b) {
 static int misaligned_accesses;
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { misaligned_accesses++; }
 
-// ---- asynchronous copies
-struct Copy { float* to; const float* from; int count; unsigned group; };
-static std::vector<Copy> copies[2048];
-static unsigned groups_closed[2048];
-template <int count> static inline void copy_async(float* to, const float* from, const float*) {
-  if ((uintptr_t)to % (4 * count) || (uintptr_t)from % (4 * count)) fprintf(stderr, "misaligned copy\n"), abort();
-  copies[current].push_back({to, from, count, groups_closed[current]});
+static inline const float* advance(const float* from, int offset) {
+  if (offset != (int)UNWRITTEN) return from + offset;
+  took_unwritten = true;
+  return nullptr;
 }
-static inline void copy_commit() { groups_closed[current]++; }
-template <int pending> static inline void copy_wait() {
-  auto& queue = copies[current];
-  size_t kept = 0;
-  for (const Copy& c : queue)
-    if (c.group + pending >= groups_closed[current]) queue[kept++] = c;
-    else if (c.from) memcpy(c.to, c.from, 4 * c.count);
-    else memset(c.to, 0, 4 * c.count);
-  queue.resize(kept);
+static inline int hold(int x) { return x; }
+
+// ---- several floats at once, which must be aligned
+static inline void aligned(const float* p, int count) {
+  if ((uintptr_t)p % (4 * count)) fprintf(stderr, "misaligned by %d floats\n", int((uintptr_t)p / 4 % count)), abort();
+}
+template <int count> static inline void fetch_few(float* to, const float* from, bool zeros) {
+  if (zeros || !from) return (void)memset(to, 0, 4 * count);
+  aligned(from, count);
+  memcpy(to, from, 4 * count);
+}
+template <int count> static inline void load_few(float* to, const float* from) { fetch_few<count>(to, from, false); }
+template <int count> static inline void store_few(float* to, const float* from) {
+  aligned(to, count);
+  memcpy(to, from, 4 * count);
 }
 
 // ---- launches. Arguments come as the CUDA driver takes them: an array of pointers to them.
@@ -163,12 +181,11 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
+    staying = threads;
     memset(warp_barriers, 0, sizeof warp_barriers);
-    if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
+    if (__start_shared_memory) std::fill((unsigned*)__start_shared_memory, (unsigned*)__stop_shared_memory, UNWRITTEN);
     for (unsigned t = 0; t < threads; t++) {
       fibres[t].started = fibres[t].done = fibres[t].at_block_barrier = false;
-      copies[t].clear();
-      groups_closed[t] = 0;
       if (!barriers) continue;
       getcontext(&fibres[t].begin);
       fibres[t].begin.uc_stack.ss_sp = fibres[t].stack.get();
@@ -193,5 +210,6 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
         }
       }
     }
+    for (unsigned t = 0; t < threads; t++) stuck += !fibres[t].done;  // at a barrier that others never reach
   }
 }

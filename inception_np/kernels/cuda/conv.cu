@@ -1,316 +1,400 @@
 // Convolution and its two adjoints as matrix products whose left factor, the columns of im2col, is never written:
-// each tile of it is gathered from x (or dy) into shared memory as the product needs it.
+// each tile of it is gathered from x (or dy) into shared memory as the product needs it (windows.cuh says from where).
 //
 //   conv2d      y[pixel, o]       = sum over (r, s, c)   x[window(pixel), c]    * w[r, s, c, o]
 //   conv2d_dx   dx[pixel, c]      = sum over (r, s, o)   dy[who saw pixel, o]   * w[r, s, c, o]
 //   conv2d_dw   dw[(r, s, c), o]  = sum over pixels      x[window(pixel), c]    * dy[pixel, o]
 //
-// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order. A block of threads
-// makes a BM x BN tile of the result, each warp 32 x 32 of it, BK terms at a time; while the warps multiply one tile,
-// the next two are on their way from memory. Two numbers are given when this is compiled: BN (64, or 32 for results of
-// few columns), and VEC (4, 2 or 1), how many floats one copy takes: what the channel counts are multiples of.
+// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order.
+//
+//     block: BM x BN of the result      warp: 32 rows x 8 * STRIPS columns     mma_16x8x8: 16 rows, one strip of columns
+//     +-----------+-----------+         +-----+-----+-----+-----+                    column 0 1   2 3   4 5   6 7
+//     |  warp 0   |  warp 1   |         |     |     |     |     | 16 rows    row 0   lane  0     1     2     3
+//     +-----------+-----------+         +-----+-----+-----+-----+            row 1   lane  4     5     6     7
+//     |  warp 2   |  warp 3   |         |     |     |     |     | 16 rows    ...
+//     +-----------+-----------+         +-----+-----+-----+-----+            and the same lanes for rows 8, 9, ...
+//
+// The sum advances by BK terms a step. While the warps multiply one step's tiles in shared memory, the numbers of the
+// next are there already, and those of the one after next are on their way from memory to registers.
+//
+// Which lines of a tile make a strip, and in which order terms are summed, is ours to choose as long as both factors
+// agree: lane (g, t) = (lane / 4, lane % 4) takes line g of each strip and terms 4t to 4t + 3 of each step, two terms
+// for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
+// quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
+//
+// Where a result is too small to keep the GPU busy, SHARES groups of such warps make the same tile, each of its own
+// share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
+//
+// Given when this is compiled: BM (128, or 32 with 4 shares), BN (16, 32, 48, 64 or 96), SHARES, and VEC (4, 2 or 1), how
+// many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
+#include "windows.cuh"
 
-constexpr int BM = 128, BK = 16, STAGES = 3, ACROSS = BN / 32, THREADS = 4 * ACROSS * 32;  // ACROSS: warps side by side
+constexpr int BK = 16, TERMS = 256 / SHARES;
+constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
+constexpr int THREADS = 32 * DOWN * ACROSS;  // of a share
+constexpr int LARGE = (BM == 32 && BN == 48) + (VEC < 4);  // how many things ask for more registers
+constexpr int WARPS = LARGE == 2 ? 8 : LARGE ? 12 : 16;    // of one multiprocessor: their registers must do
 
-// A factor's tile in shared memory: SIZE rows of the result (or columns) by BK terms. Copies of four floats must lie
-// along whichever of the two is contiguous in device memory: the terms (ALONG_K) or the rows. The padding keeps the
-// lanes of a warp, which read 8 rows by 4 terms, on 32 different banks.
-template <int SIZE, bool ALONG_K>
+// This thread among those of its share, and the share.
+__device__ __forceinline__ int own_thread() { return SHARES > 1 ? threadIdx.x % THREADS : threadIdx.x; }
+__device__ __forceinline__ int own_share() { return SHARES > 1 ? threadIdx.x / THREADS : 0; }
+
+// A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
+// contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
+// by four terms, or four lines by two terms.
+template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
-  static constexpr int PITCH = ALONG_K ? BK + 4 : SIZE + 8;
-  static constexpr int FLOATS = ALONG_K ? SIZE * PITCH : BK * PITCH;
-  static constexpr int COPIES = SIZE * BK / 4 / THREADS;  // of four floats, by each thread
-  static constexpr int KEPT = ALONG_K ? COPIES : 4 / VEC;  // rows whose addresses a thread keeps ready
+  static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
+  static constexpr int STEP = ALONG_K ? 1 : VEC, GRAIN = ALONG_K ? VEC : 1;  // lines, terms that share an entry of a list
+  static constexpr int PERIOD = TERMS * GRAIN / BK;                          // steps until that of terms is written anew
+  static constexpr int LINES = ALONG_K ? 2 : 4 / VEC;                        // entries for a patch
+  static constexpr int RUN = ALONG_K ? 2 : 4;                                // columns that a lane holds side by side
 
-  static __device__ __forceinline__ int place(int row, int k) { return ALONG_K ? row * PITCH + k : k * PITCH + row; }
-  static __device__ __forceinline__ int row(int copy) {
-    return ALONG_K ? threadIdx.x / 4 + copy * (THREADS / 4) : threadIdx.x % (SIZE / 4) * 4;
+  // Line g of strip f, counted from the warp's first line. Where lines are contiguous, strips are interleaved: those of
+  // a lane in four strips are 4h to 4h + 3, with h = 0, 4, 1, 5, ... for g = 0, 1, 2, 3, ..., so that the results which
+  // lanes t = 0, 1, 2, 3 write at once are neighbours too; those in the last two strips are 2g and 2g + 1.
+  static __device__ __forceinline__ int own(int f, int g) {
+    if (ALONG_K) return f * 8 + g;
+    return f / 4 * 32 + (f < STRIPS / 4 * 4 ? (g / 2 + g % 2 * 4) * 4 : g * 2) + f % 4;
   }
-  static __device__ __forceinline__ int k(int copy) {
-    return ALONG_K ? threadIdx.x % 4 * 4 : threadIdx.x / (SIZE / 4) + copy * (THREADS * 4 / SIZE);
+  // A lane holds lines 2t and 2t + 1 of each strip of the result (half: which of them). In the order in which they
+  // are neighbours, number n of run r is:
+  static constexpr __device__ int strip(int r, int n) {
+    return ALONG_K ? r : r < STRIPS / 4 * 2 ? r / 2 * 4 + n : STRIPS - 2 + n % 2;
+  }
+  static constexpr __device__ int half(int r, int n) { return ALONG_K ? n : r < STRIPS / 4 * 2 ? r % 2 : n / 2; }
+
+  // Patch p: its first line and term.
+  static __device__ __forceinline__ int line(int p) { return ALONG_K ? p / 32 * 16 + p / 4 % 8 : p % (SIZE / 4) * 4; }
+  static __device__ __forceinline__ int term(int p) { return ALONG_K ? p % 4 * 4 : p / (SIZE / 4) * 2; }
+
+  // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's two mmas. The lanes that read at once
+  // read from different banks, and those that write at once write to different ones.
+  static __device__ __forceinline__ int place(int pair, int mma, int g, int t) {
+    return ((pair * 2 + mma) * 32 + t * 8 + (g ^ t * 2)) * 4;
+  }
+  // The same for quad q of patch p.
+  static __device__ __forceinline__ int place(int p, int q) {
+    const int l = line(p), k = term(p);
+    if (ALONG_K) return place(l / 16, q, l % 8, k / 4);
+    const int in = (l + 2 * q) % (STRIPS * 8), four = in / 32 * 4, h = in % 32 / 4;
+    const bool fours = four < STRIPS / 4 * 4;
+    const int f = four + (fours ? in % 4 : 0), g = fours ? h % 4 * 2 + h / 4 : in % 32 / 2;
+    return place((l / (STRIPS * 8) * STRIPS + f) / 2, k % 4 / 2, g, k / 4);
   }
 
-  // Factor says what is where: row(i) and term(k) are what it wants to remember of a row and of a term, and
-  // at(row, term) is the address of that number, or null for a zero.
+  // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
+  Line lines[COPIES][LINES];
+  static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
+  int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
+
   template <class Factor>
-  static __device__ __forceinline__ void keep(const Factor& f, int first, typename Factor::Row* rows) {
+  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line* list) {
+#pragma unroll 1
+    for (int i = own_thread(); i < SIZE / STEP; i += THREADS) list[i] = f.line(first + i * STEP);
+  }
+  __device__ __forceinline__ Tile(const Line* list) {
 #pragma unroll
-    for (int j = 0; j < KEPT; j++) rows[j] = f.row(first + (ALONG_K ? row(j) : row(0) + j * VEC));
+    for (int c = 0; c < COPIES; c++) {
+      const int p = own_thread() + c * THREADS;
+      if (PATCHES % THREADS != 0 && p >= PATCHES) break;
+      if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
+#pragma unroll
+      for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
+#pragma unroll
+      for (int i = 0; i < LINES; i++) lines[c][i] = list[line(p) / STEP + i * (ALONG_K ? 8 : 1)];
+    }
   }
   template <class Factor>
-  static __device__ __forceinline__ void load(const Factor& f, const typename Factor::Row* rows, int first, float* tile) {
+  static __device__ __forceinline__ void list_terms(const Factor& f, int first, int last, Term* list) {
+#pragma unroll 1
+    for (int i = own_thread(); i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
+  }
+  // Read the patches. v[c][i]: number i % 4 of line, or term, i / 4 of the patch.
+  __device__ __forceinline__ void load(const Term* list, int step, float v[COPIES][8]) const {
 #pragma unroll
-    for (int j = 0; j < 4 / VEC; j++)
+    for (int c = 0; c < COPIES; c++) {
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
+      const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[ALONG_K ? 0 : c]);
 #pragma unroll
-      for (int copy = 0; copy < COPIES; copy++) {
-        const typename Factor::Term term = f.term(first + k(copy) + (ALONG_K ? j * VEC : 0));
-        float* to = tile + place(row(copy), k(copy)) + j * VEC;
-        copy_async<VEC>(to, f.at(rows[ALONG_K ? copy : j], term), f.data);
+      for (int i = 0; i < 8; i += VEC) {
+        const Line& l = lines[c][ALONG_K ? i / 4 : i % 4 / VEC];
+        const Term k = own[ALONG_K ? i % 4 / VEC : i / 4];
+        fetch_few<VEC>(v[c] + i, advance(l.from, k.offset), l.hidden & k.hidden);
       }
+    }
+  }
+  // Write them to shared memory, rounded. In a quad, the left factor's two lines lie side by side, the right one's terms.
+  __device__ __forceinline__ void store(const float v[COPIES][8], float* tile) const {
+#pragma unroll
+    for (int c = 0; c < COPIES; c++) {
+      if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
+#pragma unroll
+      for (int q = 0; q < 2; q++) {
+        float quad[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2;
+          quad[i] = tf32(v[c][ALONG_K ? l * 4 + q * 2 + k : k * 4 + q * 2 + l]);
+        }
+        store_few<4>(tile + (APART ? quads[c][0] + q * APART : quads[c][q]), quad);
+      }
+    }
   }
 };
+template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
+template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
 
-// sum[i][j] += this warp's 32 x 32 part of A * B: fragment i is 16 rows, fragment j 8 columns.
-template <class TileA, class TileB, class A, class B>
-__device__ __forceinline__ void multiply(float sum[2][4][4], const A& a, const B& b, int row, int column, int first, int last,
-                                         float* shared) {
-  float *tiles_a = shared, *tiles_b = shared + STAGES * TileA::FLOATS;
-  typename A::Row rows[TileA::KEPT];
-  typename B::Row columns[TileB::KEPT];
-  TileA::keep(a, row, rows);
-  TileB::keep(b, column, columns);
-  const int count = (last - first + BK - 1) / BK;
-  auto load = [&](int t) {
-    TileA::load(a, rows, first + t * BK, tiles_a + t % STAGES * TileA::FLOATS);
-    TileB::load(b, columns, first + t * BK, tiles_b + t % STAGES * TileB::FLOATS);
+// Of one share. Two of each tile: one is read while the other is written. Where the factors' lines and terms lie is
+// worked out by all threads of the share for all, TERMS terms at a time; the lines before there are tiles.
+template <class A, class B>
+struct Shared {
+  union {
+    float tiles[2][A::FLOATS + B::FLOATS];
+    Line lines[BM + BN];
   };
-  for (int t = 0; t < STAGES - 1; t++) {
-    if (t < count) load(t);
-    copy_commit();
+  Term terms_a[TERMS], terms_b[TERMS];
+};
+
+// Add to the sums of the first share's threads those of the other shares, in order, through shared memory.
+__device__ __forceinline__ void add_shares(float* sum, float* scratch) {
+  constexpr int SUMS = 8 * STRIPS;
+  scratch += own_thread();
+  __syncthreads();
+  if (own_share() > 0)
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) scratch[((own_share() - 1) * SUMS + i) * THREADS] = sum[i];
+  __syncthreads();
+  if (own_share() == 0)
+#pragma unroll
+    for (int share = 0; share < SHARES - 1; share++)
+#pragma unroll
+      for (int i = 0; i < SUMS; i++) sum[i] += scratch[(share * SUMS + i) * THREADS];
+}
+
+// sum[i][j] += this warp's part of A * B: i counts pairs of strips of 8 rows, j strips of 8 columns. The threads of the
+// first share have all shares' sums in the end; the others may leave.
+template <class A, class B, class FactorA, class FactorB>
+__device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA& a, const FactorB& b, int row, int column,
+                                         int first, int last, Shared<A, B>* shares) {
+  const int count = (last - first + BK * SHARES - 1) / (BK * SHARES);  // steps of a share
+  first += own_share() * count * BK;
+  last = first + count * BK;
+  Shared<A, B>& shared = shares[own_share()];
+  A::list_lines(a, row, shared.lines);
+  B::list_lines(b, column, shared.lines + BM);
+  __syncthreads();
+  const A rows(shared.lines);
+  const B columns(shared.lines + BM);
+  float next_a[A::COPIES][8], next_b[B::COPIES][8];
+  auto load = [&](int step) {  // beyond the last term: zeros
+    if (step % min(A::PERIOD, B::PERIOD) == 0) {
+      if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 2 * BK, shared.terms_a);
+      if (step % B::PERIOD == 0) B::list_terms(b, first + step * BK, last + 2 * BK, shared.terms_b);
+      __syncthreads();
+    }
+    rows.load(shared.terms_a, step, next_a);
+    columns.load(shared.terms_b, step, next_b);
+  };
+  auto store = [&](float* tiles) {
+    rows.store(next_a, tiles);
+    columns.store(next_b, tiles + A::FLOATS);
+  };
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
+  const int own_a = hold(A::place(warp / ACROSS * 2, 0, g, t));
+  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
+  load(0);
+  store(shared.tiles[0]);
+  load(1);
+#pragma unroll 1
+  for (int step = 0; step < count; step++) {
+    const float* tiles = shared.tiles[step % 2];
+    __syncthreads();  // this step's tiles are there, and none still reads those of the last step,
+    store(shared.tiles[(step + 1) % 2]);  // which are overwritten now
+    load(step + 2);
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+      float fa[2][4], fb[STRIPS / 2][4];
+#pragma unroll
+      for (int i = 0; i < 2; i++) load_few<4>(fa[i], tiles + own_a + A::place(i, m, 0, 0));
+#pragma unroll
+      for (int j = 0; j < STRIPS / 2; j++) load_few<4>(fb[j], tiles + own_b + B::place(j, m, 0, 0));
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < STRIPS; j++) mma_16x8x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
+    }
   }
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int own_row = warp / ACROSS * 32 + lane / 4, own_column = warp % ACROSS * 32 + lane / 4;
-  for (int t = 0; t < count; t++) {
-    copy_wait<STAGES - 2>();  // tile t has come, for this thread;
-    __syncthreads();          // for all of them, and none still reads the tile that the next copies overwrite
-    if (t + STAGES - 1 < count) load(t + STAGES - 1);
-    copy_commit();
-    const float *tile_a = tiles_a + t % STAGES * TileA::FLOATS, *tile_b = tiles_b + t % STAGES * TileB::FLOATS;
+  if (SHARES > 1) add_shares(&sum[0][0][0], shares[0].tiles[0]);
+}
+
+// Hand this thread's part of the tile to visit(line, column, run), B::RUN neighbouring columns at a time. start(row): the
+// line of the result, or null where there is none.
+template <class A, class B, class Start, class Visit>
+__device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, int column, const Start& start, const Visit& visit) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
 #pragma unroll
-    for (int k = lane % 4; k < BK; k += 8) {
-      unsigned fa[2][4], fb[4][2];
+  for (int i = 0; i < 4; i++) {
+    float* line = start(row + warp / ACROSS * 32 + A::own(i, g));
+    if (line == nullptr) continue;
 #pragma unroll
-      for (int i = 0; i < 2; i++)
+    for (int r = 0; r < STRIPS * 2 / B::RUN; r++) {
+      float run[B::RUN];
 #pragma unroll
-        for (int q = 0; q < 4; q++) fa[i][q] = tf32(tile_a[TileA::place(own_row + i * 16 + q % 2 * 8, k + q / 2 * 4)]);
+      for (int n = 0; n < B::RUN; n++) run[n] = sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)];
+      visit(line, column + warp % ACROSS * STRIPS * 8 + B::own(B::strip(r, 0), 2 * t + B::half(r, 0)), run);
 #pragma unroll
-      for (int j = 0; j < 4; j++)
-#pragma unroll
-        for (int q = 0; q < 2; q++) fb[j][q] = tf32(tile_b[TileB::place(own_column + j * 8, k + q * 4)]);
-#pragma unroll
-      for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) mma_16x8x8(sum[i][j], fa[i], fb[j]);
+      for (int n = 0; n < B::RUN; n++) sum[i / 2][B::strip(r, n)][i % 2 * 2 + B::half(r, n)] = run[n];
     }
   }
 }
 
-// Hand every number of this thread's part of the tile to store(row, column, value).
-template <class Store>
-__device__ __forceinline__ void each_result(const float sum[2][4][4], int row, int column, const Store& store) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// Read a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
+template <int RUN>
+__device__ __forceinline__ void read(float (&run)[RUN], const float* from, int count, bool whole) {
+  if (whole && count >= RUN) return load_few<RUN>(run, from);
 #pragma unroll
-  for (int i = 0; i < 2; i++)
+  for (int n = 0; n < RUN; n++)
+    if (n < count) run[n] = from[n];
+}
+
+// Write a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
+template <int RUN>
+__device__ __forceinline__ void write(float* to, const float (&run)[RUN], int count, bool whole) {
+  if (whole && count >= RUN) return store_few<RUN>(to, run);
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int q = 0; q < 4; q++)
-        store(row + warp / ACROSS * 32 + i * 16 + lane / 4 + q / 2 * 8, column + warp % ACROSS * 32 + j * 8 + lane % 4 * 2 + q % 2,
-              sum[i][j][q]);
+  for (int n = 0; n < RUN; n++)
+    if (n < count) to[n] = run[n];
+}
+__device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
+  return ((unsigned long long)p / 4 | ld | channels) % 4 == 0;
 }
 
 // The mean of this tile's `count` real rows in every column, and the sum of squares about it: part[0][column] and
-// part[1][column], `pitch` floats apart. scratch: 4 * BN floats that no thread uses any more.
-__device__ __forceinline__ void column_moments(const float sum[2][4][4], int count, int columns, float* scratch, float* part,
-                                               int pitch) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, own = warp % ACROSS * 32 + lane % 4 * 2;
-  float mean[4][2] = {};
+// part[1][column], `pitch` floats apart. scratch: DOWN * BN floats that no thread uses any more.
+template <class A, class B>
+__device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], int count, int columns, float* scratch,
+                                               float* part, int pitch) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
+  float mean[STRIPS][2] = {};
   for (int pass = 0; pass < 2; pass++) {
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < 4; j++)
+    for (int j = 0; j < STRIPS; j++)
 #pragma unroll
       for (int p = 0; p < 2; p++) {
         float total = 0;
 #pragma unroll
-        for (int r = 0; r < 4; r++) {  // this thread's four rows of the column
-          const float delta = sum[r / 2][j][r % 2 * 2 + p] - mean[j][p];
-          if (warp / ACROSS * 32 + r / 2 * 16 + lane / 4 + r % 2 * 8 < count) total += pass ? delta * delta : delta;
+        for (int i = 0; i < 4; i++) {  // this thread's four rows of the column
+          const float delta = sum[i / 2][j][i % 2 * 2 + p] - mean[j][p];
+          if (warp / ACROSS * 32 + A::own(i, g) < count) total += pass ? delta * delta : delta;
         }
         for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
-        if (lane / 4 == 0) scratch[warp / ACROSS * BN + own + j * 8 + p] = total;
+        if (g == 0) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
       }
     __syncthreads();
     if (pass == 0)
 #pragma unroll
-      for (int j = 0; j < 4; j++)
+      for (int j = 0; j < STRIPS; j++)
 #pragma unroll
         for (int p = 0; p < 2; p++) {
-          const float* s = scratch + own + j * 8 + p;
-          mean[j][p] = (s[0] + s[BN] + s[2 * BN] + s[3 * BN]) / count;
+          float total = 0;
+          for (int w = 0; w < DOWN; w++) total += scratch[w * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)];
+          mean[j][p] = total / count;
         }
-    const int c = threadIdx.x;
-    if (c < BN && c < columns) {
-      const float total = scratch[c] + scratch[BN + c] + scratch[2 * BN + c] + scratch[3 * BN + c];
+    for (int c = own_thread(); c < min(BN, columns); c += THREADS) {
+      float total = 0;
+      for (int w = 0; w < DOWN; w++) total += scratch[w * BN + c];
       part[pass * pitch + c] = pass ? total : total / count;
     }
   }
 }
 
-// ---- the factors
-
-// Windows of x: pixel (n, oh, ow) by (r, s, c). `lines` pixels, `depth` = kh * kw * channels.
-struct Windows {
-  const float* data;  // the first channel of the group
-  Window d;
-  int ld, channels, lines, depth;
-  struct Row { int image, h, w; };
-  struct Term { int r, s, c; };
-  __device__ __forceinline__ Row pixel(int m) const {
-    const int ow = m % d.OW, oh = m / d.OW % d.OH, n = m / d.OW / d.OH;
-    return {m < lines ? n : -1, oh * d.sh - d.top, ow * d.sw - d.left};
-  }
-  __device__ __forceinline__ Term tap(int k) const {
-    return {k < depth ? k / channels / d.kw : -1, k / channels % d.kw, k % channels};
-  }
-  __device__ __forceinline__ const float* at(const Row& p, const Term& t) const {
-    const int h = p.h + t.r * d.dh, w = p.w + t.s * d.dw;
-    if (p.image < 0 || t.r < 0 || !inside(h, d.H) || !inside(w, d.W)) return nullptr;
-    return data + (((long long)p.image * d.H + h) * d.W + w) * ld + t.c;
-  }
-};
-struct WindowRows : Windows {  // one row per pixel, for y
-  __device__ __forceinline__ Row row(int m) const { return pixel(m); }
-  __device__ __forceinline__ Term term(int k) const { return tap(k); }
-};
-struct WindowColumns : Windows {  // the same matrix lying on its side: one row per weight, for dw
-  using Row = Windows::Term;
-  using Term = Windows::Row;
-  __device__ __forceinline__ Row row(int i) const { return tap(i); }
-  __device__ __forceinline__ Term term(int m) const { return pixel(m); }
-  __device__ __forceinline__ const float* at(const Row& t, const Term& p) const { return Windows::at(p, t); }
-};
-
-// A plain matrix: `data` is row 0 of the terms, `columns` wide, `ld` floats from term to term.
-struct Matrix {
-  const float* data;
-  int ld, columns, terms;
-  using Row = int;
-  using Term = int;
-  __device__ __forceinline__ int row(int i) const { return i; }
-  __device__ __forceinline__ int term(int k) const { return k; }
-  __device__ __forceinline__ const float* at(int i, int k) const {
-    return i < columns && k < terms ? data + (long long)k * ld + i : nullptr;
-  }
-};
-
-// With stride s, pixels whose distances to the padding's edge leave the same remainder by s are seen through the same
-// taps: first, first + step, ... For one remainder the sum over taps is dense, so each remainder has its own blocks.
-struct Taps {
-  int first, step, count, shift;  // shift: by how many positions the window moves from one such tap to the next
-  __device__ __forceinline__ Taps(int remainder, int kernel, int stride, int dilation) : first(0), step(1), count(0) {
-    while (first < kernel && (remainder - first * dilation) % stride != 0) first++;
-    while (step * dilation % stride != 0) step++;
-    if (first < kernel) count = (kernel - 1 - first) / step + 1;
-    shift = step * dilation / stride;
-  }
-};
-
-// What dy saw of the pixels of one remainder: pixel by (tap, tap, o), zero where no window had that tap there.
-struct Viewers {
-  const float* data;
-  Window d;
-  int ld, channels;  // of dy
-  int h0, w0, rows, columns, lines, depth;
-  Taps ry, rx;
-  struct Row { int image, oh, ow; };
-  struct Term { int r, s, o; };
-  __device__ __forceinline__ Row row(int m) const {
-    const int w = w0 + m % columns * d.sw, h = h0 + m / columns % rows * d.sh;
-    return {m < lines ? m / columns / rows : -1, (h + d.top - ry.first * d.dh) / d.sh, (w + d.left - rx.first * d.dw) / d.sw};
-  }
-  __device__ __forceinline__ Term term(int k) const {
-    return {k < depth ? k / channels / rx.count : -1, k / channels % rx.count, k % channels};
-  }
-  __device__ __forceinline__ const float* at(const Row& p, const Term& t) const {
-    const int oh = p.oh - t.r * ry.shift, ow = p.ow - t.s * rx.shift;
-    if (p.image < 0 || t.r < 0 || !inside(oh, d.OH) || !inside(ow, d.OW)) return nullptr;
-    return data + (((long long)p.image * d.OH + oh) * d.OW + ow) * ld + t.o;
-  }
-};
-
-// The weights for those taps: input channel by (tap, tap, o).
-struct Weights {
-  const float* data;
-  int kw, in, out, channels, depth;  // channels: of dy, in this group; out: of all groups
-  Taps ry, rx;
-  using Row = int;
-  struct Term { int tap, o; };
-  __device__ __forceinline__ int row(int c) const { return c; }
-  __device__ __forceinline__ Term term(int k) const {
-    const int r = ry.first + k / channels / rx.count * ry.step, s = rx.first + k / channels % rx.count * rx.step;
-    return {k < depth ? r * kw + s : -1, k % channels};
-  }
-  __device__ __forceinline__ const float* at(int c, const Term& t) const {
-    return c < in && t.tap >= 0 ? data + ((long long)t.tap * in + c) * out + t.o : nullptr;
-  }
-};
-
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
-extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
-  using A = Tile<BM, true>;
-  using B = Tile<BN, false>;
-  __shared__ __align__(16) float shared[STAGES * (A::FLOATS + B::FLOATS)];
+  using A = Left<true>;
+  using B = Right<false>;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z, in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int pixels = d.N * d.OH * d.OW, depth = d.kh * d.kw * in;
-  float sum[2][4][4] = {};
-  multiply<A, B>(sum, WindowRows{{x + group * in, d, ldx, in, pixels, depth}}, Matrix{w + group * out, O, out, depth}, row, column,
-                 0, depth, shared);
-  each_result(sum, row, column, [&](int m, int o, float v) {
-    if (m >= pixels || o >= out) return;
-    if (bias) v += bias[group * out + o];
-    y[(long long)m * ldy + group * out + o] = relu && v <= 0 ? 0.f : v;
+  const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
+  float sum[2][STRIPS][4] = {};
+  multiply<A, B>(sum, WindowRows{{x + group * in, ldx, in, pixels, depth, h, v}}, Matrix{w + group * out, O, out, depth},
+                 row, column, 0, depth, shared);
+  if (own_share() > 0) return;
+  y += group * out;
+  const bool whole = by_fours(y, ldy, out);
+  auto start = [&](int m) { return m < pixels ? y + (long long)m * ldy : nullptr; };
+  each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) {
+#pragma unroll
+    for (int n = 0; n < B::RUN; n++) {
+      if (bias && o + n < out) run[n] += bias[group * out + o + n];
+      run[n] = relu && run[n] <= 0 ? 0.f : run[n];
+    }
+    write(line + o, run, out - o, whole);
   });
   if (part)
-    column_moments(sum, min(BM, pixels - row), out - column, shared, part + (long long)blockIdx.x * 2 * O + group * out + column,
-                   O);
+    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared[0].tiles[0],
+                         part + (long long)blockIdx.x * 2 * O + group * out + column, O);
 }
 
 // Blocks in z: groups * the sh * sw remainders.
-extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
-  using A = Tile<BM, true>;
-  using B = Tile<BN, true>;
-  __shared__ __align__(16) float shared[STAGES * (A::FLOATS + B::FLOATS)];
+  using A = Left<true>;
+  using B = Right<true>;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int h0 = blockIdx.z % d.sh, w0 = blockIdx.z / d.sh % d.sw, group = blockIdx.z / d.sh / d.sw;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int rows = (d.H - h0 + d.sh - 1) / d.sh, columns = (d.W - w0 + d.sw - 1) / d.sw, pixels = d.N * rows * columns;
   if (row >= pixels) return;
   const Taps ry((h0 + d.top) % d.sh, d.kh, d.sh, d.dh), rx((w0 + d.left) % d.sw, d.kw, d.sw, d.dw);
   const int depth = ry.count * rx.count * out;
-  float sum[2][4][4] = {};
-  if (depth > 0)
-    multiply<A, B>(sum, Viewers{dy + group * out, d, lddy, out, h0, w0, rows, columns, pixels, depth, ry, rx},
+  dx += group * in;
+  const bool whole = by_fours(dx, lddx, in);
+  auto start = [&](int m) -> float* {
+    if (m >= pixels) return nullptr;
+    int pixel = m;  // of the image, not only of those of the remainder
+    if (d.sh * d.sw > 1)
+      pixel = (m / columns / rows * d.H + h0 + m / columns % rows * d.sh) * d.W + w0 + m % columns * d.sw;
+    return dx + (long long)pixel * lddx;
+  };
+  float sum[2][STRIPS][4] = {};
+  if (add && own_share() == 0)  // read before all else, at once: a sum that was read when it is written would wait each time
+    each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { read(run, line + c, in - c, whole); });
+  if (depth > 0) {
+    const Axis h = viewers(ry, h0 + d.top, rows, d.OH, d.sh, d.dh), v = viewers(rx, w0 + d.left, columns, d.OW, d.sw, d.dw);
+    multiply<A, B>(sum, WindowRows{{dy + group * out, lddy, out, pixels, depth, h, v}},
                    Weights{w + group * out, d.kw, in, O, out, depth, ry, rx}, row, column, 0, depth, shared);
-  each_result(sum, row, column, [&](int m, int c, float v) {
-    if (m >= pixels || c >= in) return;
-    const int h = h0 + m / columns % rows * d.sh, at_w = w0 + m % columns * d.sw;
-    float* at = dx + (((long long)(m / columns / rows) * d.H + h) * d.W + at_w) * lddx + group * in + c;
-    *at = add ? *at + v : v;
-  });
+  }
+  if (own_share() > 0) return;
+  each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { write(line + c, run, in - c, whole); });
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
-extern "C" __global__ void __launch_bounds__(THREADS, 4 / ACROSS)
+extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
-  using A = Tile<BM, false>;
-  using B = Tile<BN, false>;
-  __shared__ __align__(16) float shared[STAGES * (A::FLOATS + B::FLOATS)];
+  using A = Left<false>;
+  using B = Right<false>;
+  __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z % groups, p = blockIdx.z / groups;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int depth = d.kh * d.kw * in, first = p * share, last = min(first + share, d.N * d.OH * d.OW);
-  float sum[2][4][4] = {};
-  WindowColumns a{{x + group * in, d, ldx, in, last, depth}};
-  multiply<A, B>(sum, a, Matrix{dy + group * out, lddy, out, last}, row, column, first, last, shared);
-  each_result(sum, row, column, [&](int i, int o, float v) {
-    if (i < depth && o < out) part[((long long)p * depth + i) * O + group * out + o] = v;
-  });
+  const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
+  float sum[2][STRIPS][4] = {};
+  multiply<A, B>(sum, WindowColumns{{x + group * in, ldx, in, last, depth, h, v}}, Matrix{dy + group * out, lddy, out, last},
+                 row, column, first, last, shared);
+  if (own_share() > 0) return;
+  part += (long long)p * depth * O + group * out;
+  const bool whole = by_fours(part, O, out);
+  auto start = [&](int i) { return i < depth ? part + (long long)i * O : nullptr; };
+  each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) { write(line + o, run, out - o, whole); });
 }

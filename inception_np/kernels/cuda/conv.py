@@ -13,8 +13,10 @@ from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
 
-BM = 128  # rows of a tile, as in conv.cu
-BUSY = 264  # blocks that keep the GPU busy: two for each of an H200's 132 multiprocessors
+Tile = tuple[int, int, int]  # rows, columns, shares of the terms
+WARPS = (
+    132 * 12
+)  # that keep a GPU busy: an H200 has 132 multiprocessors, whose registers hold 12 to 16 of these warps each
 
 
 def conv2d(
@@ -32,8 +34,8 @@ def conv2d(
 
 
 def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float):
-    y, part = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
-    return y, *join_moments(part, y.size // y.shape[3], BM, eps)
+    y, part, tile = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
+    return y, *join_moments(part, y.size // y.shape[3], tile[0], eps)
 
 
 def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
@@ -42,12 +44,14 @@ def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, o), x)
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
-    across = _tiles(y.size // o, BM)
-    part = empty((across, 2, o), x.dtype, x) if moments else None
+    _countable(d, ldx, ldy)
+    pixels = y.size // o
+    tile = _tile(pixels, o // groups, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
+    part = empty((_tiles(pixels, tile[0]), 2, o), x.dtype, x) if moments else None
     args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
     vec = _vec((x, w), (ldx, x.shape[3] // groups, o, o // groups))
-    _launch("conv2d", across, o // groups, groups, vec, args)
-    return y, part
+    _launch("conv2d", tile, pixels, o // groups, groups, vec, args)
+    return y, part, tile
 
 
 def conv2d_dx(
@@ -64,11 +68,14 @@ def conv2d_dx(
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
+    _countable(d, lddx, lddy)
     pixels = n * _tiles(h, stride[0]) * _tiles(width, stride[1])  # of one remainder by the stride
     remainders = stride[0] * stride[1]
     args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, add is not None)
     vec = _vec((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
-    _launch("conv2d_dx", _tiles(pixels, BM), c // groups, groups * remainders, vec, args)
+    depth = w.shape[0] * w.shape[1] * w.shape[3] // groups
+    tile = _tile(pixels, c // groups, groups * remainders, depth // remainders)
+    _launch("conv2d_dx", tile, pixels, c // groups, groups * remainders, vec, args)
     return dx
 
 
@@ -79,15 +86,17 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     if pixels == 0:
         return
     (x, ldx), (dy, lddy) = rows(x), rows(dy)
-    tiles = _tiles(kh * kw * per_group, BM)
-    parts = max(1, min(BUSY // (tiles * _tiles(o // groups, 64) * groups), pixels // 256))
+    _countable(d, ldx, lddy)
+    weights = kh * kw * per_group
+    tile = _dw_tile(weights, o // groups)
+    parts = max(1, min(WARPS // (_warps(tile, weights, o // groups) * groups), pixels // (128 * tile[2])))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     vec = _vec((x, dy), (ldx, per_group, lddy, o // groups))
     with beside(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
-        _launch("conv2d_dw", tiles, o // groups, groups * parts, vec, args)
+        _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)
         sum_parts(part, dw)
 
 
@@ -113,11 +122,54 @@ def _tiles(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _launch(kernel: str, tiles: int, columns: int, others: int, vec: int, args: tuple) -> None:
-    """Launch over tiles of 64 columns, or of 32 where there are no more and half a tile would be for nothing."""
-    bn = 32 if columns <= 32 else 64
-    grid = (tiles, _tiles(columns, bn), others), (4 * bn,)
-    launch("conv.cu", kernel, grid, *args, options=(f"-DVEC={vec}", f"-DBN={bn}"))
+def _tile(rows: int, columns: int, others: int, terms: int) -> Tile:
+    """Rows and columns of a tile, and among how many groups of warps its terms are shared.
+
+    Columns: those that pad the result least, at the price of the work that any number costs. Terms are shared where
+    there are enough of them, and whole tiles would be too few for the GPU. others: how many such products the launch
+    makes.
+    """
+    bn = _across(columns, 16, 32, 48, 64, 96)
+    if _warps((128, bn, 1), rows, columns) * others < WARPS and terms >= 128:
+        return 32, _across(columns, 16, 32, 48), 4
+    return 128, bn, 1
+
+
+def _dw_tile(rows: int, columns: int) -> Tile:
+    """The same for dw, which has pixels for as many parts as are wanted: 128 rows unless they would be padding."""
+    if _tiles(rows, 128) * 128 > 1.5 * _tiles(rows, 32) * 32:
+        return 32, _across(columns, 16, 32, 48), 4
+    return 128, _across(columns, 16, 32, 48, 64, 96), 1
+
+
+def _across(columns: int, *sizes: int) -> int:
+    return min(sizes, key=lambda bn: _tiles(columns, bn) * (bn + 64))
+
+
+def _warps(tile: Tile, rows: int, columns: int) -> int:
+    """All warps of the blocks that make a result: each makes 32 rows of it, and up to 48 columns."""
+    return _tiles(rows, tile[0]) * _tiles(columns, tile[1]) * _threads(tile) // 32
+
+
+def _threads(tile: Tile) -> int:
+    bm, bn, shares = tile
+    return bm * (2 if bn > 48 else 1) * shares
+
+
+def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
+    bm, bn, shares = tile
+    grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
+    options = (f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}")
+    launch("conv.cu", kernel, grid, *args, options=options)
+
+
+def _countable(d: tuple[int, ...], ldx: int, ldy: int) -> None:
+    """Raises ValueError for arrays whose offsets, padding included, the kernels' ints could not hold."""
+    n, h, w, _, oh, ow = d[:6]
+    top, bottom, left, right = d[12:]
+    most = max(n * h * w * ldx, n * oh * ow * ldy, (h + top + bottom) * (w + left + right) * max(ldx, ldy))
+    if most >= 2**31 - 4096:
+        raise ValueError(f"CUDA kernels: got {most} elements, wanted fewer than 2^31; use a smaller batch")
 
 
 def _vec(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:

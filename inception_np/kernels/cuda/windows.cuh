@@ -1,0 +1,106 @@
+// The factors of the matrix products of conv.cu: where each of their numbers lies, and which of them are zeros.
+//
+// A factor has lines (rows of the left one, columns of the right one) and terms, which the sum runs over. The number at
+// (line, term) is from[offset] of the two, or zero where both are hidden by a common bit. So all that is to be known
+// of a window is worked out once for each line and once for each term, and finding a number takes three instructions.
+#pragma once
+
+struct Line { const float* from; unsigned hidden; };
+struct Term { int offset; unsigned hidden; };
+
+// Bits: taps of height 0 to 14, taps of width 16 to 30. A pixel hides those of its taps that fall beside the image;
+// a tap hides its own two. What does not exist hides all, and whatever exists hides at least one bit.
+constexpr unsigned ALL = ~0u, EXISTS = 1u << 15;
+struct Place { long long offset; unsigned hidden; };
+
+// Along one side of a plane: tap r of the window at position i is at pixel origin + i * stride + r * step of `size`.
+struct Axis {
+  int size, positions, origin, stride, taps, step;
+  __device__ __forceinline__ unsigned beside(int at) const {
+    unsigned bits = 0;
+#pragma unroll 1
+    for (int r = 0; r < taps; r++, at += step)
+      if (!inside(at, size)) bits |= 1u << r;
+    return bits;
+  }
+};
+
+// Windows of an array: pixel (n, i, j) by tap and channel (r, s, c). For 3x3 windows with stride 2 and padding 1,
+// pixel (n, 0, 5) has its corner at (-1, 9): offset ((n * H - 1) * W + 9) * ld, hidden: tap 0 of height. Tap (r, s) of
+// channel c adds (r * W + s) * ld + c. With r = 0 they share a hidden bit: a zero.
+struct Windows {
+  const float* data;  // the first channel of the group
+  int ld, channels, pixels, depth;  // depth: taps * channels
+  Axis h, w;
+  __device__ __forceinline__ Place pixel(unsigned m) const {
+    if (m >= pixels) return {0, ALL};
+    const int n = m / w.positions / h.positions, i = m / w.positions % h.positions, j = m % w.positions;
+    const int y = h.origin + i * h.stride, x = w.origin + j * w.stride;
+    return {(((long long)n * h.size + y) * w.size + x) * ld, EXISTS | h.beside(y) | w.beside(x) << 16};
+  }
+  __device__ __forceinline__ Place tap(unsigned k) const {
+    if (k >= depth) return {0, ALL};
+    const int r = k / channels / w.taps, s = k / channels % w.taps, c = k % channels;
+    return {(r * h.step * w.size + s * w.step) * ld + c, 1u << r | 1u << (16 + s)};
+  }
+};
+struct WindowRows : Windows {  // a line per pixel
+  __device__ __forceinline__ Line line(int m) const {
+    const Place p = pixel(m);
+    return {data + p.offset, p.hidden};
+  }
+  __device__ __forceinline__ Term term(int k) const {
+    const Place p = tap(k);
+    return {(int)p.offset, p.hidden};
+  }
+};
+struct WindowColumns : Windows {  // the same matrix lying on its side: a line per weight
+  __device__ __forceinline__ Line line(int i) const {
+    const Place p = tap(i);
+    return {data + p.offset, p.hidden};
+  }
+  __device__ __forceinline__ Term term(int m) const {
+    const Place p = pixel(m);
+    return {(int)p.offset, p.hidden};
+  }
+};
+
+// A plain matrix: row k is term k, `columns` wide, `ld` floats from one to the next.
+struct Matrix {
+  const float* data;
+  int ld, columns, terms;
+  __device__ __forceinline__ Line line(int i) const { return {data + i, i < columns ? 1 : ALL}; }
+  __device__ __forceinline__ Term term(int k) const { return k < terms ? Term{k * ld, 2} : Term{0, ALL}; }
+};
+
+// With stride s, pixels whose distances to the padding's edge leave the same remainder by s are seen through the same
+// taps: first, first + step, ... For one remainder the sum over taps is dense, so each remainder has its own blocks.
+// Taps 0, 1, 2 with stride 2 and padding 1: even pixels are seen through tap 1 only, odd ones through taps 0 and 2.
+struct Taps {
+  int first, step, count, shift;  // shift: by how many positions the window moves from one such tap to the next
+  __device__ __forceinline__ Taps(int remainder, int kernel, int stride, int dilation) : first(0), step(1), count(0) {
+    while (first < kernel && (remainder - first * dilation) % stride != 0) first++;
+    while (step * dilation % stride != 0) step++;
+    if (first < kernel) count = (kernel - 1 - first) / step + 1;
+    shift = step * dilation / stride;
+  }
+};
+
+// What dy saw of the pixels of one remainder are windows of dy, whose taps go backwards. at: the first such pixel,
+// counted from the padding's edge.
+__device__ __forceinline__ Axis viewers(const Taps& taps, int at, int pixels, int positions, int stride, int dilation) {
+  return {positions, pixels, (at - taps.first * dilation) / stride, 1, taps.count, -taps.shift};
+}
+
+// The weights for those taps: a line per input channel, terms (tap, tap, o).
+struct Weights {
+  const float* data;
+  int kw, in, out, channels, depth;  // channels: of dy, in this group; out: of all groups
+  Taps ry, rx;
+  __device__ __forceinline__ Line line(int c) const { return {data + (long long)c * out, c < in ? 1 : ALL}; }
+  __device__ __forceinline__ Term term(unsigned k) const {
+    if (k >= depth) return {0, ALL};
+    const int r = ry.first + k / channels / rx.count * ry.step, s = rx.first + k / channels % rx.count * rx.step;
+    return {(r * kw + s) * in * out + k % channels, 2};
+  }
+};
