@@ -11,7 +11,7 @@ ARCHITECTURES = (75, 80, 89, 90)
 TENSOR_CORES = {"conv.cu"}  # TF32 came with 80
 WINDOWS = [*launch.KNOWN, ((5, 5), (3, 3))]
 VARIANTS = [launch.variant(vec, *window) for vec in (1, 2, 4) for window in WINDOWS]
-TILES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(32, bn, 4) for bn in (16, 32, 48)]
+TILES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(64, bn, 2) for bn in (16, 32, 48, 64)]
 SHAPES = [(f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}") for bm, bn, shares in TILES]
 OPTIONS = {
     "conv.cu": [(f"-DVEC={vec}", *shape) for vec in (1, 2, 4) for shape in SHAPES],
@@ -28,7 +28,7 @@ def budget(source, options):
     if source != "conv.cu":
         return USUAL_BUDGET
     vec, *shape = options
-    large = (shape[:2] == ["-DBM=32", "-DBN=48"]) + (vec != "-DVEC=4")
+    large = (shape[:2] == ["-DBM=64", "-DBN=48"]) + (vec != "-DVEC=4")
     return (128, 168, 255)[large]
 
 

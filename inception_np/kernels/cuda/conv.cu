@@ -25,7 +25,7 @@
 // Where a result is too small to keep the GPU busy, SHARES groups of such warps make the same tile, each of its own
 // share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
 //
-// Given when this is compiled: BM (128, or 32 with 4 shares), BN (16, 32, 48, 64 or 96), SHARES, and VEC (4, 2 or 1), how
+// Given when this is compiled: BM (128, or 64 with 2 shares), BN (16, 32, 48, 64, or 96 unshared), SHARES, and VEC (4, 2 or 1), how
 // many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
@@ -34,7 +34,7 @@
 constexpr int BK = 16, TERMS = 256 / SHARES;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
 constexpr int THREADS = 32 * DOWN * ACROSS;  // of a share
-constexpr int LARGE = (BM == 32 && BN == 48) + (VEC < 4);  // how many things ask for more registers
+constexpr int LARGE = (BM == 64 && BN == 48) + (VEC < 4);  // how many things ask for more registers
 constexpr int WARPS = LARGE == 2 ? 8 : LARGE ? 12 : 16;    // of one multiprocessor: their registers must do
 
 // This thread among those of its share, and the share.
@@ -273,42 +273,45 @@ __device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
 }
 
 // The mean of this tile's `count` real rows in every column, and the sum of squares about it: part[0][column] and
-// part[1][column], `pitch` floats apart. scratch: DOWN * BN floats that no thread uses any more.
+// part[1][column], `pitch` floats apart. What is summed is each number less that of the tile's first row, which is near
+// the mean. scratch: (1 + 2 * DOWN) * BN floats that no thread uses any more.
 template <class A, class B>
 __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], int count, int columns, float* scratch,
                                                float* part, int pitch) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
-  float mean[STRIPS][2] = {};
-  for (int pass = 0; pass < 2; pass++) {
-    __syncthreads();
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32, down = warp / ACROSS;
+  float *near = scratch, *totals = scratch + BN, *squares = totals + DOWN * BN;
+  auto place = [&](int j, int p) { return warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p); };
+  __syncthreads();
+  if (down == 0 && g == 0)
 #pragma unroll
     for (int j = 0; j < STRIPS; j++)
 #pragma unroll
-      for (int p = 0; p < 2; p++) {
-        float total = 0;
+      for (int p = 0; p < 2; p++) near[place(j, p)] = sum[0][j][p];
+  __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 4; i++) {  // this thread's four rows of the column
-          const float delta = sum[i / 2][j][i % 2 * 2 + p] - mean[j][p];
-          if (warp / ACROSS * 32 + A::own(i, g) < count) total += pass ? delta * delta : delta;
-        }
-        for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(0xffffffffu, total, o);
-        if (g == 0) scratch[warp / ACROSS * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)] = total;
+  for (int j = 0; j < STRIPS; j++)
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+      const float first = near[place(j, p)];
+      float total = 0, square = 0;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {  // this thread's four rows of the column
+        const float delta = sum[i / 2][j][i % 2 * 2 + p] - first;
+        if (down * 32 + A::own(i, g) < count) total += delta, square += delta * delta;
       }
-    __syncthreads();
-    if (pass == 0)
-#pragma unroll
-      for (int j = 0; j < STRIPS; j++)
-#pragma unroll
-        for (int p = 0; p < 2; p++) {
-          float total = 0;
-          for (int w = 0; w < DOWN; w++) total += scratch[w * BN + warp % ACROSS * STRIPS * 8 + B::own(j, 2 * t + p)];
-          mean[j][p] = total / count;
-        }
-    for (int c = own_thread(); c < min(BN, columns); c += THREADS) {
-      float total = 0;
-      for (int w = 0; w < DOWN; w++) total += scratch[w * BN + c];
-      part[pass * pitch + c] = pass ? total : total / count;
+      for (int o = 4; o < 32; o *= 2) {
+        total += __shfl_xor_sync(0xffffffffu, total, o);
+        square += __shfl_xor_sync(0xffffffffu, square, o);
+      }
+      if (g == 0) totals[down * BN + place(j, p)] = total, squares[down * BN + place(j, p)] = square;
     }
+  __syncthreads();
+  for (int c = own_thread(); c < min(BN, columns); c += THREADS) {
+    float total = 0, square = 0;
+    for (int w = 0; w < DOWN; w++) total += totals[w * BN + c], square += squares[w * BN + c];
+    square -= total * total / count;
+    part[c] = near[c] + total / count;
+    part[pitch + c] = square < 0 ? 0.f : square;  // rounding; a NaN stays
   }
 }
 
@@ -332,11 +335,13 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   const bool whole = by_fours(y, ldy, out);
   auto start = [&](int m) { return m < pixels ? y + (long long)m * ldy : nullptr; };
   each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) {
+    if (bias)
 #pragma unroll
-    for (int n = 0; n < B::RUN; n++) {
-      if (bias && o + n < out) run[n] += bias[group * out + o + n];
-      run[n] = relu && run[n] <= 0 ? 0.f : run[n];
-    }
+      for (int n = 0; n < B::RUN; n++)
+        if (o + n < out) run[n] += bias[group * out + o + n];
+    if (relu)
+#pragma unroll
+      for (int n = 0; n < B::RUN; n++) run[n] = run[n] <= 0 ? 0.f : run[n];
     write(line + o, run, out - o, whole);
   });
   if (part)

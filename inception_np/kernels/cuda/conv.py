@@ -129,21 +129,19 @@ def _tile(rows: int, columns: int, others: int, terms: int) -> Tile:
     there are enough of them, and whole tiles would be too few for the GPU. others: how many such products the launch
     makes.
     """
-    bn = _across(columns, 16, 32, 48, 64, 96)
-    if _warps((128, bn, 1), rows, columns) * others < WARPS and terms >= 128:
-        return 32, _across(columns, 16, 32, 48), 4
-    return 128, bn, 1
+    whole = 128, _across(columns, 96), 1
+    few = _warps(whole, rows, columns) * others < WARPS
+    return (64, _across(columns, 64), 2) if few and terms >= 128 else whole
 
 
 def _dw_tile(rows: int, columns: int) -> Tile:
     """The same for dw, which has pixels for as many parts as are wanted: 128 rows unless they would be padding."""
-    if _tiles(rows, 128) * 128 > 1.5 * _tiles(rows, 32) * 32:
-        return 32, _across(columns, 16, 32, 48), 4
-    return 128, _across(columns, 16, 32, 48, 64, 96), 1
+    padded = _tiles(rows, 128) * 128 > 1.2 * _tiles(rows, 64) * 64
+    return (64, _across(columns, 64), 2) if padded else (128, _across(columns, 96), 1)
 
 
-def _across(columns: int, *sizes: int) -> int:
-    return min(sizes, key=lambda bn: _tiles(columns, bn) * (bn + 64))
+def _across(columns: int, most: int) -> int:
+    return min((bn for bn in (16, 32, 48, 64, 96) if bn <= most), key=lambda bn: _tiles(columns, bn) * (bn + 64))
 
 
 def _warps(tile: Tile, rows: int, columns: int) -> int:

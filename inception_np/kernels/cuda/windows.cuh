@@ -17,6 +17,11 @@ struct Place { long long offset; unsigned hidden; };
 struct Axis {
   int size, positions, origin, stride, taps, step;
   __device__ __forceinline__ unsigned beside(int at) const {
+    if (step * step == 1) {  // taps first to last - 1 are in the image
+      const int first = min(taps, max(0, step > 0 ? -at : at - size + 1));
+      const int last = max(first, min(taps, step > 0 ? size - at : at + 1));
+      return (1u << taps) - 1 - ((1u << last) - (1u << first));
+    }
     unsigned bits = 0;
 #pragma unroll 1
     for (int r = 0; r < taps; r++, at += step)
