@@ -26,7 +26,7 @@ USUAL_BUDGET = 64
 
 def budget(source, options):
     if source != "conv.cu":
-        return USUAL_BUDGET
+        return 128 if source == "depthwise.cu" else USUAL_BUDGET
     vec, *shape = options
     large = (shape[:2] == ["-DBM=64", "-DBN=48"]) + (vec != "-DVEC=4")
     return (128, 168, 255)[large]
