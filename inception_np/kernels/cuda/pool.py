@@ -79,14 +79,14 @@ def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None):
 
 
 def _outputs(shape: Shape, size: Pair, stride: Pair) -> int:
-    """How many threads make an array (N, OH, OW, C): each several columns of known windows, as in pool.cu."""
+    """In how many places an array (N, OH, OW, C) is made: each is several columns of known windows, as in pool.cu."""
     n, h, w, c = shape
     columns = (4 if stride[1] == 1 else 2) if known(size, stride) else 1
     return n * h * -(-w // columns) * c
 
 
 def _patches(shape: Shape, size: Pair, stride: Pair, pads: Pads) -> int:
-    """How many threads make dx: each a patch of pixels, which begins where a known window does."""
+    """In how many places dx is made: each is a patch of pixels, which begins where a known window does."""
     n, h, w, c = shape
     if not known(size, stride):
         return n * h * w * c
@@ -97,7 +97,7 @@ def _patches(shape: Shape, size: Pair, stride: Pair, pads: Pads) -> int:
 def _launch(
     kernel: str, count: int, size: Pair, stride: Pair, arrays: tuple[Array, ...], counts: tuple[int, ...], *args: Any
 ) -> None:
-    """Launch `count` threads for one channel each, as many at once as the arrays and the counts of the channels and pitches allow."""
+    """Launch a thread for each of `count` places, or fewer for several channels at once, as arrays and counts allow."""
     vec = width(arrays, counts)
     options = variant(vec, size, stride)
     launch("pool.cu", kernel, elements(count, vec), *arrays, *args, options=options)
