@@ -411,9 +411,9 @@ def test_vectors_of_channels_are_taken_where_they_fit(c, where, cupy, monkeypatc
         if c < 50:
             batch_norm(cupy, shape, (seed, True, sliced))
     fits = 1 if where == "beside 3" else 4 if c % 4 == 0 else 2 if c % 2 == 0 else 1
-    assert launch.vectors(fits) in compiled
+    assert launch.variant(fits) in compiled
     if sliced:
-        assert compiled == {launch.vectors(fits), ()}
+        assert compiled == {launch.variant(fits), ()}
 
 
 @pytest.mark.parametrize("channels, widths", [(1, "1"), (3, "1"), (5, "1"), (17, "1"), (6, "12"), (8, "14")])

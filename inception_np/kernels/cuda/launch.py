@@ -148,16 +148,11 @@ def known(size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> bool:
 
 
 @functools.cache
-def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
-    """The options for kernels that take `vec` channels at once, with the window as a constant if it is known."""
+def variant(vec: int, size: Pair = (0, 0), stride: Pair = (0, 0), dilation: Pair = (1, 1)) -> tuple[str, ...]:
+    """The options for kernels that take `vec` channels at once, with a window that is known as a constant."""
     (kh, kw), (sh, sw) = size, stride
     constants = f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}"
     return (f"-DVEC={vec}", *(constants if known(size, stride, dilation) else ()))
-
-
-def vectors(vec: int) -> tuple[str, ...]:
-    """The options that compile a source of vector.cuh for it."""
-    return () if vec == 1 else (f"-DVEC={vec}",)
 
 
 def by_channels(channels: int, rows: int, vec: int) -> Grid:
