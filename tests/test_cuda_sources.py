@@ -17,8 +17,8 @@ OPTIONS = {
     "pool.cu": VARIANTS,
 }
 OPTIONS |= {source: [launch.variant(vec) for vec in (1, 2, 4)] for source in ("batchnorm.cu", "elementwise.cu")}
-# The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128, 3
-# leave 80 (as much as 75 needs to pool; 90 makes do with 64), 4 leave 64.
+# The 65536 registers of a multiprocessor are its resident threads': 2 blocks of 256 leave each thread 128,
+# 3 leave 80 (what pools take with compute capability 7.5; with 9.0 they make do with 64), 4 leave 64.
 BUDGET = {"conv.cu": 128, "depthwise.cu": 128, "pool.cu": 80}
 USUAL_BUDGET = 64
 
