@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import backend
+from .kernels.cuda.aside import aside
 from .kernels.cuda.augment import augment, choices
 from .kernels.cuda.philox import DeviceStream, address
 from .layer import Mode, named_buffers, walk
@@ -77,7 +78,7 @@ class CapturedStep:
         self.chosen = cupy.empty((batch_size,), np.int32)
         self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
 
-        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream, self.beside = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.before, self.after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         self.pool = cupy.cuda.MemoryPool()
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
@@ -154,7 +155,8 @@ class CapturedStep:
             loss, dhead = softmax_cross_entropy(head, self.chosen, smoothing=self.smoothing)
             total = total + self.net.aux_weight * loss
             daux[stage] = dhead * self.net.aux_weight
-        self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
+        with aside(self.beside):
+            self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
         self.optimiser.step()
         self.loss += total * len(self.x)
         self.right += (logits.argmax(1) == self.chosen).sum()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import asarray
 from .files import atomic_write
 from .layer import Layer, named_params
 
@@ -52,7 +53,7 @@ def first_filters(layer: Layer, path: Path) -> bool:
 
     False, and no picture, if no weight of the layer reads one or three channels.
     """
-    weights = [np.asarray(p.data) for p in named_params(layer).values() if p.data.ndim == 4]
+    weights = [asarray(p.data, "cpu") for p in named_params(layer).values() if p.data.ndim == 4]
     if not weights or weights[0].shape[2] not in (1, 3):
         return False
     filters = weights[0].transpose(3, 0, 1, 2)

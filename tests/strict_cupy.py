@@ -15,6 +15,7 @@ import contextlib
 import operator
 import sys
 import types
+import weakref
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,14 +40,35 @@ syncs = {"count": 0}
 class Tape:
     """What a stream in capture has been asked to do, to be done again at each launch of the graph.
 
-    A launch first fills every array that was made in the capture with NaN bytes, as if others had used its memory.
+    A launch first fills every array that was made in the capture with NaN bytes, as if others had used its memory, and
+    does so again where the last reference to it went. What was put into another stream than the captured one is done
+    as late as it may be: when the captured one waits for it.
     """
 
     recording: "Tape | None" = None
 
-    def __init__(self) -> None:
+    def __init__(self, stream: "Stream") -> None:
+        self.stream = stream
         self.actions: list[Any] = []
+        self.late: list[Any] = []
         self.made: list[np.ndarray] = []
+
+    def note(self, action: Any, stream: "Stream | None" = None) -> None:
+        """To be done at every launch: in its turn, or for another stream than the captured one, later."""
+        if (stream or Stream.current) is self.stream:
+            self.actions.append(action)
+        else:
+            self.actions.append(lambda: self.late.append(action))
+
+    def catch_up(self) -> None:
+        while self.late:
+            self.late.pop(0)()
+
+    def watch(self, array: "ndarray") -> None:
+        """An array was made in the capture: its memory is anybody's after its last reference."""
+        a, stream = array._a, Stream.current
+        self.made.append(a)
+        weakref.finalize(array, lambda: self.note(lambda: poison(a), stream) if Tape.recording is self else None)
 
     def launch(self) -> None:
         assert Tape.recording is None, "a graph was launched during a capture"
@@ -59,6 +81,7 @@ class Tape:
             poison(a)
         for action in self.actions:
             action()
+        assert not self.late, "the captured stream never waited for another one"
 
 
 def waits(what: str) -> None:
@@ -72,7 +95,7 @@ def waits(what: str) -> None:
 def change(action: Any) -> None:
     """Do what changes an array now, or, in a capture, at every launch of the graph and not now."""
     if Tape.recording:
-        Tape.recording.actions.append(action)
+        Tape.recording.note(action)
     else:
         Stream.current.begin()
         action()
@@ -86,9 +109,9 @@ def make(compute: Any, source: "ndarray | None" = None) -> Any:
         result = wrap(compute(), source)
     if Tape.recording and isinstance(result, ndarray) and result._base is None:
         a = result._a
-        Tape.recording.actions.append(lambda: np.copyto(a, compute()))
+        Tape.recording.note(lambda: np.copyto(a, compute()))
         if a.base is None:
-            Tape.recording.made.append(a)
+            Tape.recording.watch(result)
     return result
 
 
@@ -280,9 +303,10 @@ def poison(a: np.ndarray) -> None:
 def empty(shape: Any, dtype: Any = np.float64) -> ndarray:
     a = np.empty(shape, dtype)
     poison(a)
+    array = ndarray(a)
     if Tape.recording:
-        Tape.recording.made.append(a)
-    return ndarray(a)
+        Tape.recording.watch(array)
+    return array
 
 
 class Stream:
@@ -322,12 +346,16 @@ class Stream:
             self.pending.pop(0)()
 
     def wait_event(self, event: "Event") -> None:
+        if Tape.recording:
+            if self is Tape.recording.stream:
+                Tape.recording.actions.append(Tape.recording.catch_up)
+            return
         event.stream.flush()
         self.seen = max(self.seen, event.seen)
 
     def begin_capture(self, mode: Any) -> None:
         self.flush()
-        Tape.recording = Tape()
+        Tape.recording = Tape(self)
 
     def end_capture(self) -> Tape:
         tape, Tape.recording = Tape.recording, None
@@ -379,6 +407,7 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
         runtime=runtime,
         Stream=Stream,
         Event=Event,
+        get_current_stream=lambda: Stream.current,
         MemoryPool=lambda: types.SimpleNamespace(malloc=None),
         using_allocator=lambda allocator: contextlib.nullcontext(),
     )

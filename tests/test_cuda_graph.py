@@ -1,7 +1,9 @@
 """The captured training step: a launch does what the step does eagerly, bit for bit, with new images, crops, masks and
 learning rates each time. On the CPU the graph is a tape (strict_cupy); `pytest -m gpu` captures a real one."""
 
+import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import host_cuda
 import numpy as np
@@ -11,7 +13,7 @@ import strict_cupy
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, data, fits, train
 from inception_np.cuda_graph import CapturedStep
-from inception_np.kernels.cuda import launch
+from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.random import stream
@@ -159,6 +161,62 @@ def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
             np.testing.assert_array_equal(a, b)
 
 
+@on_host
+@pytest.mark.parametrize("fault", ["nobody waits", "nothing is held", "dy is overwritten"])
+def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
+    """They have a stream beside the step's. The stand-in runs it as late as it may, and forgets what nobody holds."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    host_cuda.on_host(monkeypatch)
+    cupy = strict_cupy.pretend(monkeypatch)
+    wanted, *_ = eager("sgd", "cuda", 2)
+    if fault == "nobody waits":
+        monkeypatch.setattr(cupy.cuda, "Event", lambda **_: SimpleNamespace(record=lambda stream: None))
+        monkeypatch.setattr(strict_cupy.Stream, "wait_event", lambda self, event: None)
+    elif fault == "nothing is held":
+        monkeypatch.setattr(conv, "beside", lambda *arrays: aside.beside())
+    else:
+        beside = aside.beside
+
+        @contextlib.contextmanager
+        def careless(x, dy):
+            with beside(x, dy):
+                yield
+            dy *= 2
+
+        monkeypatch.setattr(conv, "beside", careless)
+    with pytest.raises(AssertionError):
+        got, *_ = captured("sgd", 2)
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ip.list_models("*_cifar"))
+def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatch):
+    """Whatever a layer keeps, shares or overwrites: launches beside others read what they should."""
+    weights = []
+    for capture in (False, True):
+        net = ip.create_model(name, width=1 / 32, num_classes=3, seed=1, device="cuda")
+        rng = np.random.default_rng(0)
+        pictures, classes = rng.integers(0, 256, (3, 32, 32, 3), np.uint8), rng.integers(0, 3, 3)
+        optimiser = optimisers(net, "sgd")
+        if capture:
+            step = CapturedStep(net, optimiser, pictures, classes, 2, mean=MEAN, std=STD, pad=2)
+        for i in range(2):
+            index = np.arange(2) + i
+            if capture:
+                step(index, crops=None, dropout=stream(0, "dropout", i))
+                continue
+            x = backend.asarray(data.normalise(pictures[index], MEAN, STD), "cuda")
+            y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
+            _, dy = train.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
+            net.backward(dy, x, cache, into=False)
+            optimiser.step()
+        weights.append(backend.asarray(vectors(net)[0], "cpu"))
+    np.testing.assert_array_equal(*weights)
+
+
 def test_three_runs_give_the_same_bits(cupy):
     first, *others = (captured("sgd", 2)[0] for _ in range(3))
     for other in others:
@@ -169,7 +227,7 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured(cupy, monkeypatch):
     net = move(small_network(), "cuda")
     forward = net.forward
     monkeypatch.setattr(net, "forward", lambda x, mode: (float(x.sum()), forward(x, mode))[1])
-    with pytest.raises(Exception, match=r"(?i)capture"):
+    with pytest.raises(Exception, match=r"(?i)captur"):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
     if hasattr(cupy, "zeros") and cupy.ndarray is strict_cupy.ndarray:
         assert strict_cupy.Tape.recording is None, "the stream was left in capture"
@@ -245,7 +303,6 @@ def trained(folder, device, monkeypatch, steps=None):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
     monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
     options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device)
     if steps:

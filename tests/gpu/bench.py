@@ -149,7 +149,7 @@ def eager_graph(name, batch):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step(0)
-    return lambda i: graph.replay()
+    return lambda i, step=step: graph.replay()  # the graph reads the images that `step` holds
 
 
 def compiled(name, batch):

@@ -61,11 +61,12 @@ def function(library: ctypes.CDLL, name: str, greedy: bool) -> Any:
 
     def run(blocks: tuple, threads: tuple, arguments: tuple) -> None:
         kept = [_value(a) for a in arguments]
+        memory = [a._a for a in arguments if isinstance(a, strict_cupy.ndarray)]
         pointers = (ctypes.c_void_p * len(kept))(*(k.ctypes.data for k in kept))
         three = [(ctypes.c_uint * 3)(*t, *[1] * (3 - len(t))) for t in (blocks, threads)]
 
         def act() -> None:
-            assert kept and arguments  # alive as long as a graph may launch this again
+            assert kept and memory is not None  # alive as long as a graph may launch this again
             library.set_greedy(int(greedy))
             kernel(*three, pointers)
             assert not library.misaligned(), f"{name}: an address is not a multiple of what is read or written there"

@@ -8,6 +8,7 @@ from math import gcd
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
+from .aside import beside
 from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import address, launch, result, rows, window
@@ -82,11 +83,12 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     parts = max(1, min(BUSY // (tiles * _tiles(o // groups, 64) * groups), pixels // 256))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
-    part = empty((parts, dw.size), dw.dtype, dw)
-    args = (x, dy, part, d, o, groups, ldx, lddy, share)
     vec = _vec((x, dy), (ldx, per_group, lddy, o // groups))
-    _launch("conv2d_dw", tiles, o // groups, groups * parts, vec, args)
-    sum_parts(part, dw)
+    with beside(x, dy):
+        part = empty((parts, dw.size), dw.dtype, dw)
+        args = (x, dy, part, d, o, groups, ldx, lddy, share)
+        _launch("conv2d_dw", tiles, o // groups, groups * parts, vec, args)
+        sum_parts(part, dw)
 
 
 def linear(x: Array, w: Array, bias: Array | None, out: Array | None):

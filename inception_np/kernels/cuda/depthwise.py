@@ -2,6 +2,7 @@
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
+from .aside import beside
 from .elementwise import sum_parts
 from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
 
@@ -39,9 +40,10 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     vec, columns, options = _variant((x, dy), dw, stride, dilation, (ldx, lddy), most)
     elements(dy.size)  # may they be counted in ints?
     grid, parts = reduction(c * m // vec, pixels, 1 if columns > 1 else kh * kw)
-    part = empty((parts, dw.size), dw.dtype, dw)
-    launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
-    sum_parts(part, dw)
+    with beside(x, dy):
+        part = empty((parts, dw.size), dw.dtype, dw)
+        launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
+        sum_parts(part, dw)
 
 
 def _variant(
