@@ -414,9 +414,9 @@ def test_vectors_of_channels_are_taken_where_they_fit(c, where, cupy, monkeypatc
         if c < 50:
             batch_norm(cupy, shape, (seed, True, sliced))
     fits = 1 if where == "beside 3" else 4 if c % 4 == 0 else 2 if c % 2 == 0 else 1
-    assert launch.vectors(fits) in compiled
+    assert launch.variant(fits) in compiled
     if sliced:
-        assert compiled == {launch.vectors(fits), ()}
+        assert compiled == {launch.variant(fits), ()}
 
 
 @pytest.mark.parametrize("channels, widths", [(1, "1"), (3, "1"), (5, "1"), (17, "1"), (6, "12"), (8, "14")])
@@ -600,23 +600,28 @@ def test_networks_run_on_the_kernels(name, tensor_cores, cupy, monkeypatch):
 
 FAULTS = {
     max_pool: [
-        ("pool.cu", "!(v.at[j] <= best.at[j])", "!(v.at[j] < best.at[j])"),  # the last of equals wins
-        ("pool.cu", "!(v.at[j] <= best.at[j])", "v.at[j] > best.at[j]"),  # NaN is hidden
-        ("pool.cu", " && best.at[j] == best.at[j]", ""),  # NaN is beaten
-        ("pool.cu", "max(0, -left)", "0"),  # padding wins a plane of minus infinities
-        ("pool.cu", "inside(left + s, d.W)", "inside(left + s, d.W + 1)"),  # the next row's pixels
+        ("pool.cu", "!(v[j] <= best[p][j])", "!(v[j] < best[p][j])"),  # the last of equals wins
+        ("pool.cu", "!(v[j] <= best[p][j])", "v[j] > best[p][j]"),  # NaN is hidden
+        ("pool.cu", " && best[p][j] == best[p][j]", ""),  # NaN is beaten
+        ("pool.cu", "max(0, -left - p * d.sw)", "0"),  # padding wins a plane of minus infinities
+        ("pool.cu", "inside(left + q, d.W)", "inside(left + q, d.W - 1)"),  # an edge is lost
         ("pool.cu", "real ? r * d.kw + s : -1", "real ? s * d.kh + r : -1"),
         ("pool.cu", "real ? r * d.kw + s : -1", "r * d.kw + s"),  # a window that is not there has a winner
-        ("pool.cu", "at.pixel, ldy)", "at.pixel, d.C)"),
+        ("pool.cu", "first + p, ldy)", "first + p, d.C)"),
+        ("pool.cu", "if (at.w * COLUMNS + p < d.OW)", "if (at.w * COLUMNS + p < d.OW - 1)"),
+        ("pool.cu", "KNOWN ? padding / stride * stride : padding", "padding"),  # patches that begin within a stride
+        ("pool.cu", "- more * stride, more", ", more"),
+        ("pool.cu", "inside(h - d.top + y, d.H)", "inside(h - d.top + y, d.H - 1)"),
         ("common.cuh", "pixel - row * W", "pixel - row * H"),
         ("common.cuh", "load<n>(to)", "Pack<T, n>()"),  # dx is not added
         ("common.cuh", "d.sh = SH", "d.sh = SH + 1"),  # which windows are known?
     ],
     avg_pool: [
-        ("pool.cu", "include_pad ? d.H + d.bottom : d.H", "d.H"),
+        ("pool.cu", "include_pad ? size + after : size", "size"),
         ("pool.cu", "(int)(at % stride)", "0"),
-        ("pool.cu", "(taps + stride - 1) / stride", "taps / stride"),
-        ("pool.cu", "? whole :", "? 1.f :"),
+        ("pool.cu", "(taps - 1) / stride + 1", "(taps - 1) / stride"),
+        ("pool.cu", "of_row * (KNOWN", "(KNOWN"),
+        ("pool.cu", "inside(q - p * d.sw, d.kw)", "inside(q - p, d.kw)"),
         ("pool.cu", "last - j * d.OW - k", "last - j * d.OW"),
     ],
     global_avg_pool: [("pool.cu", "/= HW;", "/= HW + 1;"), ("pool.cu", "1.f / HW", "1.f")],

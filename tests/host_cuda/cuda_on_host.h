@@ -107,6 +107,7 @@ template <class T> static inline T __shfl_xor_sync(unsigned, T v, int o) {
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return (unsigned __int128)a * b >> 64;
 }
+static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
 

@@ -39,9 +39,9 @@ extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __r
 //
 // In one pass: what is summed is mean_p less the first part's mean, which is near all others. per_row: 1 / rows.
 // With them, rstd = 1 / sqrt(var + eps).
-extern "C" __global__ void moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var,
-                                        float* __restrict__ rstd, float eps, int rows, float per_row, int C, int share,
-                                        int parts) {
+extern "C" __global__ void __launch_bounds__(JOINING, 1)
+    moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var, float* __restrict__ rstd,
+                 float eps, int rows, float per_row, int C, int share, int parts) {
   __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   const float near = c < C ? part[c] : 0.f, n_last = rows - (parts - 1) * share;
@@ -73,7 +73,8 @@ extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, f
   rstd[c] = rsqrtf(var[c] + eps);
 }
 
-// What a thread keeps of its channels, asked for after its first row and before that has come: y = scale * (x - mean) + beta with scale = gamma * rstd.
+// What a thread keeps of its channels: y = scale * (x - mean) + beta with scale = gamma * rstd. It is asked for after the
+// thread's first row, and before that has come.
 struct Channels {
   Floats mean, scale, beta;
   __device__ __forceinline__ Channels(const float* means, const float* rstd, const float* gamma, const float* betas, int c)
@@ -140,12 +141,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 // launched again with another one; and terms[0] and terms[1] are made, the coefficients of
 //
 //   dx = scale * dy - terms[0] * (x - mean) - terms[1]        terms[0] = scale * rstd * <dy * xhat>    terms[1] = scale * <dy>
-extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const float* __restrict__ mean,
-                                           const float* __restrict__ var, const float* __restrict__ rstd,
-                                           const float* __restrict__ gamma, float* __restrict__ dgamma, float* __restrict__ dbeta,
-                                           float* __restrict__ terms, float* __restrict__ mean_average,
-                                           float* __restrict__ var_average, const float* __restrict__ decay, float per_row,
-                                           int C, int parts) {
+extern "C" __global__ void __launch_bounds__(JOINING, 1)
+    batch_norm_join(const float* __restrict__ part, const float* __restrict__ mean, const float* __restrict__ var,
+                    const float* __restrict__ rstd, const float* __restrict__ gamma, float* __restrict__ dgamma,
+                    float* __restrict__ dbeta, float* __restrict__ terms, float* __restrict__ mean_average,
+                    float* __restrict__ var_average, const float* __restrict__ decay, float per_row, int C, int parts) {
   __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   const bool last = threadIdx.y == 0 && c < C;  // this thread writes; what it needs for that it asks for now
@@ -172,10 +172,10 @@ extern "C" __global__ void batch_norm_join(const float* __restrict__ part, const
 }
 
 // dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.
-extern "C" __global__ void batch_norm_dx(const float* __restrict__ dy, const float* x, const float* __restrict__ mean,
-                                         const float* __restrict__ rstd, const float* __restrict__ gamma,
-                                         const float* __restrict__ beta, const float* __restrict__ terms, float* dx, int rows,
-                                         int C, int lddy, int ldx, int lddx, int relu) {
+extern "C" __global__ void __launch_bounds__(256, 5)
+    batch_norm_dx(const float* __restrict__ dy, const float* x, const float* __restrict__ mean,
+                  const float* __restrict__ rstd, const float* __restrict__ gamma, const float* __restrict__ beta,
+                  const float* __restrict__ terms, float* dx, int rows, int C, int lddy, int ldx, int lddx, int relu) {
   const int c = first_channel();
   int r = first_row();
   if (c >= C || r >= rows) return;

@@ -1,7 +1,7 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
 from ...backend import Array, empty
-from .launch import by_channels, elements, joining, launch, one_number, result, rows, summing, vectors, width
+from .launch import by_channels, elements, joining, launch, one_number, result, rows, summing, variant, width
 
 
 def statistics(x: Array, eps: float):
@@ -14,7 +14,7 @@ def statistics(x: Array, eps: float):
     parts = -(-count // share)
     part = empty((parts, 2, c), x.dtype, x)
     grid = (across, parts), threads
-    launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=vectors(vec))
+    launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=variant(vec))
     return join_moments(part, count, share, eps)
 
 
@@ -42,7 +42,7 @@ def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Ar
     values = (x, mean, rstd, gamma, beta, y)
     vec = width(values, (c, ldx, ldy))
     grid = by_channels(c, count, vec)
-    launch("batchnorm.cu", "batch_norm", grid, *values, count, c, ldx, ldy, relu, options=vectors(vec))
+    launch("batchnorm.cu", "batch_norm", grid, *values, count, c, ldx, ldy, relu, options=variant(vec))
     return y
 
 
@@ -69,7 +69,7 @@ def batch_norm_backward(
     vec = width((*values, dx), (c, lddy, ldx, lddx))
     grid, parts = summing(c, count, vec)
     part = empty((parts, 2, c), x.dtype, x)
-    launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=vectors(vec))
+    launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=variant(vec))
     terms, *moved = None, None, None, None
     if averages is not None:
         terms = empty((2, c), x.dtype, x)
@@ -77,5 +77,5 @@ def batch_norm_backward(
     args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, 1 / count, c, parts)
     launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
     grid = by_channels(c, count, vec)
-    launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=vectors(vec))
+    launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=variant(vec))
     return dx

@@ -61,7 +61,8 @@ extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restri
 
 // into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
 // blockDim.y-th part.
-extern "C" __global__ void sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
+extern "C" __global__ void __launch_bounds__(JOINING, 1)
+    sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
   __shared__ double scratch[JOINING];
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const bool last = threadIdx.y == 0 && i < count;

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...backend import Array, empty
-from .launch import by_channels, joining, launch, pitch, result, rows, summing, vectors, width
+from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
 
 
 def relu(x: Array, out: Array | None):
@@ -48,7 +48,7 @@ def _launch(kernel: str, arrays: tuple[Array | None, ...], pitches: tuple[int, .
         count, c, pitches = 1, size, (size,) * len(pitches)
     vec = width(arrays, (c, *pitches))
     args = (*arrays, count, c, *pitches, *numbers)
-    launch("elementwise.cu", kernel, by_channels(c, count, vec), *args, options=vectors(vec))
+    launch("elementwise.cu", kernel, by_channels(c, count, vec), *args, options=variant(vec))
 
 
 def sum_rows(dy: Array, into: Array):
@@ -58,7 +58,7 @@ def sum_rows(dy: Array, into: Array):
     vec = width((dy,), (c, lddy))
     grid, parts = summing(c, count, vec)
     part = empty((parts, c), dy.dtype, dy)
-    launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=vectors(vec))
+    launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=variant(vec))
     sum_parts(part, into)
 
 

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 BLOCK = 256  # threads of a block, unless a kernel has reasons for another number
 LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
 BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
-SUMMING, PARTS = 512, 264  # threads of a block that sums rows, and how many such blocks
+SUMMING, PARTS = 512, 256  # threads of a block that sums rows, and how many such blocks
 RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
@@ -148,16 +148,11 @@ def known(size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> bool:
 
 
 @functools.cache
-def variant(vec: int, size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> tuple[str, ...]:
-    """The options for kernels that take `vec` channels at once, with the window as a constant if it is known."""
+def variant(vec: int, size: Pair = (0, 0), stride: Pair = (0, 0), dilation: Pair = (1, 1)) -> tuple[str, ...]:
+    """The options for kernels that take `vec` channels at once, with a window that is known as a constant."""
     (kh, kw), (sh, sw) = size, stride
     constants = f"-DKH={kh}", f"-DKW={kw}", f"-DSH={sh}", f"-DSW={sw}"
     return (f"-DVEC={vec}", *(constants if known(size, stride, dilation) else ()))
-
-
-def vectors(vec: int) -> tuple[str, ...]:
-    """The options that compile a source of vector.cuh for it."""
-    return () if vec == 1 else (f"-DVEC={vec}",)
 
 
 def by_channels(channels: int, rows: int, vec: int) -> Grid:

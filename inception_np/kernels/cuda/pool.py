@@ -4,7 +4,7 @@ from typing import Any
 
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair
-from .launch import elements, launch, result, rows, variant, width, window
+from .launch import elements, known, launch, result, rows, variant, width, window
 
 PLANE = (0, 0)  # where the window is the whole plane: a size and a stride that no kernel knows
 
@@ -15,7 +15,9 @@ def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: 
     y, ldy = result(out, shape, x)
     winners = empty(shape, "uint8", x)
     d = window(x.shape, out_hw, size, stride, pads)
-    _launch("max_pool", y.size, size, stride, (x, y, winners), (shape[3], ldx, ldy), d, ldx, ldy)
+    _launch(
+        "max_pool", _outputs(y.shape, size, stride), size, stride, (x, y, winners), (shape[3], ldx, ldy), d, ldx, ldy
+    )
     return y, winners
 
 
@@ -24,7 +26,18 @@ def max_pool_dx(dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: P
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
     arrays, counts = (dy, winners, dx), (x_shape[3], lddy, lddx)
-    _launch("max_pool_dx", dx.size, size, stride, arrays, counts, d, lddy, lddx, add is not None)
+    _launch(
+        "max_pool_dx",
+        _patches(dx.shape, size, stride, pads),
+        size,
+        stride,
+        arrays,
+        counts,
+        d,
+        lddy,
+        lddx,
+        add is not None,
+    )
     return dx
 
 
@@ -33,7 +46,7 @@ def avg_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count
     y, ldy = result(out, (len(x), *out_hw, x.shape[3]), x)
     d = window(x.shape, out_hw, size, stride, pads)
     counts = (x.shape[3], ldx, ldy)
-    _launch("avg_pool", y.size, size, stride, (x, y), counts, d, ldx, ldy, count_include_pad)
+    _launch("avg_pool", _outputs(y.shape, size, stride), size, stride, (x, y), counts, d, ldx, ldy, count_include_pad)
     return y
 
 
@@ -44,7 +57,7 @@ def avg_pool_dx(
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
     counts, last = (x_shape[3], lddy, lddx), (count_include_pad, add is not None)
-    _launch("avg_pool_dx", dx.size, size, stride, (dy, dx), counts, d, lddy, lddx, *last)
+    _launch("avg_pool_dx", _patches(dx.shape, size, stride, pads), size, stride, (dy, dx), counts, d, lddy, lddx, *last)
     return dx
 
 
@@ -65,10 +78,26 @@ def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None):
     return dx
 
 
+def _outputs(shape: Shape, size: Pair, stride: Pair) -> int:
+    """In how many places an array (N, OH, OW, C) is made: each is several columns of known windows, as in pool.cu."""
+    n, h, w, c = shape
+    columns = (4 if stride[1] == 1 else 2) if known(size, stride) else 1
+    return n * h * -(-w // columns) * c
+
+
+def _patches(shape: Shape, size: Pair, stride: Pair, pads: Pads) -> int:
+    """In how many places dx is made: each is a patch of pixels, which begins where a known window does."""
+    n, h, w, c = shape
+    if not known(size, stride):
+        return n * h * w * c
+    (sh, sw), across = stride, 4 if stride[1] == 1 else stride[1]
+    return n * -(-(h + pads[0][0] % sh) // sh) * -(-(w + pads[1][0] % sw) // across) * c
+
+
 def _launch(
     kernel: str, count: int, size: Pair, stride: Pair, arrays: tuple[Array, ...], counts: tuple[int, ...], *args: Any
 ) -> None:
-    """Launch over `count` elements, as many at once as the arrays and the counts of the channels and pitches allow."""
+    """Launch a thread for each of `count` places, or fewer for several channels at once, as arrays and counts allow."""
     vec = width(arrays, counts)
     options = variant(vec, size, stride)
     launch("pool.cu", kernel, elements(count, vec), *arrays, *args, options=options)

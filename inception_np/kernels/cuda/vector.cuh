@@ -13,7 +13,7 @@
 
 using Floats = Pack<float, VEC>;
 __device__ __forceinline__ int first_row() { return blockIdx.y * blockDim.y + threadIdx.y; }
-__device__ __forceinline__ int row_step() { return gridDim.y * blockDim.y; }
+__device__ __forceinline__ unsigned row_step() { return gridDim.y * blockDim.y; }  // signed, loops would be unrolled
 __device__ __forceinline__ int first_channel() { return (blockIdx.x * blockDim.x + threadIdx.x) * VEC; }
 
 // The floats of row r from channel c on.
