@@ -1,7 +1,7 @@
 """A whole training step as one CUDA graph: batch, forward, loss, backward and update are launched together.
 
-A step of a small Inception is some 500 kernels of a few microseconds each, so that launching them from Python takes
-longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
+A step of a small Inception is some 500 to 900 kernels of a few microseconds each, so that launching them from Python
+takes longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
 numbers, hence:
 
     what changes from step to step lies in device memory: which images and crops, the learning rate, batch norm's
@@ -12,7 +12,7 @@ numbers, hence:
     refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
     the step's arrays come from a pool of its own, which lives as long as the graph: nobody else gets their memory
 
-Not run on a device yet; the tests record and launch it on a stand-in whose kernels run on the CPU.
+The tests record and launch it on a stand-in too, whose kernels run on the CPU.
 """
 
 from typing import Any

@@ -102,11 +102,12 @@ def main():
     parser.add_argument("--stages", nargs="+", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--epochs", type=int, default=3, help="of the training stage")
     parser.add_argument("--train", default="", help="more options of the training stage")
+    parser.add_argument("--commit", help="of this tree, where the git folder beside it is that of another")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     visit = Visit(args.output.resolve(), 60 * args.minutes, args.dry_run, args.epochs, args.train)
-    report = {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": commit(), "stages": {}}
+    report = {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": args.commit or commit(), "stages": {}}
     for name in args.stages:
         begun = time.time()
         try:

@@ -1,7 +1,4 @@
-"""What only a device can show. `pytest -m gpu` also runs test_cuda_kernels.py and test_cuda_graph.py on it.
-
-Written without a GPU at hand: not run on a device yet.
-"""
+"""What only a device can show. `pytest -m gpu` also runs test_cuda_kernels.py and test_cuda_graph.py on it."""
 
 import gc
 

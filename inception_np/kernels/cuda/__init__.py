@@ -7,5 +7,5 @@ No kernel uses atomics: every number is made by one thread, and sums over pixels
 a fixed order. The same launch gives the same bits.
 
 The tests compile these sources for the CPU and compare them with the plain kernels (tests/host_cuda), and compile them
-for four GPU architectures by NVRTC. They have not been run on a device yet; tests/gpu/check.py does that in one visit.
+for four GPU architectures by NVRTC. tests/gpu/check.py runs and times them on a device.
 """

@@ -22,11 +22,27 @@
 // for each mma. So a lane's part of a pair of strips, 2 lines by 2 terms, is four numbers: a quad. Shared memory holds
 // quads, 32 of them for each pair of strips and each mma, and a lane reads one at once, ready for the tensor core.
 //
+// Thread 37 in a step of conv2d, with BM = 128, BN = 64 and 256 threads; it is lane (1, 1) of warp 1:
+//   store     rounds what it read a step ago, 16 numbers, and writes them as four quads.
+//   load      looks up terms 4 to 7 of the step after next, (r, s, c) to (r, s, c + 3), and reads them for pixels 17 and
+//             25 of its block: 16 bytes of x each, or zeros beside the image. Of w it reads columns 20 to 23 of terms 4
+//             and 5. (The upper half of the threads reads none of w: its tile is half as large.)
+//   multiply  reads its quads of its warp's 4 strips of rows and 4 strips of columns: 2 + 2 of them are enough for 8 mma,
+//             and that twice.
+//
 // Where a result is too small to keep the GPU busy, SHARES groups of such warps make the same tile, each of its own
 // share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
 //
-// Given when this is compiled: BM (128, or 64 with 2 shares), BN (16, 32, 48, 64, or 96 unshared), SHARES, and VEC (4, 2 or 1), how
-// many floats are read at once: what the channel counts are multiples of.
+// How it came to this: all conv2d of a training step of inception_v3_cifar, batch 256, on an H200 (tests/gpu/gpu.json).
+// What is small is slow by its instructions, of which those before and after the loop were the most:
+//
+//   copied by cp.async; each number's address, and its rounding, at each use    2.17 ms    328 instructions for 16 mma
+//   windows listed once, numbers rounded once, quads                            1.95        72 to 99
+//   two shares where blocks are few                                             1.49
+//   lines worked out once for a block, moments in one pass                      1.27
+//
+// Given when this is compiled: BM (128, or 64 with 2 shares), BN (16, 32, 48, 64, or 96 unshared), SHARES, and VEC (4, 2
+// or 1), how many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"

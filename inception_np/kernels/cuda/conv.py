@@ -4,19 +4,15 @@ They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch 
 of compute capability 8.0 or later.
 """
 
-from math import gcd
-
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
 from .aside import beside
 from .batchnorm import join_moments
 from .elementwise import sum_parts
-from .launch import address, launch, result, rows, window
+from .launch import launch, result, rows, width, window
 
 Tile = tuple[int, int, int]  # rows, columns, shares of the terms
-WARPS = (
-    132 * 12
-)  # that keep a GPU busy: an H200 has 132 multiprocessors, whose registers hold 12 to 16 of these warps each
+WARPS = 132 * 12  # that keep a GPU busy: a multiprocessor's registers hold 12 to 16 of them, and an H200 has 132
 
 
 def conv2d(
@@ -49,7 +45,7 @@ def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
     tile = _tile(pixels, o // groups, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
     part = empty((_tiles(pixels, tile[0]), 2, o), x.dtype, x) if moments else None
     args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
-    vec = _vec((x, w), (ldx, x.shape[3] // groups, o, o // groups))
+    vec = width((x, w), (ldx, x.shape[3] // groups, o, o // groups))
     _launch("conv2d", tile, pixels, o // groups, groups, vec, args)
     return y, part, tile
 
@@ -64,15 +60,15 @@ def conv2d_dx(
     groups: int,
     add: Array | None,
 ):
-    n, h, width, c = x_shape
+    n, h, columns, c = x_shape
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
     _countable(d, lddx, lddy)
-    pixels = n * _tiles(h, stride[0]) * _tiles(width, stride[1])  # of one remainder by the stride
+    pixels = n * _tiles(h, stride[0]) * _tiles(columns, stride[1])  # of one remainder by the stride
     remainders = stride[0] * stride[1]
     args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, add is not None)
-    vec = _vec((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
+    vec = width((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
     depth = w.shape[0] * w.shape[1] * w.shape[3] // groups
     tile = _tile(pixels, c // groups, groups * remainders, depth // remainders)
     _launch("conv2d_dx", tile, pixels, c // groups, groups * remainders, vec, args)
@@ -92,7 +88,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     parts = max(1, min(WARPS // (_warps(tile, weights, o // groups) * groups), pixels // (128 * tile[2])))
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
-    vec = _vec((x, dy), (ldx, per_group, lddy, o // groups))
+    vec = width((x, dy), (ldx, per_group, lddy, o // groups))
     with beside(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
@@ -168,8 +164,3 @@ def _countable(d: tuple[int, ...], ldx: int, ldy: int) -> None:
     most = max(n * h * w * ldx, n * oh * ow * ldy, (h + top + bottom) * (w + left + right) * max(ldx, ldy))
     if most >= 2**31 - 4096:
         raise ValueError(f"CUDA kernels: got {most} elements, wanted fewer than 2^31; use a smaller batch")
-
-
-def _vec(arrays: tuple[Array, ...], counts: tuple[int, ...]) -> int:
-    """How many floats one copy may take, 4, 2 or 1: what all addresses, pitches and channel counts are multiples of."""
-    return gcd(4, *(address(a) // 4 for a in arrays), *counts)
