@@ -48,7 +48,7 @@ class Tape:
     recording: "Tape | None" = None
 
     def __init__(self, stream: "Stream") -> None:
-        self.stream = stream
+        self.stream, self.streams = stream, {stream}  # the one in capture, and those that wait for it
         self.actions: list[Any] = []
         self.late: list[Any] = []
         self.made: list[np.ndarray] = []
@@ -346,9 +346,12 @@ class Stream:
             self.pending.pop(0)()
 
     def wait_event(self, event: "Event") -> None:
-        if Tape.recording:
-            if self is Tape.recording.stream:
-                Tape.recording.actions.append(Tape.recording.catch_up)
+        if (tape := Tape.recording) is not None:
+            if event.stream not in tape.streams:
+                raise RuntimeError("a capture waits for work from outside: cudaErrorStreamCaptureIsolation")
+            tape.streams.add(self)
+            if self is tape.stream:
+                tape.actions.append(tape.catch_up)
             return
         event.stream.flush()
         self.seen = max(self.seen, event.seen)

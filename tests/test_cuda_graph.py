@@ -191,6 +191,17 @@ def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_network_without_convolutions_can_be_captured(cupy):
+    """Nothing runs beside its backward pass, and nothing is waited for there."""
+    trunk = ip.Sequential(norm=ip.BatchNorm(3), gap=ip.GlobalAvgPool2D())
+    net = move(Network(trunk, {}), "cuda")
+    optimiser = optimisers(net, "sgd")
+    step = CapturedStep(net, optimiser, images()[0], images()[1] % 3, 4, mean=MEAN, std=STD, pad=2)
+    before = state(net, optimiser)[0]
+    step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
+    assert (state(net, optimiser)[0] != before).any()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ip.list_models("*_cifar"))
 def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatch):

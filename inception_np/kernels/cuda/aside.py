@@ -22,7 +22,10 @@ _aside: tuple[Any, list[Any]] | None = None  # the stream, and what is held
 
 @contextlib.contextmanager
 def aside(stream: Any) -> Iterator[None]:
-    """Within this block `beside` launches on `stream`; at its end the current stream waits for it."""
+    """Within this block `beside` launches on `stream`; at its end the current stream waits for it.
+
+    (Not for a stream that nothing was launched on: in a capture that would be work from outside.)
+    """
     global _aside
     import cupy
 
@@ -32,10 +35,11 @@ def aside(stream: Any) -> Iterator[None]:
         yield
     finally:
         _aside = None
-        done = cupy.cuda.Event(disable_timing=True)
-        done.record(stream)
-        cupy.cuda.get_current_stream().wait_event(done)
-        held.clear()
+        if held:
+            done = cupy.cuda.Event(disable_timing=True)
+            done.record(stream)
+            cupy.cuda.get_current_stream().wait_event(done)
+            held.clear()
 
 
 @contextlib.contextmanager
