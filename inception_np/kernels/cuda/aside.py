@@ -8,16 +8,22 @@ that the dw of one layer can run while dx goes on its way through those before i
     optimiser.step()           # comes after them all
 
 CuPy hands the memory of an array that nobody holds to whoever asks next, and knows of one stream only: what these
-launches read is held until the end of the block.
+launches read is held until the end of the block. Nor may anybody write over it, as no layer of this package does.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from ...backend import Array
 
-_aside: tuple[Any, list[Any]] | None = None  # the stream, and what is held
+
+class _Local(threading.local):
+    aside: tuple[Any, list[Any]] | None = None  # the stream, and what is held
+
+
+_local = _Local()
 
 
 @contextlib.contextmanager
@@ -26,15 +32,14 @@ def aside(stream: Any) -> Iterator[None]:
 
     (Not for a stream that nothing was launched on: in a capture that would be work from outside.)
     """
-    global _aside
     import cupy
 
     held: list[Any] = []
-    _aside = stream, held
+    _local.aside = stream, held
     try:
         yield
     finally:
-        _aside = None
+        _local.aside = None
         if held:
             done = cupy.cuda.Event(disable_timing=True)
             done.record(stream)
@@ -48,12 +53,12 @@ def beside(*arrays: Array) -> Iterator[None]:
 
     arrays: what is read there. Nobody may write to them before the end of the `aside`.
     """
-    if _aside is None:
+    if _local.aside is None:
         yield
         return
     import cupy
 
-    stream, held = _aside
+    stream, held = _local.aside
     begun = cupy.cuda.Event(disable_timing=True)
     begun.record(cupy.cuda.get_current_stream())
     stream.wait_event(begun)
