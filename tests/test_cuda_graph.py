@@ -208,7 +208,7 @@ class Overwriting(ip.Layer):
 
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeypatch):
-    """Then nothing runs beside the backward pass; if that is not seen, the numbers are wrong, surely on the stand-in."""
+    """Then nothing runs beside the backward pass; if that is not seen, the numbers are wrong on the stand-in."""
     if not seen:
         if cupy.ndarray is not strict_cupy.ndarray:
             pytest.skip("a device may be in time")
