@@ -749,7 +749,7 @@ every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in f
 
 
 @on_host
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("holds, fault", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else v.__name__)
 def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
     monkeypatch.setattr(backend, "TF32", False)
@@ -769,7 +769,7 @@ def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
 
 
 @on_host
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS, ids=lambda f: f[2])
 def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
     host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
