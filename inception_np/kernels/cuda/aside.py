@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ...backend import Array
+from ...backend import Array, array_module
 
 
 class _Local(threading.local):
@@ -32,8 +32,6 @@ def aside(stream: Any) -> Iterator[None]:
 
     (Not for a stream that nothing was launched on: in a capture that would be work from outside.)
     """
-    import cupy
-
     held: list[Any] = []
     _local.aside = stream, held
     try:
@@ -41,9 +39,10 @@ def aside(stream: Any) -> Iterator[None]:
     finally:
         _local.aside = None
         if held:
-            done = cupy.cuda.Event(disable_timing=True)
+            cuda = array_module(held[0]).cuda
+            done = cuda.Event(disable_timing=True)
             done.record(stream)
-            cupy.cuda.get_current_stream().wait_event(done)
+            cuda.get_current_stream().wait_event(done)
             held.clear()
 
 
@@ -56,11 +55,10 @@ def beside(*arrays: Array) -> Iterator[None]:
     if _local.aside is None:
         yield
         return
-    import cupy
-
     stream, held = _local.aside
-    begun = cupy.cuda.Event(disable_timing=True)
-    begun.record(cupy.cuda.get_current_stream())
+    cuda = array_module(arrays[0]).cuda
+    begun = cuda.Event(disable_timing=True)
+    begun.record(cuda.get_current_stream())
     stream.wait_event(begun)
     held += [*arrays, begun]
     with stream:
