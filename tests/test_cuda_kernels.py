@@ -558,6 +558,19 @@ def a_nan_stays(cupy):
     assert all(np.isnan(a.get()).all() for a in moments)
 
 
+@pytest.mark.parametrize("size, stride", [*launch.KNOWN, ((2, 3), (3, 1))])
+def test_an_infinite_weight_reaches_the_pixels_that_it_meets(size, stride, cupy):
+    """As in the plain kernel: not those whose windows have that tap in the padding."""
+    make = Numbers(cupy, 3)
+    args = (stride, ((1, 1), (1, 1)), (1, 1))
+    dy = make.draw(2, *out_size((6, 9), size, *args[:2]), 4) + 9
+    w = make.draw(*size, 4, 1)
+    w[0, 0, 1] = w[-1, -1, 2] = np.inf
+    wanted = depthwise.depthwise2d_dx(*wide64(dy, w), (2, 6, 9, 4), *args)
+    assert np.isfinite(wanted).any() and not np.isnan(wanted).any()
+    make.check(depthwise.depthwise2d_dx(cupy.asarray(dy), cupy.asarray(w), (2, 6, 9, 4), *args), wanted)
+
+
 def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
     monkeypatch.setattr(backend, "TF32", True)
     a_nan_stays(cupy)

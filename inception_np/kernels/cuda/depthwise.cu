@@ -66,7 +66,7 @@ extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const fl
         const auto v = load_if<VEC>(real, pixel(dy + o, row + ow, lddy), 0.f);
         for (int p = 0; p < COLUMNS; p++) {
           const int s = q - (COLUMNS - 1 - p);
-          if (!inside(s, d.kw)) continue;
+          if (!inside(s, d.kw) || !real) continue;  // nothing, be the weight infinite
           const auto weight = load<VEC>(w + (r * d.kw + s) * O + o);
           for (int j = 0; j < VEC; j++) sum[p].at[j] += v.at[j] * weight.at[j];
         }
