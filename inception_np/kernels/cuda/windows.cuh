@@ -11,7 +11,12 @@ struct Term { int offset; unsigned hidden; };
 // Bits: taps of height 0 to 14, taps of width 16 to 30. A pixel hides those of its taps that fall beside the image;
 // a tap hides its own two. What does not exist hides all, and whatever exists hides at least one bit.
 constexpr unsigned ALL = ~0u, EXISTS = 1u << 15;
-struct Place { long long offset; unsigned hidden; };
+struct Place {
+  long long offset;
+  unsigned hidden;
+  __device__ __forceinline__ Line line(const float* data) const { return {data + offset, hidden}; }
+  __device__ __forceinline__ Term term() const { return {(int)offset, hidden}; }
+};
 
 // Along one side of a plane: tap r of the window at position i is at pixel origin + i * stride + r * step of `size`.
 struct Axis {
@@ -50,24 +55,12 @@ struct Windows {
   }
 };
 struct WindowRows : Windows {  // a line per pixel
-  __device__ __forceinline__ Line line(int m) const {
-    const Place p = pixel(m);
-    return {data + p.offset, p.hidden};
-  }
-  __device__ __forceinline__ Term term(int k) const {
-    const Place p = tap(k);
-    return {(int)p.offset, p.hidden};
-  }
+  __device__ __forceinline__ Line line(int m) const { return pixel(m).line(data); }
+  __device__ __forceinline__ Term term(int k) const { return tap(k).term(); }
 };
 struct WindowColumns : Windows {  // the same matrix lying on its side: a line per weight
-  __device__ __forceinline__ Line line(int i) const {
-    const Place p = tap(i);
-    return {data + p.offset, p.hidden};
-  }
-  __device__ __forceinline__ Term term(int m) const {
-    const Place p = pixel(m);
-    return {(int)p.offset, p.hidden};
-  }
+  __device__ __forceinline__ Line line(int i) const { return tap(i).line(data); }
+  __device__ __forceinline__ Term term(int m) const { return pixel(m).term(); }
 };
 
 // A plain matrix: row k is term k, `columns` wide, `ld` floats from one to the next.
