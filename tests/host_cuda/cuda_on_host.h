@@ -159,11 +159,6 @@ template <int count> static inline void fetch_few(float* to, const float* from, 
   aligned(from, count);
   memcpy(to, from, 4 * count);
 }
-template <int count> static inline void load_few(float* to, const float* from) { fetch_few<count>(to, from, false); }
-template <int count> static inline void store_few(float* to, const float* from) {
-  aligned(to, count);
-  memcpy(to, from, 4 * count);
-}
 
 // ---- launches. Arguments come as the CUDA driver takes them: an array of pointers to them.
 template <class... A, size_t... I> static void call(void (*kernel)(A...), void** a, std::index_sequence<I...>) {

@@ -31,26 +31,6 @@ __device__ __forceinline__ void fetch_few(float* to, const float* from, bool zer
   }
 }
 
-// The same from memory of any kind, and to it.
-template <int count>
-__device__ __forceinline__ void load_few(float* to, const float* from) {
-  if (count == 4) {
-    const float4 v = *(const float4*)from;
-    to[0] = v.x, to[1 % count] = v.y, to[2 % count] = v.z, to[3 % count] = v.w;
-  } else if (count == 2) {
-    const float2 v = *(const float2*)from;
-    to[0] = v.x, to[1 % count] = v.y;
-  } else {
-    to[0] = from[0];
-  }
-}
-template <int count>
-__device__ __forceinline__ void store_few(float* to, const float* from) {
-  if (count == 4) *(float4*)to = make_float4(from[0], from[1 % count], from[2 % count], from[3 % count]);
-  else if (count == 2) *(float2*)to = make_float2(from[0], from[1 % count]);
-  else to[0] = from[0];
-}
-
 // from + offset, in one instruction.
 __device__ __forceinline__ const float* advance(const float* from, int offset) {
   const float* to;
@@ -75,3 +55,18 @@ __device__ __forceinline__ void mma_16x8x8(float* c, const float* a, const float
 }
 
 #endif
+
+// Read `count` floats (1, 2 or 4, aligned) at once from memory of any kind, and write them.
+template <int count>
+__device__ __forceinline__ void load_few(float* to, const float* from) {
+  const Pack<float, count> v = load<count>(from);
+#pragma unroll
+  for (int i = 0; i < count; i++) to[i] = v[i];
+}
+template <int count>
+__device__ __forceinline__ void store_few(float* to, const float* from) {
+  Pack<float, count> v;
+#pragma unroll
+  for (int i = 0; i < count; i++) v[i] = from[i];
+  store(to, v);
+}
