@@ -34,7 +34,7 @@ class CapturedStep:
     """The training step of one network, optimiser and batch size.
 
     images: (.., H, W, C) uint8 and labels: (..,), NumPy arrays that are brought to the device and stay there.
-    mean, std: (C,), as data.normalise takes them. pad: the border that crops are taken from.
+    mean, std: (C,), as data.normalise takes them. pad, cutout: as data.augment takes them.
 
         step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
         step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
@@ -56,6 +56,7 @@ class CapturedStep:
         mean: Any,
         std: Any,
         pad: int = 4,
+        cutout: int = 0,
         smoothing: float = 0.0,
     ):
         if not backend.on_tensor_cores(optimiser.data):
@@ -63,13 +64,14 @@ class CapturedStep:
                 "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
             )
         cupy = backend.array_module(optimiser.data)
-        self.net, self.optimiser, self.pad, self.smoothing = net, optimiser, pad, smoothing
+        self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
+        self.pad, self.cutout = pad, cutout
         self.images, self.labels = cupy.asarray(images), cupy.asarray(labels.astype(np.int32))
         std = np.asarray(std, np.float32)
         fill = np.rint(mean).astype(np.uint8)
         self.colours = cupy.asarray(np.float32(mean)), cupy.asarray(1 / std), cupy.asarray(fill)
         # what the host writes before each launch
-        self.choice = cupy.zeros((batch_size, 4), np.int32)
+        self.choice = cupy.zeros((batch_size, 6), np.int32)
         self.lr = cupy.zeros((1,), np.float32)
         self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
         self.decays = cupy.zeros((len(self.norms),), np.float32)
@@ -117,7 +119,7 @@ class CapturedStep:
         self.before.record(null)
         self.stream.wait_event(self.before)  # what was begun on the weights comes first,
         with self.stream:
-            self.choice.set(choices(index, self.pad, crops))
+            self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops))
             self.lr.set(np.array([self.optimiser.lr], np.float32))
             self.decays.set(np.array([layer.decay for layer in self.norms], np.float32))
             self.words.set(words)
@@ -147,7 +149,7 @@ class CapturedStep:
                 layer.decay = decay
 
     def _train(self) -> None:
-        augment(self.images, self.labels, self.choice, self.colours, self.pad, self.x, self.chosen)
+        augment(self.images, self.labels, self.choice, self.colours, self.pad, self.cutout, self.x, self.chosen)
         y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(self.words)))
         logits, heads = y if isinstance(y, tuple) else (y, {})
         total, dlogits = softmax_cross_entropy(logits, self.chosen, smoothing=self.smoothing)

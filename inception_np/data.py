@@ -110,23 +110,33 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], d
     return x
 
 
-def augment(images: np.ndarray, pad: int, fill: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """A random crop of each image with a border of `pad` pixels, mirrored half of the time.
+def augment(
+    images: np.ndarray, pad: int, fill: Sequence[float], rng: np.random.Generator, *, cutout: int = 0
+) -> np.ndarray:
+    """A random crop of each image with a border of `pad` pixels, mirrored half of the time, a square cut out of it.
 
     images: (N, H, W, C) uint8; so is the result. The border has the colour `fill`, (C,). Image n
     uses the numbers u[n] of u = rng.random((N, 3)): it is taken from row floor(u0 (2 pad + 1)) and
     column floor(u1 (2 pad + 1)) of the bordered image, and mirrored where u2 < 1/2.
+    Cutout (DeVries & Taylor 2017, section 3.2): then v = rng.random((N, 2)), and the square of
+    `cutout` pixels around row floor(v0 H) and column floor(v1 W) gets the colour `fill`. It may
+    hang over the edge.
     """
     count, height, width, channels = images.shape
     u = rng.random((count, 3))
     top, left = (u[:, :2] * (2 * pad + 1)).astype(np.intp).T
     bordered = np.empty((count, height + 2 * pad, width + 2 * pad, channels), np.uint8)
-    bordered[...] = np.rint(fill).astype(np.uint8)
+    bordered[...] = colour = np.rint(fill).astype(np.uint8)
     bordered[:, pad : pad + height, pad : pad + width] = images
     columns = np.arange(width)
     columns = np.where(u[:, 2:] < 0.5, columns[::-1], columns) + left[:, None]
     rows = np.arange(height) + top[:, None]
-    return bordered[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    crops = bordered[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    if cutout:
+        top, left = (rng.random((count, 2)) * (height, width)).astype(np.intp).T - cutout // 2
+        for crop, h, w in zip(crops, top, left, strict=True):
+            crop[max(h, 0) : max(h + cutout, 0), max(w, 0) : max(w + cutout, 0)] = colour
+    return crops
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:

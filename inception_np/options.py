@@ -28,6 +28,7 @@ class Options:
     test_images: int | None = None
     subset: bool = False
     augment: bool = True
+    cutout: int = 0  # side of the square that is cut out of every training image; 0: none
     epochs: int = 3
     batch_size: int = 32
     optimizer: str = "sgd"
@@ -88,6 +89,7 @@ def check(options: Options) -> None:
         if chosen not in known:
             raise UsageError(f"{option}: got {chosen!r}; {nearest(chosen, known)}")
     for option, value, low, high in (
+        ("--cutout", o.cutout, 0, 1000),
         ("--epochs", o.epochs, 1, 100_000),
         ("--batch-size", o.batch_size, 2, 10**9),
         ("--lr", o.lr, 1e-12, 1e6),
@@ -101,6 +103,8 @@ def check(options: Options) -> None:
     ):
         if not low <= value <= high:
             raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
+    if o.cutout and not o.augment:
+        raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
 
 
 def check_save_every(seconds: float) -> None:

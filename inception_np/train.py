@@ -213,6 +213,7 @@ class Run:
             mean=data.mean,
             std=data.std,
             pad=data.pad if o.augment else 0,
+            cutout=o.cutout,
             smoothing=o.smoothing,
         )
 
@@ -246,7 +247,7 @@ class Run:
         o, data, where = self.options, self.data, (self.epoch, self.step)
         images, labels = data.train_images[index], data.train_labels[index]
         if o.augment:
-            images = augment(images, data.pad, data.mean, stream(o.seed, "augment", *where))
+            images = augment(images, data.pad, data.mean, stream(o.seed, "augment", *where), cutout=o.cutout)
         x = beside(normalise(images, data.mean, data.std), self.weights)
         labels = beside(labels, self.weights)
 

@@ -353,18 +353,18 @@ def random_stream(cupy, first, second, where):
     assert ours.integers(2**32, dtype=np.uint32) == numpys.integers(2**32, dtype=np.uint32)
 
 
-def augmented(cupy, n, plane, c, pad, drawn):
+def augmented(cupy, n, plane, c, pad, cutout, drawn):
     seed, _, cropped = drawn
     rng = np.random.default_rng(seed)
     images, labels = rng.integers(0, 256, (7, *plane, c), np.uint8), rng.integers(0, 10, 7, np.int32)
     index = rng.integers(0, 7, n)
     mean, std = rng.uniform(0, 255, c).tolist(), rng.uniform(1, 99, c).tolist()
     crops = [stream(seed, "augment", 1) if cropped else None for _ in range(2)]
-    wanted = data.augment(images[index], pad, mean, crops[0]) if cropped else images[index]
+    wanted = data.augment(images[index], pad, mean, crops[0], cutout=cutout) if cropped else images[index]
     colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
     x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
-    near = [cupy.asarray(a) for a in (images, labels, augment.choices(index, pad, crops[1]))]
-    augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, x, chosen)
+    near = [cupy.asarray(a) for a in (images, labels, augment.choices(index, plane, pad, cutout, crops[1]))]
+    augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, cutout, x, chosen)
     np.testing.assert_array_equal(x.get(), data.normalise(wanted, mean, std))
     np.testing.assert_array_equal(chosen.get(), labels[index])
 
@@ -388,7 +388,9 @@ PROPERTIES = {
     elements: st.tuples(planes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
     updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
-    augmented: st.tuples(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), numbers()),
+    augmented: st.tuples(
+        *(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), st.integers(0, 5), numbers())
+    ),
     random_stream: st.tuples(st.integers(1, 30), st.integers(1, 300), st.tuples(words, words, words, words)),
 }
 
@@ -709,6 +711,8 @@ FAULTS = {
         ("augment.cu", "inside(h, H) && ", "h < H && "),
         ("augment.cu", "W - 1 - column", "W - column"),
         ("augment.cu", "labels[image]", "labels[n]"),
+        ("augment.cu", "column - mine[5], cutout", "column - mine[4], cutout"),
+        ("augment.cu", "inside(row - mine[4], cutout) &&", "row - mine[4] < cutout &&"),
     ],
     random_stream: [
         ("philox.cu", "round < 10", "round < 9"),

@@ -105,6 +105,23 @@ def test_augment_crops_and_mirrors_as_its_equations_say():
     assert 5 < mirrored < 35
 
 
+@pytest.mark.parametrize(("pad", "cutout"), [(2, 1), (0, 3), (2, 4), (1, 20)])
+def test_augment_cuts_a_square_out_as_its_equations_say(pad, cutout):
+    images = np.random.default_rng(1).integers(50, 256, (40, 6, 9, 3)).astype(np.uint8)
+    fill = (10.4, 20.0, 30.0)
+    got = data.augment(images, pad, fill, stream(5, "augment", 1, 2), cutout=cutout)
+    wanted = data.augment(images, pad, fill, stream(5, "augment", 1, 2))
+    rng = stream(5, "augment", 1, 2)
+    rng.random((40, 3))
+    for n, (v0, v1) in enumerate(rng.random((40, 2))):
+        for h in range(6):
+            for w in range(9):
+                down, right = h - (int(v0 * 6) - cutout // 2), w - (int(v1 * 9) - cutout // 2)
+                if 0 <= down < cutout and 0 <= right < cutout:
+                    wanted[n, h, w] = (10, 20, 30)
+    np.testing.assert_array_equal(got, wanted)
+
+
 def test_augment_does_not_touch_its_images():
     images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     before = images.copy()

@@ -118,7 +118,8 @@ def rival(name, batch, compiled=False):
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.tensor(labels[:batch]).to(TORCH)
     if compiled:
-        net = torch.compile(net, **({"backend": "eager"} if DRY else {"mode": "reduce-overhead"}))
+        torch._dynamo.reset()  # or a second batch size would make the shapes dynamic, and the rival slower
+        net = torch.compile(net, dynamic=False, **({"backend": "eager"} if DRY else {"mode": "reduce-overhead"}))
 
     def step(i):
         optimiser.zero_grad(set_to_none=True)
