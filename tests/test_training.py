@@ -470,6 +470,26 @@ def test_evaluation_may_be_stopped_before_every_view():
         assert len(calls) == count
 
 
+def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
+    drawn = []
+    for name in ("first_filters", "learning_curves", "predictions"):
+        monkeypatch.setattr(train.pictures, name, lambda *_: None)
+    monkeypatch.setattr(train.pictures, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
+    monkeypatch.setattr(train.Run, "draw", DRAW)
+    options = replace(REAL, tta=True)
+    train.train(tmp_path, options)
+    train.train(tmp_path, options, resume=True)
+    data, last = train.load("shapes10", train=48, test=20), timeless(tmp_path)[-1]
+    net = read(tmp_path / "checkpoint.safetensors")[0]
+    given = data.test_images, data.test_labels, data.mean, data.std
+    accuracy, loss, predicted = train.evaluate(net, *given, tta=True)
+    assert (last["test_accuracy"], last["test_loss"]) == (accuracy, loss) and loss != train.evaluate(net, *given)[1]
+    assert len(drawn) == 2 and all(np.array_equal(classes, predicted) for classes in drawn)
+    assert json.loads((tmp_path / "options.json").read_text())["tta"] is True
+    with pytest.raises(UsageError, match=r"--tta: got False, the run in .* has True; leave it out to resume"):
+        train.train(tmp_path, replace(options, tta=False), resume=True)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -515,7 +535,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 2}, {"weight_decay": -1},
         {"warm_up": 9}, {"smoothing": 1}, {"clip": -1}, {"ema": 1}, {"seed": -1}, {"optimizer": "sdg"},
         {"schedule": "cosin"}, {"model": "inception"}, {"data": "shape"}, {"train_images": 0},
-        {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
+        {"tta": 1}, {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
     ],
 )  # fmt: skip
 def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):
