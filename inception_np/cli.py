@@ -256,6 +256,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--smoothing", type=number, metavar="X", help="label smoothing")
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")
     add("--ema", type=number, metavar="X", help="decay of a running average of the weights")
+    add("--tta", action="store_true", default=None, help="test with test-time augmentation: six views of each image")
     add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
@@ -325,6 +326,7 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: mean logits of six views")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     _add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -368,7 +370,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if classes != len(data.classes):
         raise UsageError(f"--data: {name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
     images, labels = data.test_images, data.test_labels
-    accuracy, loss, _ = measure(move(net, where), images, labels, mean, std, args.batch_size)
+    accuracy, loss, _ = measure(move(net, where), images, labels, mean, std, args.batch_size, tta=args.tta)
     if not math.isfinite(loss):
         raise ValueError(
             f"{args.checkpoint}: the loss is {loss} although all its numbers are finite; its logits are too large, "

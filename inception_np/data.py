@@ -139,6 +139,24 @@ def augment(
     return crops
 
 
+def views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Six (weight, views of the images) for test-time augmentation; the weights sum to 1.
+
+    images: (N, H, W, C), H and W at least 2; each view has their shape and dtype. The images and their mirror images
+    weigh 1/4 each. With a border of one pixel, filled by reflection, the crops at (0, 0) and (2, 2) and their mirror
+    images weigh 1/8 each. Jordan 2024 (arXiv:2404.00498), multi-crop evaluation. Raises ValueError for images of one
+    pixel along an axis, which cannot be reflected.
+    """
+    _, height, width, _ = images.shape
+    if min(height, width) < 2:
+        raise ValueError(f"views: got images of {height}x{width}, wanted 2x2 or more; evaluate them without tta")
+    bordered = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    crops = (bordered[:, at : at + height, at : at + width] for at in (0, 2))
+    for weight, view in ((1 / 4, images), *((1 / 8, crop) for crop in crops)):
+        yield weight, view
+        yield weight, view[:, :, ::-1]
+
+
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
     """The order of one epoch: indices of `count` images in random batches of `batch_size`.
 

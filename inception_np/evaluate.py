@@ -1,11 +1,11 @@
 """How well a network does on images that it was not trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from .backend import asarray, beside
-from .data import normalise
+from .backend import Array, asarray, beside
+from .data import normalise, views
 from .inference import compile_inference
 from .layer import Layer, Mode, named_params
 from .loss import softmax_cross_entropy
@@ -19,23 +19,30 @@ def evaluate(
     std: tuple[float, ...],
     batch_size: int = 250,
     *,
+    tta: bool = False,
     pause: Callable[[], None] = lambda: None,
 ) -> tuple[float, float, np.ndarray]:
     """(accuracy, mean loss, predicted classes (N,)) of uint8 images (N, H, W, C).
 
-    pause: called before every batch, and may raise. The loss is NaN or infinite, without a warning, where numbers of
-    the network or its logits are.
+    tta: test-time augmentation. An image's logits are then the weighted mean over its six `views`, of which H and W
+    must be at least 2. pause: called before every forward pass, and may raise. The loss is NaN or infinite, without a
+    warning, where numbers of the network or its logits are.
     """
     like = next(iter(named_params(net).values())).data
     batch_size = min(batch_size, len(labels))
     predicted, loss = np.empty(len(labels), np.int64), 0.0
     with np.errstate(all="ignore"):
         infer = compile_inference(net, (batch_size, *images.shape[1:]))
-        for start in range(0, len(labels), batch_size):
+
+        def logits_of(images: np.ndarray) -> Array:
             pause()
+            x = beside(normalise(images, mean, std, like.dtype), like)
+            return infer(x) if len(x) == batch_size else net.forward(x, Mode())[0]
+
+        for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            x = beside(normalise(images[part], mean, std, like.dtype), like)
-            logits = asarray(infer(x) if len(x) == batch_size else net.forward(x, Mode())[0], "cpu")
+            seen: Iterable[tuple[float, np.ndarray]] = views(images[part]) if tta else [(1.0, images[part])]
+            logits = asarray(sum(weight * logits_of(view) for weight, view in seen), "cpu")
             predicted[part] = logits.argmax(1)
             loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
     return float((predicted == labels).mean()), loss / len(labels), predicted

@@ -41,6 +41,7 @@ class Options:
     smoothing: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the running average of the weights; 0: none
+    tta: bool = False  # test by the mean logits of six views of each image
     seed: int = 0
     low_memory: bool = False
     device: str = "cpu"

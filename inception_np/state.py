@@ -32,6 +32,8 @@ NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 # What a line of log.jsonl holds, and what is added up over an epoch.
 LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "images", "seconds")
 SUMS = ("loss", "right", "images", "seconds")
+# Options that a state of an earlier version lacks, with the value that all runs had then.
+ADDED = {"tta": False}
 
 
 class State(NamedTuple):
@@ -101,8 +103,11 @@ def stored_options(folder: Path) -> Options:
 
 
 def options_of(state: State) -> Options:
-    """The options in a state. Raises ValueError unless they are all of a run's, and could be those of one."""
-    found = _object(state, "options")
+    """The options in a state; one of `ADDED` may be missing.
+
+    Raises ValueError unless they are all of a run's, and could be those of one.
+    """
+    found = {**ADDED, **_object(state, "options")}
     _check_names(state, "options.", found, [field.name for field in fields(Options)])
     options = Options(**found)
     try:

@@ -280,12 +280,10 @@ class Run:
 
     def finish_epoch(self, progress: Progress) -> None:
         """Test, write down the epoch, and save."""
-        sums, data = self.sums, self.data
+        sums = self.sums
         self.check_finite()
         with self.average.in_place() if self.average else contextlib.nullcontext():
-            accuracy, loss, self.predicted = evaluate(
-                self.net, data.test_images, data.test_labels, data.mean, data.std, pause=self.signals.check
-            )
+            accuracy, loss, self.predicted = self.test(pause=self.signals.check)
         if not math.isfinite(loss):
             raise self.error(f"the test loss is {loss} although every number of the network is finite")
         line = {
@@ -302,6 +300,12 @@ class Run:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, new_sums()
         self.save()
         progress.epoch(line)
+
+    def test(self, **how: Any) -> tuple[float, float, np.ndarray]:
+        """What `evaluate` gives for the test images, as the options say."""
+        data = self.data
+        where = (data.test_images, data.test_labels, data.mean, data.std)
+        return evaluate(self.net, *where, tta=self.options.tta, **how)
 
     def stop(self, number: int) -> None:
         """Save and leave, because of a signal."""
@@ -320,7 +324,7 @@ class Run:
         data, folder = self.data, self.folder
         with self.average.in_place() if self.average else contextlib.nullcontext():
             if self.predicted is None:  # resumed after its last epoch
-                *_, self.predicted = evaluate(self.net, data.test_images, data.test_labels, data.mean, data.std)
+                *_, self.predicted = self.test()
             pictures.first_filters(self.net, folder / "filters.png")
         pictures.learning_curves(self.history, folder / "curves.png")
         pictures.confusion(data.test_labels, self.predicted, data.classes, folder / "confusion.png")

@@ -9,6 +9,7 @@ from on_device import gradients
 from strategies import LAYERS, networks
 
 from inception_np import SGD, Mode, RMSProp, backend, create_model, list_models, softmax_cross_entropy
+from inception_np.evaluate import evaluate
 from inception_np.layer import Layer, named_buffers, vectors
 from inception_np.models.network import smallest_image
 
@@ -83,6 +84,16 @@ def test_inference_gives_the_same_bits(cupy):
     wanted, _ = create_model("inception_v1_cifar", width=1 / 32).forward(x, Mode())
     got, _ = create_model("inception_v1_cifar", width=1 / 32, device="cuda").forward(cupy.asarray(x), Mode())
     np.testing.assert_array_equal(got.get(), wanted)
+
+
+def test_evaluation_gives_the_same_bits(cupy):
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, 256, (5, 32, 33, 3), np.uint8), rng.integers(0, 10, 5), (127.0,) * 3, (60.0,) * 3, 3
+    nets = [create_model("inception_v1_cifar", width=1 / 32, device=device) for device in ("cpu", "cuda")]
+    for tta in (False, True):
+        wanted, got = (evaluate(net, *given, tta=tta) for net in nets)
+        assert got[:2] == wanted[:2]
+        np.testing.assert_array_equal(got[2], wanted[2])
 
 
 # -- the stand-in itself -------------------------------------------------------------------------------------------

@@ -136,6 +136,24 @@ def test_train_eval_and_predict_fit_together(capsys, tmp_path, picture):
     assert code == 0 and "test accuracy" in output
 
 
+def test_train_and_eval_take_tta(capsys, tmp_path, monkeypatch):
+    from inception_np import train
+
+    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    assert run(capsys, "train", *TINY.split(), "--tta", "--output", tmp_path)[0] == 0
+    last = json.loads((tmp_path / "log.jsonl").read_text())
+    losses = {}
+    for options in ((), ("--tta",)):
+        code, output, errors = run(
+            capsys, "eval", tmp_path / "checkpoint.safetensors", "--test-images", 20, "--json", *options
+        )
+        assert code == 0 and not errors
+        losses[options] = json.loads(output)["loss"]
+    assert losses["--tta",] == last["test_loss"] != losses[()]
+    for options in ((), ("--tta",)):
+        assert run(capsys, "train", "--resume", "--output", tmp_path, *options)[0] == 0
+
+
 def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(tmp_path):
     pty = pytest.importorskip("pty")
     terminal, end = pty.openpty()
@@ -325,6 +343,8 @@ def test_resume_refuses_other_options_than_the_run_has(capsys, tmp_path, monkeyp
     assert run(capsys, "train", *TINY.split(), "--output", tmp_path)[0] == 0
     code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--lr", "0.5")
     assert code == 2 and f"--lr: got 0.5, the run in {tmp_path} has 0.01; " in errors
+    code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--tta")
+    assert code == 2 and f"--tta: got True, the run in {tmp_path} has False; " in errors
     assert run(capsys, "train", "--resume", "--output", tmp_path, "--lr", "0.01")[0] == 0
     code, _, errors = run(capsys, "train", *TINY.split(), "--output", tmp_path)
     assert code == 2 and "already holds a run; add --resume" in errors

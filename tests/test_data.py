@@ -129,6 +129,87 @@ def test_augment_does_not_touch_its_images():
     np.testing.assert_array_equal(images, before)
 
 
+def six_views(images):
+    """[(weight, views)] pixel by pixel: (down, right) is where a view's window begins in the image."""
+    height, width = images.shape[1:3]
+
+    def inside(at, size):
+        """The place that a place beyond the border is the reflection of."""
+        return -at if at < 0 else 2 * (size - 1) - at if at >= size else at
+
+    found = []
+    for weight, down, right in ((0.25, 0, 0), (0.125, -1, -1), (0.125, 1, 1)):
+        plain, mirrored = np.empty_like(images), np.empty_like(images)
+        for i in range(height):
+            for j in range(width):
+                plain[:, i, j] = images[:, inside(i + down, height), inside(j + right, width)]
+        for j in range(width):
+            mirrored[:, :, j] = plain[:, :, width - 1 - j]
+        found += [(weight, plain), (weight, mirrored)]
+    return found
+
+
+VIEW_SHAPES = [(3, 5, 8, 3), (1, 2, 2, 3), (2, 2, 7, 1), (4, 9, 2, 3), (2, 3, 3, 2), (1, 32, 32, 3)]
+
+
+@pytest.mark.parametrize("shape", VIEW_SHAPES)
+def test_the_six_views_are_those_of_their_definition(shape):
+    images = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
+    before = images.copy()
+    found, wanted = list(data.views(images)), six_views(images)
+    assert [weight for weight, _ in found] == [weight for weight, _ in wanted]
+    assert sum(weight for weight, _ in found) == 1
+    for (_, view), (_, right) in zip(found, wanted, strict=True):
+        assert view.dtype == np.uint8
+        np.testing.assert_array_equal(view, right)
+    np.testing.assert_array_equal(images, before)
+
+
+def flipped_upside_down(views):
+    return lambda images: [(w, images[:, ::-1] if n == 1 else view) for n, (w, view) in enumerate(views(images))]
+
+
+def padded_with(mode):
+    def fault(views):
+        pad = np.pad
+
+        def other(images):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(np, "pad", lambda a, width, **_: pad(a, width, mode=mode))
+                return list(views(images))
+
+        return other
+
+    return fault
+
+
+VIEW_FAULTS = {
+    "mirrored along the wrong axis": flipped_upside_down,
+    "the edge instead of a reflection": padded_with("edge"),
+    "a border of zeros": padded_with("constant"),
+    "height and width swapped": lambda views: (
+        lambda images: [(w, v.swapaxes(1, 2)) for w, v in views(images.swapaxes(1, 2))]
+    ),
+    "moved the other way first": lambda views: lambda images: [list(views(images))[n] for n in (0, 1, 4, 5, 2, 3)],
+    "all weights alike": lambda views: lambda images: [(1 / 6, view) for _, view in views(images)],
+    "a view too few": lambda views: lambda images: list(views(images))[:5],
+}
+
+
+@pytest.mark.parametrize("fault", VIEW_FAULTS)
+def test_other_views_would_be_noticed(monkeypatch, fault):
+    """The planted faults of the test above."""
+    monkeypatch.setattr(data, "views", VIEW_FAULTS[fault](data.views))
+    with pytest.raises((AssertionError, ValueError)):
+        test_the_six_views_are_those_of_their_definition(VIEW_SHAPES[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5, 3), (2, 5, 1, 3), (1, 1, 1, 3)])
+def test_images_of_one_pixel_have_no_views(shape):
+    with pytest.raises(ValueError, match=rf"views: got images of {shape[1]}x{shape[2]}, wanted 2x2 or more; "):
+        list(data.views(np.zeros(shape, np.uint8)))
+
+
 def test_batches_cover_the_images_once_and_differ_by_epoch_and_seed():
     first = list(data.batches(103, 10, seed=3, epoch=0))
     assert [len(b) for b in first] == [10] * 10

@@ -27,10 +27,7 @@ from small_runs import (
     weights_of,
 )
 
-from inception_np import (
-    schedules,
-    train,
-)
+from inception_np import GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
 from inception_np.checkpoint import load, read
 from inception_np.errors import StoppedError, UsageError
 from inception_np.layer import Mode, cast, named_params, vectors
@@ -390,6 +387,109 @@ def test_evaluate_counts_the_last_images_too(monkeypatch):
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
 
 
+def six_views(images):
+    """(weight, images) of the six views, written out for (N, H, W, C)."""
+    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
+    for weight, move in ((1 / 4, 0), (1 / 8, -1), (1 / 8, 1)):
+        at, left = abs(rows + move), abs(columns + move)
+        at, left = (np.where(a < len(a), a, 2 * len(a) - 2 - a) for a in (at, left))
+        yield weight, images[:, at][:, :, left]
+        yield weight, images[:, at][:, :, left[::-1]]
+
+
+def check_tta(net, images, labels, mean, std, batch_size):
+    """Evaluation by six views is that of the mean logits, each from the layers' own passes in float64."""
+    found = train.evaluate(net, images, labels, mean, std, batch_size, tta=True)
+    exact = cast(net, np.float64)
+    logits = np.zeros((len(images), 10))
+    for weight, view in six_views(images):
+        logits += weight * exact.forward((view - np.array(mean)) / np.array(std), Mode())[0]
+    loss = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels])
+    np.testing.assert_array_equal(found[2], logits.argmax(1))
+    assert found[0] == (logits.argmax(1) == labels).mean()
+    np.testing.assert_allclose(found[1], loss, rtol=1e-5)
+
+
+def few_images(height=32, width=33):
+    """A network and (images, labels, mean, std): 23 images that are not square, on which its views differ."""
+    net = create_model("inception_v1_cifar", width=1 / 16)
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (23, height, width, 3), np.uint8)
+    return net, (images, rng.integers(0, 10, 23), (120.0, 121.0, 122.0), (60.0, 61.0, 62.0))
+
+
+@pytest.mark.parametrize("batch_size", [23, 10, 250])
+def test_evaluation_by_six_views_is_that_of_their_mean_logits(batch_size):
+    net, given = few_images()
+    check_tta(net, *given, batch_size)
+
+
+def test_batches_do_not_change_an_evaluation_by_six_views():
+    net, given = few_images()
+    whole, parts = (train.evaluate(net, *given, size, tta=True) for size in (23, 10))
+    assert whole[0] == parts[0] and np.array_equal(whole[2], parts[2])
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
+    assert abs(train.evaluate(net, *given, 23)[1] - whole[1]) > 1e-4 * whole[1]
+
+
+TTA_FAULTS = {
+    "the mirror images are upside down": lambda views: (
+        lambda images: [(weight, images[:, ::-1] if n == 1 else view) for n, (weight, view) in enumerate(views(images))]
+    ),
+    "all weights alike": lambda views: lambda images: [(1 / 6, view) for _, view in views(images)],
+    "twice the logits": lambda views: lambda images: [(2 * weight, view) for weight, view in views(images)],
+    "only the mirror images": lambda views: lambda images: [(1 / 2, view) for _, view in list(views(images))[:2]],
+}
+
+
+@pytest.mark.parametrize("fault", TTA_FAULTS)
+def test_an_evaluation_by_other_views_would_be_noticed(monkeypatch, fault):
+    """The planted faults of the two tests above."""
+    net, given = few_images()
+    monkeypatch.setattr(evaluate, "views", TTA_FAULTS[fault](evaluate.views))
+    with pytest.raises(AssertionError):
+        check_tta(net, *given, 10)
+
+
+def test_a_network_that_sees_no_mirroring_and_no_move_is_evaluated_as_without():
+    """It looks at mean colours, and its images have but one."""
+    rng = np.random.default_rng(4)
+    net = Sequential(pool=GlobalAvgPool2D(), fc=Linear(3, 10, rng=rng))
+    colours, labels = rng.integers(0, 256, (23, 1, 1, 3), np.uint8), rng.integers(0, 10, 23)
+    given = np.repeat(np.repeat(colours, 5, 1), 4, 2), labels, (120.0,) * 3, (60.0,) * 3, 10
+    plain, six = train.evaluate(net, *given), train.evaluate(net, *given, tta=True)
+    assert plain[0] == six[0] and np.array_equal(plain[2], six[2])
+    np.testing.assert_allclose(six[1], plain[1], rtol=1e-6)
+
+
+def test_evaluation_may_be_stopped_before_every_view():
+    net, given = few_images()
+    for tta, count in ((False, 3), (True, 18)):
+        calls = []
+        train.evaluate(net, *given, 10, tta=tta, pause=lambda calls=calls: calls.append(1))
+        assert len(calls) == count
+
+
+def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
+    drawn = []
+    for name in ("first_filters", "learning_curves", "predictions"):
+        monkeypatch.setattr(train.pictures, name, lambda *_: None)
+    monkeypatch.setattr(train.pictures, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
+    monkeypatch.setattr(train.Run, "draw", DRAW)
+    options = replace(REAL, tta=True)
+    train.train(tmp_path, options)
+    train.train(tmp_path, options, resume=True)
+    data, last = train.load("shapes10", train=48, test=20), timeless(tmp_path)[-1]
+    net = read(tmp_path / "checkpoint.safetensors")[0]
+    given = data.test_images, data.test_labels, data.mean, data.std
+    accuracy, loss, predicted = train.evaluate(net, *given, tta=True)
+    assert (last["test_accuracy"], last["test_loss"]) == (accuracy, loss) and loss != train.evaluate(net, *given)[1]
+    assert len(drawn) == 2 and all(np.array_equal(classes, predicted) for classes in drawn)
+    assert json.loads((tmp_path / "options.json").read_text())["tta"] is True
+    with pytest.raises(UsageError, match=r"--tta: got False, the run in .* has True; leave it out to resume"):
+        train.train(tmp_path, replace(options, tta=False), resume=True)
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -435,7 +535,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 2}, {"weight_decay": -1},
         {"warm_up": 9}, {"smoothing": 1}, {"clip": -1}, {"ema": 1}, {"seed": -1}, {"optimizer": "sdg"},
         {"schedule": "cosin"}, {"model": "inception"}, {"data": "shape"}, {"train_images": 0},
-        {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
+        {"tta": 1}, {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
     ],
 )  # fmt: skip
 def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):
