@@ -196,12 +196,9 @@ class Run:
         self.signals.check()
 
     def captured_step(self, batch_size: int) -> Any:
-        """The training step as a CUDA graph, or None where it is taken one operation at a time.
-
-        A graph wants tensor cores (INCEPTION_NP_TF32=1), and looks neither at the gradient's norm nor at averages.
-        """
+        """The training step as a CUDA graph, which wants INCEPTION_NP_TF32=1, or None: one operation at a time."""
         o, data = self.options, self.data
-        if o.clip or o.ema or not on_tensor_cores(self.weights):
+        if not on_tensor_cores(self.weights):
             return None
         from .cuda_graph import CapturedStep
 
@@ -215,6 +212,8 @@ class Run:
             std=data.std,
             pad=data.pad if o.augment else 0,
             smoothing=o.smoothing,
+            clip=o.clip,
+            average=self.average,
         )
 
     def launch_step(self, index: np.ndarray) -> None:
