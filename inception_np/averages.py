@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from .backend import Array
+from .kernels.update import move_averages, pieces
 from .layer import Layer, named_buffers, vectors
 from .layers.batchnorm import BatchNorm
 
@@ -30,12 +32,20 @@ class Average:
         self.decay, self.updates = decay, 0
         self.arrays = [vectors(net)[0], *(b.data for b in named_buffers(net).values())]
         self.means = [array.copy() for array in self.arrays]
+        self.pieces = pieces(self.means, self.arrays)
 
     def update(self) -> None:
+        self.move(self.next_rate())
+
+    def next_rate(self) -> float:
+        """Count an update. Returns its 1 - d."""
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for mean, array in zip(self.means, self.arrays, strict=True):
-            mean += (1 - keep) * (array - mean)
+        return 1 - keep
+
+    def move(self, rate: float | Array) -> None:
+        """mean += rate (weight - mean); rate may be an array of one number, as in a captured step."""
+        move_averages(self.means, self.arrays, rate, self.pieces)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -1,11 +1,12 @@
-"""A whole training step as one CUDA graph: batch, forward, loss, backward and update are launched together.
+"""A whole training step as one CUDA graph: batch, forward, loss, backward and updates are launched together.
 
 A step of a small Inception is some 500 to 900 kernels of a few microseconds each, so that launching them from Python
 takes longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
 numbers, hence:
 
-    what changes from step to step lies in device memory: which images and crops, the learning rate, batch norm's
-    decay, the key and counter of dropout's generator; the host writes these few bytes before each launch
+    what changes from step to step lies in device memory: which images and crops, the learning rate, the decay of
+    batch norm's and of the weights' averages, the key and counter of dropout's generator; the host writes these few
+    bytes before each launch
     a step waits for what was begun on the null stream, where CuPy works unless told otherwise, and the null stream
     waits for the step: weights can be read and written between steps as if there were one stream
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from . import backend
+from .averages import Average
+from .kernels.clip import clip_norm
 from .kernels.cuda.aside import aside
 from .kernels.cuda.augment import augment, choices
 from .kernels.cuda.philox import DeviceStream, address
@@ -40,9 +43,12 @@ class CapturedStep:
         step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
         loss, right = step.totals()             # waits for the device; sums over images since the last call
 
-    optimiser.lr and every batch norm's decay are read at each call. Other numbers (momentum, rates, smoothing) are
-    part of the graph. Capturing leaves the weights as they were. Raises DeviceError where convolutions would go to
-    cuBLAS.
+    optimiser.lr and every batch norm's decay are read at each call. Other numbers (momentum, rates, smoothing, clip)
+    are part of the graph. Capturing leaves the weights and their averages as they were. Raises DeviceError where
+    convolutions would go to cuBLAS.
+
+    clip: the largest norm of the gradient, 0 for any. A gradient that is not finite is not hidden: the weights, and so
+    the losses after it, are not finite either. average: moved after each step, its updates counted.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class CapturedStep:
         pad: int = 4,
         cutout: int = 0,
         smoothing: float = 0.0,
+        clip: float = 0.0,
+        average: Average | None = None,
     ):
         if not backend.on_tensor_cores(optimiser.data):
             raise backend.DeviceError(
@@ -66,13 +74,14 @@ class CapturedStep:
         cupy = backend.array_module(optimiser.data)
         self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
         self.pad, self.cutout = pad, cutout
+        self.clip, self.average = clip, average
         self.images, self.labels = cupy.asarray(images), cupy.asarray(labels.astype(np.int32))
         std = np.asarray(std, np.float32)
         fill = np.rint(mean).astype(np.uint8)
         self.colours = cupy.asarray(np.float32(mean)), cupy.asarray(1 / std), cupy.asarray(fill)
         # what the host writes before each launch
         self.choice = cupy.zeros((batch_size, 6), np.int32)
-        self.lr = cupy.zeros((1,), np.float32)
+        self.lr, self.rate = (cupy.zeros((1,), np.float32) for _ in range(2))
         self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
         self.decays = cupy.zeros((len(self.norms),), np.float32)
         self.words = cupy.zeros((6,), np.uint64)
@@ -87,6 +96,7 @@ class CapturedStep:
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
         changed = [optimiser.data, optimiser.grad, *optimiser.state.values(), self.loss, self.right]
         changed += [b.data for b in named_buffers(net).values()]
+        changed += average.means if average else []
         kept = [a.copy() for a in changed]
         cupy.cuda.runtime.deviceSynchronize()
         with cupy.cuda.using_allocator(self.pool.malloc), self.stream:
@@ -121,6 +131,8 @@ class CapturedStep:
         with self.stream:
             self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops))
             self.lr.set(np.array([self.optimiser.lr], np.float32))
+            if self.average:
+                self.rate.set(np.array([self.average.next_rate()], np.float32))
             self.decays.set(np.array([layer.decay for layer in self.norms], np.float32))
             self.words.set(words)
             self.graph.launch()
@@ -160,7 +172,11 @@ class CapturedStep:
             daux[stage] = dhead * self.net.aux_weight
         with aside(self.beside) if _all_ours(self.net) else contextlib.nullcontext():
             self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
+        if self.clip:
+            clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()
+        if self.average:
+            self.average.move(self.rate)
         self.loss += total * len(self.x)
         self.right += (logits.argmax(1) == self.chosen).sum()
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from . import pictures, schedules
 from .averages import Average, warm_statistics
-from .backend import Array, array_module, beside, on_tensor_cores
+from .backend import Array, beside, on_tensor_cores
 from .checkpoint import save
 from .data import augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError
@@ -33,6 +33,7 @@ from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .finite import all_finite, first_bad_layer, first_not_finite, is_finite
 from .fits import check_batch, network_for
+from .kernels.clip import clip_norm
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
 from .loss import total_loss
@@ -195,12 +196,9 @@ class Run:
         self.signals.check()
 
     def captured_step(self, batch_size: int) -> Any:
-        """The training step as a CUDA graph, or None where it is taken one operation at a time.
-
-        A graph wants tensor cores (INCEPTION_NP_TF32=1), and looks neither at the gradient's norm nor at averages.
-        """
+        """The training step as a CUDA graph, which wants INCEPTION_NP_TF32=1, or None: one operation at a time."""
         o, data = self.options, self.data
-        if o.clip or o.ema or not on_tensor_cores(self.weights):
+        if not on_tensor_cores(self.weights):
             return None
         from .cuda_graph import CapturedStep
 
@@ -215,6 +213,8 @@ class Run:
             pad=data.pad if o.augment else 0,
             cutout=o.cutout,
             smoothing=o.smoothing,
+            clip=o.clip,
+            average=self.average,
         )
 
     def launch_step(self, index: np.ndarray) -> None:
@@ -253,11 +253,9 @@ class Run:
 
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
             loss, right = self.gradients(x, labels)
-            norm = global_norm(self.gradient)
+            norm = float(clip_norm(self.gradient, o.clip or math.inf))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise self.not_finite(x, labels, loss)
-            if o.clip and norm > o.clip:
-                self.gradient *= o.clip / norm
             self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
             self.optimiser.step()
             if self.average:
@@ -463,12 +461,6 @@ def make_optimiser(net: Layer, o: Options) -> SGD | RMSProp:
         nesterov = o.nesterov and o.momentum > 0
         return SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
     return RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-
-
-def global_norm(gradient: Array) -> float:
-    """The Euclidean norm of all gradients as one vector, summed in float64."""
-    squares = gradient * gradient
-    return float(array_module(gradient).sum(squares, dtype=np.float64)) ** 0.5
 
 
 # The world around a run

@@ -12,7 +12,9 @@ import strict_cupy
 
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, cuda_graph, data, fits, train
+from inception_np.averages import Average
 from inception_np.cuda_graph import CapturedStep
+from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import relu
 from inception_np.layer import move, named_buffers, vectors, walk
@@ -72,13 +74,17 @@ def steps(number):
         yield i, stream(0, "shuffle", i).permutation(12)[:4], 0.1 / (i + 1)
 
 
-def state(net, optimiser):
+def state(net, optimiser, average=None):
     arrays = [vectors(net)[0], *optimiser.state.values(), *(b.data for b in named_buffers(net).values())]
+    arrays += average.means if average else []
     return [backend.asarray(a, "cpu").copy() for a in arrays]
 
 
-def eager(name, device, number):
-    """The steps one operation at a time, as `train` takes them. Returns the state, the loss and how many were right."""
+def eager(name, device, number, clip=0.0, ema=0.0):
+    """The steps one operation at a time, as `train` takes them.
+
+    Returns the state, the loss, how many were right, and the norms of the gradients.
+    """
     pictures, classes = images()
     net = small_network()
     if device == "cuda":
@@ -86,7 +92,8 @@ def eager(name, device, number):
     optimiser = optimisers(net, name)
     norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
     decays = [layer.decay for layer in norms]
-    loss_sum, right = 0.0, 0
+    average = Average(net, ema) if ema else None
+    loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
         x = data.normalise(data.augment(pictures[index], 2, MEAN, stream(0, "augment", i)), MEAN, STD)
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
@@ -96,32 +103,47 @@ def eager(name, device, number):
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
         loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
         net.backward(dy, x, cache, into=False)
+        lengths.append(float(clip_norm(optimiser.grad, clip or np.inf)))
         optimiser.lr = lr
         optimiser.step()
+        if average:
+            average.update()
         loss_sum += float(loss) * len(index)
         right += int((y[0].argmax(1) == labels).sum())
-    return state(net, optimiser), loss_sum, right
+    return state(net, optimiser, average), loss_sum, right, lengths
 
 
-def captured(name, number):
+def captured(name, number, clip=0.0, ema=0.0):
     net = move(small_network(), "cuda")
     optimiser = optimisers(net, name)
-    before = state(net, optimiser)
-    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, pad=2, smoothing=0.1)
-    for a, b in zip(state(net, optimiser), before, strict=True):
+    average = Average(net, ema) if ema else None
+    for mean in average.means if average else ():
+        mean += 0.5  # not what they average
+    before = state(net, optimiser, average)
+    more = {"smoothing": 0.1, "clip": clip, "average": average}
+    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, pad=2, **more)
+    for a, b in zip(state(net, optimiser, average), before, strict=True):
         np.testing.assert_array_equal(a, b, "capturing a step trained the network")
     assert step.totals() == (0, 0)
+    if average:
+        assert average.updates == 0
+        for mean, array in zip(average.means, average.arrays, strict=True):
+            mean[...] = array
     norm = net.trunk.layers["stem"].bn
     for i, index, lr in steps(number):
         optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
         optimiser.data *= 1  # on the null stream, as anybody may between steps
         step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
-    return state(net, optimiser), *step.totals()
+        if average:
+            assert average.updates == i + 1
+            with average.in_place():  # as for a test between steps
+                np.testing.assert_array_equal(optimiser.data.get(), average.means[0].get())
+    return state(net, optimiser, average), *step.totals()
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_graph_equals_eager_bit_for_bit(name, cupy):
-    wanted, loss, right = eager(name, "cuda", 3)
+    wanted, loss, right, _ = eager(name, "cuda", 3)
     got, graph_loss, graph_right = captured(name, 3)
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -129,11 +151,43 @@ def test_graph_equals_eager_bit_for_bit(name, cupy):
     assert graph_loss == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+def test_graph_that_clips_and_averages_equals_eager_bit_for_bit(name, cupy):
+    limit = sorted(eager(name, "cuda", 3)[-1])[1]
+    how = {"clip": limit, "ema": 0.15}  # the first two updates are by their number, the third is by this decay
+    wanted, loss, right, lengths = eager(name, "cuda", 3, **how)
+    assert min(lengths) < limit < max(lengths), "a limit that acts always or never shows little"
+    got, graph_loss, graph_right = captured(name, 3, **how)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert graph_right == right
+    assert graph_loss == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_shows_in_the_losses(value, cupy):
+    """Scaled by clip / infinity, the rest of it is 0."""
+    net = move(small_network(), "cuda")
+    optimiser, backward, bad = optimisers(net, "sgd"), net.backward, cupy.zeros((1,), np.float32)
+
+    def planted(*args, **keywords):
+        backward(*args, **keywords)
+        start = optimiser.grad[3:4]
+        start += bad
+
+    net.backward = planted
+    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, clip=1.0)
+    for i, number in enumerate((0.0, value, 0.0)):
+        bad[...] = number
+        step(np.arange(4), crops=None, dropout=stream(0, "dropout", i))
+        assert np.isfinite(step.totals()[0]) == (i < 2)
+
+
 def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
     """Same seed, same weights, batches, crops and masks: only TF32's rounding lies between them."""
     with monkeypatch.context() as plain:
         plain.setattr(backend, "PLAIN", True)
-        wanted, loss, _ = eager("sgd", "cpu", 3)
+        wanted, loss, *_ = eager("sgd", "cpu", 3)
     got, graph_loss, _ = captured("sgd", 3)
     for a, b in zip(got, wanted, strict=True):
         assert np.abs(a - b).max() <= 2e-2 * np.abs(b).max()
@@ -308,8 +362,8 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""
     monkeypatch.setattr(backend, "PLAIN", False)
     monkeypatch.setattr(backend, "TF32", True)
-    nothing = lambda blocks, threads, arguments: strict_cupy.change(lambda: None)  # noqa: E731
-    monkeypatch.setattr(launch, "function", lambda source, kernel, options: nothing)
+    nothing, launched = lambda blocks, threads, arguments: strict_cupy.change(lambda: None), []
+    monkeypatch.setattr(launch, "function", lambda source, kernel, options: (launched.append(kernel), nothing)[1])
     cupy = strict_cupy.pretend(monkeypatch)
 
     def cublas(*args):
@@ -319,24 +373,31 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     monkeypatch.setattr(cupy, "matmul", cublas)
     net = ip.create_model(name, width=1 / 16, num_classes=10, device="cuda")
     pictures = np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64)
-    step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD)
+    more = {"clip": 1.0, "average": Average(net, 0.9)}
+    step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD, **more)
+    for kernel in ("sum_squares", "clip_norm", "move_averages"):
+        assert launched.count(kernel) == 2, f"{kernel}: once before the capture and once in it, for all arrays"
     convolutions = sum(isinstance(layer, ip.Conv2D) for _, layer in walk(net))
     assert len(step.graph.actions) < 40 * convolutions, "more launches than a step should need"
 
 
-def test_a_learning_rate_that_was_recorded_is_found(cupy, monkeypatch):
-    """The test above would see a number that the graph keeps instead of reading it."""
+@pytest.mark.parametrize("number", ["learning rate", "averages' rate"])
+def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
+    """The tests above would see a number that the graph keeps instead of reading it."""
     if cupy.ndarray is not strict_cupy.ndarray:
         pytest.skip("one look at the stand-in is enough")
-    wanted, *_ = eager("sgd", "cuda", 2)
+    wanted, *_ = eager("sgd", "cuda", 2, ema=0.9)
     init = CapturedStep.__init__
 
-    def recorded(self, net, optimiser, *args, **kwargs):
-        optimiser.step = lambda step=optimiser.step: (setattr(optimiser, "lr", 0.1), step())
-        init(self, net, optimiser, *args, **kwargs)
+    def recorded(self, net, optimiser, *args, average, **kwargs):
+        if number == "learning rate":
+            optimiser.step = lambda step=optimiser.step: (setattr(optimiser, "lr", 0.1), step())
+        else:
+            average.move = lambda rate, move=average.move: move(0.9)
+        init(self, net, optimiser, *args, average=average, **kwargs)
 
     monkeypatch.setattr(CapturedStep, "__init__", recorded)
-    got, *_ = captured("sgd", 2)
+    got, *_ = captured("sgd", 2, ema=0.9)
     assert any((a != b).any() for a, b in zip(got, wanted, strict=True))
 
 
@@ -353,12 +414,12 @@ def shrunk(whole):
     return dataclasses.replace(whole, **small)
 
 
-def trained(folder, device, monkeypatch, steps=None):
+def trained(folder, device, monkeypatch, steps=None, **more):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
     monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
-    options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device)
+    options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
             done = train.Run.train_step
@@ -378,23 +439,28 @@ def trained(folder, device, monkeypatch, steps=None):
     return line, train.newest_state(folder)[0]
 
 
-def test_train_takes_the_captured_step(cupy, monkeypatch, tmp_path):
+MORE = pytest.mark.parametrize("more", [{}, {"clip": 1.0, "ema": 0.9}], ids=["plain", "clip and ema"])
+
+
+@MORE
+def test_train_takes_the_captured_step(more, cupy, monkeypatch, tmp_path):
     launched = []
     call = CapturedStep.__call__
     monkeypatch.setattr(CapturedStep, "__call__", lambda self, *a, **k: (launched.append(1), call(self, *a, **k))[1])
-    line, weights = trained(tmp_path / "cuda", "cuda", monkeypatch)
+    line, weights = trained(tmp_path / "cuda", "cuda", monkeypatch, **more)
     assert len(launched) == 10
     with monkeypatch.context() as plain:
         plain.setattr(backend, "PLAIN", True)
-        wanted, cpu_weights = trained(tmp_path / "cpu", "cpu", monkeypatch)
+        wanted, cpu_weights = trained(tmp_path / "cpu", "cpu", monkeypatch, **more)
     assert line["train_loss"] == pytest.approx(wanted["train_loss"], rel=2e-2)
     for name, values in cpu_weights.items():
         assert np.abs(weights[name] - values).max() <= 0.1 * np.abs(values).max(), name
 
 
-def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(cupy, monkeypatch, tmp_path):
-    line, weights = trained(tmp_path / "through", "cuda", monkeypatch)
-    resumed, again = trained(tmp_path / "stopped", "cuda", monkeypatch, steps=3)
+@MORE
+def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(more, cupy, monkeypatch, tmp_path):
+    line, weights = trained(tmp_path / "through", "cuda", monkeypatch, **more)
+    resumed, again = trained(tmp_path / "stopped", "cuda", monkeypatch, steps=3, **more)
     assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     for name, values in weights.items():
         np.testing.assert_array_equal(again[name], values)

@@ -22,9 +22,22 @@ from on_device import gradients
 from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
 from inception_np import Mode, backend, create_model, data, list_models
-from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, uniform, update
+from inception_np.kernels import (
+    batchnorm,
+    clip,
+    conv,
+    depthwise,
+    elementwise,
+    linear,
+    loss,
+    lrn,
+    pool,
+    uniform,
+    update,
+)
 from inception_np.kernels.cuda import augment, launch
 from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
+from inception_np.kernels.cuda import clip as cuda_clip
 from inception_np.kernels.cuda import conv as cuda_conv
 from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
@@ -343,6 +356,40 @@ def updates(cupy, size, drawn):
         make.check(a, b)
 
 
+def averages(cupy, sizes, drawn):
+    make = Numbers(cupy, *drawn[:2])
+    starts = np.cumsum([1, *(size + 1 for size in sizes)])  # with a NaN between two
+    vectors = np.full((2, starts[-1]), np.nan, np.float32)
+    own = [slice(start, start + size) for start, size in zip(starts, sizes, strict=False)]
+    for vector in vectors:
+        for at in own:
+            vector[at] = make.draw(at.stop - at.start)
+    wide, near = wide64(*vectors), [cupy.asarray(v) for v in vectors]
+    rate = cupy.asarray(np.float32([0.25])) if drawn[2] else 0.25
+    for (means, arrays), r in ((wide, 0.25), (near, rate)):
+        pairs = [means[at] for at in own], [arrays[at] for at in own]
+        update.move_averages(*pairs, r, update.pieces(*pairs))
+    got = [v.get() for v in near]
+    np.testing.assert_array_equal(got[1], vectors[1])
+    assert (np.isnan(got[0]) == np.isnan(wide[0])).all(), "wrote between two averages"
+    np.testing.assert_allclose(got[0], wide[0], rtol=0, atol=0 if make.whole else 1e-6)
+
+
+def clipping(cupy, size, parts, share, drawn):
+    make = Numbers(cupy, drawn[0], False)
+    grad = make.draw(size)
+    (wide,), near = wide64(grad), cupy.asarray(grad)
+    limit = share * float(np.linalg.norm(wide))
+    wanted = clip.clip_norm(wide, limit)
+    with mock.patch.object(cuda_clip, "PARTS", parts):
+        np.testing.assert_allclose(clip.clip_norm(near, limit).get(), wanted, rtol=1e-12)
+        make.check(near, wide, 1e-6)
+        grad[drawn[0] % size] = np.nan if drawn[1] else -np.inf
+        near = cupy.asarray(grad)
+        assert not np.isfinite(clip.clip_norm(near, limit).get())
+        assert not np.isfinite(near.get()).all(), "what is not finite was hidden"
+
+
 def random_stream(cupy, first, second, where):
     ours, numpys = (stream(where[0], "dropout", *where[1:]) for _ in range(2))
     like = cupy.asarray(np.float32([0]))
@@ -388,6 +435,15 @@ PROPERTIES = {
     elements: st.tuples(planes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
     updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
+    averages: st.tuples(
+        st.lists(st.sampled_from([1, 5, 256, 600, 1024, 1025, 2100]), min_size=1, max_size=4), numbers()
+    ),
+    clipping: st.tuples(
+        st.sampled_from([1, 5, 255, 257, 1024, 1025, 5000]),
+        st.sampled_from([1, 3, cuda_clip.PARTS]),
+        st.sampled_from([0.1, 0.9, 1.1, np.inf]),
+        numbers(),
+    ),
     augmented: st.tuples(
         *(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), st.integers(0, 5), numbers())
     ),
@@ -706,6 +762,21 @@ FAULTS = {
         ("update.cu", "nesterov ? g + momentum * v : v", "v"),
         ("update.cu", "grad[i] = 0;", ""),
         ("update.cu", "sqrtf(s + eps)", "(sqrtf(s) + eps)"),
+    ],
+    averages: [
+        ("update.cu", "(array[i] - mean[i])", "array[i]"),
+        ("update.cu", "pieces + 3 * blockIdx.x", "pieces"),
+        ("update.cu", "i < count", "i < count - 1"),
+        ("update.cu", "i < count", "i < min(count, (int)blockDim.x)"),
+    ],
+    clipping: [
+        ("clip.cu", "(double)grad[i]", "grad[i]"),
+        ("clip.cu", "i += gridDim.x * blockDim.y", "i += blockDim.y"),
+        ("clip.cu", "p < parts", "p < parts - 1"),
+        ("clip.cu", "!(length > clip)", "length > clip"),
+        ("clip.cu", "(float)(clip / length)", "clip"),
+        ("clip.cu", "  __syncthreads();\n  if (!", "  if (!"),  # a norm that is not there yet
+        ("clip.cu", "grad[i] *= scale", "grad[i] = scale > 0 ? grad[i] * scale : 0.f"),  # infinity is hidden
     ],
     augmented: [
         ("augment.cu", "inside(h, H) && ", "h < H && "),

@@ -523,12 +523,13 @@ def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninter
     assert same_bits(weights_of(stopped), weights_of(uninterrupted[SMALL.model]))
 
 
-def without_tta(_, texts):
-    del texts["options"]["tta"]
+def without_added(_, texts):
+    for field in ("cutout", "tta"):
+        del texts["options"][field]
 
 
-def test_a_state_from_before_there_was_tta_is_taken_up_without_it(stopped, uninterrupted):
-    rewrite(stopped, without_tta)
+def test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(stopped, uninterrupted):
+    rewrite(stopped, without_added)
     assert state.options_of(state.newest_state(stopped)) == SMALL
     train.train(stopped, SMALL, resume=True)
     assert same_bits(weights_of(stopped), weights_of(uninterrupted[SMALL.model]))
@@ -538,8 +539,8 @@ def test_a_state_from_before_there_was_tta_is_taken_up_without_it(stopped, unint
 def test_an_option_whose_absence_is_not_known_would_be_noticed(stopped, uninterrupted, monkeypatch):
     """The planted fault of the test above."""
     monkeypatch.setattr(state, "ADDED", {})
-    with pytest.raises(ValueError, match=r"options.tta: missing"):
-        test_a_state_from_before_there_was_tta_is_taken_up_without_it(stopped, uninterrupted)
+    with pytest.raises(ValueError, match=r"options.cutout: missing"):
+        test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(stopped, uninterrupted)
 
 
 @pytest.mark.parametrize(("field", "value"), [("model", "inception_v9"), ("data", "shapes11"), ("lr", "fast")])

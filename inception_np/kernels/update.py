@@ -1,4 +1,7 @@
-"""One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero."""
+"""One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero.
+
+And one step of the running averages of averages.py, in place too.
+"""
 
 from ..backend import Array, compiled, on_gpu
 
@@ -57,3 +60,22 @@ def rmsprop_step(
     velocity += lr * g * (square + eps) ** -0.5
     data -= velocity
     grad[...] = 0
+
+
+def pieces(means: list[Array], arrays: list[Array]) -> Array | None:
+    """What move_averages needs on a GPU, for arrays that stay where they are; None where it needs nothing."""
+    if all(on_gpu(a) and a.flags.c_contiguous for a in (*means, *arrays)):
+        from .cuda import update as cuda
+
+        return cuda.pieces(means, arrays)
+    return None
+
+
+def move_averages(means: list[Array], arrays: list[Array], rate: float | Array, pieces: Array | None) -> None:
+    """mean += rate * (array - mean) for each pair of them. pieces: what the function of that name made for them."""
+    if pieces is not None:
+        from .cuda import update as cuda
+
+        return cuda.move_averages(means, rate, pieces)
+    for mean, array in zip(means, arrays, strict=True):
+        mean += rate * (array - mean)

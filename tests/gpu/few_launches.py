@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 from dry import DRY, cupy, small
 
-from inception_np.kernels import batchnorm, conv, depthwise, elementwise, loss, lrn, pool, update
+from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, loss, lrn, pool, update
 from inception_np.kernels.window import out_size
 
 # images, plane, channels in, channels out, kernel, stride, pads
@@ -79,6 +79,9 @@ def others(put, module, rng):
         pool.global_avg_pool_dx(pool.global_avg_pool(x), x.shape)
     loss.softmax_cross_entropy(put(5, 10), module.asarray(rng.integers(0, 10, 5)), 0.1)
     update.sgd_step(put(99), put(99), put(99), 0.1, 0.9, 0.01, True)
+    clip.clip_norm(put(2099), 1.0)
+    averages = [put(2099), put(7)], [put(2099), put(7)]
+    update.move_averages(*averages, 0.1, update.pieces(*averages))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from test_checkpoint import mutant
 from inception_np import cli, train
 from inception_np.errors import UsageError
 from inception_np.layer import named_buffers, named_params
+from inception_np.state import ADDED
 
 from . import crash, mutate, small
 from .faults import PLANTED
@@ -124,7 +125,7 @@ def misread(run: train.Run, content: bytes) -> str | None:
     if set(metadata) != set(usual):
         return f"the metadata has {sorted(metadata)}"
     options, progress = json.loads(metadata["options"]), json.loads(metadata["progress"])
-    if not equal({"tta": False, **options}, asdict(run.options)):
+    if not equal({**ADDED, **options}, asdict(run.options)):
         return f"the state has the options {options}, the run {asdict(run.options)}"
     taken_up = {"epoch": run.epoch, "step": run.step, "sums": run.sums, "history": run.history}
     taken_up["updates"] = run.average.updates if run.average else 0

@@ -28,6 +28,7 @@ RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessor
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "float": np.float32,
+    "double": np.float64,
     "int": np.int32,
     "unsigned char": np.uint8,
     "unsigned long long": np.uint64,

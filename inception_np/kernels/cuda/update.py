@@ -1,10 +1,14 @@
 """Launches of update.cu; the functions are those of kernels/update.py.
 
-lr may be a number or an array of one number, which a captured step reads again at every launch.
+lr and rate may be numbers or arrays of one number, which a captured step reads again at every launch.
 """
 
-from ...backend import Array
-from .launch import elements, launch, one_number
+import numpy as np
+
+from ...backend import Array, array_module
+from .launch import BLOCK, address, elements, launch, one_number
+
+PIECE = 4 * BLOCK  # numbers that a block averages, at most
 
 
 def sgd_step(
@@ -33,3 +37,16 @@ def rmsprop_step(
 ):
     args = (data, grad, square, velocity, one_number(lr, data), decay, momentum, eps, weight_decay, data.size)
     launch("update.cu", "rmsprop_step", elements(data.size), *args)
+
+
+def pieces(means: list[Array], arrays: list[Array]) -> Array:
+    table = [
+        (address(mean) + first * mean.itemsize, address(array) + first * array.itemsize, min(PIECE, mean.size - first))
+        for mean, array in zip(means, arrays, strict=True)
+        for first in range(0, mean.size, PIECE)
+    ]
+    return array_module(means[0]).asarray(np.array(table, np.uint64))
+
+
+def move_averages(means: list[Array], rate: float | Array, pieces: Array):
+    launch("update.cu", "move_averages", ((len(pieces),), (BLOCK,)), pieces, one_number(rate, means[0]))
