@@ -242,6 +242,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test-images", type=positive, metavar="N", help="only the first N test images")
     add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
     add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
+    add("--pad", type=whole, metavar="N", help="border that crops are taken from, in pixels; cifar10: 4")
     add("--cutout", type=whole, metavar="N", help="cut a square of N pixels out of every training image")
     add = parser.add_argument_group("how").add_argument
     add("--epochs", type=positive, metavar="N")
@@ -251,7 +252,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=number, metavar="X")
     add("--no-nesterov", dest="nesterov", action="store_false", default=None)
     add("--weight-decay", type=number, metavar="X")
-    add("--schedule", metavar="NAME", help="cosine (default), step, exponential (the papers') or constant")
+    add("--schedule", metavar="NAME", help="cosine (default), triangular, step, exponential (the papers') or constant")
     add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
     add("--smoothing", type=number, metavar="X", help="label smoothing")
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")

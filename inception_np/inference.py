@@ -39,9 +39,10 @@ from .layers.batchnorm import BatchNorm
 from .layers.conv import Conv2D, ConvReLU
 from .layers.conv_bn_relu import ConvBNReLU
 from .layers.depthwise import DepthwiseConv2D
-from .layers.linear import Linear
+from .layers.linear import Linear, Scale
 from .layers.lrn import LRN
 from .layers.pool import AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from .layers.whitening import PatchWhitening
 from .models.network import Network
 
 ONE, NO_PADS = (1, 1), ((0, 0), (0, 0))
@@ -156,7 +157,7 @@ def steps_of(layer: Layer) -> list[Any]:
         return [Sum(steps_of(layer.body), cut, layer.scale)]
     if of_kind(layer, ConvBNReLU):
         return steps_of(Sequential(layer.conv, layer.bn, ReLU()))
-    if of_kind(layer, Conv2D, ConvReLU) and layer.groups == 1:
+    if of_kind(layer, Conv2D, ConvReLU, PatchWhitening) and layer.groups == 1:
         w = layer.weight.data
         bias = np.zeros(w.shape[3], np.float32) if layer.bias is None else layer.bias.data.copy()
         least = 0 if of_kind(layer, ConvReLU) else -np.inf
@@ -178,6 +179,8 @@ def _append(steps: list[Any], step: Any) -> None:
     last = steps[-1] if steps else None
     if of_kind(step, BatchNorm) and isinstance(last, Product) and last.is_linear():
         steps[-1] = last.scaled(*_line(step))
+    elif of_kind(step, Scale) and isinstance(last, Product) and last.is_linear():
+        steps[-1] = last.scaled(step.scale, 0.0)
     elif of_kind(step, ReLU) and isinstance(last, Product):
         steps[-1] = last.clipped()
     elif of_kind(step, ReLU) and isinstance(last, Sum):

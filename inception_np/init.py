@@ -102,3 +102,20 @@ def he_normal_out(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: 
 def torch_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
     """What PyTorch draws unless told otherwise: uniform on +-1 / sqrt(fan_in)."""
     return _uniform(rng, shape, 1 / (3 * fan_in))
+
+
+def dirac(first: int = 0) -> Init:
+    """Filters of a convolution that copies: output o is input first + o, where there is one; the others are He's.
+
+    Zagoruyko & Komodakis 2017, "DiracNets"; for part of the outputs as in Jordan 2024, arXiv:2404.00498, section 3.3.
+    """
+
+    def draw(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
+        w = he_normal(rng, shape, fan_in, fan_out)
+        height, width, inputs, outputs = shape
+        copies = np.arange(max(0, min(outputs, inputs - first)))
+        w[..., copies] = 0
+        w[height // 2, width // 2, first + copies, copies] = 1
+        return w
+
+    return draw

@@ -48,13 +48,14 @@ from .layers.depthwise import DepthwiseConv2D
 from .layers.linear import Linear
 from .layers.lrn import LRN
 from .layers.pool import AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from .layers.whitening import PatchWhitening
 from .models.network import Network
 from .threads import num_threads
 
 
 def all_kernels(layer: Layer) -> bool:
     """Does this layer do all that depends on numbers in kernels?"""
-    if of_kind(layer, Conv2D, ConvReLU):
+    if of_kind(layer, Conv2D, ConvReLU, PatchWhitening):
         return layer.groups == 1
     if of_kind(layer, ConvBNReLU):
         return all_kernels(layer.conv) and all_kernels(layer.bn)

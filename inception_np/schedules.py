@@ -34,6 +34,20 @@ def cosine(lr: float, epochs: float) -> Schedule:
     return lambda t: 0.5 * lr * (1 + math.cos(math.pi * min(t / epochs, 1.0)))
 
 
+def triangular(lr: float, epochs: float, *, peak: float = 0.23, start: float = 0.2, end: float = 0.07) -> Schedule:
+    """lr(t) in two straight lines: from start * lr at 0 to lr at peak * epochs, and to end * lr at the end.
+
+    Jordan 2024, arXiv:2404.00498 ("triangular"); after Smith & Topin 2017, "Super-convergence".
+    """
+
+    def rate(t: float) -> float:
+        done = min(t / epochs, 1.0)
+        rising = start + (1 - start) * done / peak
+        return lr * (rising if done < peak else 1 + (end - 1) * (done - peak) / (1 - peak))
+
+    return rate
+
+
 def warm_up(schedule: Schedule, epochs: float) -> Schedule:
     """`schedule`, times t / epochs during the first epochs. Goyal et al. 2017, section 2.2.
 
@@ -46,9 +60,12 @@ def warm_up(schedule: Schedule, epochs: float) -> Schedule:
 
 
 def named(name: str, lr: float, epochs: int, warm_up_epochs: float) -> Schedule:
-    """The schedule of a run of so many epochs: "cosine", "step", "exponential" or "constant", after the warm-up."""
+    """The schedule of a run of so many epochs: "cosine", "triangular", "step", "exponential" or "constant", after the
+    warm-up."""
     if name == "cosine":
         schedule = cosine(lr, epochs)
+    elif name == "triangular":
+        schedule = triangular(lr, epochs)
     elif name == "step":  # a tenth after half, and again after three quarters of the run
         schedule = step(lr, [0.5 * epochs, 0.75 * epochs])
     elif name == "exponential":  # Rethinking, section 8

@@ -36,6 +36,7 @@ from .fits import check_batch, network_for
 from .kernels.clip import clip_norm
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
+from .layers.whitening import IMAGES, whiten
 from .loss import total_loss
 from .optim import SGD, RMSProp
 from .options import Options, check, check_save_every, described, flag, resolve
@@ -140,6 +141,8 @@ class Run:
         self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
         check_batch(o.batch_size, len(self.data.train_labels))
+        self.pad = self.data.pad if o.pad is None else o.pad
+        whiten(self.net, normalise(self.data.train_images[:IMAGES], self.data.mean, self.data.std))
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
         self.passes = Replay(self.net, low_memory=o.low_memory)
@@ -210,7 +213,7 @@ class Run:
             batch_size,
             mean=data.mean,
             std=data.std,
-            pad=data.pad if o.augment else 0,
+            pad=self.pad if o.augment else 0,
             cutout=o.cutout,
             smoothing=o.smoothing,
             clip=o.clip,
@@ -247,7 +250,7 @@ class Run:
         o, data, where = self.options, self.data, (self.epoch, self.step)
         images, labels = data.train_images[index], data.train_labels[index]
         if o.augment:
-            images = augment(images, data.pad, data.mean, stream(o.seed, "augment", *where), cutout=o.cutout)
+            images = augment(images, self.pad, data.mean, stream(o.seed, "augment", *where), cutout=o.cutout)
         x = beside(normalise(images, data.mean, data.std), self.weights)
         labels = beside(labels, self.weights)
 

@@ -1,4 +1,4 @@
-"""The fully connected layer."""
+"""The fully connected layer, and multiplication by a constant."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from ..backend import Array, Shape
 from ..init import Init, generator, glorot_uniform
-from ..kernels.elementwise import sum_rows
+from ..kernels.elementwise import add_to, copy_to, sum_rows
 from ..kernels.linear import linear, linear_dw, linear_dx
 from ..layer import Layer, Mode, Param
-from .check import check_count, check_dy, check_floating, check_weights
+from .check import check_count, check_dy, check_floating, check_number, check_weights
 
 
 class Linear(Layer):
@@ -58,3 +58,28 @@ class Linear(Layer):
 
     def macs(self, shape: Shape) -> int:
         return self.weight.data.size
+
+
+class Scale(Layer):
+    """y = s x, with a number s that is not learned.        dx = s dy
+
+    Behind a linear layer, whose weights then have to be 1 / s times as large for the same y, a small s makes gradient
+    descent slower by s^2. x, y: any shape. The cache is x's shape and dtype.
+    """
+
+    reads_x = False
+    takes_out = True
+
+    def __init__(self, scale: float):
+        self.scale = float(check_number("Scale", "scale", scale))
+
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
+        check_floating("Scale", x)
+        return copy_to(out, x * self.scale), (x.shape, x.dtype)
+
+    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+        dy = check_dy("Scale", dy, *cache)
+        return None if into is False else add_to(into, dy * self.scale)
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return shape

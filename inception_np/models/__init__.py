@@ -23,43 +23,46 @@ from .inception_v1 import inception_v1, inception_v1_cifar
 from .inception_v3 import inception_v2, inception_v2_cifar, inception_v3, inception_v3_cifar
 from .inception_v4 import inception_v4, inception_v4_cifar
 from .network import Network, signature
+from .speednet import speednet_cifar
 from .xception import xception, xception_cifar
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The function that builds a network, the image size it is meant for, and the sources it can follow."""
+    """The function that builds a network, the image it is meant for, the sources it can follow, and its own width."""
 
     builder: Callable[..., Network]
     image: tuple[int, int]
     presets: tuple[str, ...]
+    width: float = 1.0
 
     @property
     def classes(self) -> int:
         return 10 if self.image == (32, 32) else 1000
 
-    @property
-    def width(self) -> float:
-        return 1 / 4 if self.image == (32, 32) else 1.0
-
 
 MODELS = {
     "inception_v1": Entry(inception_v1, (224, 224), ("paper", "caffe", "torchvision", "tf_slim")),
-    "inception_v1_cifar": Entry(inception_v1_cifar, (32, 32), ("paper",)),
+    "inception_v1_cifar": Entry(inception_v1_cifar, (32, 32), ("paper",), 1 / 4),
     "bn_inception": Entry(bn_inception, (224, 224), ("paper", "caffe", "tf_slim", "chainer")),
-    "bn_inception_cifar": Entry(bn_inception_cifar, (32, 32), ("paper", "caffe", "tf_slim", "chainer")),
+    "bn_inception_cifar": Entry(bn_inception_cifar, (32, 32), ("paper", "caffe", "tf_slim", "chainer"), 1 / 4),
     "inception_v2": Entry(inception_v2, (299, 299), ("paper",)),
-    "inception_v2_cifar": Entry(inception_v2_cifar, (32, 32), ("paper",)),
+    "inception_v2_cifar": Entry(inception_v2_cifar, (32, 32), ("paper",), 1 / 4),
     "inception_v3": Entry(inception_v3, (299, 299), ("paper", "torchvision", "timm", "keras", "tf_slim")),
-    "inception_v3_cifar": Entry(inception_v3_cifar, (32, 32), ("paper", "torchvision", "timm", "keras", "tf_slim")),
+    "inception_v3_cifar": Entry(
+        inception_v3_cifar, (32, 32), ("paper", "torchvision", "timm", "keras", "tf_slim"), 1 / 4
+    ),
     "inception_v4": Entry(inception_v4, (299, 299), ("paper", "timm", "tf_slim")),
-    "inception_v4_cifar": Entry(inception_v4_cifar, (32, 32), ("paper", "timm", "tf_slim")),
+    "inception_v4_cifar": Entry(inception_v4_cifar, (32, 32), ("paper", "timm", "tf_slim"), 1 / 4),
     "inception_resnet_v1": Entry(inception_resnet_v1, (299, 299), ("paper",)),
-    "inception_resnet_v1_cifar": Entry(inception_resnet_v1_cifar, (32, 32), ("paper",)),
+    "inception_resnet_v1_cifar": Entry(inception_resnet_v1_cifar, (32, 32), ("paper",), 1 / 4),
     "inception_resnet_v2": Entry(inception_resnet_v2, (299, 299), ("paper", "timm", "keras", "tf_slim")),
-    "inception_resnet_v2_cifar": Entry(inception_resnet_v2_cifar, (32, 32), ("paper", "timm", "keras", "tf_slim")),
+    "inception_resnet_v2_cifar": Entry(
+        inception_resnet_v2_cifar, (32, 32), ("paper", "timm", "keras", "tf_slim"), 1 / 4
+    ),
     "xception": Entry(xception, (299, 299), ("paper", "keras", "timm")),
-    "xception_cifar": Entry(xception_cifar, (32, 32), ("paper", "keras", "timm")),
+    "xception_cifar": Entry(xception_cifar, (32, 32), ("paper", "keras", "timm"), 1 / 4),
+    "speednet_cifar": Entry(speednet_cifar, (32, 32), ("paper",)),
 }
 WIDEST = 1e4  # times the paper's channels; no machine could hold it
 ALIASES = {"googlenet": "inception_v1", "googlenet_cifar": "inception_v1_cifar"}
@@ -86,8 +89,9 @@ def create_model(
     """A network with freshly drawn weights: one seed, one network, on every device.
 
     name: one of list_models(). num_classes: None is 1000, or 10 for the _cifar networks. width: a factor on the paper's
-    channel counts; None is 1, or 1/4 for the _cifar networks. aux: None builds the auxiliary heads that the source has,
-    False leaves them out. preset: "paper" is the literal paper, others a released network by its source's name.
+    channel counts; None is the network's own, which is 1, or 1/4 for the CIFAR size of a paper's. aux: None builds the
+    auxiliary heads that the source has, False leaves them out. preset: "paper" is the literal paper, others a released
+    network by its source's name.
     options: those of the network's own function, such as inception_v1(naive=True). Images are (N, H, W, in_channels).
     Raises ValueError for unknown names and values, TypeError for types, DeviceError for a device that is not there.
     """

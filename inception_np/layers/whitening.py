@@ -1,0 +1,65 @@
+"""Patch whitening: a first convolution that is not learned but worked out from the images."""
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, beside
+from ..kernels.conv import conv2d_dx
+from ..kernels.elementwise import sum_rows
+from ..layer import Buffer, Layer, walk
+from .check import check_dy
+from .conv import Conv2D
+
+EPS = 5e-4  # airbench's
+IMAGES = 5000
+
+
+class PatchWhitening(Conv2D):
+    """A convolution whose filters make the patches of natural images white: of unit variance, and uncorrelated.
+
+    Neighbouring pixels are alike, so that a patch p of k x k pixels, as one vector, has a few large variances (its mean
+    colour) and many small ones (its edges). With the patches' second moments and their eigenvectors,
+
+        E[p p^T] = sum_i lambda_i v_i v_i^T         filters  +- v_i / sqrt(lambda_i + eps),  largest lambda_i first
+
+    every filter answers with variance 1, and none with what another one says. Each comes with both signs, for the ReLU
+    that follows would lose one. `fit` sets them, before training; from then on they stay, and only the bias is learned:
+
+        y = conv(x, filters) + b        db = sum_{n,p,q} dy        dx as for any convolution (layers/conv.py)
+
+    x: (N, H, W, in_channels), y: (N, H - k + 1, W - k + 1, 2 k^2 in_channels). kernel: k. Until it is fitted, the
+    filters are random. Raises what Conv2D does. Page 2019, "How to train your ResNet 4"; Jordan 2024, arXiv:2404.00498,
+    section 3.2, where k is 2.
+    """
+
+    takes_out = True
+
+    def __init__(self, in_channels: int, kernel: int = 2, *, rng: np.random.Generator | None = None):
+        super().__init__(in_channels, 2 * kernel * kernel * in_channels, kernel, pad="valid", rng=rng)
+        self.weight = Buffer(self.weight.data)  # type: ignore[assignment]
+
+    def fit(self, images: np.ndarray) -> None:
+        """Set the filters for images (N, H, W, in_channels) of floats, normalised as those to come."""
+        k, channels = self.kernel[0], self.in_channels
+        windows = np.lib.stride_tricks.sliding_window_view(images, (k, k), axis=(1, 2))  # (N, H', W', C, k, k)
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, k * k * channels)
+        moments = sum(part.T @ part for part in np.array_split(patches.astype(np.float32), 50)) / len(patches)
+        variances, directions = np.linalg.eigh(moments.astype(np.float64))
+        filters = (directions / np.sqrt(variances + EPS))[:, ::-1]
+        filters = np.concatenate([filters, -filters], axis=1).reshape(k, k, channels, -1)
+        self.weight.data[...] = beside(filters.astype(self.weight.data.dtype), self.weight.data)
+
+    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+        dy = check_dy("PatchWhitening", dy, self.out_shape(x.shape), x.dtype)
+        sum_rows(dy, self.bias.grad)
+        if into is False:
+            return None
+        return conv2d_dx(dy, self.weight.data, x.shape, *self._geometry(x.shape), add=into)
+
+
+def whiten(net: Layer, images: np.ndarray) -> None:
+    """Fit every PatchWhitening of a network to images (N, H, W, C): to the first 5,000 of them."""
+    for _, layer in walk(net):
+        if isinstance(layer, PatchWhitening):
+            layer.fit(images[:IMAGES])
