@@ -29,6 +29,7 @@ class Options:
     subset: bool = False
     augment: bool = True
     cutout: int = 0  # side of the square that is cut out of every training image; 0: none
+    flip: str = "random"  # or "alternating": each image is mirrored in every other epoch
     epochs: int = 3
     batch_size: int = 32
     optimizer: str = "sgd"
@@ -84,6 +85,7 @@ def check(options: Options) -> None:
             kind = getattr(field.type, "__name__", str(field.type))
             raise UsageError(f"{flag(field.name)}: got {getattr(o, field.name)!r}; give a value of type {kind}")
     for option, chosen, known in (
+        ("--flip", o.flip, ["random", "alternating"]),
         ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
         ("--schedule", o.schedule, ["cosine", "step", "exponential", "constant"]),
     ):
@@ -106,6 +108,8 @@ def check(options: Options) -> None:
             raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
     if o.cutout and not o.augment:
         raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
+    if o.flip != "random" and not o.augment:
+        raise UsageError(f"--flip: got {o.flip!r} without augmentation, of which it is a part; add --augment")
 
 
 def check_save_every(seconds: float) -> None:
