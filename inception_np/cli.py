@@ -244,6 +244,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
     add("--pad", type=whole, metavar="N", help="border that crops are taken from, in pixels; cifar10: 4")
     add("--cutout", type=whole, metavar="N", help="cut a square of N pixels out of every training image")
+    add("--flip", metavar="NAME", help="mirror images at random (default), or alternating from epoch to epoch")
     add = parser.add_argument_group("how").add_argument
     add("--epochs", type=positive, metavar="N")
     add("--batch-size", type=positive, metavar="N")

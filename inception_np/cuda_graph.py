@@ -116,11 +116,12 @@ class CapturedStep:
         *,
         crops: np.random.Generator | None,
         dropout: np.random.Generator,
+        mirrored: np.ndarray | None = None,
     ) -> None:
         """One step on the images `index` (batch_size,); does not wait for the device.
 
         crops: where crops and mirroring are drawn from, as data.augment does; None takes the images as they are.
-        dropout: a generator over Philox that nothing was drawn from.
+        dropout: a generator over Philox that nothing was drawn from. mirrored: as data.augment takes it.
         """
         words, skip = address(dropout)
         if skip:
@@ -129,7 +130,7 @@ class CapturedStep:
         self.before.record(null)
         self.stream.wait_event(self.before)  # what was begun on the weights comes first,
         with self.stream:
-            self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops))
+            self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops, mirrored))
             self.lr.set(np.array([self.optimiser.lr], np.float32))
             if self.average:
                 self.rate.set(np.array([self.average.next_rate()], np.float32))

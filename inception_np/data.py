@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +112,20 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], d
 
 
 def augment(
-    images: np.ndarray, pad: int, fill: Sequence[float], rng: np.random.Generator, *, cutout: int = 0
+    images: np.ndarray,
+    pad: int,
+    fill: Sequence[float],
+    rng: np.random.Generator,
+    *,
+    cutout: int = 0,
+    mirrored: np.ndarray | None = None,
 ) -> np.ndarray:
     """A random crop of each image with a border of `pad` pixels, mirrored half of the time, a square cut out of it.
 
     images: (N, H, W, C) uint8; so is the result. The border has the colour `fill`, (C,). Image n
     uses the numbers u[n] of u = rng.random((N, 3)): it is taken from row floor(u0 (2 pad + 1)) and
     column floor(u1 (2 pad + 1)) of the bordered image, and mirrored where u2 < 1/2.
+    mirrored: (N,) bool, the images to mirror instead; the same numbers are drawn.
     Cutout (DeVries & Taylor 2017, section 3.2): then v = rng.random((N, 2)), and the square of
     `cutout` pixels around row floor(v0 H) and column floor(v1 W) gets the colour `fill`. It may
     hang over the edge.
@@ -129,7 +137,8 @@ def augment(
     bordered[...] = colour = np.rint(fill).astype(np.uint8)
     bordered[:, pad : pad + height, pad : pad + width] = images
     columns = np.arange(width)
-    columns = np.where(u[:, 2:] < 0.5, columns[::-1], columns) + left[:, None]
+    mirrored = u[:, 2] < 0.5 if mirrored is None else mirrored
+    columns = np.where(mirrored[:, None], columns[::-1], columns) + left[:, None]
     rows = np.arange(height) + top[:, None]
     crops = bordered[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
     if cutout:
@@ -137,6 +146,18 @@ def augment(
         for crop, h, w in zip(crops, top, left, strict=True):
             crop[max(h, 0) : max(h + cutout, 0), max(w, 0) : max(w + cutout, 0)] = colour
     return crops
+
+
+@lru_cache(maxsize=1)
+def alternating(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Which of `count` images are mirrored in an epoch, counted from 0: (count,) bool, read-only.
+
+    Alternating flip (Jordan 2024, arXiv:2404.00498): the first epoch mirrors each image with probability 1/2, drawn
+    from the seed; every later epoch mirrors those images that the epoch before it did not.
+    """
+    mirrored = (stream(seed, "mirror").random(count) < 0.5) ^ (epoch % 2 == 1)
+    mirrored.flags.writeable = False  # the cache hands the same array out again
+    return mirrored
 
 
 def views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:

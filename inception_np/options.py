@@ -16,7 +16,7 @@ from .errors import UsageError, nearest
 # airbench's recipe (Jordan 2024, arXiv:2404.00498) for twice the epochs, with a little cutout, as ReLU needs them
 SPEEDNET = {
     **{"epochs": 20, "batch_size": 1024, "lr": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3, "smoothing": 0.2},
-    **{"schedule": "triangular", "warm_up": 0.0, "pad": 2, "cutout": 4},
+    **{"schedule": "triangular", "warm_up": 0.0, "pad": 2, "cutout": 4, "flip": "alternating", "tta": True},
 }
 
 
@@ -36,6 +36,7 @@ class Options:
     augment: bool = True
     pad: int | None = None  # border that crops are taken from; None: the data set's own
     cutout: int = 0  # side of the square that is cut out of every training image; 0: none
+    flip: str = "random"  # or "alternating": each image is mirrored in every other epoch
     epochs: int = 3
     batch_size: int = 32
     optimizer: str = "sgd"
@@ -59,6 +60,7 @@ def resolve(**given: Any) -> Options:
 
     Without any: a narrow Inception-ResNet on shapes10. GoogLeNet has no batch norm, and RMSProp as
     the papers use it has an epsilon of 1 under its root: both want a smaller learning rate.
+    speednet_cifar comes with a recipe of its own for CIFAR-10.
     """
     chosen: dict[str, Any] = {}
     cifar10 = given.get("data", "shapes10") == "cifar10"
@@ -77,6 +79,8 @@ def resolve(**given: Any) -> Options:
         )
     if given.get("model") == "speednet_cifar" and cifar10:
         chosen |= SPEEDNET
+    if given.get("augment") is False:
+        chosen |= {"cutout": 0, "flip": "random"}
     if given.get("optimizer") == "rmsprop":
         chosen["lr"] = 0.045
     if given.get("train_images"):
@@ -93,6 +97,7 @@ def check(options: Options) -> None:
             kind = getattr(field.type, "__name__", str(field.type))
             raise UsageError(f"{flag(field.name)}: got {getattr(o, field.name)!r}; give a value of type {kind}")
     for option, chosen, known in (
+        ("--flip", o.flip, ["random", "alternating"]),
         ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
         ("--schedule", o.schedule, ["cosine", "triangular", "step", "exponential", "constant"]),
     ):
@@ -116,6 +121,8 @@ def check(options: Options) -> None:
             raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
     if o.cutout and not o.augment:
         raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
+    if o.flip != "random" and not o.augment:
+        raise UsageError(f"--flip: got {o.flip!r} without augmentation, of which it is a part; add --augment")
 
 
 def check_save_every(seconds: float) -> None:

@@ -27,7 +27,7 @@ from . import pictures, schedules
 from .averages import Average, warm_statistics
 from .backend import Array, beside, on_tensor_cores
 from .checkpoint import save
-from .data import augment, batches, load, normalise
+from .data import alternating, augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError
 from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
@@ -226,10 +226,16 @@ class Run:
         warm_statistics(self.norms, self.epoch * self.steps + self.step)
         self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
         crops = stream(o.seed, "augment", *where) if o.augment else None
-        self.captured(index, crops=crops, dropout=stream(o.seed, "dropout", *where))
+        self.captured(index, crops=crops, dropout=stream(o.seed, "dropout", *where), mirrored=self.mirrored(index))
         self.sums["images"] += len(index)
         if (self.step + 1) % 16 == 0 or self.step + 1 == self.steps:
             self.look()
+
+    def mirrored(self, index: np.ndarray) -> np.ndarray | None:
+        """Which of these images --flip alternating mirrors in this epoch; None for --flip random."""
+        if self.options.flip == "random":
+            return None
+        return alternating(len(self.data.train_labels), self.options.seed, self.epoch)[index]
 
     def look(self) -> None:
         """Wait for the steps that were launched, and add their losses up."""
@@ -250,7 +256,8 @@ class Run:
         o, data, where = self.options, self.data, (self.epoch, self.step)
         images, labels = data.train_images[index], data.train_labels[index]
         if o.augment:
-            images = augment(images, self.pad, data.mean, stream(o.seed, "augment", *where), cutout=o.cutout)
+            crops, mirrored = stream(o.seed, "augment", *where), self.mirrored(index)
+            images = augment(images, self.pad, data.mean, crops, cutout=o.cutout, mirrored=mirrored)
         x = beside(normalise(images, data.mean, data.std), self.weights)
         labels = beside(labels, self.weights)
 

@@ -136,6 +136,18 @@ def test_train_eval_and_predict_fit_together(capsys, tmp_path, picture):
     assert code == 0 and "test accuracy" in output
 
 
+def test_train_takes_flip(capsys, tmp_path, monkeypatch):
+    from inception_np import train
+
+    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    told = "--augment", "--flip", "alternating"
+    assert run(capsys, "train", *TINY.split(), *told, "--output", tmp_path)[0] == 0
+    assert json.loads((tmp_path / "options.json").read_text())["flip"] == "alternating"
+    assert run(capsys, "train", "--resume", "--output", tmp_path)[0] == 0
+    code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--flip", "random")
+    assert code == 2 and errors.count("\n") == 1 and "--flip: got random, the run " in errors
+
+
 def test_train_and_eval_take_tta(capsys, tmp_path, monkeypatch):
     from inception_np import train
 
@@ -244,6 +256,8 @@ MISTAKES = [
     ("train --seed -1", 2, "--seed: got -1; give a number from "),
     ("train --optimizer adam", 2, "--optimizer: got 'adam'; "),
     ("train --schedule cosin", 2, "--schedule: got 'cosin'; the nearest is cosine"),
+    ("train --flip alternate", 2, "--flip: got 'alternate'; the nearest is alternating"),
+    ("train --flip alternating --no-augment", 2, "--flip: got 'alternating' without augmentation, "),
     ("train --warm-up 99 --epochs 2", 2, "--warm-up: got 99.0; give a number from 0 to 2"),
     ("train --threads 0", 2, "--threads: got '0', wanted a whole number from 1; "),
     ("train --device gpu", 2, "--device: invalid choice: 'gpu'"),

@@ -80,7 +80,11 @@ def state(net, optimiser, average=None):
     return [backend.asarray(a, "cpu").copy() for a in arrays]
 
 
-def eager(name, device, number, clip=0.0, ema=0.0):
+def told(number):
+    return np.arange(4) % 3 == number % 3
+
+
+def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     """The steps one operation at a time, as `train` takes them.
 
     Returns the state, the loss, how many were right, and the norms of the gradients.
@@ -95,7 +99,8 @@ def eager(name, device, number, clip=0.0, ema=0.0):
     average = Average(net, ema) if ema else None
     loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
-        x = data.normalise(data.augment(pictures[index], 2, MEAN, stream(0, "augment", i)), MEAN, STD)
+        x = data.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
+        x = data.normalise(x, MEAN, STD)
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
         for layer, decay in zip(norms, decays, strict=True):
             layer.decay = decay
@@ -113,7 +118,7 @@ def eager(name, device, number, clip=0.0, ema=0.0):
     return state(net, optimiser, average), loss_sum, right, lengths
 
 
-def captured(name, number, clip=0.0, ema=0.0):
+def captured(name, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     net = move(small_network(), "cuda")
     optimiser = optimisers(net, name)
     average = Average(net, ema) if ema else None
@@ -133,7 +138,7 @@ def captured(name, number, clip=0.0, ema=0.0):
     for i, index, lr in steps(number):
         optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
         optimiser.data *= 1  # on the null stream, as anybody may between steps
-        step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+        step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i), mirrored=mirrored(i))
         if average:
             assert average.updates == i + 1
             with average.in_place():  # as for a test between steps
@@ -162,6 +167,16 @@ def test_graph_that_clips_and_averages_equals_eager_bit_for_bit(name, cupy):
         np.testing.assert_array_equal(a, b)
     assert graph_right == right
     assert graph_loss == pytest.approx(loss, rel=1e-6)
+
+
+def test_graph_mirrors_the_images_it_is_told_to(cupy):
+    wanted, loss, *_ = eager("sgd", "cuda", 3, mirrored=told)
+    got, graph_loss, _ = captured("sgd", 3, mirrored=told)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert graph_loss == pytest.approx(loss, rel=1e-6)
+    by_chance, *_ = captured("sgd", 3)
+    assert any((a != b).any() for a, b in zip(by_chance, wanted, strict=True))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -455,6 +470,44 @@ def test_train_takes_the_captured_step(more, cupy, monkeypatch, tmp_path):
     assert line["train_loss"] == pytest.approx(wanted["train_loss"], rel=2e-2)
     for name, values in cpu_weights.items():
         assert np.abs(weights[name] - values).max() <= 0.1 * np.abs(values).max(), name
+
+
+def launches(folder, monkeypatch):
+    """Of a run with --flip alternating that is stopped and taken up: [(image, is it mirrored?), ..] of the launches."""
+    found, call = [], CapturedStep.__call__
+
+    def launch(self, index, *, mirrored=None, **streams):
+        found.extend(zip(index.tolist(), mirrored.tolist(), strict=True))
+        call(self, index, mirrored=mirrored, **streams)
+
+    with monkeypatch.context() as recording:
+        recording.setattr(CapturedStep, "__call__", launch)
+        _, weights = trained(folder, "cuda", recording, steps=3, flip="alternating")
+    return found, weights
+
+
+def test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
+    cupy, monkeypatch, tmp_path
+):
+    found, again = launches(tmp_path / "stopped", monkeypatch)
+    assert sorted(found) == [(image, mirrored) for image in range(20) for mirrored in (False, True)]
+    _, weights = trained(tmp_path / "through", "cuda", monkeypatch, flip="alternating")
+    for name, values in weights.items():
+        np.testing.assert_array_equal(again[name], values)
+
+
+@on_host
+def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
+    """The planted fault of the test above."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    host_cuda.on_host(monkeypatch)
+    cupy = strict_cupy.pretend(monkeypatch)
+    monkeypatch.setattr(train.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
+    with pytest.raises(AssertionError):
+        test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
+            cupy, monkeypatch, tmp_path
+        )
 
 
 @MORE

@@ -407,10 +407,14 @@ def augmented(cupy, n, plane, c, pad, cutout, drawn):
     index = rng.integers(0, 7, n)
     mean, std = rng.uniform(0, 255, c).tolist(), rng.uniform(1, 99, c).tolist()
     crops = [stream(seed, "augment", 1) if cropped else None for _ in range(2)]
-    wanted = data.augment(images[index], pad, mean, crops[0], cutout=cutout) if cropped else images[index]
+    told = None if rng.integers(2) else rng.integers(2, size=n) > 0
+    wanted = images[index]
+    if cropped:
+        wanted = data.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
     colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
     x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
-    near = [cupy.asarray(a) for a in (images, labels, augment.choices(index, plane, pad, cutout, crops[1]))]
+    choice = augment.choices(index, plane, pad, cutout, crops[1], told)
+    near = [cupy.asarray(a) for a in (images, labels, choice)]
     augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, cutout, x, chosen)
     np.testing.assert_array_equal(x.get(), data.normalise(wanted, mean, std))
     np.testing.assert_array_equal(chosen.get(), labels[index])
@@ -854,6 +858,29 @@ def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
         for greedy in (True, False):  # a barrier that is missing shows in one of them
             host_cuda.on_host(monkeypatch, greedy=greedy, fault=fault)
             once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+@on_host
+@pytest.mark.parametrize("fault", ["always by chance", "always told", "all of them"])
+def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
+    """The planted faults of `augmented` that are not in the kernel."""
+    choices = augment.choices
+
+    def faulty(*args):
+        *args, mirrored = args
+        if fault == "always told" and mirrored is None:
+            mirrored = np.zeros(len(args[0]), bool)
+        elif fault == "all of them" and mirrored is not None:
+            mirrored = mirrored.any()
+        return choices(*args, None if fault == "always by chance" else mirrored)
+
+    monkeypatch.setattr(augment, "choices", faulty)
+    monkeypatch.setattr(backend, "TF32", False)
+    cupy = strict_cupy.pretend(monkeypatch)
+    host_cuda.on_host(monkeypatch)
+    with pytest.raises(AssertionError):
+        for seed in range(40):
+            augmented(cupy, 3, (3, 4), 2, 1, 0, (seed, 0, True))
 
 
 @on_host

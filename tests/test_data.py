@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import tarfile
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +122,83 @@ def test_augment_cuts_a_square_out_as_its_equations_say(pad, cutout):
                 if 0 <= down < cutout and 0 <= right < cutout:
                     wanted[n, h, w] = (10, 20, 30)
     np.testing.assert_array_equal(got, wanted)
+
+
+def check_mirroring(cutout):
+    """Told which images to mirror, augment mirrors these; crops, squares and what it draws are as without."""
+    images = np.random.default_rng(1).integers(50, 256, (40, 6, 9, 3)).astype(np.uint8)
+    pad, fill = (0 if cutout else 2), (10, 20, 30)  # without a border, only the square has its colour
+    by_chance = stream(5, "augment", 1, 2).random((40, 3))[:, 2] < 0.5
+    rng = stream(5, "augment", 1, 2)
+    usual, following = data.augment(images, pad, fill, rng, cutout=cutout), rng.random()
+    for wanted in (by_chance, ~by_chance, np.arange(40) < 10):
+        rng = stream(5, "augment", 1, 2)
+        got = data.augment(images, pad, fill, rng, cutout=cutout, mirrored=wanted)
+        assert rng.random() == following
+        if cutout:
+            np.testing.assert_array_equal((got == fill).all(-1), (usual == fill).all(-1))
+            uncut = np.where(wanted[:, None, None, None], images[:, :, ::-1], images)
+            np.testing.assert_array_equal(got, np.where((got == fill).all(-1, keepdims=True), fill, uncut))
+        else:
+            other = (wanted != by_chance)[:, None, None, None]
+            np.testing.assert_array_equal(got, np.where(other, usual[:, :, ::-1], usual))
+
+
+@pytest.mark.parametrize("cutout", [0, 3])
+def test_augment_mirrors_the_images_it_is_told_to_and_crops_as_without(cutout):
+    check_mirroring(cutout)
+
+
+@pytest.mark.parametrize("cutout", [0, 3])
+@pytest.mark.parametrize("fault", ["not looked at", "fewer numbers"])
+def test_mirroring_of_other_images_or_crops_would_be_noticed(monkeypatch, fault, cutout):
+    """The planted faults of the test above."""
+    whole = data.augment
+
+    def faulty(images, pad, fill, rng, *, cutout, mirrored=None):
+        if mirrored is not None and fault == "fewer numbers":
+            u = rng.random((len(images), 2))
+            more = SimpleNamespace(random=lambda shape: np.c_[u, u[:, :1]] if shape[1] == 3 else rng.random(shape))
+            return whole(images, pad, fill, more, cutout=cutout, mirrored=mirrored)
+        return whole(images, pad, fill, rng, cutout=cutout)
+
+    monkeypatch.setattr(data, "augment", faulty)
+    with pytest.raises(AssertionError):
+        check_mirroring(cutout)
+
+
+def check_alternating():
+    """Of 1000 images, about half are mirrored in each epoch, and each is mirrored in every other one."""
+    for seed in (0, 7):
+        epochs = [data.alternating(1000, seed, epoch) for epoch in range(5)]
+        for mirrored, after in itertools.pairwise(epochs):
+            assert mirrored.shape == (1000,) and mirrored.dtype == bool
+            assert 420 < mirrored.sum() < 580, "five standard deviations from half"
+            np.testing.assert_array_equal(after, ~mirrored)
+    assert 400 < (data.alternating(1000, 0, 0) != data.alternating(1000, 7, 0)).sum() < 600, "the seed draws them"
+    np.testing.assert_array_equal(data.alternating(1000, 0, 1), ~data.alternating(1000, 0, 0))
+
+
+def test_over_two_epochs_each_image_is_seen_once_mirrored_and_once_not():
+    check_alternating()
+    with pytest.raises(ValueError, match="read-only"):
+        data.alternating(1000, 0, 1)[0] = True
+
+
+ALTERNATING_FAULTS = {
+    "drawn in each epoch": lambda count, seed, epoch: stream(seed, "mirror", epoch).random(count) < 0.5,
+    "always the same": lambda count, seed, epoch: stream(seed, "mirror").random(count) < 0.5,
+    "all in one epoch": lambda count, seed, epoch: np.full(count, epoch % 2 == 1),
+    "another seed": lambda count, seed, epoch: (stream(0, "mirror").random(count) < 0.5) ^ (epoch % 2 == 1),
+}
+
+
+@pytest.mark.parametrize("fault", ALTERNATING_FAULTS)
+def test_images_that_do_not_alternate_would_be_noticed(monkeypatch, fault):
+    """The planted faults of the test above."""
+    monkeypatch.setattr(data, "alternating", ALTERNATING_FAULTS[fault])
+    with pytest.raises(AssertionError):
+        check_alternating()
 
 
 def test_augment_does_not_touch_its_images():

@@ -524,7 +524,7 @@ def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninter
 
 
 def without_added(_, texts):
-    for field in ("cutout", "tta"):
+    for field in ("pad", "cutout", "flip", "tta"):
         del texts["options"][field]
 
 
@@ -539,7 +539,7 @@ def test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(sto
 def test_an_option_whose_absence_is_not_known_would_be_noticed(stopped, uninterrupted, monkeypatch):
     """The planted fault of the test above."""
     monkeypatch.setattr(state, "ADDED", {})
-    with pytest.raises(ValueError, match=r"options.cutout: missing"):
+    with pytest.raises(ValueError, match=r"options.pad: missing"):
         test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(stopped, uninterrupted)
 
 

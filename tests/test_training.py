@@ -29,6 +29,7 @@ from small_runs import (
 
 from inception_np import GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
 from inception_np.checkpoint import load, read
+from inception_np.data import alternating
 from inception_np.errors import StoppedError, UsageError
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_params, vectors
@@ -97,6 +98,78 @@ def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_does_not
     whole = weights_of(uninterrupted[SMALL.model])
     assert same_bits(weights_of(tmp_path / "again"), whole)
     assert not same_bits(weights_of(tmp_path / "other"), whole)
+
+
+ALTERNATING = replace(SMALL, flip="alternating")
+
+
+def mirrored_in(folder, monkeypatch):
+    """Of a run that is stopped in its second epoch and taken up: {(epoch, image): is it mirrored?}, as augment is told.
+
+    Raises AssertionError for an image that was seen twice in an epoch.
+    """
+    seen, here = {}, []
+    step, augment = train.Run.train_step, train.augment
+
+    def train_step(self, index):
+        here[:] = self.epoch, index
+        step(self, index)
+
+    def told(images, *args, mirrored=None, **more):
+        for image, flag in zip(here[1], mirrored, strict=True):
+            assert (here[0], int(image)) not in seen
+            seen[here[0], int(image)] = bool(flag)
+        return augment(images, *args, mirrored=mirrored, **more)
+
+    monkeypatch.setattr(train, "augment", told)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(train.Run, "train_step", train_step)
+        stop_after(stopping, 5)
+        with pytest.raises(StoppedError):
+            train.train(folder, ALTERNATING)
+    monkeypatch.setattr(train.Run, "train_step", train_step)
+    train.train(folder, ALTERNATING, resume=True)
+    return seen
+
+
+def check_alternating_run(folder, monkeypatch):
+    with monkeypatch.context() as patched:
+        seen = mirrored_in(folder, patched)
+    assert len(seen) == 3 * 48 and 12 < sum(seen[0, image] for image in range(48)) < 36
+    for image in range(48):
+        assert seen[0, image] == seen[2, image] != seen[1, image]
+
+
+def test_a_run_that_alternates_mirrors_each_image_in_every_other_epoch_and_resumes_with_the_same_bits(
+    tmp_path, monkeypatch, uninterrupted
+):
+    train.train(tmp_path / "whole", ALTERNATING)
+    check_alternating_run(tmp_path / "stopped", monkeypatch)
+    whole = weights_of(tmp_path / "whole")
+    assert same_bits(weights_of(tmp_path / "stopped"), whole)
+    assert not same_bits(weights_of(uninterrupted[SMALL.model]), whole), "random flip gives the same"
+
+
+def began_with(run):
+    """The epoch that this process began with is taken for the first one."""
+    run.began = getattr(run, "began", run.epoch)
+    return run.epoch - run.began
+
+
+ALTERNATING_FAULTS = {
+    "a resumed run begins again": lambda run, index: alternating(48, 5, began_with(run))[index],
+    "the same in every epoch": lambda run, index: alternating(48, 5, 0)[index],
+    "other images of the batch": lambda run, index: alternating(48, 5, run.epoch)[index[::-1]],
+    "drawn in each epoch": lambda run, index: alternating(48, run.epoch, 0)[index],
+}
+
+
+@pytest.mark.parametrize("fault", ALTERNATING_FAULTS)
+def test_a_run_that_does_not_alternate_would_be_noticed(tmp_path, monkeypatch, fault):
+    """The planted faults of the test above."""
+    monkeypatch.setattr(train.Run, "mirrored", ALTERNATING_FAULTS[fault])
+    with pytest.raises(AssertionError):
+        check_alternating_run(tmp_path, monkeypatch)
 
 
 # What a run leaves behind
@@ -536,6 +609,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         {"epochs": 0}, {"batch_size": 1}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 2}, {"weight_decay": -1},
         {"warm_up": 9}, {"smoothing": 1}, {"clip": -1}, {"ema": 1}, {"seed": -1}, {"optimizer": "sdg"},
         {"schedule": "cosin"}, {"model": "inception"}, {"data": "shape"}, {"train_images": 0},
+        {"flip": "none"}, {"flip": None}, {"flip": "alternating", "augment": False},
         {"tta": 1}, {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
     ],
 )  # fmt: skip

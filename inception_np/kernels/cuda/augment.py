@@ -7,19 +7,24 @@ from .launch import elements, launch
 
 
 def choices(
-    index: np.ndarray, plane: tuple[int, int], pad: int, cutout: int, rng: np.random.Generator | None
+    index: np.ndarray,
+    plane: tuple[int, int],
+    pad: int,
+    cutout: int,
+    rng: np.random.Generator | None,
+    mirrored: np.ndarray | None = None,
 ) -> np.ndarray:
     """(N, 6) int32: the image, the crop's row and column, whether it is mirrored, and the row and column where the
     square is cut out, drawn as data.augment does for images of H, W = plane.
 
-    rng=None takes the images as they are.
+    rng=None takes the images as they are. mirrored: as data.augment takes it.
     """
     choice = np.empty((len(index), 6), np.int32)
     choice[:, 0], choice[:, 1:3], choice[:, 3], choice[:, 4:] = index, pad, 0, plane
     if rng is not None:
         u = rng.random((len(index), 3))
         choice[:, 1:3] = u[:, :2] * (2 * pad + 1)
-        choice[:, 3] = u[:, 2] < 0.5
+        choice[:, 3] = u[:, 2] < 0.5 if mirrored is None else mirrored
     if rng is not None and cutout:
         choice[:, 4:] = (rng.random((len(index), 2)) * plane).astype(np.int32) - cutout // 2
     return choice
