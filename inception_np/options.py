@@ -41,6 +41,7 @@ class Options:
     smoothing: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the running average of the weights; 0: none
+    lookahead: bool = False  # pull the weights back to slow ones every 5 steps
     tta: bool = False  # test by the mean logits of six views of each image
     seed: int = 0
     low_memory: bool = False
@@ -106,6 +107,10 @@ def check(options: Options) -> None:
             raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
     if o.cutout and not o.augment:
         raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
+    if o.lookahead and o.ema:
+        raise UsageError(
+            f"--lookahead: got it with --ema {o.ema}, another average of the weights; leave one of them out"
+        )
 
 
 def check_save_every(seconds: float) -> None:
