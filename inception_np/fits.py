@@ -30,7 +30,7 @@ def network_for(o: Any, force: bool) -> Network:
     train, test = o.train_images or TRAIN_IMAGES[o.data], o.test_images or TEST_IMAGES[o.data]
     check_batch(o.batch_size, train)
     checked = not force and o.device == "cpu"
-    copies = 1 + bool(o.momentum or o.optimizer == "rmsprop") + (o.optimizer == "rmsprop") + bool(o.ema)
+    copies = 1 + bool(o.momentum or o.optimizer == "rmsprop") + (o.optimizer == "rmsprop") + bool(o.ema) + o.lookahead
     try:
         if checked:
             check_width(o.model, o.width, copies)

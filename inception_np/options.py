@@ -16,7 +16,15 @@ from .errors import UsageError, nearest
 # airbench's recipe (Jordan 2024, arXiv:2404.00498) for twice the epochs, with a little cutout, as ReLU needs them
 SPEEDNET = {
     **{"epochs": 20, "batch_size": 1024, "lr": 1.5, "momentum": 0.85, "weight_decay": 1.33e-3, "smoothing": 0.2},
-    **{"schedule": "triangular", "warm_up": 0.0, "pad": 2, "cutout": 4, "flip": "alternating", "tta": True},
+    **{
+        "schedule": "triangular",
+        "warm_up": 0.0,
+        "pad": 2,
+        "cutout": 4,
+        "flip": "alternating",
+        "lookahead": True,
+        "tta": True,
+    },
 }
 
 
@@ -49,6 +57,7 @@ class Options:
     smoothing: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the running average of the weights; 0: none
+    lookahead: bool = False  # pull the weights back to slow ones every 5 steps
     tta: bool = False  # test by the mean logits of six views of each image
     seed: int = 0
     low_memory: bool = False
@@ -78,7 +87,7 @@ def resolve(**given: Any) -> Options:
             else {"batch_size": 64, "lr": 0.03, "clip": 2.0}
         )
     if given.get("model") == "speednet_cifar" and cifar10:
-        chosen |= SPEEDNET
+        chosen |= {**SPEEDNET, "lookahead": not given.get("ema")}
     if given.get("augment") is False:
         chosen |= {"cutout": 0, "flip": "random"}
     if given.get("optimizer") == "rmsprop":
@@ -123,6 +132,10 @@ def check(options: Options) -> None:
         raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
     if o.flip != "random" and not o.augment:
         raise UsageError(f"--flip: got {o.flip!r} without augmentation, of which it is a part; add --augment")
+    if o.lookahead and o.ema:
+        raise UsageError(
+            f"--lookahead: got it with --ema {o.ema}, another average of the weights; leave one of them out"
+        )
 
 
 def check_save_every(seconds: float) -> None:

@@ -1,6 +1,6 @@
 """The state of a training run as a file: all that it takes to go on with the same bits.
 
-    state.safetensors             net/PATH, optimizer/NAME, average/I: every array of the run
+    state.safetensors             net/PATH, optimizer/NAME, average/I, lookahead/I: every array of the run
                                   metadata: the options, and how far the run has come
     state.previous.safetensors    the same of the save before, should the newer one be damaged
 
@@ -33,7 +33,7 @@ NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "images", "seconds")
 SUMS = ("loss", "right", "images", "seconds")
 # Options that a state of an earlier version lacks, with the value that all runs had then.
-ADDED = {"pad": None, "cutout": 0, "flip": "random", "tta": False}
+ADDED = {"pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False}
 
 
 class State(NamedTuple):

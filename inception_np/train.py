@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from . import pictures, schedules
-from .averages import Average, warm_statistics
+from .averages import Average, Lookahead, warm_statistics
 from .backend import Array, beside, on_tensor_cores
 from .checkpoint import save
 from .data import alternating, augment, batches, load, normalise
@@ -148,14 +148,16 @@ class Run:
         self.passes = Replay(self.net, low_memory=o.low_memory)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
         self.average = Average(self.net, o.ema) if o.ema else None
+        self.steps = len(self.data.train_labels) // o.batch_size  # in an epoch
+        self.lookahead = Lookahead(self.net, o.epochs * self.steps) if o.lookahead else None
         self.watched = [
             self.weights,
             *self.optimiser.state.values(),
             *(b.data for b in named_buffers(self.net).values()),
         ]
         self.watched += self.average.means if self.average else []
+        self.watched += self.lookahead.means if self.lookahead else []
         self.schedule = schedules.named(o.schedule, o.lr, o.epochs, o.warm_up)
-        self.steps = len(self.data.train_labels) // o.batch_size  # in an epoch
         self.captured = self.captured_step(o.batch_size)
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
@@ -227,6 +229,8 @@ class Run:
         self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
         crops = stream(o.seed, "augment", *where) if o.augment else None
         self.captured(index, crops=crops, dropout=stream(o.seed, "dropout", *where), mirrored=self.mirrored(index))
+        if self.lookahead:  # on the null stream, which waits for the step and the next step for it
+            self.lookahead.update(self.epoch * self.steps + self.step + 1)
         self.sums["images"] += len(index)
         if (self.step + 1) % 16 == 0 or self.step + 1 == self.steps:
             self.look()
@@ -270,6 +274,8 @@ class Run:
             self.optimiser.step()
             if self.average:
                 self.average.update()
+            if self.lookahead:
+                self.lookahead.update(self.epoch * self.steps + self.step + 1)
         if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
             self.check_finite(self.step + 1)
         self.sums["loss"] += loss * len(index)
@@ -359,6 +365,8 @@ class Run:
         found |= {f"optimizer/{name}": vector for name, vector in self.optimiser.state.items()}
         if self.average:
             found |= {f"average/{i}": mean for i, mean in enumerate(self.average.means)}
+        if self.lookahead:
+            found |= {f"lookahead/{i}": slow for i, slow in enumerate(self.lookahead.means)}
         return found
 
     def save(self) -> None:
@@ -422,6 +430,8 @@ class Run:
             culprit = culprit or (None if is_finite(vector) else f"the optimiser's {name}")
         if self.average and not all(map(is_finite, self.average.means)):
             culprit = culprit or "a running average of the weights (--ema)"
+        if self.lookahead and not all(map(is_finite, self.lookahead.means)):
+            culprit = culprit or "a slow weight (--lookahead)"
         if culprit:
             raise self.error(f"{culprit} is not finite", step)
 

@@ -253,6 +253,7 @@ MISTAKES = [
     ("train --lr nan", 2, "--lr: got 'nan', wanted a number such as 0.1; "),
     ("train --momentum 7", 2, "--momentum: got 7.0; give a number from 0 to 0.999999"),
     ("train --ema 1", 2, "--ema: got 1.0; give a number from "),
+    ("train --lookahead --ema 0.9", 2, "--lookahead: got it with --ema 0.9, "),
     ("train --seed -1", 2, "--seed: got -1; give a number from "),
     ("train --optimizer adam", 2, "--optimizer: got 'adam'; "),
     ("train --schedule cosin", 2, "--schedule: got 'cosin'; the nearest is cosine"),
@@ -359,6 +360,8 @@ def test_resume_refuses_other_options_than_the_run_has(capsys, tmp_path, monkeyp
     assert code == 2 and f"--lr: got 0.5, the run in {tmp_path} has 0.01; " in errors
     code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--tta")
     assert code == 2 and f"--tta: got True, the run in {tmp_path} has False; " in errors
+    code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--lookahead")
+    assert code == 2 and f"--lookahead: got True, the run in {tmp_path} has False; " in errors
     assert run(capsys, "train", "--resume", "--output", tmp_path, "--lr", "0.01")[0] == 0
     code, _, errors = run(capsys, "train", *TINY.split(), "--output", tmp_path)
     assert code == 2 and "already holds a run; add --resume" in errors

@@ -12,7 +12,7 @@ import strict_cupy
 
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, cuda_graph, data, fits, train
-from inception_np.averages import Average
+from inception_np.averages import Average, Lookahead
 from inception_np.cuda_graph import CapturedStep
 from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
@@ -454,7 +454,11 @@ def trained(folder, device, monkeypatch, steps=None, **more):
     return line, train.newest_state(folder)[0]
 
 
-MORE = pytest.mark.parametrize("more", [{}, {"clip": 1.0, "ema": 0.9}], ids=["plain", "clip and ema"])
+MORE = pytest.mark.parametrize(
+    "more",
+    [{}, {"clip": 1.0, "ema": 0.9}, {"lookahead": True}],
+    ids=["plain", "clip and ema", "lookahead"],
+)
 
 
 @MORE
@@ -517,3 +521,58 @@ def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(more, cupy, mon
     assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     for name, values in weights.items():
         np.testing.assert_array_equal(again[name], values)
+
+
+LOOKING = {"lookahead": True, "schedule": "constant", "warm_up": 0}
+
+
+def looked_ahead(folder, captured, monkeypatch):
+    """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
+    with monkeypatch.context() as how:
+        if not captured:
+            how.setattr(train.Run, "captured_step", lambda self, batch_size: None)
+        return trained(folder, "cuda", how, **LOOKING)[1]
+
+
+def test_lookahead_after_a_captured_step_equals_the_eager_one_bit_for_bit(cupy, monkeypatch, tmp_path):
+    wanted, got = (looked_ahead(tmp_path / str(captured), captured, monkeypatch) for captured in (False, True))
+    assert [name for name in wanted if name.startswith("lookahead/")]
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(got[name], values, name)
+
+
+@on_host
+@pytest.mark.parametrize("fault", ["nobody waits", "no way back", "another step"])
+def test_lookahead_that_comes_too_early_or_leaves_a_part_out_is_found(fault, monkeypatch, tmp_path):
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    host_cuda.on_host(monkeypatch)
+    strict_cupy.pretend(monkeypatch)
+    wanted = looked_ahead(tmp_path / "eager", False, monkeypatch)
+    wait, move, update = strict_cupy.Stream.wait_event, Lookahead.move, Lookahead.update
+    if fault == "nobody waits":
+        forgetful = lambda self, event: None if self is strict_cupy.Stream.null else wait(self, event)  # noqa: E731
+        monkeypatch.setattr(strict_cupy.Stream, "wait_event", forgetful)
+    elif fault == "no way back":
+        monkeypatch.setattr(Lookahead, "move", lambda self, rate, **_: move(self, rate))
+    else:
+        monkeypatch.setattr(Lookahead, "update", lambda self, done: update(self, done - 1))
+    with pytest.raises(AssertionError):
+        got = looked_ahead(tmp_path / "captured", True, monkeypatch)
+        for name, values in wanted.items():
+            np.testing.assert_array_equal(got[name], values)
+
+
+def test_lookahead_is_two_launches_and_waits_for_nothing(cupy, monkeypatch):
+    """Every fifth step: the rate and one kernel for all arrays; between those steps nothing."""
+    if cupy.ndarray is not strict_cupy.ndarray:
+        pytest.skip("the stand-in counts")
+    launched, function = [], launch.function
+    monkeypatch.setattr(launch, "function", lambda s, kernel, o: (launched.append(kernel), function(s, kernel, o))[1])
+    lookahead = Lookahead(move(small_network(), "cuda"), 13)
+    strict_cupy.syncs["count"] = 0
+    begun = strict_cupy.Stream.begun
+    for done in range(1, 14):
+        lookahead.update(done)
+    assert launched == ["move_averages"] * 3, "after steps 5, 10 and 13"
+    assert strict_cupy.syncs["count"] == 0 and strict_cupy.Stream.begun - begun == 6

@@ -356,7 +356,7 @@ def updates(cupy, size, drawn):
         make.check(a, b)
 
 
-def averages(cupy, sizes, drawn):
+def averages(cupy, sizes, back, drawn):
     make = Numbers(cupy, *drawn[:2])
     starts = np.cumsum([1, *(size + 1 for size in sizes)])  # with a NaN between two
     vectors = np.full((2, starts[-1]), np.nan, np.float32)
@@ -368,9 +368,9 @@ def averages(cupy, sizes, drawn):
     rate = cupy.asarray(np.float32([0.25])) if drawn[2] else 0.25
     for (means, arrays), r in ((wide, 0.25), (near, rate)):
         pairs = [means[at] for at in own], [arrays[at] for at in own]
-        update.move_averages(*pairs, r, update.pieces(*pairs))
+        update.move_averages(*pairs, r, update.pieces(*pairs), back=back)
     got = [v.get() for v in near]
-    np.testing.assert_array_equal(got[1], vectors[1])
+    np.testing.assert_array_equal(got[1], got[0] if back else vectors[1])
     assert (np.isnan(got[0]) == np.isnan(wide[0])).all(), "wrote between two averages"
     np.testing.assert_allclose(got[0], wide[0], rtol=0, atol=0 if make.whole else 1e-6)
 
@@ -440,7 +440,7 @@ PROPERTIES = {
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
     updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
     averages: st.tuples(
-        st.lists(st.sampled_from([1, 5, 256, 600, 1024, 1025, 2100]), min_size=1, max_size=4), numbers()
+        st.lists(st.sampled_from([1, 5, 256, 600, 1024, 1025, 2100]), min_size=1, max_size=4), st.booleans(), numbers()
     ),
     clipping: st.tuples(
         st.sampled_from([1, 5, 255, 257, 1024, 1025, 5000]),
@@ -771,6 +771,8 @@ FAULTS = {
         ("update.cu", "(array[i] - mean[i])", "array[i]"),
         ("update.cu", "pieces + 3 * blockIdx.x", "pieces"),
         ("update.cu", "i < count", "i < count - 1"),
+        ("update.cu", "if (back) array[i] = m;", ""),
+        ("update.cu", "if (back) ", ""),
         ("update.cu", "i < count", "i < min(count, (int)blockDim.x)"),
     ],
     clipping: [

@@ -27,12 +27,13 @@ from small_runs import (
     weights_of,
 )
 
-from inception_np import GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
+from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
+from inception_np.averages import Lookahead
 from inception_np.checkpoint import load, read
 from inception_np.data import alternating
 from inception_np.errors import StoppedError, UsageError
 from inception_np.kernels.clip import clip_norm
-from inception_np.layer import Mode, cast, named_params, vectors
+from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.loss import softmax_cross_entropy
 from inception_np.models import create_model
 from inception_np.tensorfile import read_tensors
@@ -90,6 +91,46 @@ def test_whatever_resume_would_forget_is_noticed(tmp_path, monkeypatch, uninterr
     monkeypatch.setattr(train.Run, "restore", faulty)
     train.train(tmp_path, SMALL, resume=True)
     assert not same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
+
+
+LOOKING = replace(SMALL, ema=0.0, lookahead=True)  # 9 steps: slow weights move after the 5th
+
+
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory, tiny_networks):
+    folder = tmp_path_factory.mktemp("looking")
+    train.train(folder, LOOKING)
+    return folder
+
+
+def look_again(folder, monkeypatch, steps, fault=lambda run: None):
+    """What a run with --lookahead ends with that was stopped after so many steps. fault: changes what is restored."""
+    with monkeypatch.context() as stopping:
+        stop_after(stopping, steps)
+        with pytest.raises(StoppedError):
+            train.train(folder, LOOKING)
+    restore = train.Run.restore
+    monkeypatch.setattr(train.Run, "restore", lambda run: (restore(run), fault(run)))
+    train.train(folder, LOOKING, resume=True)
+    return weights_of(folder)
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_a_run_with_lookahead_stopped_at_any_step_and_resumed_ends_with_the_same_bits(
+    tmp_path, monkeypatch, looking, steps
+):
+    assert same_bits(look_again(tmp_path, monkeypatch, steps), weights_of(looking))
+
+
+@pytest.mark.parametrize("steps", [2, 4, 6, 8])
+def test_slow_weights_that_resume_would_forget_are_noticed(tmp_path, monkeypatch, looking, steps):
+    """The planted fault of the test above: they begin again from the fast ones."""
+
+    def forget(run):
+        for slow, fast in zip(run.lookahead.means, run.lookahead.arrays, strict=True):
+            slow[...] = fast
+
+    assert not same_bits(look_again(tmp_path, monkeypatch, steps, forget), weights_of(looking))
 
 
 def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_does_not(tmp_path, uninterrupted):
@@ -452,6 +493,110 @@ def test_averages_follow_their_equation_and_leave_the_weights_alone():
     assert all(np.array_equal(a, b) for a, b in zip(average.arrays, before, strict=True))
 
 
+def steps_by_lookahead(steps):
+    """A network with batch norm after so many steps by the class and, in NumPy, by its equations."""
+    found = []
+    for ours in (True, False):
+        rng = np.random.default_rng(0)
+        layers = {"conv": ConvBNReLU(3, 4, 3, rng=rng), "gap": GlobalAvgPool2D(), "fc": Linear(4, 5, rng=rng)}
+        net = cast(Sequential(**layers), np.float64)
+        optimiser = SGD(net, 0.5, momentum=0.9, nesterov=True)
+        lookahead = Lookahead(net, steps)
+        fast = {path: slot.data for path, slot in (named_params(net) | named_buffers(net)).items()}
+        slow = {path: array.copy() for path, array in fast.items()}
+        for t in range(1, steps + 1):
+            x, labels = rng.standard_normal((4, 5, 8, 3)), rng.integers(0, 5, 4)
+            y, cache = net.forward(x, Mode(train=True, keep=True))
+            net.backward(softmax_cross_entropy(y, labels)[1], x, cache)
+            optimiser.step()
+            if ours:
+                lookahead.update(t)
+                continue
+            if t % 5 == 0:
+                d = 0.95**5 * (t / steps) ** 3
+                for path, array in slow.items():
+                    array[...] = d * array + (1 - d) * fast[path]
+                    fast[path][...] = array
+            if t == steps >= 5:
+                for path, array in slow.items():
+                    fast[path][...] = array
+        found.append({**fast, "velocity": optimiser.state["velocity"]})
+        if ours and steps >= 5:
+            for a, b in zip(lookahead.arrays, lookahead.means, strict=True):
+                np.testing.assert_array_equal(a, b)
+    return found
+
+
+def check_lookahead(steps):
+    ours, wanted = steps_by_lookahead(steps)
+    assert len(wanted) == 8
+    for name, array in wanted.items():
+        np.testing.assert_allclose(ours[name], array, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [23, 20, 5, 4, 1])
+def test_lookahead_is_the_loop_of_its_equations(steps):
+    check_lookahead(steps)
+
+
+def without(part):
+    """Lookahead that lacks a part."""
+
+    class Faulty(Lookahead):
+        def __init__(self, net, steps):
+            super().__init__(net, steps)
+            if part == "statistics":
+                self.arrays, self.means = self.arrays[:1], self.means[:1]
+
+        def move(self, rate, *, back=False):
+            super().move(rate, back=back and part != "way back")
+
+        def update(self, done):
+            if part != "last step" or done % 5 == 0:
+                super().update(done - (part == "count"))
+
+    return Faulty
+
+
+@pytest.mark.parametrize("part", ["way back", "statistics", "last step", "count"])
+def test_lookahead_without_a_part_would_be_noticed(monkeypatch, part):
+    """The planted faults of the test above."""
+    monkeypatch.setitem(globals(), "Lookahead", without(part))
+    with pytest.raises(AssertionError):
+        check_lookahead(23)
+
+
+@pytest.mark.parametrize(("done", "steps", "kept"), [(5, 1000, 0), (500, 1000, 0.0967), (995, 1000, 0.7623), (7, 9, 1)])
+def test_lookahead_does_nothing_at_the_beginning_and_pulls_back_at_the_end(done, steps, kept):
+    """kept: of the way from slow to fast weights, what is taken back; between two fifth steps nothing moves."""
+    lookahead = Lookahead(create_model("bn_inception_cifar", width=1 / 16), steps)
+    slow = [mean.copy() for mean in lookahead.means]
+    for array in lookahead.arrays:
+        array += 1
+    lookahead.update(done)
+    for array, mean, before in zip(lookahead.arrays, lookahead.means, slow, strict=True):
+        np.testing.assert_allclose(array, before + (1 if kept == 1 else 1 - kept), atol=1e-4)
+        np.testing.assert_array_equal(mean, before if kept == 1 else array)
+
+
+def test_a_run_with_lookahead_ends_with_its_slow_weights(looking):
+    run = train.Run(looking, LOOKING, False)
+    run.restore()
+    for fast, slow in zip(run.lookahead.arrays, run.lookahead.means, strict=True):
+        np.testing.assert_array_equal(fast, slow)
+    found = weights_of(looking)
+    for path in {**named_params(run.net), **named_buffers(run.net)}:
+        np.testing.assert_array_equal(found[f"checkpoint/{path}"], found[f"net/{path}"])
+
+
+@pytest.mark.parametrize("array", [0, -1])
+def test_a_slow_weight_that_is_not_finite_stops_the_run(tmp_path, array):
+    run = train.Run(tmp_path, LOOKING, False)
+    run.lookahead.means[array][0] = math.inf
+    with pytest.raises(ValueError, match=r"a slow weight \(--lookahead\) is not finite in epoch 1, step 1"):
+        run.train_step(np.arange(16))
+
+
 def test_evaluate_counts_the_last_images_too(monkeypatch):
     net = create_model("inception_v1_cifar", width=1 / 16)
     data = train.load("shapes10", train=10, test=23)
@@ -611,6 +756,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         {"schedule": "cosin"}, {"model": "inception"}, {"data": "shape"}, {"train_images": 0},
         {"flip": "none"}, {"flip": None}, {"flip": "alternating", "augment": False},
         {"tta": 1}, {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
+        {"lookahead": 1}, {"lookahead": True},
     ],
 )  # fmt: skip
 def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):

@@ -71,11 +71,18 @@ def pieces(means: list[Array], arrays: list[Array]) -> Array | None:
     return None
 
 
-def move_averages(means: list[Array], arrays: list[Array], rate: float | Array, pieces: Array | None) -> None:
-    """mean += rate * (array - mean) for each pair of them. pieces: what the function of that name made for them."""
+def move_averages(
+    means: list[Array], arrays: list[Array], rate: float | Array, pieces: Array | None, *, back: bool = False
+) -> None:
+    """mean += rate * (array - mean) for each pair of them, and with `back`, array = mean after it.
+
+    pieces: what the function of that name made for them.
+    """
     if pieces is not None:
         from .cuda import update as cuda
 
-        return cuda.move_averages(means, rate, pieces)
+        return cuda.move_averages(means, rate, pieces, back)
     for mean, array in zip(means, arrays, strict=True):
         mean += rate * (array - mean)
+        if back:
+            array[...] = mean

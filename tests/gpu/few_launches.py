@@ -81,7 +81,8 @@ def others(put, module, rng):
     update.sgd_step(put(99), put(99), put(99), 0.1, 0.9, 0.01, True)
     clip.clip_norm(put(2099), 1.0)
     averages = [put(2099), put(7)], [put(2099), put(7)]
-    update.move_averages(*averages, 0.1, update.pieces(*averages))
+    for back in (False, True):
+        update.move_averages(*averages, 0.1, update.pieces(*averages), back=back)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,18 @@ extern "C" __global__ void rmsprop_step(float* __restrict__ data, float* __restr
   grad[i] = 0;
 }
 
-// Running averages move towards their arrays. A block has one of the pieces (blocks, 3): where it begins in an average
-// and in its array, and how many numbers it has. The rate is read from device memory, as the learning rate is.
-extern "C" __global__ void move_averages(const unsigned long long* __restrict__ pieces, const float* __restrict__ rate) {
+// Running averages move towards their arrays; with `back`, the arrays become them then. A block has one of the pieces
+// (blocks, 3): where it begins in an average and in its array, and how many numbers it has. The rate is read from device
+// memory, as the learning rate is.
+extern "C" __global__ void move_averages(const unsigned long long* __restrict__ pieces, const float* __restrict__ rate,
+                                         int back) {
   const unsigned long long* piece = pieces + 3 * blockIdx.x;
   float* __restrict__ mean = (float*)piece[0];
-  const float* __restrict__ array = (const float*)piece[1];
+  float* __restrict__ array = (float*)piece[1];
   const int count = (int)piece[2];
-  for (int i = threadIdx.x; i < count; i += blockDim.x) mean[i] += *rate * (array[i] - mean[i]);
+  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+    const float m = mean[i] + *rate * (array[i] - mean[i]);
+    mean[i] = m;
+    if (back) array[i] = m;
+  }
 }

@@ -48,5 +48,5 @@ def pieces(means: list[Array], arrays: list[Array]) -> Array:
     return array_module(means[0]).asarray(np.array(table, np.uint64))
 
 
-def move_averages(means: list[Array], rate: float | Array, pieces: Array):
-    launch("update.cu", "move_averages", ((len(pieces),), (BLOCK,)), pieces, one_number(rate, means[0]))
+def move_averages(means: list[Array], rate: float | Array, pieces: Array, back: bool):
+    launch("update.cu", "move_averages", ((len(pieces),), (BLOCK,)), pieces, one_number(rate, means[0]), back)
