@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .backend import Array, array_module, beside
 from .errors import UsageError, nearest
 from .random import stream
 from .streams import say
@@ -103,11 +104,11 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     return tuple(means), tuple(stds)
 
 
-def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float], dtype: type = np.float32) -> np.ndarray:
-    """(image - mean) / std per channel. uint8 (N, H, W, C) in, `dtype` of the same shape out."""
-    x: np.ndarray = images.astype(dtype)
-    x -= np.asarray(mean, dtype)
-    x *= 1 / np.asarray(std, dtype)
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype: type = np.float32) -> Array:
+    """(image - mean) / std per channel. uint8 (N, H, W, C) in, `dtype` of the same shape out, on their device."""
+    x = images.astype(dtype)
+    x -= beside(np.asarray(mean, dtype), x)
+    x *= beside(1 / np.asarray(std, dtype), x)
     return x
 
 
@@ -160,7 +161,7 @@ def alternating(count: int, seed: int, epoch: int) -> np.ndarray:
     return mirrored
 
 
-def views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+def views(images: Array) -> Iterator[tuple[float, Array]]:
     """Six (weight, views of the images) for test-time augmentation; the weights sum to 1.
 
     images: (N, H, W, C), H and W at least 2; each view has their shape and dtype. The images and their mirror images
@@ -171,7 +172,7 @@ def views(images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
     _, height, width, _ = images.shape
     if min(height, width) < 2:
         raise ValueError(f"views: got images of {height}x{width}, wanted 2x2 or more; evaluate them without tta")
-    bordered = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    bordered = array_module(images).pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     crops = (bordered[:, at : at + height, at : at + width] for at in (0, 2))
     for weight, view in ((1 / 4, images), *((1 / 8, crop) for crop in crops)):
         yield weight, view

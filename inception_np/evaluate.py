@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from .backend import Array, asarray, beside
+from .backend import Array, array_module, asarray, beside
 from .data import normalise, views
 from .inference import compile_inference
 from .layer import Layer, Mode, named_params
@@ -34,14 +34,15 @@ def evaluate(
     with np.errstate(all="ignore"):
         infer = compile_inference(net, (batch_size, *images.shape[1:]))
 
-        def logits_of(images: np.ndarray) -> Array:
+        def logits_of(images: Array) -> Array:
             pause()
-            x = beside(normalise(images, mean, std, like.dtype), like)
+            x = array_module(images).ascontiguousarray(normalise(images, mean, std, like.dtype))
             return infer(x) if len(x) == batch_size else net.forward(x, Mode())[0]
 
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            seen: Iterable[tuple[float, np.ndarray]] = views(images[part]) if tta else [(1.0, images[part])]
+            here = beside(images[part], like)
+            seen: Iterable[tuple[float, Array]] = views(here) if tta else [(1.0, here)]
             logits = asarray(sum(weight * logits_of(view) for weight, view in seen), "cpu")
             predicted[part] = logits.argmax(1)
             loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])

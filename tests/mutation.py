@@ -110,7 +110,7 @@ TARGETS = {
     ),
     "layers/conv_bn_relu.py": (("ConvBNReLU.output", "ConvBNReLU.forward", "ConvBNReLU.backward"), ("ConvBNReLU",)),
     "layers/depthwise.py": (("DepthwiseConv2D.backward",), ("DepthwiseConv2D", "SeparableConv2D")),
-    "layers/linear.py": (("Linear.backward",), ("Linear",)),
+    "layers/linear.py": (("Linear.backward", "Scale.forward", "Scale.backward"), ("Linear", "Scale")),
     "layers/lrn.py": (("LRN._constants", "LRN.backward"), ("LRN",)),
     "layers/pool.py": (
         (
@@ -123,6 +123,7 @@ TARGETS = {
         ),
         ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "adaptive"),
     ),
+    "layers/whitening.py": (("PatchWhitening.backward",), ("PatchWhitening",)),
     "compose.py": (
         ("Sequential.backward", "Concat._output", "Concat.backward", "Residual.backward"),
         ("networks", "SeparableConv2D", "user"),
@@ -514,6 +515,8 @@ def judges(layer):
             "BatchNorm": "test_batch_norm_is_the_definition_and_its_averages_move_in_backward",
             "Dropout": "test_dropout_keeps_or_drops_by_the_generator_alone",
             "Linear": "test_linear_is_the_definition",
+            "Scale": "test_scale_is_the_definition",
+            "PatchWhitening": "test_patch_whitening_is_a_convolution_whose_filters_stay",
         }.get(layer)
         if definition:
             test = getattr(test_layers, definition).hypothesis.inner_test

@@ -214,6 +214,18 @@ def linear(draw):
 
 
 @st.composite
+def scale(draw):
+    return Case(f"Scale({draw(st.sampled_from([2.0, -0.5, 1 / 9]))})", draw(planes()), draw(seeds))
+
+
+@st.composite
+def whitening(draw):
+    C, k = draw(pairs(1, 3))
+    plane = k + draw(st.integers(0, 3)), k + draw(st.integers(0, 3))
+    return Case(f"PatchWhitening({C}, {k}, rng=rng)", (draw(st.integers(1, 2)), *plane, C), draw(seeds))
+
+
+@st.composite
 def batch_norm(draw):
     shape = draw(planes())
     eps = draw(st.sampled_from([1e-3, 1e-5, 0.5]))
@@ -247,6 +259,8 @@ LAYERS = {
     "ELU": elu(),
     "Dropout": dropout(),
     "Linear": linear(),
+    "Scale": scale(),
+    "PatchWhitening": whitening(),
     "BatchNorm": batch_norm(),
     "LRN": lrn(),
 }
@@ -259,6 +273,8 @@ LINEAR = (
     "Flatten",
     "Dropout",
     "Linear",
+    "Scale",
+    "PatchWhitening",
 )
 
 

@@ -456,8 +456,8 @@ def trained(folder, device, monkeypatch, steps=None, **more):
 
 MORE = pytest.mark.parametrize(
     "more",
-    [{}, {"clip": 1.0, "ema": 0.9}, {"lookahead": True}],
-    ids=["plain", "clip and ema", "lookahead"],
+    [{}, {"clip": 1.0, "ema": 0.9}, {"lookahead": True}, {"pad": 1, "cutout": 3, "flip": "alternating"}],
+    ids=["plain", "clip and ema", "lookahead", "images"],
 )
 
 

@@ -423,6 +423,25 @@ def test_linear_is_the_definition(case):
     assert layer.macs(x.shape) == layer.weight.data.size
 
 
+@given(LAYERS["Scale"])
+def test_scale_is_the_definition(case):
+    layer, x, y, cache, dy = case.forward()
+    assert error(y, layer.scale * x) < 1e-12
+    assert error(layer.backward(dy, x, cache), layer.scale * dy) < 1e-12
+
+
+@given(LAYERS["PatchWhitening"])
+def test_patch_whitening_is_a_convolution_whose_filters_stay(case):
+    layer, x, y, cache, dy = case.forward()
+    filters, how = layer.weight.data.copy(), ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    before = layer.bias.grad.copy()
+    assert error(y, reference.conv.conv2d(x, filters, layer.bias.data, *how)) < 1e-12
+    assert error(layer.backward(dy, x, cache), reference.conv.conv2d_dx(dy, filters, x.shape, *how)) < 1e-12
+    assert error(layer.bias.grad - before, reference.conv.conv2d_dbias(dy)) < 1e-12
+    assert list(named_params(layer)) == ["bias"]
+    np.testing.assert_array_equal(layer.weight.data, filters)
+
+
 @given(LAYERS["ELU"])
 def test_elu_is_the_definition(case):
     layer, x, y, cache, dy = case.forward()
@@ -884,6 +903,18 @@ REPLACED = [
         "Linear(4, 3)",
         AT + "linear.linear",
         lambda right, x, w, b, **kwargs: right(x, w, None, **kwargs),
+    ),
+    (
+        test_scale_is_the_definition,
+        "Scale(0.5)",
+        AT + "linear.Scale.backward",
+        lambda right, self, dy, x, cache: dy,
+    ),
+    (
+        test_patch_whitening_is_a_convolution_whose_filters_stay,
+        "PatchWhitening(2, 2, rng=rng)",
+        AT + "whitening.sum_rows",
+        lambda right, dy, grad: None,
     ),
     (test_elu_is_the_definition, "ELU()", AT + "activation.ELU.backward", lambda right, self, dy, x, y: dy * (y > 0)),
     (test_flatten_is_the_definition, "Flatten()", AT + "pool.Flatten.forward", channels_first),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numerics import H, dot, gradients, mode, random_like
+from numerics import H, dot, gradients, mode, random_like, randomise
 
 import inception_np.models as models
 from inception_np.checkpoint import load, save
@@ -117,7 +117,10 @@ def test_every_network_and_every_preset_has_its_table():
     listed = {(v["name"], v["preset"]) for v in STAGES.values()}
     full = [(name, p) for name in list_models() if name not in SMALL for p in MODELS[name].presets]
     assert [pair for pair in full if pair not in listed] == []
-    assert {name for name in SMALL if name not in {n for n, _ in listed}} == {"inception_v2_cifar"}  # ours alone
+    assert {name for name in SMALL if name not in {n for n, _ in listed}} == {
+        "inception_v2_cifar",
+        "speednet_cifar",
+    }  # ours alone
 
 
 def test_counts_that_the_sources_publish(blank):
@@ -284,7 +287,10 @@ def network_error(net, seed=0, batch=3, spoil=None):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_whole_network_gradients_match_complex_steps(name):
-    assert network_error(create_model(name, width=1 / 16, seed=1)) < 1e-12
+    net = create_model(name, width=1 / 16, seed=1)
+    if name == "speednet_cifar":
+        randomise(net, 1)  # filters that copy a ReLU's zeros would give windows of equals to the pools
+    assert network_error(net) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -521,7 +527,7 @@ def test_what_an_average_at_the_border_counts(name, preset, counted, blank):
         assert pools and y[0, 0, 0, 0] == pytest.approx(4 / 9 if counted else 1) and y[0, 1, 1, 0] == 1
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "speednet_cifar"])
 def test_dropout_acts_in_training_and_not_in_inference(name):
     dropout = {} if name == "inception_v1_cifar" else {"dropout": 0.5}
     net = create_model(name, width=1 / 32, aux=False, **dropout)
@@ -759,7 +765,11 @@ def test_training_lowers_the_loss_by_more_than_half(name):
     net = create_model(name, width=1 / 16)
     for dropout in kinds(net, Dropout).values():
         dropout.rate = 0.0
-    steps = {"steps": 50, "lr": 0.02, "clip": 1.0} if name == "inception_v1_cifar" else {"steps": 30, "lr": 0.05}
+    steps = {"steps": 30, "lr": 0.05}
+    if name == "inception_v1_cifar":
+        steps = {"steps": 50, "lr": 0.02, "clip": 1.0}
+    elif name == "speednet_cifar":  # its logits are divided by 9
+        steps = {"steps": 30, "lr": 0.5}
     found = losses(net, x, labels, **steps)
     assert min(found[-5:]) < 0.5 * min(np.log(10), found[0])
 

@@ -44,14 +44,15 @@ class PatchWhitening(Conv2D):
         k, channels = self.kernel[0], self.in_channels
         windows = np.lib.stride_tricks.sliding_window_view(images, (k, k), axis=(1, 2))  # (N, H', W', C, k, k)
         patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, k * k * channels)
-        moments = sum(part.T @ part for part in np.array_split(patches.astype(np.float32), 50)) / len(patches)
-        variances, directions = np.linalg.eigh(moments.astype(np.float64))
+        moments = (patches.T @ patches).astype(np.float64) / len(patches)
+        variances, directions = np.linalg.eigh(moments)
         filters = (directions / np.sqrt(variances + EPS))[:, ::-1]
         filters = np.concatenate([filters, -filters], axis=1).reshape(k, k, channels, -1)
         self.weight.data[...] = beside(filters.astype(self.weight.data.dtype), self.weight.data)
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
         dy = check_dy("PatchWhitening", dy, self.out_shape(x.shape), x.dtype)
+        assert self.bias is not None
         sum_rows(dy, self.bias.grad)
         if into is False:
             return None
