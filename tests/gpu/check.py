@@ -52,8 +52,8 @@ GPU_TESTS = ["tests/test_cuda_kernels.py", "tests/test_cuda_graph.py", "tests/gp
 class Visit:
     """What the stages share: where files go, how long there is, and whether it is a dry run."""
 
-    def __init__(self, folder: Path, seconds: float, dry: bool, epochs: int, train: str):
-        self.folder, self.until, self.dry, self.epochs, self.train = folder, time.time() + seconds, dry, epochs, train
+    def __init__(self, folder: Path, seconds: float, dry: bool, train: str):
+        self.folder, self.until, self.dry, self.train = folder, time.time() + seconds, dry, train
 
     def run(self, name, command, limit, **environment):
         """Run a command with its log in the folder: whether it succeeded, and the end of what it said."""
@@ -100,13 +100,12 @@ def main():
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--output", type=Path, default=Path("visit"))
     parser.add_argument("--stages", nargs="+", choices=list(LIMITS), default=list(LIMITS))
-    parser.add_argument("--epochs", type=int, default=3, help="of the training stage")
-    parser.add_argument("--train", default="", help="more options of the training stage")
+    parser.add_argument("--train", default="--model speednet_cifar", help="what to train, and how")
     parser.add_argument("--commit", help="of this tree, where the git folder beside it is that of another")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    visit = Visit(args.output.resolve(), 60 * args.minutes, args.dry_run, args.epochs, args.train)
+    visit = Visit(args.output.resolve(), 60 * args.minutes, args.dry_run, args.train)
     report = {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "commit": args.commit or commit(), "stages": {}}
     for name in args.stages:
         begun = time.time()
@@ -228,12 +227,11 @@ def counters(visit, limit):
 
 def training(visit, limit):
     limit = min(limit, visit.until - time.time() - 5)
-    data = ["--data", "cifar10", "--data-dir", os.environ.get("INCEPTION_NP_DATA", "")]
     if not os.environ.get("INCEPTION_NP_DATA") and not visit.dry:
         return {"good": False, "said": "INCEPTION_NP_DATA is not set"}
     output = visit.folder / "run"
-    options = ["--model", "inception_v3_cifar", "--no-aux", "--batch-size", "256", "--epochs", str(visit.epochs)]
-    options += [*data, "--device", "cuda", *visit.train.split()]
+    data = ["--data", "cifar10", "--data-dir", os.environ.get("INCEPTION_NP_DATA", ""), "--device", "cuda"]
+    options = [*data, *visit.train.split()]
     if visit.dry:
         options = ["--epochs", "1", "--train-images", "32", "--test-images", "16", "--batch-size", "8"]
     found = visit.run("training", [sys.executable, "-m", "inception_np", "train", *options, "--output", output], limit)

@@ -37,7 +37,7 @@ def test_a_dry_visit_ends_well(tmp_path):
 def test_a_stage_that_fails_is_told_and_the_next_one_runs(tmp_path):
     """What a stage says in its last lines is in the report, and what it began is ended."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import check, pathlib\n"
-    code += "visit = check.Visit(pathlib.Path(sys.argv[2]), 60, True, 1, '')\n"
+    code += "visit = check.Visit(pathlib.Path(sys.argv[2]), 60, True, '')\n"
     code += "print(visit.run('x', [sys.executable, '-c', 'print(7); import time; time.sleep(60)'], 2))\n"
     code += "print(visit.python('y', ['-c', 'print(8); 1 / 0'], 9))\n"
     done = subprocess.run([sys.executable, "-c", code, HERE, tmp_path], capture_output=True, text=True, check=True)
