@@ -9,7 +9,7 @@ import numpy as np
 
 from .backend import asarray
 from .files import atomic_write
-from .layer import Layer, named_params
+from .layer import Buffer, Layer, Param, walk
 
 
 def _figure(width: float, height: float) -> Any:
@@ -53,7 +53,8 @@ def first_filters(layer: Layer, path: Path) -> bool:
 
     False, and no picture, if no weight of the layer reads one or three channels.
     """
-    weights = [asarray(p.data, "cpu") for p in named_params(layer).values() if p.data.ndim == 4]
+    slots = [slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer))]
+    weights = [asarray(slot.data, "cpu") for slot in slots if slot.data.ndim == 4]
     if not weights or weights[0].shape[2] not in (1, 3):
         return False
     filters = weights[0].transpose(3, 0, 1, 2)

@@ -36,7 +36,7 @@ from .fits import check_batch, network_for
 from .kernels.clip import clip_norm
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
-from .layers.whitening import IMAGES, whiten
+from .layers.whitening import whiten
 from .loss import total_loss
 from .optim import SGD, RMSProp
 from .options import Options, check, check_save_every, described, flag, resolve
@@ -142,7 +142,7 @@ class Run:
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
         check_batch(o.batch_size, len(self.data.train_labels))
         self.pad = self.data.pad if o.pad is None else o.pad
-        whiten(self.net, normalise(self.data.train_images[:IMAGES], self.data.mean, self.data.std))
+        whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
         self.weights, self.gradient = vectors(self.net)
         self.optimiser = make_optimiser(self.net, o)
         self.passes = Replay(self.net, low_memory=o.low_memory)
@@ -481,6 +481,3 @@ def make_optimiser(net: Layer, o: Options) -> SGD | RMSProp:
         nesterov = o.nesterov and o.momentum > 0
         return SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
     return RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-
-
-# The world around a run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params, train
-from inception_np.data import normalise, shapes10
+from inception_np.data import shapes10
 from inception_np.init import dirac
 from inception_np.layer import walk
 from inception_np.layers import whitening
@@ -114,14 +114,14 @@ def test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path):
     images, _ = shapes10("train", 40)
     run = train.Run(tmp_path / "other", OPTIONS, False)
     wanted = create_model("speednet_cifar", width=1 / 8, num_classes=10)
-    whiten(wanted, normalise(images, run.data.mean, run.data.std))
+    whiten(wanted, images, run.data.mean, run.data.std)
     found = named_buffers(load(tmp_path / "checkpoint.safetensors"))[FILTERS].data
     np.testing.assert_array_equal(found, named_buffers(wanted)[FILTERS].data)
     assert np.abs(found - named_buffers(create_model("speednet_cifar", width=1 / 8))[FILTERS].data).max() > 0.1
 
 
 def test_training_without_whitening_would_be_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "whiten", lambda net, images: None)
+    monkeypatch.setattr(train, "whiten", lambda net, *images: None)
     with pytest.raises(AssertionError):
         test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path)
 
@@ -129,10 +129,10 @@ def test_training_without_whitening_would_be_noticed(tmp_path, monkeypatch):
 def test_filters_are_fitted_to_the_first_images_alone(monkeypatch):
     monkeypatch.setattr(whitening, "IMAGES", 50)
     nets = [create_model("speednet_cifar", width=1 / 8) for _ in range(2)]
-    x = pictures(60)
-    whiten(nets[0], x)
+    x = shapes10("train", 60)[0]
+    whiten(nets[0], x, (100.0, 110.0, 120.0), (60.0, 50.0, 40.0))
     x[50:] = 9
-    whiten(nets[1], x)
+    whiten(nets[1], x, (100.0, 110.0, 120.0), (60.0, 50.0, 40.0))
     np.testing.assert_array_equal(*(named_buffers(net)[FILTERS].data for net in nets))
 
 

@@ -1,5 +1,6 @@
 """Patch whitening: a first convolution that is not learned but worked out from the images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ class PatchWhitening(Conv2D):
         return conv2d_dx(dy, self.weight.data, x.shape, *self._geometry(x.shape), add=into)
 
 
-def whiten(net: Layer, images: np.ndarray) -> None:
-    """Fit every PatchWhitening of a network to images (N, H, W, C): to the first 5,000 of them."""
+def whiten(net: Layer, images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Fit every PatchWhitening of a network to images (N, H, W, C) uint8: to the first 5,000, normalised by channel."""
     for _, layer in walk(net):
         if isinstance(layer, PatchWhitening):
-            layer.fit(images[:IMAGES])
+            layer.fit((images[:IMAGES] - np.asarray(mean, np.float32)) / np.asarray(std, np.float32))

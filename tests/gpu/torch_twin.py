@@ -54,6 +54,12 @@ def conv(layer):
     return with_bias(own if pads else Conv(layer, own), own, layer)
 
 
+def whitening(layer):
+    module = conv(layer)
+    module.weight.requires_grad_(False)
+    return module
+
+
 def depthwise(layer):
     kh, kw, c, m = layer.weight.data.shape
     pads = padding(layer)
@@ -150,6 +156,15 @@ class GlobalAvgPool(nn.Module):
         return x.mean((2, 3))
 
 
+class Scale(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.scale = layer.scale
+
+    def forward(self, x):
+        return self.scale * x
+
+
 class Flatten(nn.Module):
     def forward(self, x):
         return x.permute(0, 2, 3, 1).flatten(1)  # our order of the numbers
@@ -158,6 +173,7 @@ class Flatten(nn.Module):
 HOW = {
     ip.ConvReLU: lambda layer: nn.Sequential(conv(layer), nn.ReLU()),
     ip.Conv2D: conv,
+    ip.PatchWhitening: whitening,
     ip.DepthwiseConv2D: depthwise,
     ip.ConvBNReLU: lambda layer: nn.Sequential(twin(layer.conv), twin(layer.bn), nn.ReLU()),
     ip.BatchNorm: batch_norm,
@@ -169,6 +185,7 @@ HOW = {
     ip.ReLU: lambda layer: nn.ReLU(),
     ip.Dropout: lambda layer: nn.Dropout(layer.rate),
     ip.Linear: linear,
+    ip.Scale: Scale,
     ip.Sequential: lambda layer: nn.Sequential(*(twin(child) for child in layer.layers.values())),
     ip.Concat: Concat,
     ip.Residual: Residual,
