@@ -259,9 +259,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")
     add("--ema", type=number, metavar="X", help="decay of a running average of the weights")
     add("--lookahead", action=argparse.BooleanOptionalAction, help="pull the weights back to slow ones every 5 steps")
-    add(
-        "--tta", action=argparse.BooleanOptionalAction, help="test with test-time augmentation: six views of each image"
-    )
+    add("--tta", action=argparse.BooleanOptionalAction, help="test-time augmentation: mean logits of six views")
     add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")

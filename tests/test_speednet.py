@@ -117,6 +117,7 @@ def test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path):
     whiten(wanted, images, run.data.mean, run.data.std)
     found = named_buffers(load(tmp_path / "checkpoint.safetensors"))[FILTERS].data
     np.testing.assert_array_equal(found, named_buffers(wanted)[FILTERS].data)
+    assert (tmp_path / "filters.png").exists()
     assert np.abs(found - named_buffers(create_model("speednet_cifar", width=1 / 8))[FILTERS].data).max() > 0.1
 
 
