@@ -108,14 +108,16 @@ def dirac(first: int = 0) -> Init:
     """Filters of a convolution that copies: output o is input first + o, where there is one; the others are He's.
 
     Zagoruyko & Komodakis 2017, "DiracNets"; for part of the outputs as in Jordan 2024, arXiv:2404.00498, section 3.3.
+    To the copies a hundredth of He's is added: copies of a ReLU's zeros would be equals, between which the maximum of a
+    pooling window has no derivative.
     """
 
     def draw(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
         w = he_normal(rng, shape, fan_in, fan_out)
         height, width, inputs, outputs = shape
         copies = np.arange(max(0, min(outputs, inputs - first)))
-        w[..., copies] = 0
-        w[height // 2, width // 2, first + copies, copies] = 1
+        w[..., copies] *= np.float32(0.01)
+        w[height // 2, width // 2, first + copies, copies] += 1
         return w
 
     return draw

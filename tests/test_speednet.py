@@ -7,7 +7,7 @@ import pytest
 
 from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params, train
 from inception_np.data import shapes10
-from inception_np.init import dirac
+from inception_np.init import dirac, he_normal
 from inception_np.layer import walk
 from inception_np.layers import whitening
 from inception_np.layers.whitening import PatchWhitening, whiten
@@ -65,15 +65,16 @@ def test_filters_that_do_not_whiten_would_be_noticed(monkeypatch, fault):
 @pytest.mark.parametrize(("inputs", "outputs", "first"), [(3, 5, 0), (5, 3, 0), (5, 4, 2), (2, 3, 4)])
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (1, 3)])
 def test_dirac_filters_copy_their_inputs(inputs, outputs, first, kernel):
-    w = dirac(first)(np.random.default_rng(0), (*kernel, inputs, outputs), 9 * inputs, 9 * outputs)
+    shape, fans = (*kernel, inputs, outputs), (9 * inputs, 9 * outputs)
+    w, drawn = (init(np.random.default_rng(0), shape, *fans) for init in (dirac(first), he_normal))
     centre = kernel[0] // 2, kernel[1] // 2
     for o in range(outputs):
         if first + o < inputs:
-            wanted = np.zeros((*kernel, inputs))
-            wanted[(*centre, first + o)] = 1
-            np.testing.assert_array_equal(w[..., o], wanted)
+            wanted = 0.01 * drawn[..., o]
+            wanted[(*centre, first + o)] += 1
+            np.testing.assert_allclose(w[..., o], wanted, rtol=1e-6)
         else:
-            assert (w[..., o] != 0).all()
+            np.testing.assert_array_equal(w[..., o], drawn[..., o])
 
 
 def test_the_first_convolution_is_not_among_what_is_learned():
