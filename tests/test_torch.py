@@ -11,15 +11,16 @@ from numerics import error
 from strategies import LAYERS, Case, flags, networks, seeds
 
 from inception_np.compose import Concat, Residual, Sequential
-from inception_np.layer import Layer, Mode, cast, named_buffers, named_params
+from inception_np.layer import Buffer, Layer, Mode, cast, named_buffers, named_params
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D
-from inception_np.layers.linear import Linear
+from inception_np.layers.linear import Linear, Scale
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from inception_np.layers.whitening import PatchWhitening
 from inception_np.loss import softmax_cross_entropy
 from inception_np.optim import SGD
 
@@ -51,7 +52,7 @@ class Peer:
         self.running = {id(b): torch.tensor(b.data) for b in named_buffers(layer).values()}
 
     def param(self, p):
-        return None if p is None else self.leaf[id(p)]
+        return None if p is None else self.running[id(p)] if isinstance(p, Buffer) else self.leaf[id(p)]
 
     def __call__(self, layer, x):
         for kind in type(layer).__mro__:
@@ -168,6 +169,8 @@ class Peer:
         ELU: lambda self, layer, x: F.elu(x),
         Dropout: dropout,
         Linear: linear,
+        Scale: lambda self, layer, x: layer.scale * x,
+        PatchWhitening: conv2d,
         Sequential: sequential,
         Concat: lambda self, layer, x: torch.cat([self(b, x) for b in layer.branches.values()], -1),
         Residual: residual,
