@@ -79,7 +79,7 @@ class Scale(Layer):
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
         dy = check_dy("Scale", dy, *cache)
-        return None if into is False else add_to(into, dy * self.scale)
+        return add_to(into, dy * self.scale)
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape
