@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -76,12 +77,19 @@ class Signals:
             self._deferred = False
         self.check()
 
-    def _handle(self, number: int, _frame: Any) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.caught or self.last:
             _leave(number)
         self.caught = number
-        if not self._deferred:
+        if not self._deferred and not _in_destructor(frame):
             raise Interrupted(number)
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    """Is a __del__ running? Python prints what it raises as a warning, and drops it: the next `check` raises instead."""
+    while frame and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 def signal_name(number: int) -> str:

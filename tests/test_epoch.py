@@ -14,6 +14,7 @@ from inception_np.data import batches, channel_statistics, normalise, shapes10
 from inception_np.layer import Mode, walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm
+from inception_np.layers.whitening import whiten
 from inception_np.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model, list_models
 from inception_np.optim import RMSProp
@@ -36,6 +37,7 @@ EPOCHS = {  # width, images, batch size, learning rate
     "inception_resnet_v1_cifar": (1 / 8, 14_000, 32, 3e-4),
     "inception_resnet_v2_cifar": (1 / 8, 14_000, 32, 3e-4),
     "xception_cifar": (1 / 16, 12_000, 16, 3e-4),
+    "speednet_cifar": (1 / 8, 12_000, 32, 1e-3),
 }
 HELD_OUT = 1000
 
@@ -64,6 +66,7 @@ def one_epoch(name, shuffled=False):
         labels = np.random.default_rng(0).permutation(labels)
     mean, std = channel_statistics(images)
     net = create_model(name, width=width)
+    whiten(net, images, mean, std)
     for _, layer in walk(net):
         if isinstance(layer, Dropout):
             layer.rate = 0.0

@@ -43,6 +43,30 @@ def test_a_signal_raises_where_it_arrives_or_at_the_next_check():
     assert done == ["the step", "all of it"]
 
 
+class Freed:
+    """A signal comes while this is freed."""
+
+    def __del__(self):
+        at_once(signal.SIGTERM)
+
+
+def test_a_signal_in_a_destructor_is_kept_for_the_next_check(monkeypatch):
+    """Python would print what a destructor raises, and forget it."""
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: lost.append(error.exc_value))
+    with Signals() as signals:
+        Freed()
+        assert signals.caught == signal.SIGTERM and lost == []
+        with pytest.raises(Interrupted):
+            signals.check()
+
+
+def test_a_signal_that_a_destructor_lost_would_be_noticed(monkeypatch):
+    monkeypatch.setattr("inception_np.signals._in_destructor", lambda frame: False)
+    with pytest.raises(AssertionError):
+        test_a_signal_in_a_destructor_is_kept_for_the_next_check(monkeypatch)
+
+
 def test_the_handlers_from_before_come_back_and_an_ignored_sighup_stays_ignored():
     before = [signal.getsignal(number) for number in NUMBERS]
     with Signals():
