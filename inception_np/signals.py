@@ -86,7 +86,7 @@ class Signals:
 
 
 def _in_destructor(frame: FrameType | None) -> bool:
-    """Is a __del__ running? Python prints what it raises as a warning, and drops it: the next `check` raises instead."""
+    """Is a __del__ running? Python prints what that raises, and drops it: the next `check` raises instead."""
     while frame and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
