@@ -18,9 +18,10 @@ from .layers.batchnorm import BatchNorm
 from .layers.conv import Conv2D, ConvReLU
 from .layers.conv_bn_relu import ConvBNReLU
 from .layers.depthwise import DepthwiseConv2D
-from .layers.linear import Linear
+from .layers.linear import Linear, Scale
 from .layers.lrn import LRN
 from .layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from .layers.whitening import PatchWhitening
 from .models.network import Network
 
 
@@ -58,6 +59,14 @@ def to_torch(layer: Layer, shape: Shape) -> Any:
         def forward(self, x: Any) -> Any:
             f = self.body(x)
             return (x if self.cut is None else self.cut(x)) + (f if self.scale == 1 else self.scale * f)
+
+    class Scaled(nn.Module):
+        def __init__(self, scale: float):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x: Any) -> Any:
+            return self.scale * x
 
     class WithHeads(nn.Module):
         def __init__(self, parts: list, heads: dict):
@@ -130,7 +139,10 @@ def to_torch(layer: Layer, shape: Shape) -> Any:
                 conv(layer, shape, layer.groups, layer.out_channels, layer.weight.data), nn.ReLU(inplace=True)
             )
         if isinstance(layer, Conv2D):
-            return conv(layer, shape, layer.groups, layer.out_channels, layer.weight.data)
+            module = conv(layer, shape, layer.groups, layer.out_channels, layer.weight.data)
+            if isinstance(layer, PatchWhitening):
+                module.weight.requires_grad_(False)
+            return module
         if isinstance(layer, DepthwiseConv2D):
             kh, kw, channels, multiplier = layer.weight.data.shape
             w = layer.weight.data.reshape(kh, kw, 1, channels * multiplier)
@@ -142,6 +154,8 @@ def to_torch(layer: Layer, shape: Shape) -> Any:
             module = nn.Linear(inputs, outputs, bias=layer.bias is not None)
             bias = {} if layer.bias is None else {"bias": layer.bias.data}
             return filled(module, weight=layer.weight.data.T, **bias)
+        if isinstance(layer, Scale):
+            return Scaled(layer.scale)
         if isinstance(layer, MaxPool2D):
             pads, _ = layer._geometry(shape)
             return with_pads(pads, lambda p: nn.MaxPool2d(layer.size, layer.stride, p, ceil_mode=layer.ceil), -np.inf)
@@ -233,6 +247,8 @@ def to_onnx(layer: Layer, shape: Shape) -> bytes:
         if isinstance(layer, Linear):
             bias = [] if layer.bias is None else [weight(layer.bias.data)]
             return node("Gemm", x, weight(layer.weight.data), *bias)
+        if isinstance(layer, Scale):
+            return node("Mul", x, weight(np.array([layer.scale], np.float32)))
         if isinstance(layer, (MaxPool2D, AvgPool2D)):
             pads, _ = layer._geometry(shape)
             window = {"kernel_shape": layer.size, "strides": layer.stride, "pads": ends(pads)}

@@ -55,7 +55,7 @@ def test_the_torch_twin_computes_the_same():
         assert np.allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["inception_v1_cifar", "inception_v3_cifar", "xception_cifar"])
+@pytest.mark.parametrize("name", ["inception_v1_cifar", "inception_v3_cifar", "xception_cifar", "speednet_cifar"])
 def test_the_torch_twin_of_a_network_has_its_heads(name):
     torch = pytest.importorskip("torch")
     net = create_model(name, width=1 / 8)
@@ -71,13 +71,15 @@ def test_the_torch_twin_of_a_network_has_its_heads(name):
     assert (set(y[1]) if isinstance(y, tuple) else set()) == set(net.heads)
 
 
-def test_the_onnx_twin_computes_the_same():
+@pytest.mark.parametrize("name", ["zoo", "speednet_cifar"])
+def test_the_onnx_twin_computes_the_same(name):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    net = zoo()
-    session = onnxruntime.InferenceSession(to_onnx(net, X.shape), providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"x": np.ascontiguousarray(X.transpose(0, 3, 1, 2))})
-    assert np.allclose(got, net.forward(X, Mode())[0], rtol=1e-4, atol=1e-5)
+    net = zoo() if name == "zoo" else create_model(name, width=1 / 8)
+    x = X if name == "zoo" else np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(to_onnx(net, x.shape), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+    assert np.allclose(got, net.forward(x, Mode())[0], rtol=1e-4, atol=1e-5)
 
 
 def gradient_errors(name, seed):

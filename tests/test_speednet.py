@@ -155,6 +155,14 @@ def test_the_recipe_is_for_cifar10_and_gives_way_to_what_is_asked_for():
     assert asdict(train.resolve(model="speednet_cifar"))["schedule"] == "cosine"
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "name"), [(3, (2, 2), "kernel"), (3, 0, "kernel"), (1.5, 2, "in_channels")]
+)
+def test_whitening_refuses_what_is_no_count(channels, kernel, name):
+    with pytest.raises((TypeError, ValueError), match=f"PatchWhitening: got {name}="):
+        PatchWhitening(channels, kernel)
+
+
 def test_it_has_no_auxiliary_head():
     with pytest.raises(ValueError, match="speednet_cifar: got aux=True, wanted None or False"):
         create_model("speednet_cifar", aux=True)

@@ -9,7 +9,7 @@ from ..backend import Array, beside
 from ..kernels.conv import conv2d_dx
 from ..kernels.elementwise import sum_rows
 from ..layer import Buffer, Layer, walk
-from .check import check_dy
+from .check import check_count, check_dy
 from .conv import Conv2D
 
 EPS = 5e-4  # airbench's
@@ -37,7 +37,9 @@ class PatchWhitening(Conv2D):
     takes_out = True
 
     def __init__(self, in_channels: int, kernel: int = 2, *, rng: np.random.Generator | None = None):
-        super().__init__(in_channels, 2 * kernel * kernel * in_channels, kernel, pad="valid", rng=rng)
+        k = check_count("PatchWhitening", "kernel", kernel)
+        channels = check_count("PatchWhitening", "in_channels", in_channels)
+        super().__init__(channels, 2 * k * k * channels, k, pad="valid", rng=rng)
         self.weight = Buffer(self.weight.data)  # type: ignore[assignment]
 
     def fit(self, images: np.ndarray) -> None:
