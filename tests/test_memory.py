@@ -48,6 +48,7 @@ NOT_FITTED = [  # the constants in memory.py were chosen without a look at these
     {"model": "bn_inception_cifar", "batch_size": 32, "width": 1.0, "ema": 0.9},
     {"model": "inception_v1_cifar", "batch_size": 200, "width": 0.5, "low_memory": True},
     {"model": "xception_cifar", "batch_size": 16, "width": 1.0, "lookahead": True},
+    {"model": "speednet_cifar", "batch_size": 256},
 ]
 
 CHILD = """
