@@ -21,7 +21,8 @@ def compile_cubin(text: str, sm: int, options: tuple[str, ...] = ()) -> tuple[st
     nvrtc = library()
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"source.cu", 0, None, None)
-    given = [f"--gpu-architecture=sm_{sm}", "--std=c++17", "--ptxas-options=-v", *options]
+    given = [f"--gpu-architecture=sm_{sm}", "--std=c++17", "--ptxas-options=-v", "--device-as-default-execution-space"]
+    given += options  # (without that one, NVRTC 13.0 takes a lambda for the host's)
     array = (ctypes.c_char_p * len(given))(*(o.encode() for o in given))
     failed = nvrtc.nvrtcCompileProgram(program, len(given), array)
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))

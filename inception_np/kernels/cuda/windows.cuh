@@ -99,6 +99,6 @@ struct Weights {
   __device__ __forceinline__ Term term(unsigned k) const {
     if (k >= depth) return {0, ALL};
     const int r = ry.first + k / channels / rx.count * ry.step, s = rx.first + k / channels % rx.count * rx.step;
-    return {(r * kw + s) * in * out + k % channels, 2};
+    return {(r * kw + s) * in * out + (int)(k % channels), 2};
   }
 };
