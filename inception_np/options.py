@@ -131,10 +131,9 @@ def check(options: Options) -> None:
     ):
         if not low <= value <= high:
             raise UsageError(f"{option}: got {value}; give a number from {low} to {high}")
-    if o.cutout and not o.augment:
-        raise UsageError(f"--cutout: got {o.cutout} without augmentation, of which it is a part; add --augment")
-    if o.flip != "random" and not o.augment:
-        raise UsageError(f"--flip: got {o.flip!r} without augmentation, of which it is a part; add --augment")
+    for option, part, usual in (("--cutout", o.cutout, 0), ("--flip", o.flip, "random")):
+        if part != usual and not o.augment:
+            raise UsageError(f"{option}: got {part!r} without augmentation, of which it is a part; add --augment")
     if o.lookahead and o.ema:
         raise UsageError(
             f"--lookahead: got it with --ema {o.ema}, another average of the weights; leave one of them out"

@@ -53,11 +53,11 @@ def first_filters(layer: Layer, path: Path) -> bool:
 
     False, and no picture, if no weight of the layer reads one or three channels.
     """
-    slots = [slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer))]
-    weights = [asarray(slot.data, "cpu") for slot in slots if slot.data.ndim == 4]
-    if not weights or weights[0].shape[2] not in (1, 3):
+    slots = (slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer)))
+    weight = next((slot.data for slot in slots if slot.data.ndim == 4), None)
+    if weight is None or weight.shape[2] not in (1, 3):
         return False
-    filters = weights[0].transpose(3, 0, 1, 2)
+    filters = asarray(weight, "cpu").transpose(3, 0, 1, 2)
     low, high = (f(filters, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
     filters = (filters - low) / np.maximum(high - low, 1e-12)
     columns = min(len(filters), int(np.ceil(np.sqrt(4 * len(filters)))))

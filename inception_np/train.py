@@ -225,15 +225,20 @@ class Run:
     def launch_step(self, index: np.ndarray) -> None:
         """One batch by the captured step; every 16 steps, and at the end of an epoch, the losses are looked at."""
         o, where = self.options, (self.epoch, self.step)
-        warm_statistics(self.norms, self.epoch * self.steps + self.step)
+        warm_statistics(self.norms, self.done)
         self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
         crops = stream(o.seed, "augment", *where) if o.augment else None
         self.captured(index, crops=crops, dropout=stream(o.seed, "dropout", *where), mirrored=self.mirrored(index))
         if self.lookahead:  # on the null stream, which waits for the step and the next step for it
-            self.lookahead.update(self.epoch * self.steps + self.step + 1)
+            self.lookahead.update(self.done + 1)
         self.sums["images"] += len(index)
         if (self.step + 1) % 16 == 0 or self.step + 1 == self.steps:
             self.look()
+
+    @property
+    def done(self) -> int:
+        """The steps that the run has taken."""
+        return self.epoch * self.steps + self.step
 
     def mirrored(self, index: np.ndarray) -> np.ndarray | None:
         """Which of these images --flip alternating mirrors in this epoch; None for --flip random."""
@@ -275,7 +280,7 @@ class Run:
             if self.average:
                 self.average.update()
             if self.lookahead:
-                self.lookahead.update(self.epoch * self.steps + self.step + 1)
+                self.lookahead.update(self.done + 1)
         if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
             self.check_finite(self.step + 1)
         self.sums["loss"] += loss * len(index)
@@ -284,7 +289,7 @@ class Run:
 
     def gradients(self, x: Array, labels: Array) -> tuple[float, int]:
         """Fill the gradient vector. Returns the loss and how many of the batch were right."""
-        warm_statistics(self.norms, self.epoch * self.steps + self.step)
+        warm_statistics(self.norms, self.done)
         rng = stream(self.options.seed, "dropout", self.epoch, self.step)
         y = self.passes.forward(x, rng)
         loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
