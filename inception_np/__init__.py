@@ -27,12 +27,12 @@ _HOME = {
     "loss": ("softmax_cross_entropy",),
     "optim": ("SGD", "RMSProp"),
     "models": ("create_model", "list_models"),
-    "inference": ("compile_inference",),
-    "replay": ("Replay",),
+    "runtime.inference": ("compile_inference",),
+    "runtime.replay": ("Replay",),
     "gradcheck": ("check_gradients",),
     "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "table": ("summary",),
-    "threads": ("set_num_threads",),
+    "backend.threads": ("set_num_threads",),
 }
 # fmt: on
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

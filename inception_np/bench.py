@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .arguments import number, positive
-from .errors import RefusedError, UsageError
+from .backend.errors import RefusedError, UsageError
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .threads import num_threads, set_num_threads
+    from .backend.threads import num_threads, set_num_threads
 
     for option, most in (("rounds", 1000), ("repeats", 1_000_000), ("batch", 1_000_000), ("seconds", 86_400)):
         value = getattr(args, option)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settle(name: str, preset: str | None) -> tuple[str, str]:
     """The network's own name, and the preset that is meant."""
-    from .errors import nearest
+    from .backend.errors import nearest
     from .models import ALIASES, create_model, find, list_models
 
     if name not in list_models() and name not in ALIASES:
@@ -203,10 +203,10 @@ def _print_table(head: list[str], lines: list[list[str]]) -> None:
 
 def ceilings(threads: int) -> dict[str, float]:
     """What the machine can do: {"gflops": of the register tile on numbers in the first cache, "gbytes": of a copy}."""
-    from .heap import empty
+    from .backend.arena import empty
+    from .backend.threads import set_num_threads
     from .kernels.cpu.elementwise import copy
     from .kernels.cpu.implicit_gemm import tile_alone
-    from .threads import set_num_threads
 
     set_num_threads(threads)
     steps, rounds = 128, 8000

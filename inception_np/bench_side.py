@@ -44,9 +44,9 @@ def batch_of(net: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """(a small call of every kernel, the call to be timed)"""
-    from .inference import compile_inference
+    from .backend.threads import set_num_threads
     from .models import create_model
-    from .threads import set_num_threads
+    from .runtime.inference import compile_inference
 
     set_num_threads(task["threads"])
     net = create_model(task["name"], preset=task["preset"])
@@ -54,7 +54,7 @@ def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
         x, _ = batch_of(net, task["batch"])
         plan = compile_inference(net, x.shape)
         return (lambda: plan(x)), (lambda: plan(x))
-    from .replay import Replay
+    from .runtime.replay import Replay
 
     return training(net, task, Replay)
 
@@ -78,7 +78,7 @@ class LayerByLayer:
 
 def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
-    from . import heap
+    from .backend import arena
     from .loss import total_loss
     from .optim import SGD
 
@@ -96,7 +96,7 @@ def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callab
 
     def warm() -> None:
         step(x[:2], labels[:2], kind(net, low_memory=low_memory))
-        heap.trim()
+        arena.trim()
 
     return warm, step
 

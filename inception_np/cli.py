@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import number, positive, size, whole
-from .errors import RefusedError, StoppedError, UsageError, explained, nearest
+from .backend.errors import RefusedError, StoppedError, UsageError, explained, nearest
 from .signals import Signals
 from .streams import Quiet, Results, drop, open_standard_streams, say
 
@@ -151,7 +151,7 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 def _use_threads(args: argparse.Namespace) -> None:
     """The results are the same bits with any number of threads, so it is no option of a run."""
-    from .threads import num_threads, set_num_threads
+    from .backend.threads import num_threads, set_num_threads
 
     if args.threads is not None:
         set_num_threads(args.threads)

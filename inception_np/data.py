@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .backend import Array, array_module, beside
-from .errors import UsageError, nearest
+from .backend.errors import UsageError, nearest
 from .random import stream
 from .streams import say
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from .backend import Array, array_module, asarray, beside
 from .data import normalise, views
-from .inference import compile_inference
 from .layer import Layer, Mode, named_params
 from .loss import softmax_cross_entropy
+from .runtime.inference import compile_inference
 
 
 def evaluate(

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from .backend.errors import UsageError
 from .data import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
-from .errors import UsageError
 from .kernels.window import ImageTooSmall
 from .memory import check_memory, check_width
 from .models import MODELS, create_model

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .arguments import natural, positive
-from .errors import UsageError, nearest
+from .backend.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from .gradcheck import GradReport

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from . import heap
-from .backend import compiled
-from .errors import RefusedError
+from .backend import arena, compiled
+from .backend.errors import RefusedError
+from .backend.program import Trace, Untraceable, empty
 from .layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
 from .models import WIDEST, create_model, find
 from .models.network import Network
@@ -56,30 +56,25 @@ def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_m
     source = None
     for bits in (44, 38):  # of addresses: some processors have fewer
         with contextlib.suppress(OSError, ValueError, OverflowError):
-            source = source or heap.Heap(1 << bits)
+            source = source or arena.Arena(1 << bits)
     if source is None or not compiled(*weights):
         return _added_up(net, shape, train)
-    from .kernels.cpu.machine import Recording, Unrecordable
-
     averages = [b.data.copy() for b in named_buffers(net).values()]
-    heap.arrays_from(source)
     try:
-        with Recording(source.addresses()), np.errstate(all="ignore"):
-            x = heap.empty(shape, np.float32)
+        with Trace(source), np.errstate(all="ignore"):
+            x = empty(shape, np.float32)
             mode = Mode(train=train, keep=train, rng=np.random.default_rng(0), low_memory=low_memory)
             y, cache = net.forward(x, mode)
             if train:
                 logits, heads = y if isinstance(y, tuple) else (y, {})
-                dy = {stage: heap.empty(a.shape, a.dtype) for stage, a in heads.items()}
-                dlogits = heap.empty(logits.shape, logits.dtype)
+                dy = {stage: empty(a.shape, a.dtype) for stage, a in heads.items()}
+                dlogits = empty(logits.shape, logits.dtype)
                 net.backward((dlogits, dy) if isinstance(y, tuple) else dlogits, x, cache, into=False)
-    except Unrecordable:
+    except Untraceable:
         zero_grad(net)
         for b, average in zip(named_buffers(net).values(), averages, strict=True):
             b.data[...] = average
         return _added_up(net, shape, train)
-    finally:
-        heap.arrays_from(None)
     return source.high
 
 

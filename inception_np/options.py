@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from .errors import UsageError, nearest
+from .backend.errors import UsageError, nearest
 
 # airbench's recipe (Jordan 2024, arXiv:2404.00498) for 2.4 times the epochs, with a little cutout, as ReLU needs them
 SPEEDNET: dict[str, Any] = {

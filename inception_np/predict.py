@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from .backend import asarray, beside
-from .inference import compile_inference
 from .layer import Layer, named_params
 from .preprocess import CROPS, Preprocess, open_image, prepare
+from .runtime.inference import compile_inference
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .backend import Array, asarray
+from .backend.errors import UsageError, nearest
 from .data import NAMES
-from .errors import UsageError, nearest
 from .files import keep_as
 from .finite import is_finite
 from .models import ALIASES, list_models

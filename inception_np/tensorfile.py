@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .errors import explained
+from .backend.errors import explained
 from .files import atomic_write
 
 # fmt: off

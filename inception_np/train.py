@@ -26,9 +26,9 @@ import numpy as np
 from . import pictures, schedules
 from .averages import Average, Lookahead, warm_statistics
 from .backend import Array, beside, on_tensor_cores
+from .backend.errors import RefusedError, StoppedError, UsageError
 from .checkpoint import save
 from .data import alternating, augment, batches, load, normalise
-from .errors import RefusedError, StoppedError, UsageError
 from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
 from .finite import all_finite, first_bad_layer, first_not_finite, is_finite
@@ -43,7 +43,7 @@ from .options import Options, check, check_save_every, described, flag, resolve
 from .preprocess import Preprocess
 from .progress import Progress
 from .random import stream
-from .replay import Replay
+from .runtime.replay import Replay
 from .signals import Interrupted, Signals, signal_name
 from .state import (
     NEWEST,
@@ -205,7 +205,7 @@ class Run:
         o, data = self.options, self.data
         if not on_tensor_cores(self.weights):
             return None
-        from .cuda_graph import CapturedStep
+        from .runtime.graph import CapturedStep
 
         return CapturedStep(
             self.net,

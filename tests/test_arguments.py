@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numerics import snapshot
 
-from inception_np import bench, create_model, data, threads
+from inception_np import bench, create_model, data
 from inception_np.arguments import natural, number, positive, size, whole
+from inception_np.backend import threads
 from inception_np.checkpoint import save
 from inception_np.cli import COMMANDS, Parser, main
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inception_np.backend.program import address
 from inception_np.kernels.cpu import code_cache
 from inception_np.kernels.cpu.elementwise import scale_rows
-from inception_np.kernels.cpu.machine import Kernel, address
+from inception_np.kernels.cpu.machine import Kernel
 
 X = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
 RIGHT = (X * np.float32(0.3)).tobytes()
@@ -317,7 +318,7 @@ def test_a_folder_that_cannot_be_written_any_more(tmp_path, monkeypatch, capsys)
 PROCESS = """
 import numpy as np
 from inception_np.kernels.cpu.elementwise import scale_rows
-from inception_np.kernels.cpu.machine import address
+from inception_np.backend.program import address
 x, y = np.arange(9, dtype=np.float32), np.zeros(9, np.float32)
 scale_rows(address(x), 0, address(y), 0, 1, 9, 0.5, parts=1)
 print(y.sum())

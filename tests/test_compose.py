@@ -479,8 +479,8 @@ def test_a_wrong_dy_leaves_the_cache_to_be_used():
 @pytest.fixture
 def traced(monkeypatch):
     """Run with every array made by NumPy and counted; gives a function for the bytes alive now."""
-    if importlib.util.find_spec("inception_np.heap"):
-        monkeypatch.setattr("inception_np.heap.SMALL", 1 << 62)
+    if importlib.util.find_spec("inception_np.backend.arena"):
+        monkeypatch.setattr("inception_np.backend.arena.SMALL", 1 << 62)
     gc.collect()
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[0]

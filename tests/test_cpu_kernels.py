@@ -25,10 +25,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numerics import strewn
 
-from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
+from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy
+from inception_np.backend import program, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.cpu import pool as cpu_pool
-from inception_np.kernels.cpu import record, winograd
+from inception_np.kernels.cpu import winograd
 from inception_np.kernels.window import out_size
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
@@ -198,10 +199,10 @@ def set_threshold(monkeypatch):
 
     def change(name, value):
         monkeypatch.setattr(winograd, name, value)
-        record.forget()
+        program.clear_cache()
 
     yield change
-    record.forget()
+    program.clear_cache()
 
 
 @pytest.mark.parametrize("case", WINOGRAD)
@@ -764,7 +765,7 @@ for C in (1, 3, 5, 17, 24, 728):
 print("untouched", flush=True)
 
 from inception_np.kernels.cpu.elementwise import scale_rows
-from inception_np.kernels.cpu.machine import address
+from inception_np.backend.program import address
 a = t.Guarded(0).array((3,))
 scale_rows(address(a), 0, address(a), 0, 1, 4, 2.0, parts=1)
 print("missed")
@@ -885,7 +886,7 @@ FAULTS = {
         "return d0 - d2, d1 + d2, d1 - d2, d1 - d3",
     ),
     "two arrays of scratch at one address": (
-        "record.py",
+        "../../backend/program.py",
         "self.scratch += -(-a.nbytes // ALIGN) * ALIGN",
         "self.scratch = max(self.scratch, a.nbytes)",
     ),

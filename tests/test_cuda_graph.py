@@ -11,15 +11,16 @@ import pytest
 import strict_cupy
 
 import inception_np as ip
-from inception_np import SGD, Mode, RMSProp, backend, cuda_graph, data, fits, train
+from inception_np import SGD, Mode, RMSProp, backend, data, fits, train
 from inception_np.averages import Average, Lookahead
-from inception_np.cuda_graph import CapturedStep
 from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import relu
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.random import stream
+from inception_np.runtime import graph as cuda_graph
+from inception_np.runtime.graph import CapturedStep
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from inception_np import data
-from inception_np.errors import UsageError
+from inception_np.backend.errors import UsageError
 from inception_np.random import stream
 
 RECORD, FULL = data.RECORD, data.RECORD * data.RECORDS

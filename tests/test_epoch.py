@@ -19,7 +19,7 @@ from inception_np.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model, list_models
 from inception_np.optim import RMSProp
 from inception_np.random import stream
-from inception_np.replay import Replay
+from inception_np.runtime.replay import Replay
 from inception_np.schedules import cosine, warm_up
 from inception_np.train import evaluate, warm_statistics
 

@@ -765,7 +765,7 @@ WRONG_WORDS = [
 
 @pytest.mark.parametrize(("words", "text"), WRONG_WORDS)
 def test_wrong_words_are_usage_errors(words, text):
-    from inception_np.errors import UsageError
+    from inception_np.backend.errors import UsageError
 
     with pytest.raises(UsageError, match=text):
         command(*words)

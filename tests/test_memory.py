@@ -15,8 +15,8 @@ import pytest
 from numerics import snapshot
 
 from inception_np import create_model, fits, memory, train
+from inception_np.backend.errors import RefusedError, UsageError
 from inception_np.compose import Sequential
-from inception_np.errors import RefusedError, UsageError
 from inception_np.layer import Layer, vectors
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.linear import Linear
@@ -145,7 +145,7 @@ def test_an_estimate_computes_nothing_and_changes_nothing(name):
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_the_arrays_of_a_pass_are_those_that_replay_has(low_memory):
     from inception_np.loss import total_loss
-    from inception_np.replay import Replay
+    from inception_np.runtime.replay import Replay
 
     net, shape = create_model("xception_cifar", width=1 / 8), (32, 32, 32, 3)
     vectors(net)
@@ -153,7 +153,7 @@ def test_the_arrays_of_a_pass_are_those_that_replay_has(low_memory):
     passes = Replay(net, low_memory=low_memory)
     y = passes.forward(np.ones(shape, np.float32), np.random.default_rng(0))
     passes.backward(total_loss(y, np.arange(32) % 10, net.aux_weight, 0.0)[1])
-    assert abs(passes.tapes[0].source.high / told - 1) < 0.02
+    assert abs(passes.capture.source.high / told - 1) < 0.02
     other = arrays_of_a_pass(net, shape, train=True, low_memory=not low_memory)
     assert abs(other / told - 1) > 0.05
 

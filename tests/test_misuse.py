@@ -10,9 +10,9 @@ from PIL import Image
 
 import inception_np
 from inception_np import create_model, list_models, load, save
+from inception_np.backend.errors import explained
 from inception_np.cli import main
 from inception_np.compose import Sequential
-from inception_np.errors import explained
 from inception_np.layer import Buffer, Layer, Param, cast, check_children, flatten, move
 from inception_np.layers.activation import ReLU
 from inception_np.layers.batchnorm import BatchNorm

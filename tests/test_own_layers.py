@@ -193,7 +193,7 @@ def test_numpy_inside_a_layer_that_is_taken_for_kernels_is_noticed(monkeypatch):
             into += dx
             return into
 
-    monkeypatch.setattr("inception_np.replay.all_kernels", lambda layer: not of_kind(layer, Sequential))
+    monkeypatch.setattr("inception_np.runtime.replay.all_kernels", lambda layer: not of_kind(layer, Sequential))
     for place in ("between convolutions", "before max pooling", "last"):
         wanted, got = (way(randomised(around(Secret(), 3)[place])) for way in (by_layers, by_replay))
         assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
@@ -205,7 +205,7 @@ def test_numpy_inside_a_layer_that_is_taken_for_kernels_is_noticed(monkeypatch):
 @fast
 def test_two_forwards_before_a_backward_are_right_where_numpy_has_a_part(monkeypatch):
     net = randomised(Sequential(Conv2D(3, 4, 3), Conv2D(4, 6, 3, groups=2)))
-    monkeypatch.setattr("inception_np.replay.all_kernels", lambda layer: not of_kind(layer, Sequential))
+    monkeypatch.setattr("inception_np.runtime.replay.all_kernels", lambda layer: not of_kind(layer, Sequential))
     passes = Replay(net)
     for i in range(3):
         x = rng_of(i).standard_normal(SHAPE).astype(np.float32)

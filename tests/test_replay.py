@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels, threads
+from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels
+from inception_np.backend import threads
 from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm, conv
@@ -23,7 +24,7 @@ from inception_np.layers.linear import Linear
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from inception_np.loss import total_loss
-from inception_np.replay import Replay
+from inception_np.runtime.replay import Replay
 
 if backend.PLAIN:
     pytest.skip("INCEPTION_NP_PLAIN is set", allow_module_level=True)
@@ -41,7 +42,9 @@ def steps(net, passes, shape, count=4):
             layer.decay = 0.5 + 0.1 * i + 0.001 * k
         x = rng_of(i).standard_normal(shape).astype(np.float32)
         y = passes.forward(x, rng_of(100 + i))
-        x[...] = np.nan if isinstance(passes, Replay) and passes.tapes else x  # it was copied: the caller may reuse it
+        x[...] = (
+            np.nan if isinstance(passes, Replay) and passes.programs else x
+        )  # it was copied: the caller may reuse it
         logits = y[0] if isinstance(y, tuple) else y
         labels = rng_of(200 + i).integers(0, logits.shape[1], len(logits))
         loss, dy = total_loss(y, labels, 0.3, 0.0)
@@ -59,7 +62,7 @@ def assert_replayed(make, shape, *, low_memory=False):
     wanted, got = steps(plain, LayerByLayer(plain, low_memory=low_memory), shape), steps(replayed, passes, shape)
     for a, b in zip(got, wanted, strict=True):
         assert np.array_equal(a, b)
-    assert len(passes.tapes) == 2
+    assert len(passes.programs) == 2
     return passes
 
 
@@ -171,7 +174,7 @@ def test_another_shape_number_of_threads_or_array_is_written_down_anew():
     def agree(shape):
         for a, b in zip(*[steps(net, passes, shape, 3) for net, passes in zip(nets, both, strict=True)], strict=True):
             assert np.array_equal(a, b)
-        return both[1].tapes[0]
+        return both[1].programs[0]
 
     try:
         first = agree((2, 8, 9, 3))
@@ -276,7 +279,7 @@ def test_what_no_kernel_takes_goes_through_the_layers():
             y = passes.forward(x, rng_of(0))
             assert np.array_equal(y, net.forward(x, Mode(train=True, keep=True, rng=rng_of(0)))[0])
             passes.backward(y)
-            assert passes.tapes == []
+            assert passes.programs == []
 
 
 def test_replays_take_no_memory_and_give_all_back_at_the_end():
@@ -286,7 +289,7 @@ def test_replays_take_no_memory_and_give_all_back_at_the_end():
     for _ in range(2):
         passes.forward(x, rng_of(0))
         passes.backward(dy)
-    source = passes.tapes[0].source
+    source = passes.capture.source
     held = source.used, source.high
     for _ in range(3):
         passes.forward(x, rng_of(0))
@@ -332,7 +335,7 @@ def turned_by_numpy(x, y):
         (conv, "reciprocal_deviation", numpy_roots),
         (batchnorm, "move_averages", decay_of_the_moment),
         (cpu_depthwise, "copy", turned_by_numpy),
-        ("inception_np.replay", "all_kernels", lambda layer: not isinstance(layer, (Sequential, Swish))),
+        ("inception_np.runtime.replay", "all_kernels", lambda layer: not isinstance(layer, (Sequential, Swish))),
     ],
     ids=["a root by NumPy", "a decay that stays", "weights turned by NumPy", "a mask that stays"],
 )

@@ -13,7 +13,7 @@ import pytest
 from small_runs import ARGUMENTS, DRAW, SMALL, same_bits, timeless, tiny_networks, uninterrupted, weights_of
 
 from inception_np import checkpoint, cli, fits, pictures, state, train
-from inception_np.errors import StoppedError
+from inception_np.backend.errors import StoppedError
 from inception_np.signals import Interrupted, Signals
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures

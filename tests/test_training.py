@@ -29,9 +29,9 @@ from small_runs import (
 
 from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
 from inception_np.averages import Lookahead
+from inception_np.backend.errors import StoppedError, UsageError
 from inception_np.checkpoint import load, read
 from inception_np.data import alternating
-from inception_np.errors import StoppedError, UsageError
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.loss import softmax_cross_entropy

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from inception_np import SGD, Mode, backend, create_model, list_models, train
-from inception_np.cuda_graph import CapturedStep
 from inception_np.data import augment, normalise
 from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx
 from inception_np.layer import named_params, vectors
 from inception_np.random import stream
+from inception_np.runtime.graph import CapturedStep
 
 pytestmark = pytest.mark.gpu
 BATCH = 64

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from inception_np import SGD, checkpoint, data, files, tensorfile, train
+from inception_np.backend.threads import num_threads
 from inception_np.random import stream
-from inception_np.threads import num_threads
 
 
 @contextlib.contextmanager

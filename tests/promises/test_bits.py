@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from inception_np import SGD, Replay, create_model, list_models
+from inception_np.backend.threads import num_threads, set_num_threads
 from inception_np.layer import named_buffers
 from inception_np.loss import total_loss
-from inception_np.threads import num_threads, set_num_threads
 
 from . import workers as processes
 from .faults import PLANTED

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from inception_np import create_model, threads, train
+from inception_np import create_model, train
+from inception_np.backend import threads
 from inception_np.checkpoint import save
 
 from . import small

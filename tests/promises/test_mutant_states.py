@@ -17,7 +17,7 @@ import pytest
 from test_checkpoint import mutant
 
 from inception_np import cli, train
-from inception_np.errors import UsageError
+from inception_np.backend.errors import UsageError
 from inception_np.layer import named_buffers, named_params
 from inception_np.state import ADDED
 

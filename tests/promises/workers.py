@@ -17,7 +17,7 @@ def prepare() -> None:
     """In a new process: warnings are errors, and one thread computes, so that nothing is lost by a fork."""
     warnings.simplefilter("error")
     os.environ.pop("INCEPTION_NP_TRACEBACK", None)
-    from inception_np.threads import set_num_threads
+    from inception_np.backend.threads import set_num_threads
 
     set_num_threads(1)
 

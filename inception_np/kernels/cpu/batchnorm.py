@@ -12,8 +12,8 @@ square of how far that value is off: one pass over the data instead of two, and 
 
 import numpy as np
 
-from .machine import address, by_hand, contiguous, helper, is_rows, kernel, row_step, rows, unpack
-from .record import empty, recorded
+from ...backend.program import address, empty, falls_back_to_numpy, traced
+from .machine import contiguous, helper, is_rows, kernel, row_step, rows, unpack
 from .simd import (
     LANES,
     add_doubles,
@@ -287,7 +287,7 @@ def _vector(a):
     return a, address(a)
 
 
-@recorded
+@traced
 def moments(x):
     """../batchnorm.py says what it computes."""
     x, at, step = rows(x)
@@ -299,7 +299,7 @@ def moments(x):
     return mean, var
 
 
-@recorded
+@traced
 def reciprocal_deviation(var, eps):
     """../batchnorm.py says what it computes."""
     var, at = _vector(var)
@@ -313,7 +313,7 @@ def move_averages(mean_average, var_average, mean, var, decay):
     _move(mean_average, var_average, mean, var, np.asarray(decay, np.float64).reshape(1))
 
 
-@recorded
+@traced
 def _move(mean_average, var_average, mean, var, decay):
     (_, m), (_, v) = _vector(mean), _vector(var)
     for average in (mean_average, var_average):
@@ -322,12 +322,12 @@ def _move(mean_average, var_average, mean, var, decay):
     move(address(mean_average), address(var_average), m, v, mean.size, address(decay), parts=1)
 
 
-@recorded
+@traced
 def batch_norm(x, mean, rstd, gamma, beta, relu, out):
     """../batchnorm.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = batch_norm(x, mean, rstd, gamma, beta, relu, None)
         return y
     x, at, step = rows(x)
@@ -337,12 +337,12 @@ def batch_norm(x, mean, rstd, gamma, beta, relu, out):
     return y
 
 
-@recorded
+@traced
 def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
     """../batchnorm.py says what it computes."""
     dx = empty(x.shape, np.float32) if out is None else out
     if not is_rows(dx):
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         whole, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, None)
         dx[...] = whole
         return dx, dgamma, dbeta

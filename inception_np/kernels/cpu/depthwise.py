@@ -16,11 +16,11 @@ and go there: a few times the products, on a kernel that makes them many times a
 
 import numpy as np
 
-from ...heap import empty
+from ...backend.program import address, empty, falls_back_to_numpy
 from ..window import out_size
 from .elementwise import cleared, copy, scaled_add
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
-from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
+from .machine import contiguous, helper, kernel, unpack, zero_row
 from .simd import LANES, fetch, fma, load, spread, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
@@ -263,7 +263,7 @@ def depthwise2d(x, w, bias, stride, pads, dilation, out):
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = depthwise2d(x, w, bias, stride, pads, dilation, None)
         return y
     x, w = channels_last(x), contiguous(w)
@@ -286,7 +286,7 @@ def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
         return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, add)
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, None)
         return dx
     dy, adds = channels_last(dy), int(add is not None)
@@ -318,7 +318,7 @@ def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
             scaled_add(dw[:, :, c], dense[:, :, c, c * m : (c + 1) * m], 1.0, dw[:, :, c])
         return
     if not dw.flags.c_contiguous:
-        by_hand(dw)
+        falls_back_to_numpy(dw)
         whole = np.zeros(dw.shape, np.float32)
         depthwise2d_dw(x, dy, whole, stride, pads, dilation)
         dw += whole

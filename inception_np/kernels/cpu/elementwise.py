@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .machine import address, by_hand, helper, is_rows, kernel, row_step, rows, unpack
-from .record import empty
+from ...backend.program import address, empty, falls_back_to_numpy
+from .machine import helper, is_rows, kernel, row_step, rows, unpack
 from .simd import (
     LANES,
     add_doubles,
@@ -199,7 +199,7 @@ def relu(x, out):
     """../elementwise.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = relu(x, None)
         return y
     x, at, step = rows(x)
@@ -216,7 +216,7 @@ def relu_dx(dy, y, add):
     """../elementwise.py says what it computes."""
     dx = empty(dy.shape, np.float32) if add is None else add
     if not is_rows(dx):
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += relu_dx(dy, y, None)
         return dx
     dy, d_at, d_step = rows(dy)
@@ -231,7 +231,7 @@ def scaled_add(a, b, scale, out):
     """../elementwise.py says what it computes."""
     y = empty(a.shape, np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = scaled_add(a, b, scale, None)
         return y
     a, a_at, a_step = rows(a)
@@ -245,7 +245,7 @@ def scaled(x, scale, out):
     """../elementwise.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = scaled(x, scale, None)
         return y
     x, at, step = rows(x)
@@ -256,7 +256,7 @@ def scaled(x, scale, out):
 def sum_rows(dy, into):
     """../elementwise.py says what it computes."""
     if not into.flags.c_contiguous:
-        by_hand(into)
+        falls_back_to_numpy(into)
         whole = np.zeros(into.shape, np.float32)
         sum_rows(dy, whole)
         into += whole

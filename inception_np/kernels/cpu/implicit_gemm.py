@@ -25,25 +25,14 @@ from functools import cache
 import numpy as np
 
 from ...backend import Array, Shape
-from ...threads import num_threads
+from ...backend.program import address, constant, empty, falls_back_to_numpy, traced
+from ...backend.threads import num_threads
 from ..window import Pads, Pair, out_size
 from . import winograd
 from .batchnorm import moments
 from .elementwise import clear, cleared
-from .machine import (
-    address,
-    by_hand,
-    constant_row,
-    contiguous,
-    helper,
-    is_rows,
-    kernel,
-    row_step,
-    unpack,
-    zero_row,
-)
+from .machine import constant_row, contiguous, helper, is_rows, kernel, row_step, unpack, zero_row
 from .panels import add_products, pack_columns, pack_rows, spans
-from .record import empty, recorded
 from .register_tile import GROUP, output_panel, panel_size
 from .simd import (
     HAS_MASKS,
@@ -395,7 +384,7 @@ def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
     """(kh kw, 2): row and column of every tap relative to the window's anchor, the pixel times the stride."""
     i, j = np.divmod(np.arange(kernel_hw[0] * kernel_hw[1]), kernel_hw[1])
     taps = [i * dilation[0] - pads[0][0], j * dilation[1] - pads[1][0]]
-    return np.stack(taps, 1).astype(np.int64)
+    return constant(np.stack(taps, 1).astype(np.int64))
 
 
 @cache
@@ -415,8 +404,8 @@ def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair) -> list[tu
     for a, down in enumerate(rows):
         for b, across in enumerate(columns):
             taps = [(p, q, i * kernel_hw[1] + j) for p, i in down for q, j in across]
-            offsets = np.array([t[:2] for t in taps], np.int64).reshape(-1, 2)
-            found.append((a, b, offsets, np.array([t[2] for t in taps], np.int64)))
+            offsets = constant(np.array([t[:2] for t in taps], np.int64).reshape(-1, 2))
+            found.append((a, b, offsets, constant(np.array([t[2] for t in taps], np.int64))))
     return found
 
 
@@ -470,7 +459,7 @@ def check(name: str, got: Shape, wanted: Shape) -> None:
         raise ValueError(f"{name}: got shape {tuple(got)}, wanted {tuple(wanted)}")
 
 
-@recorded
+@traced
 def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     """../conv.py says what it computes."""
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
@@ -479,7 +468,7 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
     check("conv2d: out", shape if out is None else out.shape, shape)
     if out is not None and channels_last(out) is not out:
-        by_hand(out)
+        falls_back_to_numpy(out)
         out[...] = conv2d(x, w, bias, stride, pads, dilation, relu)
         return out
     y = empty(shape, np.float32) if out is None else out
@@ -499,14 +488,14 @@ def conv2d(x, w, bias, stride, pads, dilation, relu=False, out=None):
     return y
 
 
-@recorded
+@traced
 def conv2d_moments(x, w, stride, pads, dilation):
     """../conv.py says what it computes."""
     y = conv2d(x, w, None, stride, pads, dilation)
     return y, *moments(y)
 
 
-@recorded
+@traced
 def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     """../conv.py says what it computes."""
     out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)
@@ -514,14 +503,14 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
     check("conv2d_dx: add", x_shape if add is None else add.shape, x_shape)
     if add is not None and channels_last(add) is not add:
-        by_hand(add)
+        falls_back_to_numpy(add)
         add += conv2d_dx(dy, w, x_shape, stride, pads, dilation)
         return add
     dx = empty(x_shape, np.float32) if add is None else add
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
     if winograd.pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):
-        turned = np.arange(8, -1, -1)  # the taps of the filter turned by 180 degrees
+        turned = constant(np.arange(8, -1, -1))  # the taps of the filter turned by 180 degrees
         packed = empty((packed_size(9 * outputs, inputs),), np.float32)
         pack_transposed(address(w), address(packed), address(turned), 9, inputs, outputs)
         opposite = tuple((2 - before, 2 - after) for before, after in pads)
@@ -544,14 +533,14 @@ def conv2d_dx(dy, w, x_shape, stride, pads, dilation, add=None):
     return dx
 
 
-@recorded
+@traced
 def conv2d_dw(x, dy, dw, stride, pads, dilation):
     """../conv.py says what it computes."""
     out_hw = out_size(x.shape[1:3], dw.shape[:2], stride, pads, dilation)
     check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
     check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     if not dw.flags.c_contiguous:
-        by_hand(dw)
+        falls_back_to_numpy(dw)
         whole = np.zeros(dw.shape, np.float32)
         conv2d_dw(x, dy, whole, stride, pads, dilation)
         dw += whole

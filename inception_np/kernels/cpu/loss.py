@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from .machine import address, contiguous, kernel, unpack
+from ...backend.program import address
+from .machine import contiguous, kernel, unpack
 from .simd import load_float, load_int, store_double, store_float
 
 

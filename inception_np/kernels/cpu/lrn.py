@@ -7,8 +7,8 @@ s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with n
 
 import numpy as np
 
-from ...heap import empty
-from .machine import address, by_hand, helper, is_rows, kernel, row_step, rows, unpack
+from ...backend.program import address, empty, falls_back_to_numpy
+from .machine import helper, is_rows, kernel, row_step, rows, unpack
 from .simd import LANES, fma, give_back, load, root, spread, store, take_zeros
 
 SMALL = 1 << 16  # bytes that one thread does faster than two
@@ -95,7 +95,7 @@ def lrn(x, size, alpha, beta, k, out):
     """../lrn.py says what it computes."""
     y = empty(x.shape, np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = lrn(x, size, alpha, beta, k, None)
         return y
     x, at, step = rows(x)
@@ -111,7 +111,7 @@ def lrn_dx(dy, x, size, alpha, beta, k, add):
     """../lrn.py says what it computes."""
     dx = empty(x.shape, np.float32) if add is None else add
     if not is_rows(dx):
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += lrn_dx(dy, x, size, alpha, beta, k, None)
         return dx
     x, at, step = rows(x)

@@ -23,9 +23,7 @@ package is installed read-only, or where NUMBA_CACHE_DIR says. code_cache.py has
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -34,9 +32,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from ... import heap
-from ...backend import on_fallback
-from ...threads import num_threads
+from ...backend.program import address, constant, executor, falls_back_to_numpy, run_programs_with
+from ...backend.threads import num_threads
 from . import workers
 from .code_cache import cache_folder, keeps, kept
 from .workers import Workers, decorate
@@ -104,128 +101,7 @@ class Kernel:
         return self._layout.pack(self.address, parts, threads, len(arguments), *arguments)
 
     def __call__(self, *arguments: float, parts: int | None = None) -> None:
-        if _local.recording is not None:
-            _local.recording.calls.append(self.call(*arguments, parts=parts))
-        else:
-            run(np.frombuffer(self.call(*arguments, parts=parts), np.int64))
-
-
-class Recording:
-    """While it is entered, calls of kernels (in this thread) are written down in `calls` and not run.
-
-    `kept` has every array whose address went into a call, so that none dies before the program is run; except those
-    that stand in `owned`, a range of addresses that the program's maker looks after.
-    """
-
-    def __init__(self, owned: range = range(0)):
-        self.calls: list[bytes] = []
-        self.kept: list[np.ndarray] = []
-        self.owned = owned
-
-    def __enter__(self) -> "Recording":
-        _local.recording = self
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _local.recording = None
-
-
-class Unrecordable(RuntimeError):
-    """While calls are recorded, an array would have to be copied now, with numbers that come later."""
-
-
-class Tape:
-    """While it is entered, what is run (in this thread) is also written down in `pieces`, to be run again.
-
-    A piece is a program, or a function of no arguments for what no kernel does (`aside`). Arrays come from a heap of
-    the tape's own meanwhile, so that their addresses stay theirs; those that do not are in `kept`, which keeps them.
-    """
-
-    def __init__(self, source: heap.Heap):
-        self.source, self.owned = source, source.addresses()
-        self.pieces: list[np.ndarray | Callable[[], None]] = []
-        self.kept: list[Any] = []
-        self.whole = True  # is everything written down? Not if NumPy had a part in it
-        self._programs: list[np.ndarray] = []
-
-    def __enter__(self) -> "Tape":
-        _local.tape = self
-        heap.arrays_from(self.source)
-        on_fallback(self.spoil)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _local.tape = None
-        heap.arrays_from(None)
-        on_fallback(None)
-        self._join()
-
-    def spoil(self) -> None:
-        """Note that NumPy computes something now, which is not written down."""
-        self.whole = False
-
-    def keep(self, a: np.ndarray, where: int) -> None:
-        if where not in self.owned:
-            self.kept.append(a)
-
-    def write(self, program: np.ndarray) -> None:
-        self._programs.append(program)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within it nothing is written down."""
-        self.__exit__()
-        try:
-            yield
-        finally:
-            self.__enter__()
-
-    def aside(self, function: Callable[[], None]) -> None:
-        """Do this now, unseen by the tape, and at this place whenever the tape is run again."""
-        with self.paused():
-            function()
-        self.pieces.append(function)
-
-    def _join(self) -> None:
-        if self._programs:
-            self.pieces.append(np.concatenate(self._programs))
-            self._programs = []
-
-    def run(self) -> None:
-        """All of it again."""
-        for piece in self.pieces:
-            if isinstance(piece, np.ndarray):
-                run(piece)
-            else:
-                piece()
-
-
-class _Local(threading.local):
-    recording: Recording | None = None
-    tape: Tape | None = None
-
-
-_local = _Local()
-
-
-def in_recording() -> Recording | None:
-    """The recording that this thread is in."""
-    return _local.recording
-
-
-def on_tape() -> Tape | None:
-    """The tape that this thread writes."""
-    return _local.tape
-
-
-@contextmanager
-def at_once() -> Iterator[None]:
-    """Within a recording: calls in this block are run now, not written down."""
-    before, _local.recording = _local.recording, None
-    try:
-        yield
-    finally:
-        _local.recording = before
+        executor().run(np.frombuffer(self.call(*arguments, parts=parts), np.int64))
 
 
 def kernel(function: Callable) -> Kernel:
@@ -238,24 +114,17 @@ def helper(function: Callable) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
-def run(program: np.ndarray) -> None:
-    """Do the calls of a program, an int64 vector, each on the threads it asks for."""
-    workers = _workers()
-    if workers.started < num_threads() - 1:
-        workers.start(num_threads() - 1)
-    workers.run(program)
-    if _local.tape is not None:
-        _local.tape.write(program)
-
-
-@cache
-def _workers() -> Workers:
+def start_workers() -> Workers:
+    """The workers of this process, compiled; their threads start when a program asks for them."""
     with _compiling:
         runner = kept(workers.run, lambda keep: decorate(workers.run, workers.RUN_TYPE, keep))
         worker = kept(workers.work, lambda keep: decorate(workers.work, workers.WORK_TYPE, keep))
         _compiling.note(runner.stats.cache_misses)
         _compiling.note(worker.stats.cache_misses)
     return Workers(runner, worker)
+
+
+run_programs_with(start_workers)
 
 
 # ---- what the user is told
@@ -291,16 +160,6 @@ _compiling = _Compiling()
 # ---- arrays as kernels see them
 
 
-def address(a: np.ndarray) -> int:
-    """Where an array's first element stands. The caller keeps the array alive while a kernel runs."""
-    where = a.__array_interface__["data"][0]
-    if _local.recording is not None and where not in _local.recording.owned:
-        _local.recording.kept.append(a)
-    if _local.tape is not None:
-        _local.tape.keep(a, where)
-    return where
-
-
 def is_rows(a: np.ndarray) -> bool:
     """Do the elements stand in rows, one for each pixel, all at one distance: a contiguous array or a channel slice?"""
     if a.ndim == 0 or a.size == 0:
@@ -322,19 +181,11 @@ def is_rows(a: np.ndarray) -> bool:
 
 
 def contiguous(a: np.ndarray) -> np.ndarray:
-    """a, or a copy of it. Raises Unrecordable for a copy while calls are recorded."""
+    """a, or a copy of it. Raises Untraceable for a copy in a trace."""
     if a.flags.c_contiguous:
         return a
-    by_hand(a)
+    falls_back_to_numpy(a)
     return np.ascontiguousarray(a)
-
-
-def by_hand(a: np.ndarray) -> None:
-    """Say that NumPy is going to read or write this array: raises Unrecordable while calls are recorded."""
-    if _local.tape is not None:
-        _local.tape.spoil()
-    if _local.recording is not None:
-        raise Unrecordable(f"an array of shape {a.shape} and strides {a.strides} in a recorded program")
 
 
 def rows(a: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -352,14 +203,16 @@ def row_step(a: np.ndarray) -> int:
     return a.shape[-1] * a.itemsize
 
 
-_constants: dict[float, list[np.ndarray]] = {value: [np.full(1 << 12, value, np.float32)] for value in (0.0, -np.inf)}
+_constants: dict[float, list[np.ndarray]] = {
+    value: [constant(np.full(1 << 12, value, np.float32))] for value in (0.0, -np.inf)
+}
 
 
 def constant_row(value: float, size: int) -> int:
     """The address of at least `size` float32 zeros, or minus infinities, that stay where they are."""
     kept = _constants[value]
     if kept[-1].size < size:
-        kept.append(np.full(2 * size, value, np.float32))
+        kept.append(constant(np.full(2 * size, value, np.float32)))
     return address(kept[-1])
 
 

@@ -2,21 +2,10 @@
 
 import numpy as np
 
-from ...heap import empty
+from ...backend.program import address, empty, falls_back_to_numpy
 from ..pool import window_counts
 from .implicit_gemm import channels_last
-from .machine import (
-    address,
-    by_hand,
-    constant_row,
-    contiguous,
-    helper,
-    is_rows,
-    kernel,
-    row_step,
-    unpack,
-    zero_row,
-)
+from .machine import constant_row, contiguous, helper, is_rows, kernel, row_step, unpack, zero_row
 from .simd import (
     LANES,
     fma,
@@ -285,7 +274,7 @@ def max_pool(x, size, stride, pads, out_hw, out):
     """../pool.py says what it computes."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...], winners = max_pool(x, size, stride, pads, out_hw, None)
         return y, winners
     winners = empty(y.shape, np.uint8)
@@ -301,7 +290,7 @@ def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
         return dx
     dy, winners = channels_last(dy), contiguous(winners)
@@ -323,7 +312,7 @@ def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out, bias=0, floo
     """../pool.py says what it computes. bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
     if channels_last(y) is not y:
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None, bias, floor)
         return y
     x = channels_last(x)
@@ -341,7 +330,7 @@ def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, None)
         return dx
     dy = channels_last(dy)
@@ -368,7 +357,7 @@ def global_avg_pool(x, out):
     N, H, W, C = x.shape
     y = np.empty((N, C), np.float32) if out is None else out
     if not is_rows(y):
-        by_hand(y)
+        falls_back_to_numpy(y)
         y[...] = global_avg_pool(x, None)
         return y
     x = channels_last(x)
@@ -380,7 +369,7 @@ def global_avg_pool_dx(dy, x_shape, add):
     """../pool.py says what it computes."""
     dx = empty(x_shape, np.float32) if add is None else add
     if channels_last(dx) is not dx:
-        by_hand(dx)
+        falls_back_to_numpy(dx)
         dx += global_avg_pool_dx(dy, x_shape, None)
         return dx
     N, H, W, C = x_shape

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .machine import address, helper, kernel, unpack
+from ...backend.program import address
+from .machine import helper, kernel, unpack
 from .simd import LANES, fma, load, root, spread, store
 
 

@@ -46,11 +46,11 @@ Networks", arXiv:1509.09308, section 4.1.
 
 import numpy as np
 
-from ...threads import num_threads
+from ...backend.program import address, empty
+from ...backend.threads import num_threads
 from .elementwise import cleared
-from .machine import address, constant_row, helper, kernel, unpack, zero_row
+from .machine import constant_row, helper, kernel, unpack, zero_row
 from .panels import add_products, pack_columns, pack_rows, spans
-from .record import empty
 from .register_tile import GROUP, output_panel, panel_size
 from .simd import (
     HAS_MASKS,

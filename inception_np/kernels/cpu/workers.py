@@ -187,20 +187,16 @@ class Workers:
         first = -room.ctypes.data % 64 // 8
         self.words = room[first : first + WORDS]
         self.state = self.words.ctypes.data
-        self.run_compiled, self.work_compiled = run, work
+        self.run, self.work = run, work
         self.started, self.lock = 0, threading.Lock()
 
     def start(self, count: int) -> None:
         """Have at least `count` workers."""
         with self.lock:
             while self.started < count:
-                target = lambda n=self.started: self.work_compiled(self.state, n)  # noqa: E731
+                target = lambda n=self.started: self.work(self.state, n)  # noqa: E731
                 threading.Thread(target=target, name="inception-np worker", daemon=True).start()
                 self.started += 1
-
-    def run(self, program: np.ndarray) -> None:
-        start = program.__array_interface__["data"][0]
-        self.run_compiled(start, start + program.nbytes, self.state)
 
 
 NOGIL: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}

@@ -10,13 +10,13 @@ for a narrow network on small images, half of it, since it finds the cache full 
     passes.backward(dy)                                 # as net.backward(dy, x, cache, into=False)
     optimiser.step()
 
-The first call on a shape runs the layers and writes down every kernel call (`Tape` in kernels/cpu/machine.py). Later
+The first call on a shape runs the layers and writes down every kernel call (`Capture` in backend/program.py). Later
 calls copy x to where the first x was and run what was written: to the bit what the layers would do, because it is what
 they did. Hence
 
     weights, gradients and running averages are used where they stand, at their values of the moment
-    arrays of the step have a heap of their own, which lives as long as the tape: nobody else gets their memory
-    batch norm's decays, which a training loop changes, lie in memory and are written there before each run
+    arrays of the step have an arena of their own, which lives as long as the programs: nobody else gets their memory
+    batch norm's decay, which a training loop changes, is an array of one, read at each run
     layers that are no kernels run as they are, in Python, at their place: dropout, which draws, and your own
 
 What is not seen is a change of the network itself: another layer, stride or rate. Make a new Replay then. (Parameters
@@ -24,33 +24,32 @@ that were cast, moved or assigned are seen, and written down anew; so are anothe
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from . import heap
-from .backend import Array, Shape, compiled
-from .compose import Concat, Residual, Sequential, once
-from .kernels.depthwise import has_kernel
-from .kernels.elementwise import add_to, copy_to
-from .kernels.lrn import POWERS
-from .kernels.pool import fits_a_byte
-from .layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind, walk
-from .layers.activation import ReLU
-from .layers.batchnorm import BatchNorm
-from .layers.check import check_dy
-from .layers.conv import Conv2D, ConvReLU
-from .layers.conv_bn_relu import ConvBNReLU
-from .layers.depthwise import DepthwiseConv2D
-from .layers.linear import Linear
-from .layers.lrn import LRN
-from .layers.pool import AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
-from .layers.whitening import PatchWhitening
-from .models.network import Network
-from .threads import num_threads
+from ..backend import Array, Shape, arena, compiled, empty
+from ..backend.program import Capture, Program, capturing, eager
+from ..backend.threads import num_threads
+from ..compose import Concat, Residual, Sequential, once
+from ..kernels.depthwise import has_kernel
+from ..kernels.elementwise import add_to, copy_to
+from ..kernels.lrn import POWERS
+from ..kernels.pool import fits_a_byte
+from ..layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind
+from ..layers.activation import ReLU
+from ..layers.batchnorm import BatchNorm
+from ..layers.check import check_dy
+from ..layers.conv import Conv2D, ConvReLU
+from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.depthwise import DepthwiseConv2D
+from ..layers.linear import Linear
+from ..layers.lrn import LRN
+from ..layers.pool import AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from ..layers.whitening import PatchWhitening
+from ..models.network import Network
 
 
 def all_kernels(layer: Layer) -> bool:
@@ -68,40 +67,39 @@ def all_kernels(layer: Layer) -> bool:
     return of_kind(layer, AvgPool2D, BatchNorm, Flatten, GlobalAvgPool2D, Linear, ReLU)
 
 
-class Run:
-    """What a run of the passes is made with: the mode, and while it is written down, the tape."""
+class Moment:
+    """The mode of the pass that runs now. HostCalls share it with their Replay, which they must not keep alive."""
 
     def __init__(self, mode: Mode):
         self.mode = mode
-        self.tape: Any = None
 
 
-class Aside(Layer):
+class HostCall(Layer):
     """A layer that runs in Python at every replay, on the arrays that it was written down with."""
 
     takes_out = True
 
-    def __init__(self, layer: Layer, run: Run):
-        self.layer, self.run = layer, run
+    def __init__(self, layer: Layer, moment: Moment):
+        self.layer, self.moment = layer, moment
 
     @property
     def reads_x(self) -> bool:  # type: ignore[override]
         return bool(self.layer.reads_x)
 
-    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
         y, cache = [out], [None]
 
-        def again() -> None:
-            now, cache[0] = forward_of(self.layer, x, self.run.mode)
+        def callback() -> None:
+            now, cache[0] = forward_of(self.layer, x, self.moment.mode)
             y[0] = now.copy() if y[0] is None else _copied(now, y[0], self.layer)
 
-        self.run.tape.aside(again)
+        capturing().host_call(callback)
         return y[0], cache
 
-    def backward(self, dy: Array, x: Array, cache: list, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: list[Any], into: Any = None) -> Any:
         dx = [into]
 
-        def again() -> None:
+        def callback() -> None:
             if into is False:
                 self.layer.backward(dy, x, cache[0])
                 return
@@ -111,11 +109,11 @@ class Aside(Layer):
             else:
                 add_to(into, now)
 
-        self.run.tape.aside(again)
+        capturing().host_call(callback)
         return None if into is False else dx[0]
 
     def out_shape(self, shape: Shape) -> Shape:
-        with self.run.tape.paused():  # a layer of one's own finds it by trying
+        with eager():  # a layer of one's own finds it by trying
             return self.layer.out_shape(shape)
 
 
@@ -128,23 +126,23 @@ def _copied(now: Array, place: Array, layer: Layer) -> Array:
     return copy_to(place, now)
 
 
-def twin(layer: Layer, run: Run) -> Layer:
-    """The same tree on the same parameters, with every layer that no kernel knows put aside."""
+def instrumented(layer: Layer, moment: Moment) -> Layer:
+    """The same tree on the same parameters, with a HostCall in place of every layer that no kernel knows."""
     if all_kernels(layer):
         return layer
     double: Any = copy.copy(layer)
     if of_kind(layer, Sequential):
-        double.layers = {name: twin(child, run) for name, child in double.layers.items()}
+        double.layers = {name: instrumented(child, moment) for name, child in double.layers.items()}
     elif of_kind(layer, Concat):
-        double.branches = {name: twin(child, run) for name, child in double.branches.items()}
+        double.branches = {name: instrumented(child, moment) for name, child in double.branches.items()}
     elif of_kind(layer, Residual):
-        double.body = twin(double.body, run)
-        double.shortcut = None if double.shortcut is None else twin(double.shortcut, run)
+        double.body = instrumented(double.body, moment)
+        double.shortcut = None if double.shortcut is None else instrumented(double.shortcut, moment)
     elif of_kind(layer, Network):
-        double.trunk = twin(double.trunk, run)
-        double.heads = {stage: twin(head, run) for stage, head in double.heads.items()}
+        double.trunk = instrumented(double.trunk, moment)
+        double.heads = {stage: instrumented(head, moment) for stage, head in double.heads.items()}
     else:
-        return Aside(layer, run)
+        return HostCall(layer, moment)
     return double
 
 
@@ -159,37 +157,36 @@ class Replay:
         if not isinstance(net, Layer):
             raise TypeError(f"Replay: got {type(net).__name__}, wanted a Layer")
         self.net: Any = net
-        self.run = Run(Mode(train=True, keep=True, low_memory=low_memory))
+        self.moment = Moment(Mode(train=True, keep=True, low_memory=low_memory))
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
-        self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
-        self.decays = np.zeros(len(self.norms))
-        self.settled_for: tuple[Any, ...]  # what x was like,
+        self.written_for: tuple[Any, ...]  # what x was like,
         self.arrays: list[Array]  # and where the parameters and averages were
-        self.tapes: list[Any]  # forward's and backward's
-        self.twin: Any
+        self.capture: Capture  # what is being written down
+        self.programs: list[Program]  # forward's and backward's
+        self.instrumented: Any
         self.x: Any
         self.y: Any
         self.cache: Any
         self.dy: Any
         self.waiting: bool  # for a backward
-        self._forget()
+        self._clear()
 
     def forward(self, x: Array, rng: np.random.Generator | None = None) -> Any:
         """y as the network's forward in training gives it: logits, or (logits, {head: logits}). rng: for dropout."""
-        self.run.mode, self.waiting = replace(self.run.mode, rng=rng), False
-        if not self._is_settled_for(x):
-            self._forget()
+        self.moment.mode, self.waiting = replace(self.moment.mode, rng=rng), False
+        if not self._is_written_for(x):
+            self._clear()
             self._write_forward(x)
-            self.arrays, self.settled_for = [slot.data for slot in self.slots], _signature(x)
-        elif self.tapes and self.tapes[0].whole:
+            self.arrays, self.written_for = [slot.data for slot in self.slots], _signature(x)
+        elif self.programs and self.capture.whole:
             self.x[...] = x
-            self.tapes[0].run()
+            self.programs[0].run()
         else:
-            self.tapes = []  # the network's own passes
-        if self.tapes:
+            self.programs = []  # the network's own passes
+        if self.programs:
             y = _map(np.copy, self.y)
         else:
-            y, self.cache = self.net.forward(x, self.run.mode)
+            y, self.cache = self.net.forward(x, self.moment.mode)
             self.x = x
         self.waiting = True
         return y
@@ -197,78 +194,56 @@ class Replay:
     def backward(self, dy: Any) -> None:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
         once([1] if self.waiting else [], "Replay")
-        if not self.tapes:
+        if not self.programs:
             nobody = {"into": False} if self.net.takes_out or of_kind(self.net, Network) else {}
             self.net.backward(dy, self.x, self.cache, **nobody)
             self.x = self.cache = None
         else:
             dy = _map(_like, dy, self.y)
-            if len(self.tapes) == 1:
+            if len(self.programs) == 1:
                 self._write_backward(dy)
             else:
                 _map(copy_to, self.dy, dy)
-                self.decays[:] = [layer.decay for layer in self.norms]
-                self.tapes[1].run()
+                self.programs[1].run()
         self.waiting = False
 
-    def _forget(self) -> None:
-        self.settled_for, self.arrays, self.tapes, self.waiting = (), [], [], False
-        self.twin = self.x = self.y = self.cache = self.dy = None
+    def _clear(self) -> None:
+        self.written_for, self.arrays, self.programs, self.waiting = (), [], [], False
+        self.instrumented = self.x = self.y = self.cache = self.dy = None
 
-    def _is_settled_for(self, x: Array) -> bool:
+    def _is_written_for(self, x: Array) -> bool:
         same = all(slot.data is a for slot, a in zip(self.slots, self.arrays, strict=False))
-        return same and self.settled_for == _signature(x)
+        return same and self.written_for == _signature(x)
 
     def _write_forward(self, x: Array) -> None:
         """Run the layers on a copy of x, and write down what they do, if that is work for kernels."""
-        self.twin = twin(self.net, self.run)
-        if isinstance(self.twin, Aside) or not compiled(x, *[slot.data for slot in self.slots]):
+        self.instrumented = instrumented(self.net, self.moment)
+        if isinstance(self.instrumented, HostCall) or not compiled(x, *[slot.data for slot in self.slots]):
             return
-        source = heap.private()
+        source = arena.private()
         if source is None:
             return
-        with self._tape(source) as tape:
-            self.x = heap.empty(x.shape, x.dtype)
+        with Capture(source) as self.capture:
+            self.x = empty(x.shape, x.dtype, x)
             self.x[...] = x
-            self.y, self.cache = self.twin.forward(self.x, self.run.mode)
-        self.tapes = [tape]
+            self.y, self.cache = self.instrumented.forward(self.x, self.moment.mode)
+        self.programs = [self.capture.program()]
 
     def _write_backward(self, dy: Any) -> None:
-        forward = self.tapes[0]
-        decays = [layer.decay for layer in self.norms]
-        self.decays[:] = decays
-        self.dy = _map(np.copy, dy)
-        try:
-            for i, layer in enumerate(self.norms):
-                layer.decay = self.decays[i : i + 1]  # type: ignore[assignment]
-            with self._tape(forward.source) as tape:
-                self.twin.backward(self.dy, self.x, self.cache, into=False)
-        finally:
-            for layer, decay in zip(self.norms, decays, strict=True):
-                layer.decay = decay
-        self.tapes.append(tape)
-        if not (forward.whole and tape.whole):  # NumPy had a part in it: from now on the network's own passes
-            self.tapes = []
-
-    @contextmanager
-    def _tape(self, source: heap.Heap) -> Iterator[Any]:
-        """A new tape, which all within it is written on."""
-        from .kernels.cpu.machine import Tape
-
-        self.run.tape = Tape(source)
-        try:
-            with self.run.tape as tape:
-                yield tape
-        finally:
-            self.run.tape = None
+        """As for forward. Where NumPy had a part in it, the network's own passes run from now on."""
+        forward, self.dy = self.capture, _map(np.copy, dy)
+        with Capture(forward.source) as self.capture:
+            self.instrumented.backward(self.dy, self.x, self.cache, into=False)
+        whole = forward.whole and self.capture.whole
+        self.programs = [*self.programs, self.capture.program()] if whole else []
 
 
 def _signature(x: Array) -> tuple[Any, ...]:
-    """What of x a tape is written for, and on how many threads."""
+    """What of x the programs are written for, and on how many threads."""
     return getattr(x, "shape", None), getattr(x, "dtype", None), num_threads()
 
 
-def _map(function: Callable, *structures: Any) -> Any:
+def _map(function: Callable[..., Any], *structures: Any) -> Any:
     """function of arrays, or of those in equal places of structures (logits, {head: logits})."""
     if not any(isinstance(s, tuple) for s in structures):
         return function(*structures)

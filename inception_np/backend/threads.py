@@ -13,20 +13,20 @@ import os
 import sys
 
 MOST_PER_CORE = 4
-_threads = 0
+used = 0  # threads that kernels run on; 0 until somebody asks
 _said = False
 
 
 def num_threads() -> int:
     """How many threads the kernels run on. Raises ValueError for an INCEPTION_NP_THREADS that is no positive number."""
-    global _threads
-    if not _threads:
+    global used
+    if not used:
         wanted = os.environ.get("INCEPTION_NP_THREADS", "")
         digits = wanted.lstrip("0")
         if wanted and not (digits.isascii() and digits.isdigit()):
             raise ValueError(f"INCEPTION_NP_THREADS: got {wanted[:40]!r}, wanted a whole number from 1")
-        _threads = _capped(int(digits[:18])) if wanted else _cores()
-    return _threads
+        used = _capped(int(digits[:18])) if wanted else _cores()
+    return used
 
 
 def set_num_threads(count: int) -> None:
@@ -35,12 +35,12 @@ def set_num_threads(count: int) -> None:
     With more threads than cores the work is divided so, and the cores take turns; more than four for each core are not
     started, and a line on standard error says so. Raises TypeError for anything but an int and ValueError below 1.
     """
-    global _threads
+    global used
     if isinstance(count, bool) or not hasattr(count, "__index__"):
         raise TypeError(f"set_num_threads: got {count!r}, wanted an int")
     if count < 1:
         raise ValueError(f"set_num_threads: got {count}, wanted at least 1")
-    _threads = _capped(int(count))
+    used = _capped(int(count))
 
 
 def _capped(count: int) -> int:

@@ -9,14 +9,13 @@ given: `array_module(x)` is `numpy` or `cupy`, and `empty(shape, dtype, like)` m
 
 import os
 import sys
-import threading
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from . import heap
+from .program import empty as _empty
+from .program import executor
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Shape = tuple[int, ...]
@@ -40,7 +39,7 @@ def compiled(*arrays: Array | None, fits: bool = True) -> bool:
     """True where the Numba kernels apply: float32 NumPy arrays, none empty, and INCEPTION_NP_PLAIN is not set.
 
     fits: whatever else a kernel asks for, such as one group of channels. Where the answer is no, NumPy does the work,
-    and whoever called `on_fallback` in this thread is told.
+    and the executor of this thread is told (program.py).
     """
     if fits and not PLAIN:
         for a in arrays:  # (a loop: this is asked some thousand times a second)
@@ -48,21 +47,8 @@ def compiled(*arrays: Array | None, fits: bool = True) -> bool:
                 break
         else:
             return True
-    if _local.fallback is not None:
-        _local.fallback()
+    executor().falls_back("arrays that no compiled kernel takes")
     return False
-
-
-class _Local(threading.local):
-    fallback: Callable[[], None] | None = None
-
-
-_local = _Local()
-
-
-def on_fallback(tell: Callable[[], None] | None) -> None:
-    """Have `tell` called whenever NumPy does in this thread what a compiled kernel could not; None: nobody is told."""
-    _local.fallback = tell
 
 
 def on_gpu(x: Array) -> bool:
@@ -76,9 +62,9 @@ def on_tensor_cores(x: Array) -> bool:
 
 
 def empty(shape: Shape, dtype: Any, like: Array) -> Array:
-    """A new array beside `like`, its contents undefined. On the CPU it is cut from the heap (heap.py)."""
+    """A new array beside `like`, its contents undefined. On the CPU it is cut from the arena (arena.py)."""
     xp = array_module(like)
-    return heap.empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
+    return _empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:

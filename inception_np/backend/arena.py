@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
-SMALL = 1 << 14  # bytes: arrays below this are NumPy's own; many, short-lived, and dear to nobody
+SMALL = (
+    1 << 14
+)  # bytes: arrays below this are NumPy's own; there are many, they live shortly, and page faults cost them nothing
 GRAIN = 256  # bytes: every cut begins and ends at a multiple
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: addresses without memory behind them
 
@@ -32,21 +34,21 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: addresses without 
 class Cut:
     """A part of the range, held by the arrays on it."""
 
-    def __init__(self, heap: "Heap", start: int, size: int):
-        self.heap, self.start, self.size = heap, start, size
+    def __init__(self, arena: "Arena", start: int, size: int):
+        self.arena, self.start, self.size = arena, start, size
         self.__array_interface__ = {
             "shape": (size,),
             "typestr": "|u1",
-            "data": (heap.base + start, False),
+            "data": (arena.base + start, False),
             "version": 3,
         }
 
     def __del__(self) -> None:
-        # May run anywhere, even inside Heap.cut when the garbage collector strikes: only note it down.
-        self.heap.returned.append((self.start, self.size))
+        # May run anywhere, even inside Arena.cut when the garbage collector strikes: only note it down.
+        self.arena.returned.append((self.start, self.size))
 
 
-class Heap:
+class Arena:
     """First fit over a reserved range. used: bytes that are cut out now; high: how far up cuts have ever reached."""
 
     def __init__(self, capacity: int):
@@ -109,62 +111,53 @@ class Heap:
             self.high = last if last + room == self.capacity else self.capacity
 
 
-class _Local(threading.local):
-    source: Heap | None = None
-
-
-_local = _Local()
-_heap: Heap | None = None
+_shared: Arena | None = None
 _tried = False
 _making = threading.Lock()
 
 
-def heap() -> Heap | None:
-    """The process's heap, or None on a system that cannot reserve addresses without memory behind them."""
-    global _heap, _tried
+def shared() -> Arena | None:
+    """The process's arena, or None on a system that cannot reserve addresses without memory behind them."""
+    global _shared, _tried
     if not _tried:
         with _making:
             if not _tried:
-                _heap = private()
+                _shared = private()
             _tried = True
-    return _heap
+    return _shared
 
 
-def private() -> Heap | None:
-    """A heap of one's own, as large as the machine's memory, or None as above."""
+def private() -> Arena | None:
+    """An arena of one's own, as large as the machine's memory, or None as above."""
     if sys.platform != "linux":
         return None
     try:
-        return Heap(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return Arena(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (OSError, ValueError, OverflowError):
         return None  # a limit on addresses (ulimit -v): NumPy's own allocator does
 
 
-def empty(shape: tuple[int, ...], dtype: Any, source: Heap | None = None) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: Any, source: Arena | None = None) -> np.ndarray[Any, Any]:
     """An array with undefined contents; its memory is reused when the last view of it is gone.
 
-    It is cut from `source`, or from the process's heap. Small ones, and those that no longer fit, are NumPy's own.
-    In a thread that has called `arrays_from`, all are cut from that heap, the small ones too.
+    It is cut from `source`, small as it may be, or from the process's arena, where small ones are NumPy's own. So are
+    those that no longer fit.
     """
     dtype = np.dtype(dtype)
     size = dtype.itemsize
     for n in shape:
         size *= n
-    if size < (SMALL if _local.source is None else 1) or dtype.hasobject:
+    if size < (SMALL if source is None else 1) or dtype.hasobject:
         return np.empty(shape, dtype)
-    source = source or _local.source or heap()
+    source = source or shared()
     cut = source.cut(size) if source else None
     if cut is None:
         return np.empty(shape, dtype)
-    return np.asarray(cut)[:size].view(dtype).reshape(shape)
-
-
-def arrays_from(source: Heap | None) -> None:
-    """Have this thread's new arrays cut from a heap; None: from the process's again."""
-    _local.source = source
+    a: np.ndarray[Any, Any] = np.asarray(cut)[:size].view(dtype).reshape(shape)
+    return a
 
 
 def trim() -> None:
     """Give the pages that no array uses back to the system."""
-    if _heap is not None:
-        _heap.trim()
+    if _shared is not None:
+        _shared.trim()

@@ -1,4 +1,4 @@
-"""The heap behind backend.empty: memory returns when the last array on it dies, and every step finds it as it was."""
+"""The arena behind backend.empty: memory returns when the last array on it dies, and every step finds it as it was."""
 
 import gc
 import sys
@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inception_np import SGD, Mode, backend, create_model, heap, softmax_cross_entropy
+from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy
+from inception_np.backend import arena
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="addresses are reserved on Linux only")
 
 
 @pytest.fixture
 def own():
-    return heap.private()
+    return arena.private()
 
 
 def where(a):
@@ -25,20 +26,20 @@ def where(a):
 
 
 def test_memory_returns_only_when_the_last_view_dies(own):
-    a = heap.empty((100, 1000), np.float32, own)
+    a = arena.empty((100, 1000), np.float32, own)
     first, view = where(a), a[10:, ::2].T
     del a
-    b = heap.empty((100, 1000), np.float32, own)
+    b = arena.empty((100, 1000), np.float32, own)
     assert where(b) != first
     view[...] = 3
     assert (view == 3).all()
     del view
-    assert where(heap.empty((100, 1000), np.float32, own)) == first
+    assert where(arena.empty((100, 1000), np.float32, own)) == first
 
 
 def test_arrays_of_every_dtype_are_writable_and_aligned(own):
     for dtype in (np.uint8, np.float32, np.float64, np.complex128):
-        a = heap.empty((37, 1001), dtype, own)
+        a = arena.empty((37, 1001), dtype, own)
         a[...] = 1
         assert a.dtype == dtype
         assert a.flags.c_contiguous
@@ -46,20 +47,20 @@ def test_arrays_of_every_dtype_are_writable_and_aligned(own):
 
 
 def test_small_arrays_and_arrays_that_do_not_fit_are_numpys():
-    own = heap.Heap(1 << 20)
-    for shape in ((3,), (1 << 20,)):
-        a = heap.empty(shape, np.float32, own)
+    own = arena.Arena(1 << 20)
+    for shape, source in (((3,), None), ((1 << 20,), own)):
+        a = arena.empty(shape, np.float32, source)
         a[...] = 1
         assert where(a) not in own.addresses()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30), st.integers(1 << 14, 1 << 18)), max_size=60))
 def test_living_arrays_never_overlap_and_free_parts_are_joined(script):
-    own = heap.Heap(1 << 26)
+    own = arena.Arena(1 << 26)
     a, alive = None, []
     for make, which, size in script:
         if make or not alive:
-            a = heap.empty((size,), np.uint8, own)
+            a = arena.empty((size,), np.uint8, own)
             a[...] = len(alive)
             alive.append((a, len(alive)))
         else:
@@ -77,7 +78,7 @@ def test_living_arrays_never_overlap_and_free_parts_are_joined(script):
 def test_threads_may_make_and_drop_arrays_at_once(own):
     def work(mark):
         for i in range(300):
-            a = heap.empty((5000 + 37 * i,), np.float32, own)
+            a = arena.empty((5000 + 37 * i,), np.float32, own)
             a[...] = mark
             if not (a == mark).all():
                 wrong.append(mark)
@@ -95,7 +96,7 @@ def test_threads_may_make_and_drop_arrays_at_once(own):
 
 
 def test_trim_gives_pages_back_and_keeps_what_lives(own):
-    low, high = heap.empty((1 << 20,), np.uint8, own), heap.empty((1 << 20,), np.uint8, own)
+    low, high = arena.empty((1 << 20,), np.uint8, own), arena.empty((1 << 20,), np.uint8, own)
     low[...], high[...] = 1, 2
     del low
     own.trim()
@@ -103,13 +104,13 @@ def test_trim_gives_pages_back_and_keeps_what_lives(own):
 
 
 @pytest.mark.skipif(backend.PLAIN, reason="the plain kernels make arrays elsewhere too")
-def test_a_steady_training_step_leaves_the_heap_as_it_found_it():
+def test_a_steady_training_step_leaves_the_arena_as_it_found_it():
     net = create_model("inception_v3_cifar", width=1 / 8)
     optimiser = SGD(net, 0.01, momentum=0.9)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(0, 10, 8)
-    shared = heap.heap()
+    shared = arena.shared()
 
     def step():
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))

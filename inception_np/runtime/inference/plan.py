@@ -1,0 +1,211 @@
+"""The steps of a rewritten network (rewrite.py) as one program of kernel calls (a trace: backend/program.py)."""
+
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...backend import Array, Shape, arena
+from ...backend.program import Trace, address, eager, empty, is_placeholder, placeholder
+from ...kernels.cpu import batchnorm, depthwise, elementwise, lrn, pool, winograd
+from ...kernels.cpu import implicit_gemm as gemm
+from ...kernels.lrn import POWERS
+from ...kernels.window import pads_for
+from ...layer import Layer, Mode, forward_of, of_kind
+from ...layers.activation import ReLU
+from ...layers.batchnorm import BatchNorm
+from ...layers.depthwise import DepthwiseConv2D
+from ...layers.lrn import LRN
+from ...layers.pool import Flatten, GlobalAvgPool2D, MaxPool2D
+from .rewrite import Average, Fork, Product, Sum, out_shape, shape_after, steps_of
+
+
+class Plan:
+    """x -> y for one input shape. Made by compile_inference; a call is safe from any thread, one at a time."""
+
+    def __init__(self, layer: Layer, shape: Shape):
+        self.shape = tuple(shape)
+        self.lock = threading.Lock()
+        with Trace(arena.private()) as self.trace:
+            self.y = self._steps(steps_of(layer), placeholder(self.shape), owned=False)
+            if is_placeholder(self.y):  # a network that gives back what it gets
+                self.y = self._own(self.y)
+        self.program = self.trace.program(placeholders=1)
+
+    def __call__(self, x: Array) -> Array:
+        """x: float32, of the shape that the plan was made for. Raises ValueError and TypeError."""
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise TypeError(f"compile_inference: got x of {kind}, wanted a NumPy array of float32")
+        if x.shape != self.shape:
+            raise ValueError(f"compile_inference: got x of shape {x.shape}, wanted {self.shape}")
+        with self.lock:
+            self.program.run(np.ascontiguousarray(x))
+            return self.y.copy()
+
+    def _steps(self, steps: list[Any], x: np.ndarray, owned: bool, out: np.ndarray | None = None) -> np.ndarray:
+        """Write down the calls of some steps. owned: nobody else reads x. out: where the last one's y goes."""
+        for i, step in enumerate(steps):
+            target = out if i == len(steps) - 1 else None
+            y = self._step(step, x, owned, target)
+            owned = owned or not np.may_share_memory(x, y)
+            x = y
+        if out is not None and x is not out:
+            self._copy(x, out)
+            x = out
+        return x
+
+    def _step(self, step: Any, x: np.ndarray, owned: bool, out: np.ndarray | None) -> np.ndarray:
+        if isinstance(step, Product):
+            return self._product(step, x, out)
+        if isinstance(step, Average):
+            return self._average(step, x, out)
+        if isinstance(step, Fork):
+            return self._fork(step, x, out)
+        if isinstance(step, Sum):
+            return self._sum(step, x, owned, out)
+        return self._layer(step, x, out)
+
+    def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
+
+        y = empty(step.out_shape(x.shape), np.float32) if out is None else out
+        images, maps = (x[:, None, None], y[:, None, None]) if x.ndim == 2 else (x, y)  # linear: images of one pixel
+        kernel, outputs = step.weight.shape[:2], step.weight.shape[3]
+        pads = pads_for(step.pad, images.shape[1:3], kernel, step.stride, step.dilation)
+        if images.shape[3] < gemm.FEW_CHANNELS and not images.flags.c_contiguous:
+            images = self._own(images)
+        images, offsets, depth = gemm.windows(images, kernel, pads, step.dilation)
+        size = len(offsets) * depth
+        packed = np.empty(gemm.packed_size(size, outputs), np.float32)
+        weight = np.ascontiguousarray(step.weight)
+        with eager():
+            gemm.pack(address(weight), address(packed), size, outputs)
+        start, floor = address(step.bias), address(step.floor)
+        if winograd.pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
+            with eager():
+                filters = winograd.filters_of(packed, depth, outputs)
+            winograd.convolution(images, filters, depth, outputs, pads, maps, adds=adds, bias=start, floor=floor)
+            return y
+        arguments, parts = gemm.product(
+            images, step.stride, offsets, depth, packed, outputs, maps, adds=adds, bias=start, floor=floor
+        )
+        gemm.multiply(*arguments, parts=parts)
+        return y
+
+    def _average(self, step: Average, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+
+        layer = step.layer
+        pads, out_hw = layer._geometry(x.shape)
+        y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+        bias = 0 if step.bias is None else address(step.bias)
+        floor = 0 if step.floor is None else address(step.floor)
+        pool.avg_pool(x, layer.size, layer.stride, pads, out_hw, layer.count_include_pad, y, bias, floor)
+        return y
+
+    def _fork(self, step: Fork, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        widths = [shape[-1] for shape in step.out_shapes(x.shape)]
+        y = empty(step.out_shape(x.shape), np.float32) if out is None else out
+        siblings = [
+            i
+            for i, branch in enumerate(step.branches)
+            if len(branch) > 1 and isinstance(branch[0], Product) and branch[0].mixes_channels_only()
+        ]
+        begun = self._siblings([step.branches[i][0] for i in siblings], x) if len(siblings) > 1 else []
+        started = dict(zip(siblings, begun, strict=False))
+        stop = 0
+        for i, (branch, width) in enumerate(zip(step.branches, widths, strict=True)):
+            start, stop = stop, stop + width
+            target = y[..., start:stop]
+            if i in started:
+                self._steps(branch[1:], started.pop(i), False, target)
+            else:
+                self._steps(branch, x, False, target)
+        return y
+
+    def _siblings(self, products: list[Product], x: np.ndarray) -> list[np.ndarray]:
+        """The outputs of several 1x1 convolutions of x, as slices of one."""
+        joined = Product(
+            np.concatenate([p.weight for p in products], 3),
+            np.concatenate([p.bias for p in products]),
+            np.concatenate([p.floor for p in products]),
+        )
+        y = self._product(joined, x, None)
+        edges = np.cumsum([0] + [len(p.bias) for p in products])
+        return [y[..., a:b] for a, b in pairwise(edges)]
+
+    def _sum(self, step: Sum, x: np.ndarray, owned: bool, out: np.ndarray | None) -> np.ndarray:
+        last = step.body[-1] if step.body else None
+        if isinstance(last, Product) and last.is_linear():
+            last = last.scaled(step.scale, 0.0)
+            last = last.clipped() if step.relu else last
+            t = self._steps(step.body[:-1], x, False)
+            if step.shortcut is not None:
+                shape = shape_after(step.body, x.shape)
+                y = empty(shape, np.float32) if out is None else out
+                self._steps(step.shortcut, x, False, y)
+            elif owned and out is None and not np.may_share_memory(t, x):
+                y = x  # the sum is made where x stands
+            else:
+                y = empty(x.shape, np.float32) if out is None else out
+                self._copy(x, y)
+            return self._product(last, t, y, adds=True)
+
+        t = self._steps(step.body, x, False)
+        s = x if step.shortcut is None else self._steps(step.shortcut, x, False)
+        y = empty(t.shape, np.float32) if out is None else out
+        elementwise.scaled_add(s, t, step.scale, y)
+        if step.relu:
+            elementwise.relu(y, y)
+        return y
+
+    def _copy(self, x: np.ndarray, y: np.ndarray) -> None:
+
+        elementwise.copy(x, y)
+
+    def _own(self, x: np.ndarray) -> np.ndarray:
+        """A copy of x in the plan's memory."""
+        y = empty(x.shape, np.float32)
+        self._copy(x, y)
+        return y
+
+    def _layer(self, layer: Layer, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """A layer that stays itself: by its kernel, or by its own forward between two pieces of the plan."""
+
+        if of_kind(layer, Flatten) and out is None and x.flags.c_contiguous:
+            return x.reshape(layer.out_shape(x.shape))
+        y = empty(out_shape(layer, x.shape), np.float32) if out is None else out
+        if of_kind(layer, MaxPool2D):
+            pads, _ = layer._geometry(x.shape)
+            pool.max_pool_values(x, layer.size, layer.stride, pads, y)
+        elif of_kind(layer, GlobalAvgPool2D):
+            pool.global_avg_pool(x, y)
+        elif of_kind(layer, ReLU):
+            elementwise.relu(x, y)
+        elif of_kind(layer, LRN) and layer.beta in POWERS:
+            lrn.lrn(x, *layer._constants(), y)
+        elif of_kind(layer, BatchNorm):
+            gamma = None if layer.gamma is None else layer.gamma.data
+            rstd = (layer.var.data + np.float32(layer.eps)) ** np.float32(-0.5)
+            batchnorm.batch_norm(x, layer.mean.data, rstd, gamma, layer.beta.data, False, y)
+        elif of_kind(layer, DepthwiseConv2D) and layer.multiplier == 1:
+            bias = None if layer.bias is None else layer.bias.data
+            stride, pads, dilation = layer._geometry(x.shape)
+            depthwise.depthwise2d(x, layer.weight.data, bias, stride, pads, dilation, y)
+        else:
+            x = self._own(x) if is_placeholder(x) else x
+            self.trace.host_call(_in_python(layer, x, y))
+        return y
+
+
+def _in_python(layer: Layer, x: Array, y: Array) -> Callable[[], None]:
+    """A function that runs a layer's own forward on x, into y."""
+
+    def callback() -> None:
+        now = forward_of(layer, x, Mode())[0]
+        if now.shape != y.shape:
+            raise ValueError(f"{type(layer).__name__}: gave y of {now.shape}, wanted {y.shape} as before")
+        y[...] = now
+
+    return callback
