@@ -67,7 +67,8 @@ class Arena:
         """At least `size` bytes, or None where no free part is large enough."""
         size = -(-size // GRAIN) * GRAIN
         with self.lock:
-            self._take_back()
+            if self.returned:
+                self._take_back()
             for i, (start, room) in enumerate(self.free):
                 if room >= size:
                     if room == size:
@@ -149,7 +150,7 @@ def empty(shape: tuple[int, ...], dtype: Any, source: Arena | None = None) -> np
         size *= n
     if size < (SMALL if source is None else 1) or dtype.hasobject:
         return np.empty(shape, dtype)
-    source = source or shared()
+    source = source or _shared or shared()
     cut = source.cut(size) if source else None
     if cut is None:
         return np.empty(shape, dtype)

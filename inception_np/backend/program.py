@@ -28,9 +28,10 @@ same one in every call. Where an array has to be copied first (`falls_back_to_nu
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, wraps
+from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -66,13 +67,14 @@ class Executor:
         start = words.__array_interface__["data"][0]
         workers.run(start, start + words.nbytes, workers.state)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """A new array with undefined contents."""
-        return arena.empty(shape, dtype)
+    empty: Callable[..., Array] = staticmethod(arena.empty)  # (shape, dtype) -> a new array with undefined contents
 
-    def addresses(self, arrays: list[Array]) -> list[int]:
+    def addresses(self, arrays: Sequence[Array]) -> list[int]:
         """Where the first elements of these arrays stand. The caller keeps the arrays alive while a kernel runs."""
-        return [a.__array_interface__["data"][0] for a in arrays]
+        found = []
+        for a in arrays:
+            found.append(a.__array_interface__["data"][0])  # noqa: PERF401
+        return found
 
     def hold(self, arrays: list[Array]) -> None:
         """Note that a program's words have addresses of these arrays."""
@@ -107,10 +109,10 @@ class _Writer(Executor):
         self._end_piece()
         self.pieces.append(function)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # type: ignore[override]
         return arena.empty(shape, dtype, self.source)
 
-    def addresses(self, arrays: list[Array]) -> list[int]:
+    def addresses(self, arrays: Sequence[Array]) -> list[int]:
         found = super().addresses(arrays)
         self.held += [
             a for a, where in zip(arrays, found, strict=True) if where < PLACEHOLDERS and where not in self.owned
@@ -276,8 +278,9 @@ class Program:
     def run(self, *arrays: Array) -> None:
         """All of it, by the executor of this thread."""
         current = _local.executor
-        addresses = np.array(current.addresses(list(arrays)), np.int64)
-        current.hold(self.held)
+        addresses = np.array(current.addresses(arrays), np.int64)
+        if self.held:
+            current.hold(self.held)
         for piece in self.pieces:
             if isinstance(piece, tuple):
                 words, where, owners = piece
@@ -306,7 +309,7 @@ class _TraceOfFunction(Trace):
         self.made.append(a)
         return a
 
-    def addresses(self, arrays: list[Array]) -> list[int]:
+    def addresses(self, arrays: Sequence[Array]) -> list[int]:
         for a in arrays:
             if a.flags.writeable:  # every later call, in any thread, would write to this one
                 raise TypeError(
@@ -315,7 +318,7 @@ class _TraceOfFunction(Trace):
         return super().addresses(arrays)
 
 
-class _Traced:
+class _Traced(Program):
     """A function's program for one set of shapes: it makes what it returns, and scratch memory, anew at every run."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]):
@@ -339,20 +342,10 @@ class _Traced:
             else:
                 owners.append((-1, self.scratch))  # the scratch comes last
                 self.scratch += -(-a.nbytes // ALIGN) * ALIGN
-        self.result = [None if r is None else known[id(r)] for r in returned]
-        self.several = isinstance(result, tuple)
+        # what the function returned, of all these arrays and a None at their end
+        self.result = itemgetter(*[-1 if r is None else known[id(r)] for r in returned])
         trace.program()
-        self.program = Program(trace.pieces, owners, trace.held)
-
-    def run(self, arrays: list[Array]) -> Any:
-        new = _local.executor.empty
-        arrays += [new(shape, dtype) for shape, dtype in self.returned]
-        if self.scratch:
-            arrays.append(new((self.scratch,), np.uint8))
-        self.program.run(*arrays)
-        if self.several:
-            return tuple([None if i is None else arrays[i] for i in self.result])
-        return None if self.result[0] is None else arrays[self.result[0]]
+        super().__init__(trace.pieces, owners, trace.held)
 
 
 _caches: list[dict[tuple[Any, ...], _Traced | None]] = []
@@ -380,17 +373,24 @@ def traced(function: Callable[P, R]) -> Callable[P, R]:
             else:
                 key.append(a)
         name = tuple(key)
-        program = programs.get(name)
+        program = programs[name] if name in programs else trace(name, arguments)
         if program is None:
-            if name not in programs:
-                if len(programs) >= MOST:
-                    programs.clear()
-                try:
-                    program = programs[name] = _Traced(function, arguments)
-                except Untraceable:
-                    programs[name] = None
-            if program is None:
-                return function(*arguments, **no)
-        return cast(R, program.run(arrays))
+            return function(*arguments, **no)
+        new = _local.executor.empty
+        for shape, dtype in program.returned:
+            arrays.append(new(shape, dtype))
+        if program.scratch:
+            arrays.append(new((program.scratch,), np.uint8))
+        program.run(*arrays)
+        return cast(R, program.result([*arrays, None]))
+
+    def trace(name: tuple[Any, ...], arguments: tuple[Any, ...]) -> _Traced | None:
+        if len(programs) >= MOST:
+            programs.clear()
+        try:
+            programs[name] = _Traced(function, arguments)
+        except Untraceable:
+            programs[name] = None
+        return programs[name]
 
     return call
