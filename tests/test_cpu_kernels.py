@@ -777,10 +777,11 @@ print("missed")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX-512 is x86's")
 def test_the_code_for_avx512_equals_its_plain_twins_on_any_processor(tmp_path):
     """With vectors of 16 and masks, whatever this processor makes of them."""
-    where = planted(tmp_path, "simd.py", 'HAS_MASKS = "avx512f" in FEATURES', "HAS_MASKS = True")
+    where = planted(tmp_path, "llvm.py", 'HAS_MASKS = "avx512f" in FEATURES', "HAS_MASKS = True")
     code = """
 import test_cpu_kernels as t
-from inception_np.kernels.cpu.simd import ROWS, WIDTH
+from inception_np.kernels.cpu.llvm import WIDTH
+from inception_np.kernels.cpu.simd import ROWS
 assert (WIDTH, ROWS) == (16, 8)
 for case in t.LARGE:
     t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
@@ -829,19 +830,19 @@ def test_plain_kernels_load_no_compiler():
 FAULTS = {
     "a row of the table one number off": (
         "simd.py",
-        "there = b.add(read(base), spread_int(offset))",
-        "there = b.add(read(base), spread_int(b.add(offset, ir.Constant(I64, 4))))",
+        "there = b.add(read(base), splat_int(offset))",
+        "there = b.add(read(base), splat_int(b.add(offset, ir.Constant(I64, 4))))",
     ),
     "the bounds of the table one too wide": ("simd.py", 'b.icmp_unsigned("<", column', 'b.icmp_unsigned("<=", column'),
     "the tail mask one lane short": (
         "register_tile.py",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n - 1))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n - 1))",
     ),
     "the tail mask one lane long": (
         "register_tile.py",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
     ),
     "a turn of the loop too many": (
         "register_tile.py",

@@ -21,7 +21,7 @@ from ..window import out_size
 from .elementwise import cleared, copy, scaled_add
 from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
 from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
-from .simd import LANES, fetch, fma, load, spread, store
+from .simd import LANES, fetch, fma, load, splat, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
 LINE = 64  # bytes of a cache line
@@ -39,7 +39,7 @@ def _rows_around(x1, xh, xw, p, H, zero_row):
 @helper
 def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n, soon_x, soon_y):
     """y[q] = the 3x3 sums along a row; x0, x1, x2: its three rows of x, s0..s2 their steps (0 for a row of zeros)."""
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     w0, w1, w2 = load(w, n), load(w + w_step, n), load(w + 2 * w_step, n)
     w3, w4, w5 = load(w + 3 * w_step, n), load(w + 4 * w_step, n), load(w + 5 * w_step, n)
     w6, w7, w8 = load(w + 6 * w_step, n), load(w + 7 * w_step, n), load(w + 8 * w_step, n)
@@ -91,7 +91,7 @@ def convolve(part, parts, arguments):
         for q in range(OW):
             for c in range(0, C, LANES):
                 lanes = min(C - c, LANES)
-                s = spread(np.float32(0))
+                s = splat(np.float32(0))
                 if bias:
                     s = load(bias + 4 * c, lanes)
                 for i in range(kh):
@@ -119,7 +119,7 @@ def convolve_gradient(part, parts, arguments):
             to = dx + n * dxn + h * dxh + k * dxw
             for c in range(0, C, LANES):
                 lanes = min(C - c, LANES)
-                s = spread(np.float32(0))
+                s = splat(np.float32(0))
                 if add:
                     s = load(to + 4 * c, lanes)
                 for i in range(kh):
@@ -140,7 +140,7 @@ def _add_row_3x3(x0, x1, x2, s0, s1, s2, dy, dy_step, W, sums, step, n, soon_x, 
     a0, a1, a2 = load(sums, LANES), load(sums + step, LANES), load(sums + 2 * step, LANES)
     a3, a4, a5 = load(sums + 3 * step, LANES), load(sums + 4 * step, LANES), load(sums + 5 * step, LANES)
     a6, a7, a8 = load(sums + 6 * step, LANES), load(sums + 7 * step, LANES), load(sums + 8 * step, LANES)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     before, here = zero, load(dy, n)
     for q in range(W):
         fetch(soon_x + LINE * q)
@@ -168,7 +168,7 @@ def _add_row_3x3(x0, x1, x2, s0, s1, s2, dy, dy_step, W, sums, step, n, soon_x, 
 def weight_sums_3x3(part, parts, arguments):
     """For each chunk of rows (n, p), nine sums of dy * x for each channel, at sums + chunk * 9 * room floats."""
     x, xn, xh, xw, dy, dyn, dyh, dyw, N, H, W, C, chunks, sums, room, zeros = unpack(arguments, "q" * 16)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         to = sums + 36 * chunk * room
         for i in range(0, 9 * room, LANES):
@@ -205,7 +205,7 @@ def weight_sums(part, parts, arguments):
         n = min(C - c // 4, LANES)
         for t in range(taps):
             i, j = t // kw, t % kw
-            s = spread(np.float32(0))
+            s = splat(np.float32(0))
             for row in range(N * OH * chunk // chunks, N * OH * (chunk + 1) // chunks):
                 h = row % OH * stride_h + i * dilation_h - top
                 if h < 0 or h >= H:

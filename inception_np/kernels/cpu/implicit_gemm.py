@@ -30,6 +30,7 @@ from ..window import Pads, Pair, out_size
 from . import winograd
 from .batchnorm import moments
 from .elementwise import clear, cleared
+from .llvm import HAS_MASKS, WIDTH
 from .machine import (
     address,
     by_hand,
@@ -46,19 +47,17 @@ from .panels import add_products, pack_columns, pack_rows, spans
 from .record import empty, recorded
 from .register_tile import GROUP, output_panel, panel_size
 from .simd import (
-    HAS_MASKS,
     LANES,
     PIXELS,
     ROWS,
-    WIDTH,
-    give_back,
+    calloc,
+    free,
     load,
     load_int,
-    spread,
+    malloc,
+    splat,
     store,
     store_int,
-    take,
-    take_zeros,
     transpose,
     window_rows,
 )
@@ -107,7 +106,7 @@ def pack_transposed(part, parts, arguments):
 def pad_images(part, parts, arguments):
     """x (N, H, W C) with zeros around: top, left and the height and width (in numbers) of what comes out."""
     x, xn, xh, H, row, y, top, left, height, width, N = unpack(arguments, "qqqqqqqqqqq")
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     pieces = N * height
     for piece in range(pieces * part // parts, pieces * (part + 1) // parts):
         n, h = piece // height, piece % height - top
@@ -206,9 +205,10 @@ def multiply(part, parts, arguments):
     count = (end - first + chunk - 1) // chunk
     chunk = ((end - first + count - 1) // count + 7) // 8 * 8
     room = (chunk + GROUP - 1) // GROUP * GROUP
-    table, nowhere = take(8 * room * taps), take_zeros(4 * WIDTH * vectors)
-    pixels, outputs, next_pixels, next_outputs = take(24 * room), take(8 * room), take(24 * room), take(8 * room)
-    next_weights = take(8 * room)
+    table, nowhere = malloc(8 * room * taps), calloc(4 * WIDTH * vectors)
+    pixels, next_pixels = malloc(24 * room), malloc(24 * room)
+    outputs, next_outputs = malloc(8 * room), malloc(8 * room)
+    next_weights = malloc(8 * room)
     span_taps, span_depth = spans(taps, depth)
     place_pixels(pixels, first, min(chunk, end - first), x, xn, xh, xw, stride_h, stride_w, OH, OW)
     place_outputs(outputs, first, min(chunk, end - first), y, yn, yh, yw, OH, OW, nowhere)
@@ -248,7 +248,7 @@ def multiply(part, parts, arguments):
                     v += n
         pixels, next_pixels, outputs, next_outputs = next_pixels, pixels, next_outputs, outputs
     for place in (table, nowhere, pixels, outputs, next_pixels, next_outputs, next_weights):
-        give_back(place)
+        free(place)
 
 
 @helper
@@ -292,9 +292,9 @@ def multiply_transposed(part, parts, arguments):
     first_piece, end_piece = ranges * per_range * part // parts, ranges * per_range * (part + 1) // parts
     pixels = N * OH * OW
     room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
-    placed, table, nowhere = take(24 * room), take(8 * room), take_zeros(12 * WIDTH)
-    columns = take(4 * PIXEL_BLOCK * (BAND + LANES))
-    rows = take(4 * PIXEL_BLOCK * (outputs + WIDTH))
+    placed, table, nowhere = malloc(24 * room), malloc(8 * room), calloc(12 * WIDTH)
+    columns = malloc(4 * PIXEL_BLOCK * (BAND + LANES))
+    rows = malloc(4 * PIXEL_BLOCK * (outputs + WIDTH))
     for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
         first, end = max(first_piece - r * per_range, 0), min(end_piece - r * per_range, per_range)
         begin, stop = pixels * r // ranges, pixels * (r + 1) // ranges
@@ -311,11 +311,11 @@ def multiply_transposed(part, parts, arguments):
                 pack_columns(table, count, 4 * c, width, columns, PIXEL_BLOCK)
                 at = dw + r * range_step + 4 * outputs * (t * inputs + c)
                 add_products(columns, rows, count, PIXEL_BLOCK, width, outputs, at, 4 * outputs, nowhere)
-    give_back(placed)
-    give_back(table)
-    give_back(nowhere)
-    give_back(columns)
-    give_back(rows)
+    free(placed)
+    free(table)
+    free(nowhere)
+    free(columns)
+    free(rows)
 
 
 @kernel
@@ -336,15 +336,15 @@ def repeat_tile(part, parts, arguments):
     """The tile alone, again and again, on GROUP rows of x and a panel of w that stay in the first-level cache."""
     steps, rounds = unpack(arguments, "qq")
     width = 3 * WIDTH
-    x, w, y = take_zeros(4 * GROUP * steps), take_zeros(4 * width * steps), take_zeros(4 * width * GROUP)
-    table, outputs, rest = take(8 * GROUP), take(8 * GROUP), take_zeros(8 * width)
+    x, w, y = calloc(4 * GROUP * steps), calloc(4 * width * steps), calloc(4 * width * GROUP)
+    table, outputs, rest = malloc(8 * GROUP), malloc(8 * GROUP), calloc(8 * width)
     for m in range(GROUP):
         store_int(table + 8 * m, x + 4 * m * steps)
         store_int(outputs + 8 * m, y + 4 * width * m)
     for _ in range(rounds):
         output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + 4 * width, table)
     for place in (x, w, y, table, outputs, rest):
-        give_back(place)
+        free(place)
 
 
 # ---- shapes, in Python

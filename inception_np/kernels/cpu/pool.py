@@ -20,15 +20,15 @@ from .machine import (
 from .simd import (
     LANES,
     fma,
-    larger,
-    largest,
     load,
     load_bytes,
     load_float,
-    spread,
-    spread_byte,
+    maximum,
+    splat,
+    splat_byte,
     store,
     store_bytes,
+    vmax,
     where_equal,
     winner,
 )
@@ -39,13 +39,13 @@ SMALL = 1 << 16  # bytes that one thread does faster than two
 @helper
 def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
     """A vector of channels of one window, rows i0..i1 and columns j0..j1 of x; first_tap: the number of (i0, j0)."""
-    best = spread(np.float32(-np.inf))
-    who = spread_byte(first_tap)
+    best = splat(np.float32(-np.inf))
+    who = splat_byte(first_tap)
     for i in range(i1 - i0):
         for j in range(j1 - j0):
             v = load(x + i * xh + j * xw, n)
-            who = winner(v, best, spread_byte(first_tap + i * size_w + j), who)
-            best = largest(v, best)
+            who = winner(v, best, splat_byte(first_tap + i * size_w + j), who)
+            best = maximum(v, best)
     store(y, best, n)
     store_bytes(winners, who, n)
 
@@ -81,11 +81,11 @@ def _max_gradient(dy, dyh, dyw, winners, wh, ww, p_count, q_count, tap, tap_h, t
 
     tap: the pixel's number in the first of them; it falls by tap_h from one row of windows to the next, tap_w along.
     """
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for p in range(p_count):
         for q in range(q_count):
             who = load_bytes(winners + p * wh + q * ww, n)
-            here = spread_byte(tap - p * tap_h - q * tap_w)
+            here = splat_byte(tap - p * tap_h - q * tap_w)
             s = s + where_equal(who, here, load(dy + p * dyh + q * dyw, n))
     if add:
         s = s + load(dx, n)
@@ -127,10 +127,10 @@ def max_windows_gradient(part, parts, arguments):
 @helper
 def _column_max(x, xh, rows, exists, n):
     """The largest of the rows of one column, for a vector of channels; minus infinity for a column of padding."""
-    best = spread(np.float32(-np.inf))
+    best = splat(np.float32(-np.inf))
     if exists:
         for i in range(rows):
-            best = largest(load(x + i * xh, n), best)
+            best = maximum(load(x + i * xh, n), best)
     return best
 
 
@@ -156,7 +156,7 @@ def max_values(part, parts, arguments):
                 for q in range(OW):
                     w = q * stride_w - left + 2
                     last = _column_max(at + w * xw, xh, rows, w >= 0 and w < W, m)
-                    store(to + q * yw + 4 * c, largest(largest(a, b), last), m)
+                    store(to + q * yw + 4 * c, maximum(maximum(a, b), last), m)
                     a = b if stride_w == 1 else last
                     b = last
                     if stride_w == 2:
@@ -164,19 +164,19 @@ def max_values(part, parts, arguments):
             else:
                 for q in range(OW):
                     w = q * stride_w - left
-                    best = spread(np.float32(-np.inf))
+                    best = splat(np.float32(-np.inf))
                     for j in range(max(w, 0), min(w + size_w, W)):
-                        best = largest(_column_max(at + j * xw, xh, rows, True, m), best)
+                        best = maximum(_column_max(at + j * xw, xh, rows, True, m), best)
                     store(to + q * yw + 4 * c, best, m)
 
 
 @helper
 def _mean(x, xh, xw, rows, columns, share, y, bias, floor, n):
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for i in range(rows):
         for j in range(columns):
             s = s + load(x + i * xh + j * xw, n)
-    store(y, larger(load(floor, n), fma(s, share, load(bias, n))), n)
+    store(y, vmax(load(floor, n), fma(s, share, load(bias, n))), n)
 
 
 @kernel
@@ -198,7 +198,7 @@ def mean_windows(part, parts, arguments):
             w = q * stride_w - left
             j0, j1 = max(w, 0), min(w + size_w, W)
             one = np.float32(1)
-            share = spread(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
+            share = splat(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
             for c in range(0, 4 * whole, 4 * LANES):
                 _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, 16)
@@ -209,11 +209,11 @@ def mean_windows(part, parts, arguments):
 
 @helper
 def _mean_gradient(dy, dyh, dyw, p_count, q_count, tall, wide, dx, add, n):
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for p in range(p_count):
         for q in range(q_count):
             share = np.float32(1) / (load_float(tall + 4 * p) * load_float(wide + 4 * q))
-            s = fma(load(dy + p * dyh + q * dyw, n), spread(share), s)
+            s = fma(load(dy + p * dyh + q * dyw, n), splat(share), s)
     if add:
         s = s + load(dx, n)
     store(dx, s, n)
@@ -250,18 +250,18 @@ def plane_means(part, parts, arguments):
     for piece in range(N * V * part // parts, N * V * (part + 1) // parts):
         n, c = piece // V, piece % V * LANES
         left = min(C - c, LANES)
-        s = spread(np.float32(0))
+        s = splat(np.float32(0))
         for h in range(H):
             for w in range(W):
                 s = s + load(x + n * xn + h * xh + w * xw + 4 * c, left)
-        store(y + n * y_step + 4 * c, s * spread(share), left)
+        store(y + n * y_step + 4 * c, s * splat(share), left)
 
 
 @kernel
 def spread_means(part, parts, arguments):
     """dx: every pixel gets its image's dy (N, C) times `share`; or that is added to it."""
     dy, dy_step, dx, dxn, dxh, dxw, N, H, W, C, add, share = unpack(arguments, "qqqqqqqqqqqf")
-    factor = spread(share)
+    factor = splat(share)
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
         n = piece // H
         row = dx + n * dxn + piece % H * dxh

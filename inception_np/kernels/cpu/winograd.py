@@ -48,24 +48,12 @@ import numpy as np
 
 from ...threads import num_threads
 from .elementwise import cleared
+from .llvm import HAS_MASKS, WIDTH
 from .machine import address, constant_row, helper, kernel, unpack, zero_row
 from .panels import add_products, pack_columns, pack_rows, spans
 from .record import empty
 from .register_tile import GROUP, output_panel, panel_size
-from .simd import (
-    HAS_MASKS,
-    LANES,
-    WIDTH,
-    give_back,
-    larger,
-    load,
-    load_int,
-    spread,
-    store,
-    store_int,
-    take,
-    take_zeros,
-)
+from .simd import LANES, calloc, free, load, load_int, malloc, splat, store, store_int, vmax
 
 PLACES = 16  # of a 4x4 patch
 BLOCK = 3 * LANES  # channels of products transformed at once
@@ -87,7 +75,7 @@ def _filter_row(g0, g1, g2, half):
 def transform_filters(part, parts, arguments):
     """Packed w, panels of [9][depth][width] -> G g G': 16 packed matrices, `room` numbers apart."""
     packed, filters, depth, channels, room = unpack(arguments, "qqqqq")
-    half = spread(np.float32(0.5))
+    half = splat(np.float32(0.5))
     vectors = (channels + WIDTH - 1) // WIDTH
     v = 0
     while v < vectors:
@@ -171,7 +159,7 @@ def _load_places(source, step, n):
 def _put(y, v, bias, floor, adds, n):
     if adds:
         v = v + load(y, n)
-    store(y, larger(load(floor, n), v + load(bias, n)), n)
+    store(y, vmax(load(floor, n), v + load(bias, n)), n)
 
 
 @helper
@@ -211,8 +199,8 @@ def convolve(part, parts, arguments):
     row = (
         depth + LANES - 1
     ) // LANES * LANES + LANES  # numbers; no power of two, whose rows would collide in the cache
-    V, M = take(4 * PLACES * chunk * row), take(4 * PLACES * chunk * BLOCK)
-    table, outputs, places = take(8 * PLACES * chunk), take(8 * PLACES * chunk), take(8 * PLACES)
+    V, M = malloc(4 * PLACES * chunk * row), malloc(4 * PLACES * chunk * BLOCK)
+    table, outputs, places = malloc(8 * PLACES * chunk), malloc(8 * PLACES * chunk), malloc(8 * PLACES)
     for i in range(PLACES * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
         store_int(outputs + 8 * i, M + 4 * BLOCK * i)
@@ -257,7 +245,7 @@ def convolve(part, parts, arguments):
                         bias + offset + 4 * c, floor + offset + 4 * c, adds, min(valid - c, LANES),
                     )  # fmt: skip
     for place in (V, M, table, outputs, places):
-        give_back(place)
+        free(place)
 
 
 # ---- the gradient to the filters
@@ -303,7 +291,7 @@ def _output_line(i, a, b):
         return a + b
     if i == 2:
         return a - b
-    return spread(np.float32(0)) - b
+    return splat(np.float32(0)) - b
 
 
 @kernel
@@ -319,9 +307,9 @@ def filter_gradients(part, parts, arguments):
     high, wide = (OH + 1) // 2, (OW + 1) // 2
     patches = N * high * wide
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
-    V, Z = take(16 * chunk * row), take(16 * chunk * width)
-    columns, rows = take(4 * chunk * row), take(4 * chunk * width)
-    table, places, nowhere = take(32 * chunk), take(8 * PLACES), take_zeros(12 * WIDTH)
+    V, Z = malloc(16 * chunk * row), malloc(16 * chunk * width)
+    columns, rows = malloc(4 * chunk * row), malloc(4 * chunk * width)
+    table, places, nowhere = malloc(32 * chunk), malloc(8 * PLACES), calloc(12 * WIDTH)
     for i in range(4 * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
     for piece in range(4 * ranges * part // parts, 4 * ranges * (part + 1) // parts):
@@ -351,7 +339,7 @@ def filter_gradients(part, parts, arguments):
                     m = min(outputs - c, LANES)
                     a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
                     b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
-                    none = spread(np.float32(0))
+                    none = splat(np.float32(0))
                     _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
             for k in range(4):
                 pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
@@ -359,7 +347,7 @@ def filter_gradients(part, parts, arguments):
                 to = target + 4 * k * inputs * outputs
                 add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, nowhere)
     for place in (V, Z, columns, rows, table, places, nowhere):
-        give_back(place)
+        free(place)
 
 
 @helper
@@ -384,7 +372,7 @@ def _load_sums(sums, step, ranges, range_step, n):
 def add_filter_gradients(part, parts, arguments):
     """dw [9][size] += G' m G, m the sums of all ranges [16][size]."""
     sums, ranges, range_step, dw, size = unpack(arguments, "qqqqq")
-    half = spread(np.float32(0.5))
+    half = splat(np.float32(0.5))
     V = (size + LANES - 1) // LANES
     for i in range(V * part // parts, V * (part + 1) // parts):
         n, at, step = min(size - i * LANES, LANES), sums + 64 * i, 4 * size
