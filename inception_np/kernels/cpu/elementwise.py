@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from .machine import address, by_hand, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, helper, kernel, row_step, rows, unpack
 from .record import empty
+from .rows import few_parts, in_rows
 from .simd import (
     LANES,
     add_doubles,
@@ -21,7 +22,6 @@ from .simd import (
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
 BLOCK = 256  # rows summed in float32
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
@@ -184,10 +184,6 @@ def _layout(*arrays):
     return size // width, width
 
 
-def _parts(a):
-    return 1 if a.nbytes < SMALL else None
-
-
 def cleared(shape):
     """A new array of zeros, in the order of its numbers."""
     a = empty(shape, np.float32)
@@ -195,78 +191,68 @@ def cleared(shape):
     return a
 
 
+@in_rows("out")
 def relu(x, out):
-    """../elementwise.py says what it computes."""
+    """One pass on all threads, sixteen numbers at a time, and no mask beside it."""
     y = empty(x.shape, np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = relu(x, None)
-        return y
     x, at, step = rows(x)
-    relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=_parts(y))
+    relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=few_parts(y.nbytes))
     return y
 
 
-def copy(x, y):
-    """y = x, both in rows."""
-    copy_rows(address(x), row_step(x), address(y), row_step(y), *_layout(x, y), parts=_parts(y))
+@in_rows("out")
+def copy(x, out):
+    """All threads copy."""
+    x, at, step = rows(x)
+    copy_rows(at, step, address(out), row_step(out), *_layout(x, out), parts=few_parts(out.nbytes))
+    return out
 
 
+@in_rows("add")
 def relu_dx(dy, y, add):
-    """../elementwise.py says what it computes."""
+    """Mask and sum in one pass, on all threads."""
     dx = empty(dy.shape, np.float32) if add is None else add
-    if not is_rows(dx):
-        by_hand(dx)
-        dx += relu_dx(dy, y, None)
-        return dx
     dy, d_at, d_step = rows(dy)
     y, at, step = rows(y)
     layout = _layout(dy, y, dx)
     adds = int(add is not None)
-    gate_rows(at, step, d_at, d_step, address(dx), row_step(dx), *layout, adds, parts=_parts(dx))
+    gate_rows(at, step, d_at, d_step, address(dx), row_step(dx), *layout, adds, parts=few_parts(dx.nbytes))
     return dx
 
 
+def add(into, dx):
+    """All threads add."""
+    return scaled_add(into, dx, 1.0, into)
+
+
+@in_rows("out")
 def scaled_add(a, b, scale, out):
-    """../elementwise.py says what it computes."""
+    """Product and sum in one pass, on all threads, with no array for scale * b."""
     y = empty(a.shape, np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = scaled_add(a, b, scale, None)
-        return y
     a, a_at, a_step = rows(a)
     b, b_at, b_step = rows(b)
     layout = _layout(a, b, y)
-    scaled_add_rows(a_at, a_step, b_at, b_step, address(y), row_step(y), *layout, float(scale), parts=_parts(y))
+    parts = few_parts(y.nbytes)
+    scaled_add_rows(a_at, a_step, b_at, b_step, address(y), row_step(y), *layout, float(scale), parts=parts)
     return y
 
 
+@in_rows("out")
 def scaled(x, scale, out):
-    """../elementwise.py says what it computes."""
+    """All threads multiply."""
     y = empty(x.shape, np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = scaled(x, scale, None)
-        return y
     x, at, step = rows(x)
-    scale_rows(at, step, address(y), row_step(y), *_layout(x, y), float(scale), parts=_parts(y))
+    scale_rows(at, step, address(y), row_step(y), *_layout(x, y), float(scale), parts=few_parts(y.nbytes))
     return y
 
 
+@in_rows("into")
 def sum_rows(dy, into):
-    """../elementwise.py says what it computes."""
-    if not into.flags.c_contiguous:
-        by_hand(into)
-        whole = np.zeros(into.shape, np.float32)
-        sum_rows(dy, whole)
-        into += whole
-        return
-    if dy.size == 0:
-        return
+    """Sums of 256 rows in float32, and of these in double, on all threads: the same bits for any number of them."""
     dy, at, step = rows(dy)
     C = dy.shape[-1]
     R = dy.size // C
     room, chunks = -(-C // LANES) * LANES, min(CHUNKS, -(-R // BLOCK))
     sums = np.empty((chunks, room))
-    chunk_sums(at, step, R, C, chunks, address(sums), room, parts=_parts(dy))
+    chunk_sums(at, step, R, C, chunks, address(sums), room, parts=few_parts(dy.nbytes))
     add_chunks(address(sums), chunks, room, address(into), C, parts=1)

@@ -1,0 +1,47 @@
+"""What the functions that call compiled kernels have in common: where they write, and how many parts they make."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .machine import by_hand, is_rows
+
+F = TypeVar("F", bound=Callable[..., Any])
+SMALL = 1 << 16  # bytes that one thread does faster than two
+
+
+def few_parts(nbytes: int) -> int | None:
+    """The parts of a kernel over an array of so many bytes: one where it is small, else as many as usual (None)."""
+    return 1 if nbytes < SMALL else None
+
+
+def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callable[[F], F]:
+    """The function writes to the argument of this name (`out`), or adds to it (`add`, `into`, `dw`), in rows.
+
+    An array there that does not stand in rows gets its numbers by NumPy, from a new one that does. stands: the
+    question, for a function that can follow other strides.
+    """
+
+    def decorate(function: F) -> F:
+        at = list(inspect.signature(function).parameters).index(name)
+
+        @wraps(function)
+        def call(*arguments: Any) -> Any:
+            target = arguments[at]
+            if target is None or stands(target):
+                return function(*arguments)
+            by_hand(target)
+            whole = np.zeros(target.shape, np.float32)
+            result = function(*arguments[:at], whole, *arguments[at + 1 :])
+            if name == "out":
+                target[...] = whole
+            else:
+                target += whole
+            return (target, *result[1:]) if isinstance(result, tuple) else None if result is None else target
+
+        return call  # type: ignore[return-value]
+
+    return decorate
