@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from ...heap import empty
-from ..pool import window_counts
-from .implicit_gemm import channels_last
+from ...backend import Array, Shape
+from ..window import Pads, Pair, window_counts
 from .machine import (
     address,
-    by_hand,
     constant_row,
     contiguous,
     helper,
@@ -17,6 +15,8 @@ from .machine import (
     unpack,
     zero_row,
 )
+from .record import empty, recorded
+from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import (
     LANES,
     fma,
@@ -32,8 +32,6 @@ from .simd import (
     where_equal,
     winner,
 )
-
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
@@ -277,116 +275,115 @@ def spread_means(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def _parts(a):
-    return 1 if a.nbytes < SMALL else None
-
-
-def max_pool(x, size, stride, pads, out_hw, out):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("out", is_channels_last)
+def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None) -> tuple[Array, Array]:
+    """Each window is looked at once, for y and for the tap that won."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
-    if channels_last(y) is not y:
-        by_hand(y)
-        y[...], winners = max_pool(x, size, stride, pads, out_hw, None)
-        return y, winners
     winners = empty(y.shape, np.uint8)
     x = channels_last(x)
     max_windows(
         address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], address(winners),
-        *y.shape, *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+        *y.shape, *size, *stride, pads[0][0], pads[1][0], parts=few_parts(x.nbytes),
     )  # fmt: skip
     return y, winners
 
 
-def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("add", is_channels_last)
+def max_pool_dx(
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None
+) -> Array:
+    """No zeros are written first: every pixel of dx looks up the windows it was in."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
-        return dx
     dy, winners = channels_last(dy), contiguous(winners)
     max_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
         *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(add is not None),
-        parts=_parts(dx),
+        parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
 
 
-def _counts(plane, out_hw, size, stride, pads, count_include_pad):
-    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
-    tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
-    return np.array(tall, np.float32), np.array(wide, np.float32)
-
-
-def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out, bias=0, floor=0):
-    """../pool.py says what it computes. bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
+@recorded
+@in_rows("out", is_channels_last)
+def avg_pool(
+    x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, out: Array | None
+) -> Array:
+    """Each window is summed, divided and written in one go."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
-    if channels_last(y) is not y:
-        by_hand(y)
-        y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None, bias, floor)
-        return y
-    x = channels_last(x)
-    C = x.shape[3]
-    tall, wide = _counts(x.shape[1:3], out_hw, size, stride, pads, count_include_pad)
-    mean_windows(
-        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
-        *stride, pads[0][0], pads[1][0], address(tall), address(wide), bias or zero_row(C),
-        floor or constant_row(-np.inf, C), parts=_parts(x),
-    )  # fmt: skip
+    average(x, size, stride, pads, count_include_pad, y)
     return y
 
 
-def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
-    """../pool.py says what it computes."""
+def average(
+    x: Array, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, y: Array, bias: int = 0, floor: int = 0
+) -> None:
+    """avg_pool to y, channels last; bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
+    x, C = channels_last(x), x.shape[3]
+    tall, wide = _counts(x.shape[1:3], y.shape[1:3], size, stride, pads, count_include_pad)
+    mean_windows(
+        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
+        *stride, pads[0][0], pads[1][0], address(tall), address(wide), bias or zero_row(C),
+        floor or constant_row(-np.inf, C), parts=few_parts(x.nbytes),
+    )  # fmt: skip
+
+
+@recorded
+@in_rows("add", is_channels_last)
+def avg_pool_dx(
+    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, add: Array | None
+) -> Array:
+    """As max_pool_dx: every pixel of dx looks up the windows it was in."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, None)
-        return dx
     dy = channels_last(dy)
     tall, wide = _counts(x_shape[1:3], dy.shape[1:3], size, stride, pads, count_include_pad)
     mean_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(dx), *dx.strides[:3], *dx.shape,
         *size, *stride, pads[0][0], pads[1][0], address(tall), address(wide), int(add is not None),
-        parts=_parts(dx),
+        parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
 
 
-def max_pool_values(x, size, stride, pads, out):
+def _counts(
+    plane: Pair, out_hw: Pair, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
+    tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
+    return np.array(tall, np.float32), np.array(wide, np.float32)
+
+
+def max_pool_values(x: Array, size: Pair, stride: Pair, pads: Pads, out: Array) -> None:
     """y of max_pool, into `out`, an array in rows; for inference, where nobody asks who won."""
     x = channels_last(x)
     max_values(
         address(x), *x.strides[:3], *x.shape[1:3], address(out), *out.strides[:3], *out.shape,
-        *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+        *size, *stride, pads[0][0], pads[1][0], parts=few_parts(x.nbytes),
     )  # fmt: skip
 
 
-def global_avg_pool(x, out):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("out")
+def global_avg_pool(x: Array, out: Array | None) -> Array:
+    """Images and vectors of channels are shared out; each sum is one chain."""
     N, H, W, C = x.shape
-    y = np.empty((N, C), np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = global_avg_pool(x, None)
-        return y
+    y = empty((N, C), np.float32) if out is None else out
     x = channels_last(x)
-    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=_parts(x))
+    parts = few_parts(x.nbytes)
+    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=parts)
     return y
 
 
-def global_avg_pool_dx(dy, x_shape, add):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("add", is_channels_last)
+def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None) -> Array:
+    """Product and sum in one pass, with no array for dy / (H W)."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += global_avg_pool_dx(dy, x_shape, None)
-        return dx
     N, H, W, C = x_shape
     dy = dy if is_rows(dy) else contiguous(dy)
     spread_means(
         address(dy), row_step(dy), address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
-        1 / (H * W), parts=_parts(dx),
+        1 / (H * W), parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
