@@ -28,7 +28,6 @@ from .kernels.cuda.aside import aside
 from .kernels.cuda.augment import augment, choices
 from .kernels.cuda.philox import DeviceStream, address
 from .layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
-from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
 from .models.network import Network
 
@@ -82,8 +81,6 @@ class CapturedStep:
         # what the host writes before each launch
         self.choice = cupy.zeros((batch_size, 6), np.int32)
         self.lr, self.rate = (cupy.zeros((1,), np.float32) for _ in range(2))
-        self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
-        self.decays = cupy.zeros((len(self.norms),), np.float32)
         self.words = cupy.zeros((6,), np.uint64)
         # what the step writes
         self.x = cupy.empty((batch_size, *images.shape[1:]), np.float32)
@@ -134,7 +131,6 @@ class CapturedStep:
             self.lr.set(np.array([self.optimiser.lr], np.float32))
             if self.average:
                 self.rate.set(np.array([self.average.next_rate()], np.float32))
-            self.decays.set(np.array([layer.decay for layer in self.norms], np.float32))
             self.words.set(words)
             self.graph.launch()
             self.after.record(self.stream)
@@ -150,16 +146,12 @@ class CapturedStep:
 
     def _step(self) -> None:
         """The step as it is recorded, with arrays in the place of numbers that change."""
-        lr, decays = self.optimiser.lr, [layer.decay for layer in self.norms]
+        lr = self.optimiser.lr
         self.optimiser.lr = self.lr
-        for i, layer in enumerate(self.norms):
-            layer.decay = self.decays[i : i + 1]
         try:
             self._train()
         finally:
             self.optimiser.lr = lr
-            for layer, decay in zip(self.norms, decays, strict=True):
-                layer.decay = decay
 
     def _train(self) -> None:
         augment(self.images, self.labels, self.choice, self.colours, self.pad, self.cutout, self.x, self.chosen)

@@ -16,7 +16,7 @@ they did. Hence
 
     weights, gradients and running averages are used where they stand, at their values of the moment
     arrays of the step have a heap of their own, which lives as long as the tape: nobody else gets their memory
-    batch norm's decays, which a training loop changes, lie in memory and are written there before each run
+    batch norm's decays, which a training loop changes, are read where they lie in memory too
     layers that are no kernels run as they are, in Python, at their place: dropout, which draws, and your own
 
 What is not seen is a change of the network itself: another layer, stride or rate. Make a new Replay then. (Parameters
@@ -38,7 +38,7 @@ from .kernels.depthwise import has_kernel
 from .kernels.elementwise import add_to, copy_to
 from .kernels.lrn import POWERS
 from .kernels.pool import fits_a_byte
-from .layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind, walk
+from .layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind
 from .layers.activation import ReLU
 from .layers.batchnorm import BatchNorm
 from .layers.check import check_dy
@@ -161,8 +161,6 @@ class Replay:
         self.net: Any = net
         self.run = Run(Mode(train=True, keep=True, low_memory=low_memory))
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
-        self.norms = [layer for _, layer in walk(net) if isinstance(layer, BatchNorm)]
-        self.decays = np.zeros(len(self.norms))
         self.settled_for: tuple[Any, ...]  # what x was like,
         self.arrays: list[Array]  # and where the parameters and averages were
         self.tapes: list[Any]  # forward's and backward's
@@ -207,7 +205,6 @@ class Replay:
                 self._write_backward(dy)
             else:
                 _map(copy_to, self.dy, dy)
-                self.decays[:] = [layer.decay for layer in self.norms]
                 self.tapes[1].run()
         self.waiting = False
 
@@ -235,17 +232,9 @@ class Replay:
 
     def _write_backward(self, dy: Any) -> None:
         forward = self.tapes[0]
-        decays = [layer.decay for layer in self.norms]
-        self.decays[:] = decays
         self.dy = _map(np.copy, dy)
-        try:
-            for i, layer in enumerate(self.norms):
-                layer.decay = self.decays[i : i + 1]  # type: ignore[assignment]
-            with self._tape(forward.source) as tape:
-                self.twin.backward(self.dy, self.x, self.cache, into=False)
-        finally:
-            for layer, decay in zip(self.norms, decays, strict=True):
-                layer.decay = decay
+        with self._tape(forward.source) as tape:
+            self.twin.backward(self.dy, self.x, self.cache, into=False)
         self.tapes.append(tape)
         if not (forward.whole and tape.whole):  # NumPy had a part in it: from now on the network's own passes
             self.tapes = []

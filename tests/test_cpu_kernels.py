@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numerics import strewn
+from numerics import plain, strewn
 
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
@@ -462,13 +462,13 @@ def test_batch_norm_equals_its_plain_twin(shape, sliced, offset, relu, train, ha
     assert_close(var, wide.var(axes), wide.var(axes) * kappa, count)
     rstd = (var + np.float32(1e-3)) ** np.float32(-0.5)
     gamma, beta = g.array((C,)) if has_gamma else None, g.array((C,))
-    y0 = batchnorm._plain(*double(x, mean, rstd, gamma, beta), False)
+    y0 = plain(batchnorm.batch_norm)(*double(x, mean, rstd, gamma, beta))
     # keep ReLU's mask away from rounding: a y within rounding of zero may fall on either side
     near = np.abs(y0) < 1e-4 * (1 + offset)
     assume(not relu or not near.any() or train is None) if near.mean() > 0.2 else None
     out = g.array(shape, 7, sliced=sliced[2])
     assert batchnorm.batch_norm(x, mean, rstd, gamma, beta, relu=relu, out=out) is out
-    wanted = batchnorm._plain(*double(x, mean, rstd, gamma, beta), relu)
+    wanted = plain(batchnorm.batch_norm)(*double(x, mean, rstd, gamma, beta), relu=relu)
     scale = np.abs(wide - mean) * rstd * (1 if gamma is None else np.abs(gamma)) + np.abs(beta)
     assert_close(out, wanted, scale, 1)
     if relu:
@@ -477,8 +477,8 @@ def test_batch_norm_equals_its_plain_twin(shape, sliced, offset, relu, train, ha
         dy, x, mean, rstd, gamma, beta, relu=relu, train=train, out=x if sliced[3] else None
     )
     assert (dx is x) == sliced[3]
-    args = (*double(dy), wide, *double(mean, rstd, gamma, beta), relu, train)
-    wanted, wanted_gamma, wanted_beta = batchnorm._plain_grad(*args)
+    args = (*double(dy), wide, *double(mean, rstd, gamma, beta))
+    wanted, wanted_gamma, wanted_beta = plain(batchnorm.batch_norm_grad)(*args, relu=relu, train=train)
     r = rstd * (1 if gamma is None else np.abs(gamma))
     xhat = np.abs(wide - mean) * rstd
     size = np.abs(dy).astype(np.float64)
@@ -515,7 +515,7 @@ def test_lrn_equals_its_plain_twin(shape, sliced, size, beta, alpha, seed):
     wanted = plain_lrn(wide, size, alpha, beta)
     assert lrn.lrn(x, size, alpha, beta, 1.0, out=out) is out
     assert_close(out, wanted, np.abs(wanted), size, slack=1 + 2 * beta)
-    dx = lrn._plain_dx(dwide, wide, size, alpha, beta, 1.0)
+    dx = plain(lrn.lrn_dx)(dwide, wide, size, alpha, beta, 1.0)
     s = 1 + alpha * window_sum(wide**2, size)
     terms = 2 * alpha * beta * np.abs(wide) * window_sum(np.abs(dwide * wide) * s ** (-beta - 1), size)
     scale = np.abs(dwide) * s**-beta + terms

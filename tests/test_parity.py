@@ -12,6 +12,7 @@ from inception_np import Mode, create_model, load_state_dict, named_params, stat
 from inception_np.layer import walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm
+from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.weights import from_native
 
 everyone = pytest.mark.parametrize("case", peers.CASES, ids=lambda case: case.id)
@@ -41,21 +42,22 @@ def ours_for(case, **options):
 
 def calibrate(model, x):
     """Running averages become the batch's own mean and biased variance, in one forward pass."""
-    norms = [layer for _, layer in walk(model) if isinstance(layer, BatchNorm)]
+    layers = [layer for _, layer in walk(model) if isinstance(layer, (BatchNorm, ConvBNReLU))]
 
-    def measuring(norm):
-        def statistics(z, mode, *more):
-            mean, var, rstd = BatchNorm.statistics(norm, z, mode, *more)
+    def measuring(layer):
+        def forward(x, mode, out=None):
+            y, cache = type(layer).forward(layer, x, mode, out)
+            norm, (mean, var, *_) = (layer, cache) if isinstance(layer, BatchNorm) else (layer.bn, cache[0][1])
             norm.mean.data[...], norm.var.data[...] = mean, var
-            return mean, var, rstd
+            return y, cache
 
-        return statistics
+        return forward
 
-    for norm in norms:
-        norm.statistics = measuring(norm)
-    model.forward(x, Mode(train=True, rng=np.random.default_rng(0)))
-    for norm in norms:
-        del norm.statistics
+    for layer in layers:
+        layer.forward = measuring(layer)
+    model.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(0)))
+    for layer in layers:
+        del layer.forward
 
 
 def logits_and_dx(model, x, dy):

@@ -318,8 +318,8 @@ def numpy_roots(var, eps):
     return ((var + np.float32(eps)) ** -0.5).astype(np.float32)
 
 
-def decay_of_the_moment(mean_average, var_average, mean, var, decay, move=batchnorm.move_averages):
-    move(mean_average, var_average, mean, var, float(np.asarray(decay).item()))
+def decay_of_the_moment(mean, var, averages, move=batchnorm.move_averages):
+    move(mean, var, (*averages[:2], averages[2].copy()))
 
 
 def turned_by_numpy(x, y):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..compose import Concat, Residual, Sequential
+from ..kernels.batchnorm import batch_norm
 from ..kernels.conv import conv2d
 from ..layer import Layer, Mode, kind_of_class, walk
 from ..layers.activation import ReLU
@@ -39,7 +40,8 @@ def kinks(layer: Layer, x: Array, y: Array, cache: Any) -> tuple[Array, Array] |
         before = conv2d(x, layer.weight.data, bias, *layer._geometry(x.shape))
     elif isinstance(layer, ConvBNReLU) and cls is ConvBNReLU:
         z, (mean, _, rstd, _) = cache[0]
-        before = layer.bn.apply(z, mean, rstd, False, None)
+        gamma, beta, _, _ = layer.bn.learned()
+        before = batch_norm(z, mean, rstd, gamma, beta)
     elif isinstance(layer, MaxPool2D) and cls is MaxPool2D:
         return _winners_and_gaps(layer, x, y, cache[0])
     else:

@@ -2,18 +2,16 @@
 
 import numpy as np
 
-from ..backend import Array, array_module, on_gpu
+from ..backend import Array, array_module
+from .dispatch import dispatch
 
 
+@dispatch(cpu=False)
 def clip_norm(grad: Array, clip: float) -> float | Array:
     """Scale grad (P,) down to the Euclidean norm `clip` where its own is larger. Returns its own, in float64.
 
     On a GPU that is an array of one number, which nobody has waited for. A gradient that is not finite stays so.
     """
-    if on_gpu(grad):
-        from .cuda import clip as cuda
-
-        return cuda.clip_norm(grad, clip)
     norm = float(array_module(grad).sum(grad * grad, dtype=np.float64)) ** 0.5
     if norm > clip:
         grad *= clip / norm

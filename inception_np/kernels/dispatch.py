@@ -1,4 +1,4 @@
-"""How a kernel is chosen: by the first array it is given.
+"""How a kernel is chosen: by its first argument, an array or a list of arrays.
 
     @dispatch(cpu=lambda beta: beta in POWERS)
     def lrn(x, size, alpha, beta, k, *, out=None):
@@ -68,8 +68,9 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
             bound.apply_defaults()
             args, keywords = bound.args, bound.kwargs  # type: ignore[assignment]
         values = args + tuple(map(keywords.get, names, defaults))
-        if not isinstance(values[0], np.ndarray):
-            if gpu and backend.on_gpu(values[0]) and fits("cuda", values):
+        first = values[0][0] if isinstance(values[0], list) else values[0]
+        if not isinstance(first, np.ndarray):
+            if gpu and backend.on_gpu(first) and fits("cuda", values):
                 return twin("cuda")(*values)
         elif cpu:
             floating = []
@@ -80,7 +81,7 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
                 return (twins.get("cpu") or twin("cpu"))(*values)
         return plain(*args, **keywords)
 
-    call.twins = conditions  # type: ignore[attr-defined]
+    call.conditions = conditions  # type: ignore[attr-defined]
     return call
 
 

@@ -1,18 +1,12 @@
-"""Softmax and cross-entropy in one pass; the mathematics is in loss.py."""
+"""Softmax and cross-entropy in one pass; the mathematics is in layers/loss.py."""
 
-from ..backend import Array, array_module, compiled, on_gpu
+from ..backend import Array, array_module
+from .dispatch import dispatch
 
 
+@dispatch
 def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
     """logits (N, K), labels (N,) integers -> loss, a number, and dlogits (N, K), both for the mean over the batch."""
-    if on_gpu(logits):
-        from .cuda import loss as cuda
-
-        return cuda.softmax_cross_entropy(logits, labels, smoothing)
-    if compiled(logits):
-        from .cpu import loss as cpu
-
-        return cpu.softmax_cross_entropy(logits, labels, smoothing)
     xp = array_module(logits)
     n, k = logits.shape
     z = logits.astype(xp.float64) if logits.dtype.kind == "f" else logits  # two logits may be too far apart for float32

@@ -1,6 +1,8 @@
-"""Sums over a window of neighbouring channels, and local response normalisation made of them (layers/lrn.py)."""
+"""Sums over a window of neighbouring channels, and local response normalisation by them (layers/lrn.py)."""
 
-from ..backend import Array, compiled, copy_to, on_gpu
+from ..backend import Array
+from .dispatch import dispatch
+from .elementwise import add_to, copy_to
 
 POWERS = (0.5, 0.75, 1.0)  # the exponents that the compiled kernels make of square roots
 
@@ -14,50 +16,19 @@ def channel_window_sum(x: Array, size: int) -> Array:
     return s
 
 
+def _has_power(beta: float) -> bool:
+    return beta in POWERS
+
+
+@dispatch(cpu=_has_power)
 def lrn(x: Array, size: int, alpha: float, beta: float, k: float, *, out: Array | None = None) -> Array:
     """y = x * s^-beta with s = k + alpha * (sum of x^2 over the channel window). x, y: (N, H, W, C)."""
-    if on_gpu(x):
-        from .cuda import lrn as cuda
-
-        return cuda.lrn(x, size, alpha, beta, k, out)
-    if compiled(x, out, fits=beta in POWERS):
-        from .cpu import lrn as cpu
-
-        return cpu.lrn(x, size, alpha, beta, k, out)
-    return copy_to(out, _plain(x, size, alpha, beta, k))
+    return copy_to(out, x * (k + alpha * channel_window_sum(x * x, size)) ** -beta)
 
 
-def lrn_dx(
-    dy: Array,
-    x: Array,
-    size: int,
-    alpha: float,
-    beta: float,
-    k: float,
-    *,
-    add: Array | None = None,
-) -> Array:
+@dispatch(cpu=_has_power)
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, *, add: Array | None = None) -> Array:
     """dx (N, H, W, C), or added to `add`."""
-    if on_gpu(x):
-        from .cuda import lrn as cuda
-
-        return cuda.lrn_dx(dy, x, size, alpha, beta, k, add)
-    if compiled(x, dy, add, fits=beta in POWERS):
-        from .cpu import lrn as cpu
-
-        return cpu.lrn_dx(dy, x, size, alpha, beta, k, add)
-    dx = _plain_dx(dy, x, size, alpha, beta, k)
-    if add is None:
-        return dx
-    add += dx
-    return add
-
-
-def _plain(x, size, alpha, beta, k):
-    return x * (k + alpha * channel_window_sum(x * x, size)) ** -beta
-
-
-def _plain_dx(dy, x, size, alpha, beta, k):
     s = k + alpha * channel_window_sum(x * x, size)
     r = s**-beta
-    return dy * r - 2 * alpha * beta * x * channel_window_sum(dy * x * r / s, size)
+    return add_to(add, dy * r - 2 * alpha * beta * x * channel_window_sum(dy * x * r / s, size))

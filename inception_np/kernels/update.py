@@ -3,9 +3,11 @@
 And one step of the running averages of averages.py, in place too.
 """
 
-from ..backend import Array, compiled, on_gpu
+from ..backend import Array, on_gpu
+from .dispatch import dispatch
 
 
+@dispatch
 def sgd_step(
     data: Array,
     grad: Array,
@@ -16,14 +18,6 @@ def sgd_step(
     nesterov: bool,
 ) -> None:
     """data, grad, velocity: (P,). velocity None means no momentum."""
-    if on_gpu(data):
-        from .cuda import update as cuda
-
-        return cuda.sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov)
-    if compiled(data, grad, velocity):
-        from .cpu import update as cpu
-
-        return cpu.sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov)
     g = grad + weight_decay * data if weight_decay else grad
     if velocity is not None:
         velocity *= momentum
@@ -33,6 +27,7 @@ def sgd_step(
     grad[...] = 0
 
 
+@dispatch
 def rmsprop_step(
     data: Array,
     grad: Array,
@@ -45,14 +40,6 @@ def rmsprop_step(
     weight_decay: float,
 ) -> None:
     """data, grad, square (the running mean of g^2) and velocity: (P,)."""
-    if on_gpu(data):
-        from .cuda import update as cuda
-
-        return cuda.rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay)
-    if compiled(data, grad, square, velocity):
-        from .cpu import update as cpu
-
-        return cpu.rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay)
     g = grad + weight_decay * data if weight_decay else grad
     square *= decay
     square += (1 - decay) * g * g
@@ -62,15 +49,17 @@ def rmsprop_step(
     grad[...] = 0
 
 
+def _stay_on_gpu(means: list[Array], arrays: list[Array]) -> bool:
+    return all(on_gpu(a) and a.flags.c_contiguous for a in (*means, *arrays))
+
+
+@dispatch(cpu=False, gpu=_stay_on_gpu)
 def pieces(means: list[Array], arrays: list[Array]) -> Array | None:
     """What move_averages needs on a GPU, for arrays that stay where they are; None where it needs nothing."""
-    if all(on_gpu(a) and a.flags.c_contiguous for a in (*means, *arrays)):
-        from .cuda import update as cuda
-
-        return cuda.pieces(means, arrays)
     return None
 
 
+@dispatch(cpu=False, gpu=lambda pieces: pieces is not None)
 def move_averages(
     means: list[Array], arrays: list[Array], rate: float | Array, pieces: Array | None, *, back: bool = False
 ) -> None:
@@ -78,10 +67,6 @@ def move_averages(
 
     pieces: what the function of that name made for them.
     """
-    if pieces is not None:
-        from .cuda import update as cuda
-
-        return cuda.move_averages(means, rate, pieces, back)
     for mean, array in zip(means, arrays, strict=True):
         mean += rate * (array - mean)
         if back:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import Array, Shape, array_module
 from ..kernels.elementwise import add_to, copy_to, relu, relu_dx
-from ..kernels.uniform import uniform
+from ..kernels.philox import uniform
 from ..layer import Layer, Mode
 from .check import check_between, check_dy, check_floating
 
@@ -91,7 +91,7 @@ class Dropout(Layer):
             raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
         if not isinstance(mode.rng, np.random.Generator):
             raise TypeError(f"Dropout: got mode.rng={mode.rng!r}, wanted a numpy Generator")
-        kept = uniform(mode.rng, x.shape, x) >= self.rate
+        kept = uniform(x, mode.rng, x.shape) >= self.rate
         return copy_to(out, x * kept * (1 / (1 - self.rate))), (kept, x.shape, x.dtype)
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:

@@ -4,11 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
-from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation, statistics
+from ..backend import Array, Shape, array_module, beside
+from ..kernels.batchnorm import Averages, batch_norm, batch_norm_backward, reciprocal_deviation, statistics
 from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
-from .check import check_between, check_count, check_dy, check_shape, check_weights, check_x
+from .check import (
+    check_between,
+    check_count,
+    check_dy,
+    check_number,
+    check_several,
+    check_shape,
+    check_weights,
+    check_x,
+)
 
 
 class BatchNorm(Layer):
@@ -44,41 +53,51 @@ class BatchNorm(Layer):
         self.mean = Buffer(np.zeros(channels, np.float32))
         self.var = Buffer(np.ones(channels, np.float32))
         self.eps = check_between("BatchNorm", "eps", eps, 0, float("inf"))
-        self.decay = check_between("BatchNorm", "decay", decay, 0, 1)
+        self._decay = check_between("BatchNorm", "decay", decay, 0, 1)
+        self._decay_array = np.array([self._decay])  # where the averages are, from the first backward on
 
-    def statistics(self, x: Array, mode: Mode, found: list[Array] | None = None) -> tuple[Array, Array, Array]:
-        """The mean, var and rstd that y is made with. found: those of the batch, where they are known already."""
-        if not mode.train:
-            mean, var = self.mean.data, self.var.data
-            return mean, var, reciprocal_deviation(var, self.eps)
-        if x.shape[0] * x.shape[1] * x.shape[2] < 2:
-            raise ValueError(f"BatchNorm: got x of shape {x.shape}, wanted more than one value per channel in training")
-        mean, var, rstd = found or statistics(x, self.eps)
-        return mean, var, rstd
+    @property
+    def decay(self) -> float:
+        """It may be assigned between steps; a step that was written down (Replay, CapturedStep) sees the new one."""
+        return self._decay
 
-    def apply(self, x: Array, mean: Array, rstd: Array, relu: bool, out: Array | None) -> Array:
-        gamma = None if self.gamma is None else self.gamma.data
-        return batch_norm(x, mean, rstd, gamma, self.beta.data, relu=relu, out=out)
+    @decay.setter
+    def decay(self, value: float) -> None:
+        if value != self._decay:
+            self._decay = check_number("BatchNorm", "decay", value)
+            self._decay_array[...] = self._decay
+
+    def averages(self) -> Averages:
+        """What moves in training: the running mean and variance, and their decay as an array beside them."""
+        mean = self.mean.data
+        if array_module(self._decay_array) is not array_module(mean):
+            self._decay_array = beside(np.array([self._decay]), mean)
+        return mean, self.var.data, self._decay_array
+
+    def learned(self) -> tuple[Array | None, Array, Array | None, Array]:
+        """gamma, beta, dgamma, dbeta; without gamma, None in its place and its gradient's."""
+        if self.gamma is None:
+            return None, self.beta.data, None, self.beta.grad
+        return self.gamma.data, self.beta.data, self.gamma.grad, self.beta.grad
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_x("BatchNorm", x, len(self.beta.data))
         check_weights("BatchNorm", x, self.beta.data)
-        mean, var, rstd = self.statistics(x, mode)
-        return self.apply(x, mean, rstd, False, out), (mean, var, rstd, mode.train)
+        if mode.train:
+            check_several("BatchNorm", x.shape)
+            mean, var, rstd = statistics(x, self.eps)
+        else:
+            mean, var = self.mean.data, self.var.data
+            rstd = reciprocal_deviation(var, self.eps)
+        gamma, beta, _, _ = self.learned()
+        return batch_norm(x, mean, rstd, gamma, beta, out=out), (mean, var, rstd, mode.train)
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        dy = check_dy("BatchNorm", dy, x.shape, x.dtype)
-        dx = self.gradient(dy, x, cache, relu=False)
-        return add_to(into, dx)
-
-    def gradient(self, dy: Array, x: Array, cache: Any, relu: bool, out: Array | None = None) -> Array:
-        """dx, after the parameters' gradients were added to and the running averages moved."""
         mean, var, rstd, train = cache
-        gamma, dgamma = (None, None) if self.gamma is None else (self.gamma.data, self.gamma.grad)
-        beta, dbeta = self.beta.data, self.beta.grad
-        averages = (self.mean.data, self.var.data, self.decay) if train else None
-        args = (mean, var, rstd, gamma, beta, dgamma, dbeta, averages)
-        return batch_norm_backward(dy, x, *args, relu=relu, out=out)
+        dy = check_dy("BatchNorm", dy, x.shape, x.dtype)
+        averages = self.averages() if train else None
+        dx = batch_norm_backward(dy, x, mean, var, rstd, *self.learned(), averages, relu=False)
+        return add_to(into, dx)
 
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("BatchNorm", shape, len(self.beta.data))

@@ -25,6 +25,12 @@ def check_shape(who: str, shape: Shape, channels: int | None = None) -> None:
         raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted {channels} channels (N, H, W, {channels})")
 
 
+def check_several(who: str, shape: Shape) -> None:
+    """More than one value per channel in (N, H, W, C), for statistics of a batch. Raises ValueError."""
+    if shape[0] * shape[1] * shape[2] < 2:
+        raise ValueError(f"{who}: got x of shape {tuple(shape)}, wanted more than one value per channel in training")
+
+
 def check_floating(who: str, x: Array) -> None:
     """An array of float32 to train, float64 to check, complex128 for the complex step. Raises TypeError."""
     dtype = getattr(x, "dtype", None)

@@ -9,7 +9,7 @@ from ..init import Init, generator, he_normal
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import copy_to, relu_dx, sum_rows
 from ..kernels.window import check_pad, pads_for, pair
-from ..layer import Layer, Mode, Param
+from ..layer import Buffer, Layer, Mode, Param
 from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
 
 
@@ -67,7 +67,7 @@ class Conv2D(Layer):
         taps = self.kernel[0] * self.kernel[1]
         shape = (*self.kernel, cin // groups, cout)
         draw = init(generator(rng), shape, taps * cin // groups, taps * cout // groups)
-        self.weight = Param(draw)
+        self.weight: Param | Buffer = Param(draw)  # a Buffer is not learned (whitening.py)
         self.bias = Param(np.zeros(cout, np.float32)) if bias else None
 
     def _geometry(self, shape: Shape) -> tuple:
@@ -90,7 +90,8 @@ class Conv2D(Layer):
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
-        conv2d_dw(x, dy, self.weight.grad, *geometry)
+        if isinstance(self.weight, Param):
+            conv2d_dw(x, dy, self.weight.grad, *geometry)
         if into is False:
             return None
         return conv2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)

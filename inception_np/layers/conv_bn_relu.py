@@ -7,9 +7,10 @@ import numpy as np
 from ..backend import Array, Shape
 from ..compose import once
 from ..init import Init, he_normal
+from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation
 from ..layer import Layer, Mode
 from .batchnorm import BatchNorm
-from .check import check_dy, check_kind
+from .check import check_dy, check_kind, check_several
 from .conv import Conv2D
 
 INSTEAD = "Sequential(conv=..., bn=..., relu=ReLU()), which fuses nothing"
@@ -58,26 +59,32 @@ class ConvBNReLU(Layer):
 
     def output(self, kept: list, out: Array | None = None) -> Array:  # type: ignore[override]
         z, (mean, _, rstd, _) = kept[0]
-        return self.bn.apply(z, mean, rstd, True, out)
+        gamma, beta, _, _ = self.bn.learned()
+        return batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
-        check_kind("ConvBNReLU", self.conv, Conv2D, INSTEAD)
-        check_kind("ConvBNReLU", self.bn, BatchNorm, INSTEAD)
-        found = None
+        conv, bn = self.conv, self.bn
+        check_kind("ConvBNReLU", conv, Conv2D, INSTEAD)
+        check_kind("ConvBNReLU", bn, BatchNorm, INSTEAD)
         if mode.train:
-            z, *found = self.conv.forward_moments(x, self.bn.eps)
+            z, mean, var, rstd = conv.forward_moments(x, bn.eps)
+            check_several("BatchNorm", z.shape)
         else:
-            z, _ = self.conv.forward(x, mode)
-        mean, var, rstd = self.bn.statistics(z, mode, found)
-        if not mode.keep:
-            return self.bn.apply(z, mean, rstd, True, z if out is None else out), []
-        return self.bn.apply(z, mean, rstd, True, out), [(z, (mean, var, rstd, mode.train))]
+            z, _ = conv.forward(x, mode)
+            mean, var = bn.mean.data, bn.var.data
+            rstd = reciprocal_deviation(var, bn.eps)
+        if out is None and not mode.keep:
+            out = z
+        gamma, beta, _, _ = bn.learned()
+        y = batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
+        return y, [(z, (mean, var, rstd, mode.train))] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         once(kept, "ConvBNReLU")
         dy = check_dy("ConvBNReLU", dy, kept[0][0].shape, kept[0][0].dtype)
-        z, statistics = kept.pop()
-        dz = self.bn.gradient(dy, z, statistics, relu=True, out=z)
+        z, (mean, var, rstd, train) = kept.pop()
+        averages = self.bn.averages() if train else None
+        dz = batch_norm_backward(dy, z, mean, var, rstd, *self.bn.learned(), averages, relu=True, out=z)
         return self.conv.backward(dz, x, None, into)
 
     def out_shape(self, shape: Shape) -> Shape:

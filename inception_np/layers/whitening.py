@@ -1,15 +1,12 @@
 """Patch whitening: a first convolution that is not learned but worked out from the images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ..backend import Array, beside
-from ..kernels.conv import conv2d_dx
-from ..kernels.elementwise import sum_rows
+from ..backend import beside
 from ..layer import Buffer, Layer, walk
-from .check import check_count, check_dy
+from .check import check_count
 from .conv import Conv2D
 
 EPS = 5e-4  # airbench's
@@ -34,13 +31,11 @@ class PatchWhitening(Conv2D):
     section 3.2, where k is 2.
     """
 
-    takes_out = True
-
     def __init__(self, in_channels: int, kernel: int = 2, *, rng: np.random.Generator | None = None):
         k = check_count("PatchWhitening", "kernel", kernel)
         channels = check_count("PatchWhitening", "in_channels", in_channels)
         super().__init__(channels, 2 * k * k * channels, k, pad="valid", rng=rng)
-        self.weight = Buffer(self.weight.data)  # type: ignore[assignment]
+        self.weight = Buffer(self.weight.data)  # no Param: Conv2D.backward makes no gradient for it
 
     def fit(self, images: np.ndarray) -> None:
         """Set the filters for images (N, H, W, in_channels) of floats, normalised as those to come."""
@@ -52,14 +47,6 @@ class PatchWhitening(Conv2D):
         filters = (directions / np.sqrt(variances + EPS))[:, ::-1]
         filters = np.concatenate([filters, -filters], axis=1).reshape(k, k, channels, -1)
         self.weight.data[...] = beside(filters.astype(self.weight.data.dtype), self.weight.data)
-
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
-        dy = check_dy("PatchWhitening", dy, self.out_shape(x.shape), x.dtype)
-        assert self.bias is not None
-        sum_rows(dy, self.bias.grad)
-        if into is False:
-            return None
-        return conv2d_dx(dy, self.weight.data, x.shape, *self._geometry(x.shape), add=into)
 
 
 def whiten(net: Layer, images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -60,7 +60,7 @@ def others(put, module, rng):
         x, dy = put(2, 9, 7, c), put(2, 9, 7, c)
         mean, var, rstd = batchnorm.statistics(x, 1e-3)
         batchnorm.batch_norm(x, mean, rstd, None, put(c), relu=True)
-        averages = put(c), put(c), 0.9
+        averages = put(c), put(c), module.asarray(np.array([0.9]))
         batchnorm.batch_norm_backward(dy, x, mean, var, rstd, put(c), put(c), put(c), put(c), averages, relu=True)
         elementwise.relu_dx(dy, elementwise.relu(x))
         elementwise.scaled_add(x, dy, 0.5)

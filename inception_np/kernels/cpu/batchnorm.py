@@ -12,8 +12,9 @@ square of how far that value is off: one pass over the data instead of two, and 
 
 import numpy as np
 
-from .machine import address, by_hand, contiguous, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, contiguous, helper, kernel, row_step, rows, unpack
 from .record import empty, recorded
+from .rows import few_parts, in_rows
 from .simd import (
     LANES,
     add_doubles,
@@ -39,7 +40,6 @@ ROWS = 256  # of a range, at least
 BLOCK = 32  # rows summed in float32
 SAMPLE = 16  # rows whose mean is the value to centre about
 PANEL = 2 * LANES  # channels summed side by side
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
@@ -276,7 +276,7 @@ def _size(x):
     channels = x.shape[-1]
     count = x.size // channels
     room = -(-channels // PANEL) * PANEL
-    return count, channels, room, min(CHUNKS, -(-count // ROWS)), 1 if x.nbytes < SMALL else None
+    return count, channels, room, min(CHUNKS, -(-count // ROWS)), few_parts(x.nbytes)
 
 
 def _vector(a):
@@ -289,7 +289,7 @@ def _vector(a):
 
 @recorded
 def moments(x):
-    """../batchnorm.py says what it computes."""
+    """One pass over x, with sums in double: the same bits for any number of threads."""
     x, at, step = rows(x)
     count, channels, room, chunks, parts = _size(x)
     sums = empty((chunks, 2, room), np.float64)
@@ -301,20 +301,20 @@ def moments(x):
 
 @recorded
 def reciprocal_deviation(var, eps):
-    """../batchnorm.py says what it computes."""
+    """A kernel among the others of a recorded step; NumPy would have to wait for var."""
     var, at = _vector(var)
     rstd = empty(var.shape, np.float32)
     reciprocal_roots(at, address(rstd), var.size, float(eps), parts=1)
     return rstd
 
 
-def move_averages(mean_average, var_average, mean, var, decay):
-    """../batchnorm.py says what it computes. decay: a number, or an array of one."""
-    _move(mean_average, var_average, mean, var, np.asarray(decay, np.float64).reshape(1))
+def move_averages(mean, var, averages):
+    """A kernel among the others of a recorded step, which reads the decay at each run."""
+    _move(mean, var, *averages)
 
 
 @recorded
-def _move(mean_average, var_average, mean, var, decay):
+def _move(mean, var, mean_average, var_average, decay):
     (_, m), (_, v) = _vector(mean), _vector(var)
     for average in (mean_average, var_average):
         if not average.flags.c_contiguous:
@@ -323,13 +323,10 @@ def _move(mean_average, var_average, mean, var, decay):
 
 
 @recorded
+@in_rows("out")
 def batch_norm(x, mean, rstd, gamma, beta, relu, out):
-    """../batchnorm.py says what it computes."""
+    """One pass from x to y, ReLU in it."""
     y = empty(x.shape, np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = batch_norm(x, mean, rstd, gamma, beta, relu, None)
-        return y
     x, at, step = rows(x)
     count, channels, room, _, parts = _size(x)
     (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
@@ -338,14 +335,10 @@ def batch_norm(x, mean, rstd, gamma, beta, relu, out):
 
 
 @recorded
+@in_rows("out")
 def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
-    """../batchnorm.py says what it computes."""
+    """Two passes over x and dy, one for the sums and one for dx; no xhat, y or mask is stored."""
     dx = empty(x.shape, np.float32) if out is None else out
-    if not is_rows(dx):
-        by_hand(dx)
-        whole, dgamma, dbeta = batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, None)
-        dx[...] = whole
-        return dx, dgamma, dbeta
     x, at, step = rows(x)
     dy, d_at, d_step = rows(dy)
     count, channels, room, chunks, parts = _size(x)

@@ -11,19 +11,19 @@ def _image(x):
 
 
 def linear(x, w, bias, out):
-    """../linear.py says what it computes."""
+    """Without the bias's own pass; the same bits for any number of threads."""
     y = None if out is None else _image(out)
     y = conv2d(_image(x), w[None, None], bias, ONE, NO_PADS, ONE, 1, False, y)
     return y[:, 0, 0] if out is None else out
 
 
 def linear_dx(dy, w, add):
-    """../linear.py says what it computes."""
+    """Added to `add` as the product is stored."""
     shape = (len(dy), 1, 1, w.shape[0])
     dx = conv2d_dx(_image(dy), w[None, None], shape, ONE, NO_PADS, ONE, 1, None if add is None else _image(add))
     return dx[:, 0, 0] if add is None else add
 
 
 def linear_dw(x, dy, dw):
-    """../linear.py says what it computes."""
+    """Added to dw as the sums are joined."""
     conv2d_dw(_image(x), _image(dy), dw[None, None], ONE, NO_PADS, ONE, 1)

@@ -38,7 +38,7 @@ def softmax_rows(part, parts, arguments):
 
 
 def softmax_cross_entropy(logits, labels, smoothing):
-    """../loss.py says what it computes."""
+    """One pass over each row, with no array of doubles."""
     logits = contiguous(logits)
     N, K = logits.shape
     labels = np.ascontiguousarray(labels, np.int64)

@@ -8,10 +8,9 @@ s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with n
 import numpy as np
 
 from ...heap import empty
-from .machine import address, by_hand, helper, is_rows, kernel, row_step, rows, unpack
+from .machine import address, helper, kernel, row_step, rows, unpack
+from .rows import few_parts, in_rows
 from .simd import LANES, calloc, fma, free, load, splat, sqrt, store
-
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
@@ -91,34 +90,28 @@ def gradient(part, parts, arguments):
 # ---- shapes, in Python
 
 
+@in_rows("out")
 def lrn(x, size, alpha, beta, k, out):
-    """../lrn.py says what it computes."""
+    """A pixel at a time, so that neither squares nor sums are stored, and square roots for the power."""
     y = empty(x.shape, np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = lrn(x, size, alpha, beta, k, None)
-        return y
     x, at, step = rows(x)
     C = x.shape[-1]
     normalise(
         at, step, address(y), row_step(y), x.size // C, C, size, int(4 * beta), float(alpha),
-        float(k), parts=1 if x.nbytes < SMALL else None,
+        float(k), parts=few_parts(x.nbytes),
     )  # fmt: skip
     return y
 
 
+@in_rows("add")
 def lrn_dx(dy, x, size, alpha, beta, k, add):
-    """../lrn.py says what it computes."""
+    """As `lrn`."""
     dx = empty(x.shape, np.float32) if add is None else add
-    if not is_rows(dx):
-        by_hand(dx)
-        dx += lrn_dx(dy, x, size, alpha, beta, k, None)
-        return dx
     x, at, step = rows(x)
     dy, d_at, d_step = rows(dy)
     C = x.shape[-1]
     gradient(
         d_at, d_step, at, step, address(dx), row_step(dx), x.size // C, C, size, int(4 * beta),
-        int(add is not None), float(alpha), float(k), parts=1 if x.nbytes < SMALL else None,
+        int(add is not None), float(alpha), float(k), parts=few_parts(x.nbytes),
     )  # fmt: skip
     return dx

@@ -68,7 +68,7 @@ def rmsprop(part, parts, arguments):
 
 
 def sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov):
-    """../update.py says what it computes."""
+    """Each vector is read once and written once."""
     at = 0 if velocity is None else address(velocity)
     sgd(
         address(data), address(grad), at, data.size, int(nesterov), -float(lr), float(momentum),
@@ -77,7 +77,7 @@ def sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov):
 
 
 def rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay):
-    """../update.py says what it computes."""
+    """Each vector is read once and written once."""
     rmsprop(
         address(data), address(grad), address(square), address(velocity), data.size, float(lr),
         float(decay), 1 - float(decay), float(momentum), float(eps), float(weight_decay),

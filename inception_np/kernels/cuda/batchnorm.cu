@@ -145,13 +145,13 @@ extern "C" __global__ void __launch_bounds__(JOINING, 1)
     batch_norm_join(const float* __restrict__ part, const float* __restrict__ mean, const float* __restrict__ var,
                     const float* __restrict__ rstd, const float* __restrict__ gamma, float* __restrict__ dgamma,
                     float* __restrict__ dbeta, float* __restrict__ terms, float* __restrict__ mean_average,
-                    float* __restrict__ var_average, const float* __restrict__ decay, float per_row, int C, int parts) {
+                    float* __restrict__ var_average, const double* __restrict__ decay, float per_row, int C, int parts) {
   __shared__ Two<double> scratch[JOINING];
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   const bool last = threadIdx.y == 0 && c < C;  // this thread writes; what it needs for that it asks for now
   const auto get = [&](const float* from, int i) { return last && from ? from[i] : 0.f; };
   const float r = get(rstd, c), g = gamma ? get(gamma, c) : 1.f, old_dgamma = get(dgamma, c), old_dbeta = get(dbeta, c);
-  const float old_mean = get(mean_average, c), old_var = get(var_average, c), keep = get(decay, 0);
+  const float old_mean = get(mean_average, c), old_var = get(var_average, c), keep = last && decay ? (float)*decay : 0.f;
   const float new_mean = get(mean, c), new_var = get(var, c);
   Two<double> all = {};
   if (c < C)

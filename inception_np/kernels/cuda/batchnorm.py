@@ -1,10 +1,12 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
 from ...backend import Array, empty
-from .launch import by_channels, elements, joining, launch, one_number, result, rows, summing, variant, width
+from ..batchnorm import Averages
+from .launch import by_channels, elements, joining, launch, result, rows, summing, variant, width
 
 
-def statistics(x: Array, eps: float):
+def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
+    """Two launches. Squares are about the mean of a part of the rows, so that nothing cancels."""
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)
@@ -18,7 +20,7 @@ def statistics(x: Array, eps: float):
     return join_moments(part, count, share, eps)
 
 
-def join_moments(part: Array, count: int, share: int, eps: float):
+def join_moments(part: Array, count: int, share: int, eps: float) -> tuple[Array, Array, Array]:
     """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
     parts, _, c = part.shape
     mean, var, rstd = (empty((c,), part.dtype, part) for _ in range(3))
@@ -28,13 +30,17 @@ def join_moments(part: Array, count: int, share: int, eps: float):
     return mean, var, rstd
 
 
-def reciprocal_deviation(var: Array, eps: float):
+def reciprocal_deviation(var: Array, eps: float) -> Array:
+    """One launch, where the array module makes two."""
     rstd = empty(var.shape, var.dtype, var)
     launch("batchnorm.cu", "reciprocal_deviation", elements(var.size), var, rstd, eps, var.size)
     return rstd
 
 
-def batch_norm(x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None):
+def batch_norm(
+    x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None
+) -> Array:
+    """One pass from x to y, ReLU in it."""
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
     c = x.shape[-1]
@@ -56,10 +62,11 @@ def batch_norm_backward(
     beta: Array,
     dgamma: Array | None,
     dbeta: Array,
-    averages: tuple[Array, Array, float | Array] | None,
+    averages: Averages | None,
     relu: bool,
     out: Array | None,
-):
+) -> Array:
+    """Three launches: the sums, all that follows from them for (C,) arrays, and dx."""
     c = x.shape[-1]
     count = x.size // c
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
@@ -70,11 +77,8 @@ def batch_norm_backward(
     grid, parts = summing(c, count, vec)
     part = empty((parts, 2, c), x.dtype, x)
     launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=variant(vec))
-    terms, *moved = None, None, None, None
-    if averages is not None:
-        terms = empty((2, c), x.dtype, x)
-        moved = [*averages[:2], one_number(averages[2], x)]
-    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *moved, 1 / count, c, parts)
+    terms = None if averages is None else empty((2, c), x.dtype, x)
+    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *(averages or (None,) * 3), 1 / count, c, parts)
     launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
     grid = by_channels(c, count, vec)
     launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=variant(vec))

@@ -1,4 +1,4 @@
-"""Launches of conv.cu, convolution on tensor cores; the functions are those of kernels/conv.py and kernels/linear.py.
+"""Launches of conv.cu, convolution on tensor cores; the functions are those of kernels/conv.py.
 
 They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch unless told otherwise. They need a GPU
 of compute capability 8.0 or later.
@@ -94,24 +94,6 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
         _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)
         sum_parts(part, dw)
-
-
-def linear(x: Array, w: Array, bias: Array | None, out: Array | None):
-    y = None if out is None else out[:, None, None]
-    return conv2d(x[:, None, None], w[None, None], bias, *ONE_PIXEL, False, y)[:, 0, 0]
-
-
-def linear_dx(dy: Array, w: Array, add: Array | None):
-    dx = None if add is None else add[:, None, None]
-    shape = (len(dy), 1, 1, len(w))
-    return conv2d_dx(dy[:, None, None], w[None, None], shape, *ONE_PIXEL, dx)[:, 0, 0]
-
-
-def linear_dw(x: Array, dy: Array, dw: Array):
-    conv2d_dw(x[:, None, None], dy[:, None, None], dw[None, None], *ONE_PIXEL)
-
-
-ONE_PIXEL = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)  # stride, pads, dilation, groups
 
 
 def _tiles(count: int, size: int) -> int:

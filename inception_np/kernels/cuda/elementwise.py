@@ -6,35 +6,39 @@ from ...backend import Array, empty
 from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
 
 
-def relu(x: Array, out: Array | None):
+def relu(x: Array, out: Array | None) -> Array:
+    """One pass, up to four channels to an access."""
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
     _launch("relu", (x, y), (ldx, ldy))
     return y
 
 
-def relu_dx(dy: Array, y: Array, add: Array | None):
+def relu_dx(dy: Array, y: Array, add: Array | None) -> Array:
+    """Mask and sum in one pass."""
     (dy, lddy), (y, ldy) = rows(dy), rows(y)
     dx, lddx = result(add, y.shape, y)
     _launch("relu_dx", (dy, y, dx), (lddy, ldy, lddx), add is not None)
     return dx
 
 
-def scaled_add(a: Array, b: Array, scale: float, out: Array | None):
+def scaled_add(a: Array, b: Array, scale: float, out: Array | None) -> Array:
+    """Product and sum in one pass."""
     (a, lda), (b, ldb) = rows(a), rows(b)
     y, ldy = result(out, a.shape, a)
     _launch("scaled_add", (a, b, y), (lda, ldb, ldy), scale)
     return y
 
 
-def scaled(x: Array, scale: float, out: Array | None):
+def scaled(x: Array, scale: float, out: Array | None) -> Array:
+    """Follows the pitch of a slice of channels."""
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
     _launch("scaled_add", (None, x, y), (ldx, ldx, ldy), scale)
     return y
 
 
-def copy(x: Array, out: Array):
+def copy(x: Array, out: Array) -> Array:
     """Follows the pitch of a slice of channels, which CuPy copies by a general and slower kernel."""
     if _fits(out, x):
         return scaled(x, 1.0, out)
@@ -42,7 +46,7 @@ def copy(x: Array, out: Array):
     return out
 
 
-def add(into: Array, dx: Array):
+def add(into: Array, dx: Array) -> Array:
     """As `copy`."""
     if _fits(into, dx):
         return scaled_add(into, dx, 1.0, into)
@@ -67,7 +71,8 @@ def _launch(kernel: str, arrays: tuple[Array | None, ...], pitches: tuple[int, .
     launch("elementwise.cu", kernel, by_channels(c, count, vec), *args, options=variant(vec))
 
 
-def sum_rows(dy: Array, into: Array):
+def sum_rows(dy: Array, into: Array) -> None:
+    """Parts of the rows side by side, added in a fixed order."""
     dy, lddy = rows(dy)
     c = dy.shape[-1]
     count = dy.size // c
@@ -78,6 +83,6 @@ def sum_rows(dy: Array, into: Array):
     sum_parts(part, into)
 
 
-def sum_parts(part: Array, into: Array, add: bool = True):
+def sum_parts(part: Array, into: Array, add: bool = True) -> None:
     """into += the sum of part (parts, ...) over its first axis, or into = that sum."""
     launch("elementwise.cu", "sum_parts", joining(into.size, len(part)), part, into, len(part), into.size, add)

@@ -4,7 +4,8 @@ from ...backend import Array
 from .launch import elements, launch, result, rows
 
 
-def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | None):
+def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | None) -> Array:
+    """One pass, with no array of squares."""
     x, ldx = rows(x)
     y, ldy = result(out, x.shape, x)
     args = (x, y, x.size, x.shape[-1], ldx, ldy, size // 2, alpha, beta, k)
@@ -12,7 +13,8 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | N
     return y
 
 
-def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, add: Array | None):
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, add: Array | None) -> Array:
+    """One pass, with no arrays of squares and sums."""
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
     dx, lddx = result(add, x.shape, x)
     args = (dy, x, dx, x.size, x.shape[-1], lddy, ldx, lddx, size // 2, alpha, beta, k, add is not None)

@@ -12,7 +12,7 @@ class DeviceStream(np.random.Generator):
     """A generator over Philox whose key and counter lie in device memory, where a captured step reads them afresh.
 
     words: key and counter as `address` gives them, (6,) uint64 on the device. used: floats drawn so far in this step,
-    as many in every step. It can only be used through kernels.uniform.
+    as many in every step. It can only be used through kernels.philox.
     """
 
     def __init__(self, words: Array):
@@ -23,12 +23,8 @@ class DeviceStream(np.random.Generator):
         raise TypeError("DeviceStream: got a draw on the CPU, wanted float32 arrays on the GPU only")
 
 
-def can_follow(rng: np.random.Generator) -> bool:
-    """Can this generator's floats be made here?"""
-    return isinstance(rng.bit_generator, np.random.Philox)
-
-
-def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
+def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
+    """Nothing is copied to the device but six words, or nothing at all from a DeviceStream."""
     y = empty(shape, np.float32, like)
     if isinstance(rng, DeviceStream):
         words, skip = rng.words, rng.used

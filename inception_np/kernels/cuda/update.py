@@ -19,7 +19,8 @@ def sgd_step(
     momentum: float,
     weight_decay: float,
     nesterov: bool,
-):
+) -> None:
+    """One pass over all vectors."""
     args = (data, grad, velocity, one_number(lr, data), momentum, weight_decay, nesterov, data.size)
     launch("update.cu", "sgd_step", elements(data.size), *args)
 
@@ -34,12 +35,14 @@ def rmsprop_step(
     momentum: float,
     eps: float,
     weight_decay: float,
-):
+) -> None:
+    """One pass over all vectors."""
     args = (data, grad, square, velocity, one_number(lr, data), decay, momentum, eps, weight_decay, data.size)
     launch("update.cu", "rmsprop_step", elements(data.size), *args)
 
 
 def pieces(means: list[Array], arrays: list[Array]) -> Array:
+    """For each block, (pieces, 3): where its part of a mean and of the array begins, and how many numbers it is."""
     table = [
         (address(mean) + first * mean.itemsize, address(array) + first * array.itemsize, min(PIECE, mean.size - first))
         for mean, array in zip(means, arrays, strict=True)
@@ -48,5 +51,6 @@ def pieces(means: list[Array], arrays: list[Array]) -> Array:
     return array_module(means[0]).asarray(np.array(table, np.uint64))
 
 
-def move_averages(means: list[Array], rate: float | Array, pieces: Array, back: bool):
+def move_averages(means: list[Array], arrays: list[Array], rate: float | Array, pieces: Array, back: bool) -> None:
+    """One launch for all of them."""
     launch("update.cu", "move_averages", ((len(pieces),), (BLOCK,)), pieces, one_number(rate, means[0]), back)

@@ -2,17 +2,19 @@
 
 import numpy as np
 
-from ..backend import Array, Shape, beside, on_gpu
+from ..backend import Array, Shape, beside
+from .dispatch import dispatch
 
 
-def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
+def follows_philox(rng: np.random.Generator) -> bool:
+    """Can this generator's floats be made on a GPU?"""
+    return isinstance(rng.bit_generator, np.random.Philox)
+
+
+@dispatch(cpu=False, gpu=follows_philox)
+def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
     """What rng.random(shape, float32) gives, in [0, 1), brought to where `like` lives; rng moves on as after that call.
 
     A generator over Philox (random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
     """
-    if on_gpu(like):
-        from .cuda import philox as cuda
-
-        if cuda.can_follow(rng):
-            return cuda.uniform(rng, shape, like)
     return beside(rng.random(shape, np.float32), like)
