@@ -9,8 +9,7 @@ import numpy as np
 
 from ...backend import Array, Shape, arena
 from ...backend.program import Trace, address, eager, empty, is_placeholder, placeholder
-from ...kernels.cpu import batchnorm, depthwise, elementwise, lrn, pool, winograd
-from ...kernels.cpu import implicit_gemm as gemm
+from ...kernels.cpu import batchnorm, conv, depthwise, elementwise, lrn, pool
 from ...kernels.lrn import POWERS
 from ...kernels.window import pads_for
 from ...layer import Layer, Mode, forward_of, of_kind
@@ -74,24 +73,19 @@ class Plan:
         images, maps = (x[:, None, None], y[:, None, None]) if x.ndim == 2 else (x, y)  # linear: images of one pixel
         kernel, outputs = step.weight.shape[:2], step.weight.shape[3]
         pads = pads_for(step.pad, images.shape[1:3], kernel, step.stride, step.dilation)
-        if images.shape[3] < gemm.FEW_CHANNELS and not images.flags.c_contiguous:
+        if images.shape[3] < conv.FEW_CHANNELS and not images.flags.c_contiguous:
             images = self._own(images)
-        images, offsets, depth = gemm.windows(images, kernel, pads, step.dilation)
-        size = len(offsets) * depth
-        packed = np.empty(gemm.packed_size(size, outputs), np.float32)
-        weight = np.ascontiguousarray(step.weight)
-        with eager():
-            gemm.pack(address(weight), address(packed), size, outputs)
-        start, floor = address(step.bias), address(step.floor)
-        if winograd.pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
-            with eager():
-                filters = winograd.filters_of(packed, depth, outputs)
-            winograd.convolution(images, filters, depth, outputs, pads, maps, adds=adds, bias=start, floor=floor)
-            return y
-        arguments, parts = gemm.product(
-            images, step.stride, offsets, depth, packed, outputs, maps, adds=adds, bias=start, floor=floor
-        )
-        gemm.multiply(*arguments, parts=parts)
+        images, offsets, depth = conv.windows(images, kernel, pads, step.dilation)
+        winograd = conv.winograd_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape)
+        with eager():  # once, and not at each run
+            weights = conv.packed_weights(np.ascontiguousarray(step.weight), len(offsets) * depth)
+            if winograd:
+                weights = conv.winograd_filters(weights, depth, outputs)
+        ends: dict[str, Any] = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
+        if winograd:
+            conv.convolve_by_winograd(images, weights, depth, outputs, pads, maps, **ends)
+        else:
+            conv.convolve_directly(images, step.stride, offsets, depth, weights, outputs, maps, **ends)
         return y
 
     def _average(self, step: Average, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -101,7 +95,7 @@ class Plan:
         y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
         bias = 0 if step.bias is None else address(step.bias)
         floor = 0 if step.floor is None else address(step.floor)
-        pool.avg_pool(x, layer.size, layer.stride, pads, out_hw, layer.count_include_pad, y, bias, floor)
+        pool.average(x, layer.size, layer.stride, pads, layer.count_include_pad, y, bias, floor)
         return y
 
     def _fork(self, step: Fork, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
