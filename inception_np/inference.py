@@ -311,44 +311,41 @@ class Plan:
         return self._layer(step, x, out)
 
     def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
-        from .kernels.cpu import implicit_gemm as gemm
-        from .kernels.cpu import winograd
+        from .kernels.cpu import conv
+        from .kernels.cpu.implicit_gemm import pack
         from .kernels.cpu.machine import address, at_once
 
         y = self._array(step.out_shape(x.shape)) if out is None else out
         images, maps = (x[:, None, None], y[:, None, None]) if x.ndim == 2 else (x, y)  # linear: images of one pixel
         kernel, outputs = step.weight.shape[:2], step.weight.shape[3]
         pads = pads_for(step.pad, images.shape[1:3], kernel, step.stride, step.dilation)
-        if images.shape[3] < gemm.FEW_CHANNELS and not images.flags.c_contiguous:
+        if images.shape[3] < conv.FEW_CHANNELS and not images.flags.c_contiguous:
             images = self._own(images)
-        images, offsets, depth = gemm.windows(images, kernel, pads, step.dilation)
+        images, offsets, depth = conv.windows(images, kernel, pads, step.dilation)
         size = len(offsets) * depth
-        packed = np.empty(gemm.packed_size(size, outputs), np.float32)
+        packed = np.empty(conv.packed_size(size, outputs), np.float32)
         weight = np.ascontiguousarray(step.weight)
         with at_once():
-            gemm.pack(address(weight), address(packed), size, outputs)
-        start, floor = address(step.bias), address(step.floor)
-        if winograd.pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
+            pack(address(weight), address(packed), size, outputs)
+        ends = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
+        if conv.winograd_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
             with at_once():
-                filters = winograd.filters_of(packed, depth, outputs)
-            winograd.convolution(images, filters, depth, outputs, pads, maps, adds=adds, bias=start, floor=floor)
-            return y
-        arguments, parts = gemm.product(
-            images, step.stride, offsets, depth, packed, outputs, maps, adds=adds, bias=start, floor=floor
-        )
-        gemm.multiply(*arguments, parts=parts)
+                filters = conv.winograd_filters(packed, depth, outputs)
+            conv.convolve_by_winograd(images, filters, depth, outputs, pads, maps, **ends)
+        else:
+            conv.convolve_directly(images, step.stride, offsets, depth, packed, outputs, maps, **ends)
         return y
 
     def _average(self, step: Average, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         from .kernels.cpu.machine import address
-        from .kernels.cpu.pool import avg_pool
+        from .kernels.cpu.pool import average
 
         layer = step.layer
         pads, out_hw = layer._geometry(x.shape)
         y = self._array((len(x), *out_hw, x.shape[3])) if out is None else out
         bias = 0 if step.bias is None else address(step.bias)
         floor = 0 if step.floor is None else address(step.floor)
-        avg_pool(x, layer.size, layer.stride, pads, out_hw, layer.count_include_pad, y, bias, floor)
+        average(x, layer.size, layer.stride, pads, layer.count_include_pad, y, bias, floor)
         return y
 
     def _fork(self, step: Fork, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:

@@ -184,10 +184,10 @@ for kernel, channels, more, plane in ((1, 24, 40, (9, 7)), (3, 64, 64, (16, 17))
     wide = [a.astype(np.float64) for a in (x, w, dy)]
     dw, dw64 = np.zeros_like(w), np.zeros(w.shape)
     conv.conv2d_dw(x, dy, dw, *where, 1)
-    conv._plain_dw(wide[0], wide[2], dw64, *where, 1)
+    conv.conv2d_dw(wide[0], wide[2], dw64, *where, 1)
     pairs = [
-        (conv.conv2d(x, w, None, *where, 1), conv._plain(wide[0], wide[1], None, *where, 1, False, None)),
-        (conv.conv2d_dx(dy, w, x.shape, *where, 1), conv._plain_dx(wide[2], wide[1], x.shape, *where, 1, None)),
+        (conv.conv2d(x, w, None, *where, 1), conv.conv2d(wide[0], wide[1], None, *where, 1)),
+        (conv.conv2d_dx(dy, w, x.shape, *where, 1), conv.conv2d_dx(wide[2], wide[1], x.shape, *where, 1)),
         (dw, dw64),
     ]
     assert all(np.abs(a - b).max() < 1e-4 * np.abs(b).max() for a, b in pairs), "wrong numbers"

@@ -27,8 +27,9 @@ from numerics import plain, strewn
 
 from inception_np import SGD, Mode, backend, create_model, softmax_cross_entropy, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
+from inception_np.kernels.cpu import conv as cpu_conv
 from inception_np.kernels.cpu import pool as cpu_pool
-from inception_np.kernels.cpu import record, winograd
+from inception_np.kernels.cpu import record
 from inception_np.kernels.window import out_size
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
@@ -139,8 +140,8 @@ def test_conv2d_equals_its_plain_twin(geometry, batch, channels, more, sliced, s
     bias, out = g.array((more,)), g.array(dy.shape, 7, sliced=sliced[2])
     for b, relu in ((None, False), (bias, False), (bias, True), (None, True)):
         assert conv.conv2d(x, w, b, *where, relu=relu, out=out) is out
-        wanted = conv._plain(*double(x, w, b), *where, relu, None)
-        scale = conv._plain(*absolute(x, w, b), *where, False, None)
+        wanted = conv.conv2d(*double(x, w, b), *where, relu=relu)
+        scale = conv.conv2d(*absolute(x, w, b), *where)
         assert_close(out, wanted, scale, w[..., 0].size)
     assert np.array_equal(conv.conv2d(x, w, None, *where, relu=True), out)
     g.check()
@@ -149,8 +150,8 @@ def test_conv2d_equals_its_plain_twin(geometry, batch, channels, more, sliced, s
 @cases()
 def test_conv2d_dx_equals_its_plain_twin(geometry, batch, channels, more, sliced, seed):
     g, x, w, dy, where = conv_case(geometry, batch, channels, more, sliced, seed)
-    wanted = conv._plain_dx(*double(dy, w), x.shape, *where, None)
-    scale = conv._plain_dx(*absolute(dy, w), x.shape, *where, None)
+    wanted = conv.conv2d_dx(*double(dy, w), x.shape, *where)
+    scale = conv.conv2d_dx(*absolute(dy, w), x.shape, *where)
     terms = w[:, :, 0].size
     assert_close(conv.conv2d_dx(dy, w, x.shape, *where), wanted, scale, terms)
     before = x.copy()
@@ -163,8 +164,8 @@ def test_conv2d_dx_equals_its_plain_twin(geometry, batch, channels, more, sliced
 def test_conv2d_dw_equals_its_plain_twin(geometry, batch, channels, more, sliced, seed):
     g, x, w, dy, where = conv_case(geometry, batch, channels, more, sliced, seed)
     wanted, scale = w.astype(np.float64), np.abs(w.astype(np.float64))
-    conv._plain_dw(*double(x, dy), wanted, *where)
-    conv._plain_dw(*absolute(x, dy), scale, *where)
+    conv.conv2d_dw(*double(x, dy), wanted, *where)
+    conv.conv2d_dw(*absolute(x, dy), scale, *where)
     conv.conv2d_dw(x, dy, w, *where)
     assert_close(w, wanted, scale, dy[..., 0].size + 1)
     g.check()
@@ -194,10 +195,10 @@ WINOGRAD = [  # odd and even sides, every padding, channels that fill no vector
 
 @pytest.fixture
 def set_threshold(monkeypatch):
-    """Change a constant of winograd.py for one test."""
+    """Change a constant that decides where Winograd's way is taken, for one test."""
 
     def change(name, value):
-        monkeypatch.setattr(winograd, name, value)
+        monkeypatch.setattr(cpu_conv, name, value)
         record.forget()
 
     yield change
@@ -208,7 +209,7 @@ def set_threshold(monkeypatch):
 def test_winograds_way_equals_the_plain_twin(case, set_threshold):
     plane, channels, more, kernel, stride, pads = case
     shape = (3, *out_size(plane, kernel, stride, pads), more)
-    assert winograd.pays(kernel, stride, (1, 1), pads, channels, more, shape)
+    assert cpu_conv.winograd_pays(kernel, stride, (1, 1), pads, channels, more, shape)
     set_threshold("LEAST_FOR_GRADIENT", 32)
     test_convolution_of_larger_maps_equals_its_plain_twin(case)
 
@@ -218,7 +219,7 @@ def test_winograds_errors_are_no_larger_than_twice_the_direct_sums(set_threshold
     x = rng.standard_normal((2, 28, 28, 96)).astype(np.float32)
     w = rng.standard_normal((3, 3, 96, 128)).astype(np.float32)
     where = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    wanted = conv._plain(*double(x, w), None, *where, False, None)
+    wanted = conv.conv2d(*double(x, w), None, *where)
     errors = []
     for least in (32, 1 << 20):
         set_threshold("LEAST_CHANNELS", least)
@@ -249,15 +250,15 @@ def test_layouts_no_kernel_has_are_copied():
     wide = np.zeros((2, 7, 5, 8), np.float32)
     out = wide[..., ::2]
     conv.conv2d(x, w, None, *where, out=out)
-    assert_close(out, conv._plain(*double(x, w), None, *where, False, None), 100.0, 30)
+    assert_close(out, conv.conv2d(*double(x, w), None, *where), 100.0, 30)
     dy = np.asfortranarray(out)
     add = np.zeros((2, 14, 6, 10), np.float32)[:, ::2, :, ::2]
     conv.conv2d_dx(dy, w, x.shape, *where, add=add)
-    assert_close(add, conv._plain_dx(*double(dy, w), x.shape, *where, None), 100.0, 30)
+    assert_close(add, conv.conv2d_dx(*double(dy, w), x.shape, *where), 100.0, 30)
     dw = np.zeros((4, 5, 3, 2), np.float32).transpose(3, 2, 1, 0)
     conv.conv2d_dw(x, dy, dw, *where)
     wanted = np.zeros(dw.shape)
-    conv._plain_dw(*double(x, dy), wanted, *where)
+    conv.conv2d_dw(*double(x, dy), wanted, *where)
     assert_close(dw, wanted, 1000.0, 80)
 
 
@@ -303,16 +304,16 @@ def check_depthwise(kernel, stride, pads, dilation, shape, sliced, seed, multipl
     taps = kernel[0] * kernel[1] * multiplier
     for bias in (None, b):
         depthwise.depthwise2d(x, w, bias, *where, out=out)
-        scale = depthwise._plain(*absolute(x, w, bias), *where, None)
-        assert_close(out, depthwise._plain(*double(x, w, bias), *where, None), scale, taps)
-    wanted = depthwise._plain_dx(*double(dy, w), shape, *where, None)
-    scale = depthwise._plain_dx(*absolute(dy, w), shape, *where, None)
+        scale = depthwise.depthwise2d(*absolute(x, w, bias), *where)
+        assert_close(out, depthwise.depthwise2d(*double(x, w, bias), *where), scale, taps)
+    wanted = depthwise.depthwise2d_dx(*double(dy, w), shape, *where)
+    scale = depthwise.depthwise2d_dx(*absolute(dy, w), shape, *where)
     assert_close(depthwise.depthwise2d_dx(dy, w, shape, *where), wanted, scale, taps)
     before = x.copy()
     dw = w.copy()
     wanted_w, scale_w = double(dw)[0], absolute(dw)[0]
-    depthwise._plain_dw(*double(x, dy), wanted_w, *where)
-    depthwise._plain_dw(*absolute(x, dy), scale_w, *where)
+    depthwise.depthwise2d_dw(*double(x, dy), wanted_w, *where)
+    depthwise.depthwise2d_dw(*absolute(x, dy), scale_w, *where)
     depthwise.depthwise2d_dx(dy, w, shape, *where, add=x)
     assert_close(x, before.astype(np.float64) + wanted, scale + np.abs(before), taps + 1)
     depthwise.depthwise2d_dw(before, dy, w, *where)
@@ -333,7 +334,7 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         out = g.array((batch, *out_hw, channels), 7, sliced=sliced[1])
         where = (kernel, stride, pads)
         y, winners = pool.max_pool(x, *where, out_hw, out=out)
-        wanted, won = pool._plain_max(x, *where, out_hw, None)
+        wanted, won = pool.max_pool.__wrapped__(x, *where, out_hw)
         assert y is out
         assert np.array_equal(y, wanted, equal_nan=True)
         assert np.array_equal(winners, won)
@@ -341,8 +342,8 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         cpu_pool.max_pool_values(x, *where, alone)
         assert np.array_equal(alone, wanted, equal_nan=True)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool._plain_max_dx(double(dy)[0], winners, x.shape, *where, None)
-        scale = pool._plain_max_dx(absolute(dy)[0], winners, x.shape, *where, None)
+        dx = pool.max_pool_dx(double(dy)[0], winners, x.shape, *where)
+        scale = pool.max_pool_dx(absolute(dy)[0], winners, x.shape, *where)
         assert_close(pool.max_pool_dx(dy, winners, x.shape, *where), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
         pool.max_pool_dx(dy, winners, x.shape, *where, add=into)
@@ -355,19 +356,19 @@ def test_avg_pool_equals_its_plain_twin(geometry, batch, channels, more, sliced,
     kernel, stride, pads, _, plane = geometry
     g = Guarded(seed)
     x = g.array((batch, *plane, channels), sliced=sliced[0])
-    for ceil, counted in ((False, True), (True, True), (False, False)):
+    for ceil, count_include_pad in ((False, True), (True, True), (False, False)):
         out_hw = out_size(plane, kernel, stride, pads, ceil=ceil)
         out = g.array((batch, *out_hw, channels), 7, sliced=sliced[1])
         where = (kernel, stride, pads)
-        y = pool.avg_pool(x, *where, out_hw, counted, out=out)
-        wanted = pool._plain_avg(double(x)[0], *where, out_hw, counted, None)
-        assert_close(y, wanted, pool._plain_avg(absolute(x)[0], *where, out_hw, counted, None), 25)
+        y = pool.avg_pool(x, *where, out_hw, count_include_pad, out=out)
+        wanted = pool.avg_pool(double(x)[0], *where, out_hw, count_include_pad)
+        assert_close(y, wanted, pool.avg_pool(absolute(x)[0], *where, out_hw, count_include_pad), 25)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool._plain_avg_dx(double(dy)[0], x.shape, *where, counted, None)
-        scale = pool._plain_avg_dx(absolute(dy)[0], x.shape, *where, counted, None)
-        assert_close(pool.avg_pool_dx(dy, x.shape, *where, counted), dx, scale, 25)
+        dx = pool.avg_pool_dx(double(dy)[0], x.shape, *where, count_include_pad)
+        scale = pool.avg_pool_dx(absolute(dy)[0], x.shape, *where, count_include_pad)
+        assert_close(pool.avg_pool_dx(dy, x.shape, *where, count_include_pad), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
-        pool.avg_pool_dx(dy, x.shape, *where, counted, add=into)
+        pool.avg_pool_dx(dy, x.shape, *where, count_include_pad, add=into)
         assert_close(into, dx + 1, scale + 1, 26)
     g.check()
 
@@ -777,10 +778,11 @@ print("missed")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX-512 is x86's")
 def test_the_code_for_avx512_equals_its_plain_twins_on_any_processor(tmp_path):
     """With vectors of 16 and masks, whatever this processor makes of them."""
-    where = planted(tmp_path, "simd.py", 'HAS_MASKS = "avx512f" in FEATURES', "HAS_MASKS = True")
+    where = planted(tmp_path, "llvm.py", 'HAS_MASKS = "avx512f" in FEATURES', "HAS_MASKS = True")
     code = """
 import test_cpu_kernels as t
-from inception_np.kernels.cpu.simd import ROWS, WIDTH
+from inception_np.kernels.cpu.llvm import WIDTH
+from inception_np.kernels.cpu.simd import ROWS
 assert (WIDTH, ROWS) == (16, 8)
 for case in t.LARGE:
     t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
@@ -829,19 +831,19 @@ def test_plain_kernels_load_no_compiler():
 FAULTS = {
     "a row of the table one number off": (
         "simd.py",
-        "there = b.add(read(base), spread_int(offset))",
-        "there = b.add(read(base), spread_int(b.add(offset, ir.Constant(I64, 4))))",
+        "there = b.add(read(base), splat_int(offset))",
+        "there = b.add(read(base), splat_int(b.add(offset, ir.Constant(I64, 4))))",
     ),
     "the bounds of the table one too wide": ("simd.py", 'b.icmp_unsigned("<", column', 'b.icmp_unsigned("<=", column'),
     "the tail mask one lane short": (
         "register_tile.py",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n - 1))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n - 1))",
     ),
     "the tail mask one lane long": (
         "register_tile.py",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
-        "store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))",
+        "emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n + 1))",
     ),
     "a turn of the loop too many": (
         "register_tile.py",
@@ -860,25 +862,25 @@ FAULTS = {
     ),
     "a span that begins at the first weights": (
         "implicit_gemm.py",
-        "w = weights + 4 * WIDTH * (v * taps * depth + n * (t * depth + k))",
-        "w = weights + 4 * WIDTH * (v * taps * depth + n * t * depth)",
+        "w = s.weights + 4 * WIDTH * (v * s.taps * s.depth + n * (t * s.depth + k))",
+        "w = s.weights + 4 * WIDTH * (v * s.taps * s.depth + n * t * s.depth)",
     ),
     "a span that forgets what y holds": (
         "implicit_gemm.py",
-        "old = min(count - i, GROUP), adds if begins else 1",
-        "old = min(count - i, GROUP), adds",
+        "old = min(count - i, GROUP), s.adds if begins else 1",
+        "old = min(count - i, GROUP), s.adds",
     ),
     "a tap phase one pixel off": (
-        "implicit_gemm.py",
+        "conv.py",
         "[((a + before - i * d) // s, i) for",
         "[((a + before - i * d) // s + (s > 1), i) for",
     ),
     "a tap in the wrong phase": (
-        "implicit_gemm.py",
+        "conv.py",
         "if (a + before - i * d) % s == 0]",
         "if (a + before - i * d + (s > 1)) % s == 0]",
     ),
-    "a patch one column off": ("winograd.py", "rest % wide * 2 - left", "rest % wide * 2 - left + 1"),
+    "a patch one column off": ("winograd.py", "rest % wide * 2 - s.left", "rest % wide * 2 - s.left + 1"),
     "a line of Winograd's transform": (
         "winograd.py",
         "return d0 - d2, d1 + d2, d2 - d1, d1 - d3",

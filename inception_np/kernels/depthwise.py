@@ -5,7 +5,9 @@
 The plain version adds one shifted image per tap; no columns are needed since no channels are mixed.
 """
 
-from ..backend import Array, Shape, compiled, on_gpu, zeros
+from ..backend import Array, Shape, zeros
+from .dispatch import dispatch
+from .elementwise import copy_to
 from .window import Pads, Pair, out_size, pad_images, taps
 
 FEW_CHANNELS = 8  # at most, for several filters each to be compiled: an image's, as BN-Inception begins
@@ -16,6 +18,7 @@ def has_kernel(w: Array) -> bool:
     return w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS
 
 
+@dispatch(cpu=has_kernel)
 def depthwise2d(
     x: Array,
     w: Array,
@@ -27,17 +30,19 @@ def depthwise2d(
     out: Array | None = None,
 ) -> Array:
     """x (N, H, W, C), w (kh, kw, C, multiplier), bias (C multiplier,) or None -> y (N, H', W', C multiplier)."""
-    if on_gpu(x):
-        from .cuda import depthwise as cuda
+    kh, kw, c, m = w.shape
+    out_hw = out_size(x.shape[1:3], (kh, kw), stride, pads, dilation)
+    y = zeros((len(x), *out_hw, c, m), x.dtype, x)
+    padded = pad_images(x, pads)
+    for i, j, at in taps((kh, kw), stride, dilation, out_hw):
+        y += padded[at][..., None] * w[i, j]
+    y = y.reshape(len(x), *out_hw, c * m)
+    if bias is not None:
+        y += bias
+    return copy_to(out, y)
 
-        return cuda.depthwise2d(x, w, bias, stride, pads, dilation, out)
-    if compiled(x, w, bias, out, fits=has_kernel(w)):
-        from .cpu import depthwise as cpu
 
-        return cpu.depthwise2d(x, w, bias, stride, pads, dilation, out)
-    return _plain(x, w, bias, stride, pads, dilation, out)
-
-
+@dispatch(cpu=has_kernel)
 def depthwise2d_dx(
     dy: Array,
     w: Array,
@@ -49,47 +54,6 @@ def depthwise2d_dx(
     add: Array | None = None,
 ) -> Array:
     """The adjoint of x -> y: dx (N, H, W, C), or added to `add`."""
-    if on_gpu(dy):
-        from .cuda import depthwise as cuda
-
-        return cuda.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
-    if compiled(dy, w, add, fits=has_kernel(w)):
-        from .cpu import depthwise as cpu
-
-        return cpu.depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add)
-    return _plain_dx(dy, w, x_shape, stride, pads, dilation, add)
-
-
-def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
-    """The adjoint of w -> y, added into dw (kh, kw, C, multiplier)."""
-    if on_gpu(x):
-        from .cuda import depthwise as cuda
-
-        return cuda.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
-    if compiled(x, dy, dw, fits=has_kernel(dw)):
-        from .cpu import depthwise as cpu
-
-        return cpu.depthwise2d_dw(x, dy, dw, stride, pads, dilation)
-    _plain_dw(x, dy, dw, stride, pads, dilation)
-
-
-def _plain(x, w, bias, stride, pads, dilation, out):
-    kh, kw, c, m = w.shape
-    out_hw = out_size(x.shape[1:3], (kh, kw), stride, pads, dilation)
-    y = zeros((len(x), *out_hw, c, m), x.dtype, x)
-    padded = pad_images(x, pads)
-    for i, j, at in taps((kh, kw), stride, dilation, out_hw):
-        y += padded[at][..., None] * w[i, j]
-    y = y.reshape(len(x), *out_hw, c * m)
-    if bias is not None:
-        y += bias
-    if out is None:
-        return y
-    out[...] = y
-    return out
-
-
-def _plain_dx(dy, w, x_shape, stride, pads, dilation, add):
     n, h, width, c = x_shape
     kh, kw, _, m = w.shape
     out_hw = dy.shape[1:3]
@@ -105,7 +69,9 @@ def _plain_dx(dy, w, x_shape, stride, pads, dilation, add):
     return add
 
 
-def _plain_dw(x, dy, dw, stride, pads, dilation):
+@dispatch(cpu=lambda dw: has_kernel(dw))
+def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
+    """The adjoint of w -> y, added into dw (kh, kw, C, multiplier)."""
     kh, kw, c, m = dw.shape
     out_hw = dy.shape[1:3]
     dy = dy.reshape(len(x), *out_hw, c, m)

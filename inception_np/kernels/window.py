@@ -114,3 +114,20 @@ def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[t
             rows = slice(top, top + (out_hw[0] - 1) * stride[0] + 1, stride[0])
             columns = slice(left, left + (out_hw[1] - 1) * stride[1] + 1, stride[1])
             yield i, j, (slice(None), rows, columns)
+
+
+def window_counts(
+    plane: Pair, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool
+) -> list[list[int]]:
+    """How many pixels count in each row of windows, and in each column."""
+    counts = []
+    for n, k, s, (lo, hi), positions in zip(plane, size, stride, pads, out_hw, strict=True):
+        first, last = (-lo, n + hi) if count_include_pad else (0, n)
+        starts = [p * s - lo for p in range(positions)]
+        counts.append([min(start + k, last) - max(start, first) for start in starts])
+    return counts
+
+
+def first_taps(stride: Pair, pads: Pads, out_hw: Pair) -> list[list[int]]:
+    """For each row of windows, and each column, the first tap that lies on a real pixel."""
+    return [[max(0, lo - p * s) for p in range(n)] for s, (lo, _), n in zip(stride, pads, out_hw, strict=True)]

@@ -18,20 +18,20 @@ from .rows import few_parts, in_rows
 from .simd import (
     LANES,
     add_doubles,
+    calloc,
     fetch,
     fma,
-    give_back,
+    free,
     load,
     load_double,
     load_float,
+    malloc,
     positive_part,
-    root,
-    spread,
+    splat,
+    sqrt,
     store,
     store_double,
     store_float,
-    take,
-    take_zeros,
     where_positive,
 )
 
@@ -45,10 +45,10 @@ PANEL = 2 * LANES  # channels summed side by side
 @helper
 def _centre(x, x_step, count, channels, centre):
     """The mean of a few rows, to `centre`."""
-    share = spread(np.float32(1) / np.float32(min(count, SAMPLE)))
+    share = splat(np.float32(1) / np.float32(min(count, SAMPLE)))
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
-        s = spread(np.float32(0))
+        s = splat(np.float32(0))
         for i in range(min(count, SAMPLE)):
             s = fma(load(x + i * count // min(count, SAMPLE) * x_step + 4 * c, n), share, s)
         store(centre + 4 * c, s, LANES)
@@ -58,9 +58,9 @@ def _centre(x, x_step, count, channels, centre):
 def centred_sums(part, parts, arguments):
     """For each chunk of rows, the doubles (2, room): the sum of x - centre, and of its square."""
     x, x_step, count, channels, chunks, sums, room = unpack(arguments, "qqqqqqq")
-    centre = take(4 * room)
+    centre = malloc(4 * room)
     _centre(x, x_step, count, channels, centre)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         first, end = count * chunk // chunks, count * (chunk + 1) // chunks
         target = sums + 16 * chunk * room
@@ -84,14 +84,14 @@ def centred_sums(part, parts, arguments):
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
                 add_doubles(target + 8 * (room + c + LANES), q1)
-    give_back(centre)
+    free(centre)
 
 
 @kernel
 def moments_of_sums(part, parts, arguments):
     """Mean and variance of each channel from the sums of all chunks."""
     x, x_step, count, channels, chunks, sums, room, mean, var = unpack(arguments, "qqqqqqqqq")
-    centre = take(4 * room)
+    centre = malloc(4 * room)
     _centre(x, x_step, count, channels, centre)
     for c in range(channels):
         s, q = 0.0, 0.0
@@ -101,24 +101,24 @@ def moments_of_sums(part, parts, arguments):
         off = s / count
         store_float(mean + 4 * c, np.float32(load_float(centre + 4 * c) + off))
         store_float(var + 4 * c, np.float32(max(q / count - off * off, 0.0)))
-    give_back(centre)
+    free(centre)
 
 
 @kernel
 def reciprocal_roots(part, parts, arguments):
     """rstd = 1 / sqrt(var + eps)."""
     var, rstd, channels, eps = unpack(arguments, "qqqf")
-    one, e = spread(np.float32(1)), spread(eps)
+    one, e = splat(np.float32(1)), splat(eps)
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
-        store(rstd + 4 * c, one / root(load(var + 4 * c, n) + e), n)
+        store(rstd + 4 * c, one / sqrt(load(var + 4 * c, n) + e), n)
 
 
 @kernel
 def move(part, parts, arguments):
     """average = decay * average + (1 - decay) * batch, for the mean and the variance. decay: where it is, a double."""
     mean_average, var_average, mean, var, channels, decay = unpack(arguments, "qqqqqq")
-    share = spread(np.float32(1.0 - load_double(decay)))
+    share = splat(np.float32(1.0 - load_double(decay)))
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
         m, v = load(mean_average + 4 * c, n), load(var_average + 4 * c, n)
@@ -150,7 +150,7 @@ def _normal(x, scales, room, n):
 def normalise(part, parts, arguments):
     """y = (x - mean) * rstd * gamma + beta, and ReLU."""
     x, x_step, y, y_step, count, channels, mean, rstd, gamma, beta, relu, room = unpack(arguments, "qqqqqqqqqqqq")
-    scales = take(12 * room)
+    scales = malloc(12 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     whole = channels // LANES * LANES
     for r in range(count * part // parts, count * (part + 1) // parts):
@@ -165,7 +165,7 @@ def normalise(part, parts, arguments):
             left = channels - whole
             v = _normal(source + 4 * whole, scales + 4 * whole, room, left)
             store(target + 4 * whole, positive_part(v) if relu else v, left)
-    give_back(scales)
+    free(scales)
 
 
 @kernel
@@ -174,9 +174,9 @@ def gradient_sums(part, parts, arguments):
     dy, dy_step, x, x_step, count, channels, mean, rstd, gamma, beta, relu, room, chunks, sums = unpack(
         arguments, "qqqqqqqqqqqqqq"
     )
-    scales = take(12 * room)
+    scales = malloc(12 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         first, end = count * chunk // chunks, count * (chunk + 1) // chunks
         target = sums + 16 * chunk * room
@@ -213,7 +213,7 @@ def gradient_sums(part, parts, arguments):
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
                 add_doubles(target + 8 * (room + c + LANES), q1)
-    give_back(scales)
+    free(scales)
 
 
 @helper
@@ -234,7 +234,7 @@ def gradient(part, parts, arguments):
         dy, dy_step, x, x_step, dx, dx_step, count, channels, mean, rstd, gamma, beta, relu, train,
         room, chunks, sums, dgamma, dbeta,
     ) = unpack(arguments, "qqqqqqqqqqqqqqqqqqq")  # fmt: skip
-    scales, terms = take(12 * room), take_zeros(8 * room)
+    scales, terms = malloc(12 * room), calloc(8 * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     for c in range(channels):
         s, q = 0.0, 0.0
@@ -264,8 +264,8 @@ def gradient(part, parts, arguments):
             c, left = 4 * whole, channels - whole
             v = _gradient(g + c, source + c, scales + c, terms + c, room, relu, left)
             store(target + c, v, left)
-    give_back(scales)
-    give_back(terms)
+    free(scales)
+    free(terms)
 
 
 # ---- shapes, in Python

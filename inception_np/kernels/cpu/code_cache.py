@@ -40,6 +40,7 @@ from numba.core.bytecode import FunctionIdentity
 HERE = Path(__file__).parent
 SHARED = (  # what kernels elsewhere are made of, and how they are kept
     "machine.py",
+    "llvm.py",
     "simd.py",
     "register_tile.py",
     "panels.py",

@@ -16,16 +16,17 @@ and go there: a few times the products, on a kernel that makes them many times a
 
 import numpy as np
 
-from ...heap import empty
-from ..window import out_size
-from .elementwise import cleared, copy, scaled_add
-from .implicit_gemm import channels_last, conv2d, conv2d_dw, conv2d_dx
-from .machine import address, by_hand, contiguous, helper, kernel, unpack, zero_row
-from .simd import LANES, fetch, fma, load, spread, store
+from ...backend import Array, Shape
+from ..window import Pads, Pair, out_size
+from .conv import conv2d, conv2d_dw, conv2d_dx
+from .elementwise import add, cleared, copy
+from .machine import address, contiguous, helper, kernel, unpack, zero_row
+from .record import empty, recorded
+from .rows import channels_last, few_parts, in_rows, is_channels_last
+from .simd import LANES, fetch, fma, load, splat, store
 
 CHUNKS = 32  # ranges of rows whose sums are made apart and added in order
 LINE = 64  # bytes of a cache line
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
@@ -39,7 +40,7 @@ def _rows_around(x1, xh, xw, p, H, zero_row):
 @helper
 def _row_3x3(x0, x1, x2, s0, s1, s2, w, w_step, bias, y, y_step, W, add, n, soon_x, soon_y):
     """y[q] = the 3x3 sums along a row; x0, x1, x2: its three rows of x, s0..s2 their steps (0 for a row of zeros)."""
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     w0, w1, w2 = load(w, n), load(w + w_step, n), load(w + 2 * w_step, n)
     w3, w4, w5 = load(w + 3 * w_step, n), load(w + 4 * w_step, n), load(w + 5 * w_step, n)
     w6, w7, w8 = load(w + 6 * w_step, n), load(w + 7 * w_step, n), load(w + 8 * w_step, n)
@@ -91,7 +92,7 @@ def convolve(part, parts, arguments):
         for q in range(OW):
             for c in range(0, C, LANES):
                 lanes = min(C - c, LANES)
-                s = spread(np.float32(0))
+                s = splat(np.float32(0))
                 if bias:
                     s = load(bias + 4 * c, lanes)
                 for i in range(kh):
@@ -119,7 +120,7 @@ def convolve_gradient(part, parts, arguments):
             to = dx + n * dxn + h * dxh + k * dxw
             for c in range(0, C, LANES):
                 lanes = min(C - c, LANES)
-                s = spread(np.float32(0))
+                s = splat(np.float32(0))
                 if add:
                     s = load(to + 4 * c, lanes)
                 for i in range(kh):
@@ -140,7 +141,7 @@ def _add_row_3x3(x0, x1, x2, s0, s1, s2, dy, dy_step, W, sums, step, n, soon_x, 
     a0, a1, a2 = load(sums, LANES), load(sums + step, LANES), load(sums + 2 * step, LANES)
     a3, a4, a5 = load(sums + 3 * step, LANES), load(sums + 4 * step, LANES), load(sums + 5 * step, LANES)
     a6, a7, a8 = load(sums + 6 * step, LANES), load(sums + 7 * step, LANES), load(sums + 8 * step, LANES)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     before, here = zero, load(dy, n)
     for q in range(W):
         fetch(soon_x + LINE * q)
@@ -168,7 +169,7 @@ def _add_row_3x3(x0, x1, x2, s0, s1, s2, dy, dy_step, W, sums, step, n, soon_x, 
 def weight_sums_3x3(part, parts, arguments):
     """For each chunk of rows (n, p), nine sums of dy * x for each channel, at sums + chunk * 9 * room floats."""
     x, xn, xh, xw, dy, dyn, dyh, dyw, N, H, W, C, chunks, sums, room, zeros = unpack(arguments, "q" * 16)
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         to = sums + 36 * chunk * room
         for i in range(0, 9 * room, LANES):
@@ -205,7 +206,7 @@ def weight_sums(part, parts, arguments):
         n = min(C - c // 4, LANES)
         for t in range(taps):
             i, j = t // kw, t % kw
-            s = spread(np.float32(0))
+            s = splat(np.float32(0))
             for row in range(N * OH * chunk // chunks, N * OH * (chunk + 1) // chunks):
                 h = row % OH * stride_h + i * dilation_h - top
                 if h < 0 or h >= H:
@@ -234,20 +235,16 @@ def add_weight_sums(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def _slides(w, stride, pads, dilation) -> bool:
+def _slides(w: Array, stride: Pair, pads: Pads, dilation: Pair) -> bool:
     """Is it the 3x3 window of stride 1 with a pixel of padding all around?"""
     return (*w.shape[:2], *stride, *dilation, *pads) == (3, 3, 1, 1, 1, 1, (1, 1), (1, 1))
 
 
-def _parts(a):
-    return 1 if a.nbytes < SMALL else None
-
-
-def _window(w, stride, dilation, pads):
+def _window(w: Array, stride: Pair, dilation: Pair, pads: Pads) -> tuple[int, ...]:
     return *w.shape[:2], *stride, *dilation, pads[0][0], pads[1][0]
 
 
-def _dense(w):
+def _dense(w: Array) -> Array:
     """w (kh, kw, C, m) as the weights (kh, kw, C, C m) of an ordinary convolution."""
     w, (kh, kw, C, m) = contiguous(w), w.shape
     dense = cleared((kh, kw, C, C, m))
@@ -256,85 +253,79 @@ def _dense(w):
     return dense.reshape(kh, kw, C, C * m)
 
 
-def depthwise2d(x, w, bias, stride, pads, dilation, out):
-    """../depthwise.py says what it computes."""
+@recorded
+@in_rows("out", is_channels_last)
+def depthwise2d(
+    x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, out: Array | None
+) -> Array:
+    """Every pixel of x is read from memory once, though it serves a window's every tap."""
     if w.shape[3] > 1:
-        return conv2d(x, _dense(w), bias, stride, pads, dilation, False, out)
+        return conv2d(x, _dense(w), bias, stride, pads, dilation, 1, False, out)
     out_hw = out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation)
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
-    if channels_last(y) is not y:
-        by_hand(y)
-        y[...] = depthwise2d(x, w, bias, stride, pads, dilation, None)
-        return y
     x, w = channels_last(x), contiguous(w)
     bias = None if bias is None else contiguous(bias)
     b, C = 0 if bias is None else address(bias), x.shape[3]
-    ys = address(y), *y.strides[:3]
+    ys, parts = (address(y), *y.strides[:3]), few_parts(y.nbytes)
     if _slides(w, stride, pads, dilation):
-        convolve_3x3(address(x), *x.strides[:3], *ys, *y.shape, address(w), b, zero_row(C), 0, parts=_parts(y))
+        convolve_3x3(address(x), *x.strides[:3], *ys, *y.shape, address(w), b, zero_row(C), 0, parts=parts)
     else:
         convolve(
             address(x), *x.strides[:3], *x.shape[1:3], *ys, *y.shape, address(w), b,
-            *_window(w, stride, dilation, pads), parts=_parts(y),
+            *_window(w, stride, dilation, pads), parts=parts,
         )  # fmt: skip
     return y
 
 
-def depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, add):
-    """../depthwise.py says what it computes."""
+@recorded
+@in_rows("add", is_channels_last)
+def depthwise2d_dx(
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, add: Array | None
+) -> Array:
+    """The same walk along rows, with the weights turned by 180 degrees where the stride is 1."""
     if w.shape[3] > 1:
-        return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, add)
+        return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, 1, add)
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += depthwise2d_dx(dy, w, x_shape, stride, pads, dilation, None)
-        return dx
     dy, adds = channels_last(dy), int(add is not None)
-    dxs = address(dx), *dx.strides[:3]
+    dxs, parts = (address(dx), *dx.strides[:3]), few_parts(dx.nbytes)
     if _slides(w, stride, pads, dilation):
         turned = empty(w.shape, np.float32)
-        taps = turned.reshape(9, -1)
-        copy(contiguous(w).reshape(9, -1)[::-1], taps)
+        copy(contiguous(w).reshape(9, -1)[::-1], turned.reshape(9, -1))
         convolve_3x3(
-            address(dy), *dy.strides[:3], *dxs, *x_shape, address(turned), 0, zero_row(x_shape[3]), adds,
-            parts=_parts(dx),
-        )  # fmt: skip
+            address(dy), *dy.strides[:3], *dxs, *x_shape, address(turned), 0, zero_row(x_shape[3]), adds, parts=parts
+        )
     else:
         w = contiguous(w)
         convolve_gradient(
             address(dy), *dy.strides[:3], *dy.shape[1:3], *dxs, *x_shape, address(w),
-            *_window(w, stride, dilation, pads), adds, parts=_parts(dx),
+            *_window(w, stride, dilation, pads), adds, parts=parts,
         )  # fmt: skip
     return dx
 
 
-def depthwise2d_dw(x, dy, dw, stride, pads, dilation):
-    """../depthwise.py says what it computes."""
+@recorded
+@in_rows("dw", lambda dw: dw.shape[3] > 1 or dw.flags.c_contiguous)
+def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
+    """Sums of ranges of rows, added in order: the same bits for any number of threads."""
     kh, kw, C, m = dw.shape
     if m > 1:
         dense = cleared((kh, kw, C, C * m))
-        conv2d_dw(x, dy, dense, stride, pads, dilation)
+        conv2d_dw(x, dy, dense, stride, pads, dilation, 1)
         for c in range(C):
-            scaled_add(dw[:, :, c], dense[:, :, c, c * m : (c + 1) * m], 1.0, dw[:, :, c])
-        return
-    if not dw.flags.c_contiguous:
-        by_hand(dw)
-        whole = np.zeros(dw.shape, np.float32)
-        depthwise2d_dw(x, dy, whole, stride, pads, dilation)
-        dw += whole
+            add(dw[:, :, c], dense[:, :, c, c * m : (c + 1) * m])
         return
     x, dy = channels_last(x), channels_last(dy)
     N, OH, OW, C = dy.shape
-    taps, room, chunks = dw.shape[0] * dw.shape[1], -(-C // LANES) * LANES, min(CHUNKS, N * OH)
-    sums = empty((chunks, taps, room), np.float32)
+    taps, room, chunks = kh * kw, -(-C // LANES) * LANES, min(CHUNKS, N * OH)
+    sums, parts = empty((chunks, taps, room), np.float32), few_parts(dy.nbytes)
     if _slides(dw, stride, pads, dilation):
         weight_sums_3x3(
             address(x), *x.strides[:3], address(dy), *dy.strides[:3], N, OH, OW, C, chunks,
-            address(sums), room, zero_row(C), parts=_parts(dy),
+            address(sums), room, zero_row(C), parts=parts,
         )  # fmt: skip
     else:
         weight_sums(
             address(x), *x.strides[:3], *x.shape[1:3], address(dy), *dy.strides[:3], N, OH, OW, C,
-            chunks, address(sums), room, *_window(dw, stride, dilation, pads), parts=_parts(dy),
+            chunks, address(sums), room, *_window(dw, stride, dilation, pads), parts=parts,
         )  # fmt: skip
-    add_weight_sums(address(sums), chunks, taps, room, address(dw), C, parts=_parts(sums))
+    add_weight_sums(address(sums), chunks, taps, room, address(dw), C, parts=few_parts(sums.nbytes))

@@ -13,7 +13,7 @@ from .simd import (
     load_double,
     load_float,
     positive_part,
-    spread,
+    splat,
     store,
     store_double,
     store_float,
@@ -80,7 +80,7 @@ def copy_rows(part, parts, arguments):
 def clear(part, parts, arguments):
     """Zeros where the rows of y (N, H, W) of C numbers stand."""
     y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
-    zero = spread(np.float32(0))
+    zero = splat(np.float32(0))
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
         row = y + piece // H * yn + piece % H * yh
         for w in range(W):
@@ -97,7 +97,7 @@ def _scale(x, scale, y, n):
 def scale_rows(part, parts, arguments):
     """y = scale * x."""
     x, x_step, y, y_step, R, C, factor = unpack(arguments, "qqqqqqf")
-    scale = spread(factor)
+    scale = splat(factor)
     V = (C + LANES - 1) // LANES
     first, end = R * V * part // parts, R * V * (part + 1) // parts
     for r in range(first // V, (end + V - 1) // V):
@@ -129,7 +129,7 @@ def gate_rows(part, parts, arguments):
 def scaled_add_rows(part, parts, arguments):
     """y = a + scale * b."""
     a, a_step, b, b_step, y, y_step, R, C, factor = unpack(arguments, "qqqqqqqqf")
-    scale = spread(factor)
+    scale = splat(factor)
     V = (C + LANES - 1) // LANES
     first, end = R * V * part // parts, R * V * (part + 1) // parts
     for r in range(first // V, (end + V - 1) // V):
@@ -155,7 +155,7 @@ def chunk_sums(part, parts, arguments):
             stop = min(start + BLOCK, end)
             for c in range(0, C, LANES):
                 n = min(C - c, LANES)
-                s = spread(np.float32(0))
+                s = splat(np.float32(0))
                 for r in range(start, stop):
                     s = s + load(x + r * x_step + 4 * c, n)
                 add_doubles(target + 8 * c, s)

@@ -1,6 +1,6 @@
 """Rows times a matrix for float32: a 1x1 convolution over N images of one pixel, on the same tiles."""
 
-from .implicit_gemm import conv2d, conv2d_dw, conv2d_dx
+from .conv import conv2d, conv2d_dw, conv2d_dx
 
 ONE, NO_PADS = (1, 1), ((0, 0), (0, 0))
 
@@ -13,17 +13,17 @@ def _image(x):
 def linear(x, w, bias, out):
     """Without the bias's own pass; the same bits for any number of threads."""
     y = None if out is None else _image(out)
-    y = conv2d(_image(x), w[None, None], bias, ONE, NO_PADS, ONE, False, y)
+    y = conv2d(_image(x), w[None, None], bias, ONE, NO_PADS, ONE, 1, False, y)
     return y[:, 0, 0] if out is None else out
 
 
 def linear_dx(dy, w, add):
     """Added to `add` as the product is stored."""
     shape = (len(dy), 1, 1, w.shape[0])
-    dx = conv2d_dx(_image(dy), w[None, None], shape, ONE, NO_PADS, ONE, None if add is None else _image(add))
+    dx = conv2d_dx(_image(dy), w[None, None], shape, ONE, NO_PADS, ONE, 1, None if add is None else _image(add))
     return dx[:, 0, 0] if add is None else add
 
 
 def linear_dw(x, dy, dw):
     """Added to dw as the sums are joined."""
-    conv2d_dw(_image(x), _image(dy), dw[None, None], ONE, NO_PADS, ONE)
+    conv2d_dw(_image(x), _image(dy), dw[None, None], ONE, NO_PADS, ONE, 1)

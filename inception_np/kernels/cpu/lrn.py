@@ -10,7 +10,7 @@ import numpy as np
 from .machine import address, helper, kernel, row_step, rows, unpack
 from .record import empty, recorded
 from .rows import few_parts, in_rows
-from .simd import LANES, fma, give_back, load, root, spread, store, take_zeros
+from .simd import LANES, calloc, fma, free, load, splat, sqrt, store
 
 
 @helper
@@ -27,11 +27,11 @@ def _power(s, quarters):
     """s^(-quarters / 4)."""
     r = s
     if quarters == 3:
-        r = root(s)
-        r = r * root(r)
+        r = sqrt(s)
+        r = r * sqrt(r)
     if quarters == 2:
-        r = root(s)
-    return spread(np.float32(1)) / r
+        r = sqrt(s)
+    return splat(np.float32(1)) / r
 
 
 @kernel
@@ -39,8 +39,8 @@ def normalise(part, parts, arguments):
     """y = x * (k + alpha * window sum of x^2)^-beta."""
     x, x_step, y, y_step, count, C, size, quarters, alpha, k = unpack(arguments, "qqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
-    squares = take_zeros(4 * (room + 2 * half + LANES))
-    a, b = spread(alpha), spread(k)
+    squares = calloc(4 * (room + 2 * half + LANES))
+    a, b = splat(alpha), splat(k)
     for r in range(count * part // parts, count * (part + 1) // parts):
         source, target = x + r * x_step, y + r * y_step
         for c in range(0, C, LANES):
@@ -51,7 +51,7 @@ def normalise(part, parts, arguments):
             n = min(C - c, LANES)
             s = fma(_window(squares + 4 * c, size), a, b)
             store(target + 4 * c, load(source + 4 * c, n) * _power(s, quarters), n)
-    give_back(squares)
+    free(squares)
 
 
 @kernel
@@ -60,11 +60,11 @@ def gradient(part, parts, arguments):
     dy, dy_step, x, x_step, dx, dx_step, count, C, size, quarters, add, alpha, k = unpack(arguments, "qqqqqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
     width = room + 2 * half + LANES
-    squares = take_zeros(4 * (2 * width + room))
+    squares = calloc(4 * (2 * width + room))
     ratios = squares + 4 * width
     direct = ratios + 4 * width
-    a, b = spread(alpha), spread(k)
-    factor = spread(np.float32(-0.5) * alpha * np.float32(quarters))
+    a, b = splat(alpha), splat(k)
+    factor = splat(np.float32(-0.5) * alpha * np.float32(quarters))
     for r in range(count * part // parts, count * (part + 1) // parts):
         d_at, source, target = dy + r * dy_step, x + r * x_step, dx + r * dx_step
         for c in range(0, C, LANES):
@@ -84,7 +84,7 @@ def gradient(part, parts, arguments):
             if add:
                 v = v + load(target + 4 * c, n)
             store(target + 4 * c, v, n)
-    give_back(squares)
+    free(squares)
 
 
 # ---- shapes, in Python

@@ -9,9 +9,10 @@ panels of these widths, and what a tile takes in one step stands side by side:
 Both are filled up with zeros, so that no tile asks where its channels end before it writes.
 """
 
+from .llvm import WIDTH
 from .machine import helper
 from .register_tile import panel_size, weight_panel
-from .simd import LANES, ROWS, WIDTH, deal, load, load_int, move
+from .simd import LANES, ROWS, copy_register, load, load_int, scatter
 
 SPAN = 768  # steps at once: their panel of weights, and that much of a chunk of x, stay in the second-level cache
 FEW = 16  # rows
@@ -32,18 +33,18 @@ def _pack_panel(at, step, rows, left, target, n):
     """`rows` rows of a panel of n vectors, of which `left` numbers are there."""
     if n == 3:
         for _ in range(rows):
-            move(at, target, left)
-            move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
-            move(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
+            copy_register(at, target, left)
+            copy_register(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+            copy_register(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
             at, target = at + step, target + 12 * WIDTH
     elif n == 2:
         for _ in range(rows):
-            move(at, target, left)
-            move(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
+            copy_register(at, target, left)
+            copy_register(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
             at, target = at + step, target + 8 * WIDTH
     else:
         for _ in range(rows):
-            move(at, target, left)
+            copy_register(at, target, left)
             at, target = at + step, target + 4 * WIDTH
 
 
@@ -71,9 +72,9 @@ def pack_columns(table, count, begin, channels, columns, room):
     for i in range(count):
         at, target = load_int(table + 8 * i) + begin, columns + 4 * ROWS * i
         for c in range(0, 4 * whole, 4 * LANES):
-            deal(target + c * room, step, load(at + c, 16))
+            scatter(target + c * room, step, load(at + c, 16))
         if whole < channels:
-            deal(target + 4 * whole * room, step, load(at + 4 * whole, channels - whole))
+            scatter(target + 4 * whole * room, step, load(at + 4 * whole, channels - whole))
 
 
 @helper

@@ -2,12 +2,10 @@
 
 import numpy as np
 
-from ...heap import empty
-from ..pool import window_counts
-from .implicit_gemm import channels_last
+from ...backend import Array, Shape
+from ..window import Pads, Pair, window_counts
 from .machine import (
     address,
-    by_hand,
     constant_row,
     contiguous,
     helper,
@@ -17,35 +15,35 @@ from .machine import (
     unpack,
     zero_row,
 )
+from .record import empty, recorded
+from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import (
     LANES,
     fma,
-    larger,
-    largest,
     load,
     load_bytes,
     load_float,
-    spread,
-    spread_byte,
+    maximum,
+    splat,
+    splat_byte,
     store,
     store_bytes,
+    vmax,
     where_equal,
     winner,
 )
-
-SMALL = 1 << 16  # bytes that one thread does faster than two
 
 
 @helper
 def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
     """A vector of channels of one window, rows i0..i1 and columns j0..j1 of x; first_tap: the number of (i0, j0)."""
-    best = spread(np.float32(-np.inf))
-    who = spread_byte(first_tap)
+    best = splat(np.float32(-np.inf))
+    who = splat_byte(first_tap)
     for i in range(i1 - i0):
         for j in range(j1 - j0):
             v = load(x + i * xh + j * xw, n)
-            who = winner(v, best, spread_byte(first_tap + i * size_w + j), who)
-            best = largest(v, best)
+            who = winner(v, best, splat_byte(first_tap + i * size_w + j), who)
+            best = maximum(v, best)
     store(y, best, n)
     store_bytes(winners, who, n)
 
@@ -81,11 +79,11 @@ def _max_gradient(dy, dyh, dyw, winners, wh, ww, p_count, q_count, tap, tap_h, t
 
     tap: the pixel's number in the first of them; it falls by tap_h from one row of windows to the next, tap_w along.
     """
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for p in range(p_count):
         for q in range(q_count):
             who = load_bytes(winners + p * wh + q * ww, n)
-            here = spread_byte(tap - p * tap_h - q * tap_w)
+            here = splat_byte(tap - p * tap_h - q * tap_w)
             s = s + where_equal(who, here, load(dy + p * dyh + q * dyw, n))
     if add:
         s = s + load(dx, n)
@@ -127,10 +125,10 @@ def max_windows_gradient(part, parts, arguments):
 @helper
 def _column_max(x, xh, rows, exists, n):
     """The largest of the rows of one column, for a vector of channels; minus infinity for a column of padding."""
-    best = spread(np.float32(-np.inf))
+    best = splat(np.float32(-np.inf))
     if exists:
         for i in range(rows):
-            best = largest(load(x + i * xh, n), best)
+            best = maximum(load(x + i * xh, n), best)
     return best
 
 
@@ -156,7 +154,7 @@ def max_values(part, parts, arguments):
                 for q in range(OW):
                     w = q * stride_w - left + 2
                     last = _column_max(at + w * xw, xh, rows, w >= 0 and w < W, m)
-                    store(to + q * yw + 4 * c, largest(largest(a, b), last), m)
+                    store(to + q * yw + 4 * c, maximum(maximum(a, b), last), m)
                     a = b if stride_w == 1 else last
                     b = last
                     if stride_w == 2:
@@ -164,19 +162,19 @@ def max_values(part, parts, arguments):
             else:
                 for q in range(OW):
                     w = q * stride_w - left
-                    best = spread(np.float32(-np.inf))
+                    best = splat(np.float32(-np.inf))
                     for j in range(max(w, 0), min(w + size_w, W)):
-                        best = largest(_column_max(at + j * xw, xh, rows, True, m), best)
+                        best = maximum(_column_max(at + j * xw, xh, rows, True, m), best)
                     store(to + q * yw + 4 * c, best, m)
 
 
 @helper
 def _mean(x, xh, xw, rows, columns, share, y, bias, floor, n):
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for i in range(rows):
         for j in range(columns):
             s = s + load(x + i * xh + j * xw, n)
-    store(y, larger(load(floor, n), fma(s, share, load(bias, n))), n)
+    store(y, vmax(load(floor, n), fma(s, share, load(bias, n))), n)
 
 
 @kernel
@@ -198,7 +196,7 @@ def mean_windows(part, parts, arguments):
             w = q * stride_w - left
             j0, j1 = max(w, 0), min(w + size_w, W)
             one = np.float32(1)
-            share = spread(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
+            share = splat(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
             for c in range(0, 4 * whole, 4 * LANES):
                 _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, 16)
@@ -209,11 +207,11 @@ def mean_windows(part, parts, arguments):
 
 @helper
 def _mean_gradient(dy, dyh, dyw, p_count, q_count, tall, wide, dx, add, n):
-    s = spread(np.float32(0))
+    s = splat(np.float32(0))
     for p in range(p_count):
         for q in range(q_count):
             share = np.float32(1) / (load_float(tall + 4 * p) * load_float(wide + 4 * q))
-            s = fma(load(dy + p * dyh + q * dyw, n), spread(share), s)
+            s = fma(load(dy + p * dyh + q * dyw, n), splat(share), s)
     if add:
         s = s + load(dx, n)
     store(dx, s, n)
@@ -250,18 +248,18 @@ def plane_means(part, parts, arguments):
     for piece in range(N * V * part // parts, N * V * (part + 1) // parts):
         n, c = piece // V, piece % V * LANES
         left = min(C - c, LANES)
-        s = spread(np.float32(0))
+        s = splat(np.float32(0))
         for h in range(H):
             for w in range(W):
                 s = s + load(x + n * xn + h * xh + w * xw + 4 * c, left)
-        store(y + n * y_step + 4 * c, s * spread(share), left)
+        store(y + n * y_step + 4 * c, s * splat(share), left)
 
 
 @kernel
 def spread_means(part, parts, arguments):
     """dx: every pixel gets its image's dy (N, C) times `share`; or that is added to it."""
     dy, dy_step, dx, dxn, dxh, dxw, N, H, W, C, add, share = unpack(arguments, "qqqqqqqqqqqf")
-    factor = spread(share)
+    factor = splat(share)
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
         n = piece // H
         row = dx + n * dxn + piece % H * dxh
@@ -277,116 +275,115 @@ def spread_means(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def _parts(a):
-    return 1 if a.nbytes < SMALL else None
-
-
-def max_pool(x, size, stride, pads, out_hw, out):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("out", is_channels_last)
+def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None) -> tuple[Array, Array]:
+    """Each window is looked at once, for y and for the tap that won."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
-    if channels_last(y) is not y:
-        by_hand(y)
-        y[...], winners = max_pool(x, size, stride, pads, out_hw, None)
-        return y, winners
     winners = empty(y.shape, np.uint8)
     x = channels_last(x)
     max_windows(
         address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], address(winners),
-        *y.shape, *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+        *y.shape, *size, *stride, pads[0][0], pads[1][0], parts=few_parts(x.nbytes),
     )  # fmt: skip
     return y, winners
 
 
-def max_pool_dx(dy, winners, x_shape, size, stride, pads, add):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("add", is_channels_last)
+def max_pool_dx(
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None
+) -> Array:
+    """No zeros are written first: every pixel of dx looks up the windows it was in."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += max_pool_dx(dy, winners, x_shape, size, stride, pads, None)
-        return dx
     dy, winners = channels_last(dy), contiguous(winners)
     max_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
         *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(add is not None),
-        parts=_parts(dx),
+        parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
 
 
-def _counts(plane, out_hw, size, stride, pads, count_include_pad):
-    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
-    tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
-    return np.array(tall, np.float32), np.array(wide, np.float32)
-
-
-def avg_pool(x, size, stride, pads, out_hw, count_include_pad, out, bias=0, floor=0):
-    """../pool.py says what it computes. bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
+@recorded
+@in_rows("out", is_channels_last)
+def avg_pool(
+    x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, out: Array | None
+) -> Array:
+    """Each window is summed, divided and written in one go."""
     y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
-    if channels_last(y) is not y:
-        by_hand(y)
-        y[...] = avg_pool(x, size, stride, pads, out_hw, count_include_pad, None, bias, floor)
-        return y
-    x = channels_last(x)
-    C = x.shape[3]
-    tall, wide = _counts(x.shape[1:3], out_hw, size, stride, pads, count_include_pad)
-    mean_windows(
-        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
-        *stride, pads[0][0], pads[1][0], address(tall), address(wide), bias or zero_row(C),
-        floor or constant_row(-np.inf, C), parts=_parts(x),
-    )  # fmt: skip
+    average(x, size, stride, pads, count_include_pad, y)
     return y
 
 
-def avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, add):
-    """../pool.py says what it computes."""
+def average(
+    x: Array, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, y: Array, bias: int = 0, floor: int = 0
+) -> None:
+    """avg_pool to y, channels last; bias, floor: addresses of vectors for `mean_windows`, 0 for none."""
+    x, C = channels_last(x), x.shape[3]
+    tall, wide = _counts(x.shape[1:3], y.shape[1:3], size, stride, pads, count_include_pad)
+    mean_windows(
+        address(x), *x.strides[:3], *x.shape[1:3], address(y), *y.strides[:3], *y.shape, *size,
+        *stride, pads[0][0], pads[1][0], address(tall), address(wide), bias or zero_row(C),
+        floor or constant_row(-np.inf, C), parts=few_parts(x.nbytes),
+    )  # fmt: skip
+
+
+@recorded
+@in_rows("add", is_channels_last)
+def avg_pool_dx(
+    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, add: Array | None
+) -> Array:
+    """As max_pool_dx: every pixel of dx looks up the windows it was in."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += avg_pool_dx(dy, x_shape, size, stride, pads, count_include_pad, None)
-        return dx
     dy = channels_last(dy)
     tall, wide = _counts(x_shape[1:3], dy.shape[1:3], size, stride, pads, count_include_pad)
     mean_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(dx), *dx.strides[:3], *dx.shape,
         *size, *stride, pads[0][0], pads[1][0], address(tall), address(wide), int(add is not None),
-        parts=_parts(dx),
+        parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
 
 
-def max_pool_values(x, size, stride, pads, out):
+def _counts(
+    plane: Pair, out_hw: Pair, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
+    tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
+    return np.array(tall, np.float32), np.array(wide, np.float32)
+
+
+def max_pool_values(x: Array, size: Pair, stride: Pair, pads: Pads, out: Array) -> None:
     """y of max_pool, into `out`, an array in rows; for inference, where nobody asks who won."""
     x = channels_last(x)
     max_values(
         address(x), *x.strides[:3], *x.shape[1:3], address(out), *out.strides[:3], *out.shape,
-        *size, *stride, pads[0][0], pads[1][0], parts=_parts(x),
+        *size, *stride, pads[0][0], pads[1][0], parts=few_parts(x.nbytes),
     )  # fmt: skip
 
 
-def global_avg_pool(x, out):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("out")
+def global_avg_pool(x: Array, out: Array | None) -> Array:
+    """Images and vectors of channels are shared out; each sum is one chain."""
     N, H, W, C = x.shape
-    y = np.empty((N, C), np.float32) if out is None else out
-    if not is_rows(y):
-        by_hand(y)
-        y[...] = global_avg_pool(x, None)
-        return y
+    y = empty((N, C), np.float32) if out is None else out
     x = channels_last(x)
-    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=_parts(x))
+    parts = few_parts(x.nbytes)
+    plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=parts)
     return y
 
 
-def global_avg_pool_dx(dy, x_shape, add):
-    """../pool.py says what it computes."""
+@recorded
+@in_rows("add", is_channels_last)
+def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None) -> Array:
+    """Product and sum in one pass, with no array for dy / (H W)."""
     dx = empty(x_shape, np.float32) if add is None else add
-    if channels_last(dx) is not dx:
-        by_hand(dx)
-        dx += global_avg_pool_dx(dy, x_shape, None)
-        return dx
     N, H, W, C = x_shape
     dy = dy if is_rows(dy) else contiguous(dy)
     spread_means(
         address(dy), row_step(dy), address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
-        1 / (H * W), parts=_parts(dx),
+        1 / (H * W), parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx

@@ -83,23 +83,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .machine import helper
-from .simd import (
+from .llvm import (
     FLOAT,
     HAS_MASKS,
     I64,
     REGISTER,
-    ROWS,
     WIDTH,
-    fetch_to_write,
-    load_int,
-    load_lanes,
-    multiply_add,
+    emit_fma,
+    emit_load,
+    emit_prefetch,
+    emit_splat,
+    emit_store,
     pointer_to,
-    prefetch,
-    splat,
-    store_lanes,
 )
+from .machine import helper
+from .simd import ROWS, fetch_to_write, load_int
 
 # The tiles by their vectors: how many rows they have. 32 registers, or 16.
 OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
@@ -139,7 +137,7 @@ class Tile:
             if valid is None:
                 row.append(self.b.load(pointer_to(self.b, there, REGISTER), align=4))
             else:
-                row.append(load_lanes(self.b, there, self.at(valid, -WIDTH * n), REGISTER))
+                row.append(emit_load(self.b, there, self.at(valid, -WIDTH * n), REGISTER))
         return row
 
     def store(self, sums, places, valid=None):
@@ -149,14 +147,14 @@ class Tile:
                 if valid is None:
                     self.b.store(sums[m][n], pointer_to(self.b, there, REGISTER), align=4)
                 else:
-                    store_lanes(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))
+                    emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))
 
     def outer_product(self, column, row, sums):
         """sums + column x row; column: the addresses of its numbers."""
         grown = []
         for m in range(self.rows):
-            spread = splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), REGISTER)
-            grown.append([multiply_add(self.b, spread, row[n], sums[m][n]) for n in range(self.vectors)])
+            x = emit_splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), REGISTER)
+            grown.append([emit_fma(self.b, x, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
 
     def add_products(self, sums, count, begin, step, row, column, coming=None):
@@ -184,7 +182,7 @@ class Tile:
         b.cbranch(b.icmp_signed("<", begin, whole), turn, rest)
         here = state(turn)
         if coming is not None:
-            prefetch(b, coming(here[0]), 0, 2)
+            emit_prefetch(b, coming(here[0]), 0, 2)
         after = products(TURN, *here)
         b.cbranch(b.icmp_signed("<", after[0], whole), turn, rest)
         left = state(rest)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .machine import by_hand, is_rows
+from .machine import by_hand, contiguous, is_rows
 
 F = TypeVar("F", bound=Callable[..., Any])
 SMALL = 1 << 16  # bytes that one thread does faster than two
@@ -45,3 +45,14 @@ def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callab
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def is_channels_last(a: np.ndarray) -> bool:
+    """Are the channels neighbours, and does no stride run backwards? Such arrays windows can slide over."""
+    strides = a.strides
+    return min(strides) >= 0 and (a.shape[-1] == 1 or strides[-1] == 4) and not any([s % 4 for s in strides])
+
+
+def channels_last(a: np.ndarray) -> np.ndarray:
+    """a, or a copy of it whose channels are neighbours."""
+    return a if is_channels_last(a) else contiguous(a)

@@ -17,44 +17,36 @@ the part is written in pieces of 8, 4, 2 and 1. Where the number is the constant
 """
 
 import operator
-import sys
-from typing import Any
 
 import numba
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from .llvm import (
+    FLOAT,
+    HAS_MASKS,
+    I8,
+    I32,
+    I64,
+    REGISTER,
+    WIDTH,
+    WINDOWS,
+    emit_fma,
+    emit_load,
+    emit_prefetch,
+    emit_splat,
+    emit_store,
+    pointer_to,
+)
+
 LANES = 16
 
-FLOAT, I1, I8, I32, I64 = ir.FloatType(), ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(I8, LANES)
-MASK = ir.VectorType(I1, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
-
-
-config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
-
-
-def host_features() -> set[str]:
-    """The instruction sets Numba compiles for: of this machine, or as NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
-    if config.CPU_NAME is None:
-        listed = get_host_cpu_features()
-        return {f[1:] for f in listed.split(",") if f.startswith("+")}
-    listed = config.CPU_FEATURES or ""
-    return {f[1:] for f in listed.split(",") if f.startswith("+")}
-
-
-FEATURES = host_features()
-WINDOWS = sys.platform == "win32"
-IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
-HAS_FMA = "fma" in FEATURES or not IS_X86
-HAS_MASKS = "avx512f" in FEATURES
-WIDTH = 16 if HAS_MASKS else 8 if "avx" in FEATURES else 4  # float32 in a register
 
 
 class VectorType(types.Type):
@@ -82,132 +74,6 @@ class BytesModel(models.PrimitiveModel):
         super().__init__(manager, kind, BYTES)
 
 
-# ---- LLVM, put together by hand
-
-
-def splat(builder, scalar, kind):
-    """A vector with the same number in every lane."""
-    undefined = ir.Constant(kind, ir.Undefined)
-    one = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    everywhere = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
-    return builder.shuffle_vector(one, undefined, everywhere)
-
-
-def multiply_add(builder, a, b, c):
-    """a * b + c in one instruction where the machine has it, and in two where it would be a call into libm."""
-    name = f"llvm.fma.v{a.type.count}f32" if HAS_FMA else f"llvm.fmuladd.v{a.type.count}f32"
-    function = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
-
-
-def lanes_below(builder, count, lanes=LANES):
-    """The mask of the first `count` lanes (count an i64, which may be below zero or above `lanes`)."""
-    kind = ir.VectorType(I32, lanes)
-    return builder.icmp_signed(
-        "<", ir.Constant(kind, list(range(lanes))), splat(builder, builder.trunc(count, I32), kind)
-    )
-
-
-def _intrinsic_of(kind, name):
-    """The name of an LLVM intrinsic for a vector type."""
-    return f"llvm.{name}.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
-
-
-def _align(kind):
-    return 4 if kind.element == FLOAT else 1
-
-
-def _masked_load(builder, pointer, count, kind):
-    mask = lanes_below(builder, count, kind.count)
-    function = ir.FunctionType(kind, [kind.as_pointer(), I32, mask.type, kind])
-    load = cgutils.get_or_insert_function(builder.module, function, _intrinsic_of(kind, "masked.load"))
-    return builder.call(load, [pointer, ir.Constant(I32, _align(kind)), mask, ir.Constant(kind, None)])
-
-
-def _masked_store(builder, value, pointer, count):
-    kind = value.type
-    mask = lanes_below(builder, count, kind.count)
-    function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, mask.type])
-    store = cgutils.get_or_insert_function(builder.module, function, _intrinsic_of(kind, "masked.store"))
-    builder.call(store, [value, pointer, ir.Constant(I32, _align(kind)), mask])
-
-
-def _pieces(builder, kind, name, write):
-    """A function (place, slot, count) that copies the first `count` lanes, fewer than all, between memory and `slot`.
-
-    It does so in pieces of halved size, those that are bits of the count; before each stand the lanes of larger ones.
-    """
-    function = builder.module.globals.get(name)
-    if function is not None:
-        return function
-    function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), name)
-    function.linkage = "linkonce_odr"
-    function.attributes.add("noinline")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    place, slot, count = function.args
-    with b.if_then(b.icmp_signed(">", count, ir.Constant(I64, 0))):
-        size = kind.count // 2
-        while size:
-            piece = ir.VectorType(kind.element, size)
-            with b.if_then(b.icmp_signed("!=", b.and_(count, ir.Constant(I64, size)), ir.Constant(I64, 0))):
-                done = b.mul(b.and_(count, ir.Constant(I64, -2 * size)), ir.Constant(I64, _align(kind)))
-                there, here = (pointer_to(b, b.add(base, done), piece) for base in (place, slot))
-                source, target = (here, there) if write else (there, here)
-                b.store(b.load(source, align=_align(kind)), target, align=_align(kind))
-            size //= 2
-    b.ret_void()
-    return function
-
-
-def _name(kind, what):
-    return f"inception_np_{what}_{kind.count}_{'floats' if kind.element == FLOAT else 'bytes'}"
-
-
-def load_lanes(builder, place, count, kind):
-    """A vector of which the first `count` lanes are in memory; zeros for the others."""
-    pointer = pointer_to(builder, place, kind)
-    if HAS_MASKS:
-        return _masked_load(builder, pointer, count, kind)
-    with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, kind.count))) as (whole, part):
-        with whole:
-            all_lanes, from_whole = builder.load(pointer, align=_align(kind)), builder.block
-        with part:
-            if WIDTH > 4 and kind.element == FLOAT:
-                some_lanes = _masked_load(builder, pointer, count, kind)
-            else:
-                slot = cgutils.alloca_once(builder, kind)
-                builder.store(ir.Constant(kind, None), slot)
-                copy = _pieces(builder, kind, _name(kind, "load"), write=False)
-                builder.call(copy, [place, builder.ptrtoint(slot, I64), count])
-                some_lanes = builder.load(slot)
-            from_part = builder.block
-    found = builder.phi(kind)
-    found.add_incoming(all_lanes, from_whole)
-    found.add_incoming(some_lanes, from_part)
-    return found
-
-
-def store_lanes(builder, value, place, count):
-    """Write the first `count` lanes of a vector."""
-    kind = value.type
-    pointer = pointer_to(builder, place, kind)
-    if HAS_MASKS:
-        _masked_store(builder, value, pointer, count)
-        return
-    with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, kind.count))) as (whole, part):
-        with whole:
-            builder.store(value, pointer, align=_align(kind))
-        with part:
-            slot = cgutils.alloca_once(builder, kind)
-            builder.store(value, slot)
-            copy = _pieces(builder, kind, _name(kind, "store"), write=True)
-            builder.call(copy, [place, builder.ptrtoint(slot, I64), count])
-
-
-def pointer_to(builder, place, kind):
-    return builder.inttoptr(place, kind.as_pointer())
-
-
 def operation(name, generate, result, *parameters):
     """A Numba function of these parameters whose body is `generate(builder, *values)`."""
 
@@ -226,26 +92,17 @@ def operation(name, generate, result, *parameters):
 
 # ---- memory
 
-load = operation("load", lambda b, p, n: load_lanes(b, p, n, VECTOR), vector, types.int64, types.int64)
-store = operation("store", lambda b, p, v, n: store_lanes(b, v, p, n), types.void, types.int64, vector, types.int64)
-load_bytes = operation("load_bytes", lambda b, p, n: load_lanes(b, p, n, BYTES), bytes16, types.int64, types.int64)
+load = operation("load", lambda b, p, n: emit_load(b, p, n, VECTOR), vector, types.int64, types.int64)
+store = operation("store", lambda b, p, v, n: emit_store(b, v, p, n), types.void, types.int64, vector, types.int64)
+load_bytes = operation("load_bytes", lambda b, p, n: emit_load(b, p, n, BYTES), bytes16, types.int64, types.int64)
 store_bytes = operation(
-    "store_bytes", lambda b, p, v, n: store_lanes(b, v, p, n), types.void, types.int64, bytes16, types.int64
+    "store_bytes", lambda b, p, v, n: emit_store(b, v, p, n), types.void, types.int64, bytes16, types.int64
 )
 
 
-def prefetch(builder, place, write, level):
-    """Have the cache line at an address on its way to the first (3) or second (2) cache; no address is wrong."""
-    kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    data = 1
-    hints = [ir.Constant(I32, value) for value in (write, level, data)]
-    builder.call(function, [pointer_to(builder, place, I8), *hints])
-
-
 # fetch: to the second-level cache, to be read or written some time later. fetch_to_write: to the first, to be changed.
-fetch = operation("fetch", lambda b, p: prefetch(b, p, 0, 2), types.void, types.int64)
-fetch_to_write = operation("fetch_to_write", lambda b, p: prefetch(b, p, 1, 3), types.void, types.int64)
+fetch = operation("fetch", lambda b, p: emit_prefetch(b, p, 0, 2), types.void, types.int64)
+fetch_to_write = operation("fetch_to_write", lambda b, p: emit_prefetch(b, p, 1, 3), types.void, types.int64)
 
 
 def _scalar_load(kind):
@@ -271,8 +128,8 @@ store_double = operation("store_double", _scalar_store(ir.DoubleType()), types.v
 # Not NumPy arrays: Numba drops an array after its last mention, and an address taken of it does not count as one.
 
 
-def _take(b, size):
-    """Memory of `size` bytes, a multiple of 64 and aligned so, until give_back."""
+def _malloc(b, size):
+    """Memory of `size` bytes, a multiple of 64 and aligned so, until `free`."""
     name = "_aligned_malloc" if WINDOWS else "aligned_alloc"
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(I64, [I64, I64]), name)
     whole = b.and_(b.add(size, ir.Constant(I64, 63)), ir.Constant(I64, -64))
@@ -280,28 +137,28 @@ def _take(b, size):
     return b.call(function, [whole, line] if WINDOWS else [line, whole])
 
 
-def _give_back(b, place):
+def _free(b, place):
     name = "_aligned_free" if WINDOWS else "free"
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64]), name)
     b.call(function, [place])
 
 
-take = operation("take", _take, types.int64, types.int64)
-give_back = operation("give_back", _give_back, types.void, types.int64)
+malloc = operation("malloc", _malloc, types.int64, types.int64)
+free = operation("free", _free, types.void, types.int64)
 
 # ---- numbers
 
-spread = operation("spread", lambda b, x: splat(b, x, VECTOR), vector, types.float32)
-spread_byte = operation("spread_byte", lambda b, i: splat(b, b.trunc(i, I8), BYTES), bytes16, types.int64)
-fma = operation("fma", multiply_add, vector, vector, vector, vector)
+splat = operation("splat", lambda b, x: emit_splat(b, x, VECTOR), vector, types.float32)
+splat_byte = operation("splat_byte", lambda b, i: emit_splat(b, b.trunc(i, I8), BYTES), bytes16, types.int64)
+fma = operation("fma", emit_fma, vector, vector, vector, vector)
 
 
-def _root(b, x):
+def _sqrt(b, x):
     function = ir.FunctionType(VECTOR, [VECTOR])
     return b.call(cgutils.get_or_insert_function(b.module, function, "llvm.sqrt.v16f32"), [x])
 
 
-root = operation("root", _root, vector, vector)
+sqrt = operation("sqrt", _sqrt, vector, vector)
 
 
 def _add_doubles(b, p, x):
@@ -314,7 +171,7 @@ def _add_doubles(b, p, x):
 add_doubles = operation("add_doubles", _add_doubles, types.void, types.int64, vector)
 
 
-def _larger(b, x, y):
+def _vmax(b, x, y):
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
@@ -331,8 +188,8 @@ def _beats(b, x, y):
     return b.and_(b.fcmp_unordered(">", x, y), b.fcmp_ordered("ord", y, y))
 
 
-larger = operation("larger", _larger, vector, vector, vector)  # y where either is NaN
-largest = operation("largest", lambda b, x, y: b.select(_beats(b, x, y), x, y), vector, vector, vector)  # NaN stays
+vmax = operation("vmax", _vmax, vector, vector, vector)  # y where either is NaN, as x86's
+maximum = operation("maximum", lambda b, x, y: b.select(_beats(b, x, y), x, y), vector, vector, vector)  # NaN stays
 positive_part = operation("positive_part", _positive_part, vector, vector)  # ReLU; NaN stays
 where_positive = operation("where_positive", _where_positive, vector, vector, vector)
 winner = operation(  # i where x beats y, else j
@@ -354,7 +211,7 @@ where_equal = operation(  # x where i == j, else 0
 )
 
 
-def _total(b, x):
+def _reduce_sum(b, x):
     """The sum over the lanes, in halves: always the same order."""
     width = LANES
     while width > 1:
@@ -365,10 +222,10 @@ def _total(b, x):
     return b.extract_element(x, ir.Constant(I32, 0))
 
 
-total = operation("total", _total, types.float32, vector)
+reduce_sum = operation("reduce_sum", _reduce_sum, types.float32, vector)
 
 
-def _peak(b, x):
+def _reduce_max(b, x):
     """The largest of the lanes."""
     width = LANES
     while width > 1:
@@ -380,23 +237,20 @@ def _peak(b, x):
     return b.extract_element(x, ir.Constant(I32, 0))
 
 
-peak = operation("peak", _peak, types.float32, vector)
+reduce_max = operation("reduce_max", _reduce_max, types.float32, vector)
 
 
-REGISTER = ir.VectorType(FLOAT, WIDTH)
-
-
-def _move(b, source, target, count):
+def _copy_register(b, source, target, count):
     """Copy WIDTH numbers, zeros in place of those beyond `count`."""
-    b.store(load_lanes(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=4)
+    b.store(emit_load(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=4)
 
 
-move = operation("move", _move, types.void, types.int64, types.int64, types.int64)
+copy_register = operation("copy_register", _copy_register, types.void, types.int64, types.int64, types.int64)
 
 ROWS = 8 if HAS_MASKS else 4  # numbers of a column of a tile of dw that lie side by side
 
 
-def _deal(b, target, step, x):
+def _scatter(b, target, step, x):
     """Write the lanes by ROWS, each lot `step` bytes after the one before."""
     kind = ir.VectorType(FLOAT, ROWS)
     for first in range(0, LANES, ROWS):
@@ -405,7 +259,7 @@ def _deal(b, target, step, x):
         target = b.add(target, step)
 
 
-deal = operation("deal", _deal, types.void, types.int64, types.int64, vector)
+scatter = operation("scatter", _scatter, types.void, types.int64, types.int64, vector)
 
 
 def _transpose(b, source, source_step, target, target_step, rows, columns):
@@ -420,7 +274,7 @@ def _transpose(b, source, source_step, target, target_step, rows, columns):
         there = b.icmp_signed("<", step, rows)
         # A row that is not there has no lanes; its address is never used.
         lanes = b.select(there, columns, ir.Constant(I64, 0))
-        block.append(load_lanes(b, b.add(source, b.mul(step, source_step)), lanes, REGISTER))
+        block.append(emit_load(b, b.add(source, b.mul(step, source_step)), lanes, REGISTER))
     distance = WIDTH // 2
     while distance:
         for i in range(WIDTH):
@@ -452,25 +306,25 @@ def _window_rows(b, target, base, down, across, offset, dh, dw, height, width, z
     """
     kind = ir.VectorType(I64, PIXELS)
     read = lambda place: b.load(pointer_to(b, place, kind), align=8)  # noqa: E731
-    spread_int = lambda value: splat(b, value, kind)  # noqa: E731
-    row, column = b.add(read(down), spread_int(dh)), b.add(read(across), spread_int(dw))
+    splat_int = lambda value: emit_splat(b, value, kind)  # noqa: E731
+    row, column = b.add(read(down), splat_int(dh)), b.add(read(across), splat_int(dw))
     inside = b.and_(
-        b.icmp_unsigned("<", row, spread_int(height)),  # below zero is a very large unsigned number
-        b.icmp_unsigned("<", column, spread_int(width)),
+        b.icmp_unsigned("<", row, splat_int(height)),  # below zero is a very large unsigned number
+        b.icmp_unsigned("<", column, splat_int(width)),
     )
-    there = b.add(read(base), spread_int(offset))
-    b.store(b.select(inside, there, spread_int(zeros)), pointer_to(b, target, kind), align=8)
+    there = b.add(read(base), splat_int(offset))
+    b.store(b.select(inside, there, splat_int(zeros)), pointer_to(b, target, kind), align=8)
 
 
 window_rows = operation("window_rows", _window_rows, types.void, *[types.int64] * 10)
 
 
 @numba.njit(error_model="numpy", boundscheck=False)
-def take_zeros(size):
-    """`take`, filled with zeros."""
-    place = take(size)
+def calloc(size):
+    """`malloc`, filled with zeros."""
+    place = malloc(size)
     for i in range(0, size, 64):
-        store(place + i, spread(0.0), 16)
+        store(place + i, splat(0.0), 16)
     return place
 
 

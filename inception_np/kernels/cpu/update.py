@@ -3,7 +3,7 @@
 import numpy as np
 
 from .machine import address, helper, kernel, unpack
-from .simd import LANES, fma, load, root, spread, store
+from .simd import LANES, fma, load, splat, sqrt, store
 
 
 @helper
@@ -15,14 +15,14 @@ def _sgd(data, grad, velocity, rate, momentum, decay, nesterov, n):
         store(velocity, v, n)
         g = fma(v, momentum, g) if nesterov else v
     store(data, fma(g, rate, p), n)
-    store(grad, spread(np.float32(0)), n)
+    store(grad, splat(np.float32(0)), n)
 
 
 @kernel
 def sgd(part, parts, arguments):
     """The velocity's address may be 0: no momentum. rate is minus the learning rate."""
     data, grad, velocity, size, nesterov, rate, momentum, decay = unpack(arguments, "qqqqqfff")
-    r, m, d = spread(rate), spread(momentum), spread(decay)
+    r, m, d = splat(rate), splat(momentum), splat(decay)
     V = (size + LANES - 1) // LANES
     first, end = V * part // parts, V * (part + 1) // parts
     for i in range(64 * first, 64 * min(end, size // LANES), 64):
@@ -39,11 +39,11 @@ def _rmsprop(data, grad, square, velocity, rate, keep, rest, momentum, eps, deca
     p = load(data, n)
     g = fma(p, decay, load(grad, n))
     s = fma(g * g, rest, load(square, n) * keep)
-    v = fma(load(velocity, n), momentum, rate * g / root(s + eps))
+    v = fma(load(velocity, n), momentum, rate * g / sqrt(s + eps))
     store(square, s, n)
     store(velocity, v, n)
     store(data, p - v, n)
-    store(grad, spread(np.float32(0)), n)
+    store(grad, splat(np.float32(0)), n)
 
 
 @kernel
@@ -51,7 +51,7 @@ def rmsprop(part, parts, arguments):
     """rest is 1 - keep, as the caller's double arithmetic has it."""
     data, grad, square, velocity, size, rate, keep, rest, momentum, eps, decay = unpack(arguments, "qqqqqffffff")
     r, k, o, m, e, d = (
-        spread(rate), spread(keep), spread(rest), spread(momentum), spread(eps), spread(decay)
+        splat(rate), splat(keep), splat(rest), splat(momentum), splat(eps), splat(decay)
     )  # fmt: skip
     V = (size + LANES - 1) // LANES
     first, end = V * part // parts, V * (part + 1) // parts

@@ -44,36 +44,18 @@ Winograd 1980, "Arithmetic Complexity of Computations"; Lavin & Gray 2016, "Fast
 Networks", arXiv:1509.09308, section 4.1.
 """
 
+from collections import namedtuple
+
 import numpy as np
 
-from ...threads import num_threads
-from .elementwise import cleared
-from .machine import address, constant_row, helper, kernel, unpack, zero_row
+from .llvm import WIDTH
+from .machine import helper, kernel, unpack
 from .panels import add_products, pack_columns, pack_rows, spans
-from .record import empty
 from .register_tile import GROUP, output_panel, panel_size
-from .simd import (
-    HAS_MASKS,
-    LANES,
-    WIDTH,
-    give_back,
-    larger,
-    load,
-    load_int,
-    spread,
-    store,
-    store_int,
-    take,
-    take_zeros,
-)
+from .simd import LANES, calloc, free, load, load_int, malloc, splat, store, store_int, vmax
 
 PLACES = 16  # of a 4x4 patch
 BLOCK = 3 * LANES  # channels of products transformed at once
-BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
-MOST = 4 * GROUP  # patches at once
-LONGEST, RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
-LEAST_CHANNELS, LEAST_PATCHES = 32, 60  # below these the transforms outweigh the products saved
-LEAST_FOR_GRADIENT = 48  # channels
 
 
 @helper
@@ -87,7 +69,7 @@ def _filter_row(g0, g1, g2, half):
 def transform_filters(part, parts, arguments):
     """Packed w, panels of [9][depth][width] -> G g G': 16 packed matrices, `room` numbers apart."""
     packed, filters, depth, channels, room = unpack(arguments, "qqqqq")
-    half = spread(np.float32(0.5))
+    half = splat(np.float32(0.5))
     vectors = (channels + WIDTH - 1) // WIDTH
     v = 0
     while v < vectors:
@@ -171,7 +153,7 @@ def _load_places(source, step, n):
 def _put(y, v, bias, floor, adds, n):
     if adds:
         v = v + load(y, n)
-    store(y, larger(load(floor, n), v + load(bias, n)), n)
+    store(y, vmax(load(floor, n), v + load(bias, n)), n)
 
 
 @helper
@@ -196,68 +178,101 @@ def _transform_products(products, step, y, yh, yw, rows, columns, bias, floor, a
             _put(y + yh + yw, y11, bias, floor, adds, n)
 
 
+# The words of `convolve` and of `filter_gradients`. Arrays and vectors are addresses, strides are bytes.
+#
+# room: numbers from one of the 16 packed matrices in `filters` to the next. adds: 1 to add to what y holds. zeros,
+# nothing: rows of zeros and of minus infinity. chunk: patches at once, at most. Range r of the patches has its sums at
+# sums + r * range_step.
+Convolution = namedtuple(
+    "Convolution",
+    "x xn xh xw H W top left depth filters room channels y yn yh yw N OH OW adds bias floor zeros nothing chunk",
+)
+FilterGradients = namedtuple(
+    "FilterGradients",
+    "x xn xh xw H W top left inputs dy dn dh dw N OH OW outputs sums ranges range_step zeros chunk",
+)
+CONVOLUTION, FILTER_GRADIENTS = "q" * len(Convolution._fields), "q" * len(FilterGradients._fields)
+
+
+@helper
+def _place_patch(places, s, patch):
+    """The addresses of a patch's 16 pixels, and of zeros in place of those beyond the plane, to `places`."""
+    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
+    n, rest = patch // (high * wide), patch % (high * wide)
+    h, w = rest // wide * 2 - s.top, rest % wide * 2 - s.left
+    at = s.x + n * s.xn + h * s.xh + w * s.xw
+    for p in range(4):
+        for q in range(4):
+            inside = h + p >= 0 and h + p < s.H and w + q >= 0 and w + q < s.W
+            store_int(places + 8 * (4 * p + q), at + p * s.xh + q * s.xw if inside else s.zeros)
+
+
 @kernel
 def convolve(part, parts, arguments):
     """y = max(floor, bias + x * w), or that added to y. Shared out: patches, in rows of 2x2 outputs."""
-    (
-        x, xn, xh, xw, H, W, top, left, depth, filters, room, channels,
-        y, yn, yh, yw, N, OH, OW, adds, bias, floor, zeros, nothing, chunk,
-    ) = unpack(arguments, "q" * 25)  # fmt: skip
-    high, wide = (OH + 1) // 2, (OW + 1) // 2
-    patches = N * high * wide
+    s = Convolution(*unpack(arguments, CONVOLUTION))
+    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
+    patches = s.N * high * wide
     first, end = patches * part // parts, patches * (part + 1) // parts
     if first >= end:
         return
-    row = (
-        depth + LANES - 1
-    ) // LANES * LANES + LANES  # numbers; no power of two, whose rows would collide in the cache
-    V, M = take(4 * PLACES * chunk * row), take(4 * PLACES * chunk * BLOCK)
-    table, outputs, places = take(8 * PLACES * chunk), take(8 * PLACES * chunk), take(8 * PLACES)
+    chunk = s.chunk
+    # numbers of a row; no power of two, whose rows would collide in the cache
+    row = (s.depth + LANES - 1) // LANES * LANES + LANES
+    V, M = malloc(4 * PLACES * chunk * row), malloc(4 * PLACES * chunk * BLOCK)
+    table, outputs, places = malloc(8 * PLACES * chunk), malloc(8 * PLACES * chunk), malloc(8 * PLACES)
     for i in range(PLACES * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
         store_int(outputs + 8 * i, M + 4 * BLOCK * i)
-    vectors = (channels + WIDTH - 1) // WIDTH
-    _, span = spans(1, depth)
+    vectors = (s.channels + WIDTH - 1) // WIDTH
     for start in range(first, end, chunk):
         count = min(chunk, end - start)
         for i in range(count):
-            n, rest = (start + i) // (high * wide), (start + i) % (high * wide)
-            h, w = rest // wide * 2 - top, rest % wide * 2 - left
-            at = x + n * xn + h * xh + w * xw
-            for p in range(4):
-                for q in range(4):
-                    inside = h + p >= 0 and h + p < H and w + q >= 0 and w + q < W
-                    store_int(places + 8 * (4 * p + q), at + p * xh + q * xw if inside else zeros)
-            _transform_patch(places, depth, V + 4 * row * i, 4 * row * chunk)
+            _place_patch(places, s, start + i)
+            _transform_patch(places, s.depth, V + 4 * row * i, 4 * row * chunk)
         v = 0
         while v < vectors:
             block = v  # as many panels as fit BLOCK
             while v < vectors and (v - block + panel_size(vectors - v)) * WIDTH <= BLOCK:
                 n = panel_size(vectors - v)
-                column, valid = 4 * WIDTH * (v - block), channels - v * WIDTH
-                for k in range(PLACES):
-                    for c in range(0, depth, span):
-                        weights = filters + 4 * (k * room + WIDTH * (v * depth + n * c))
-                        deep = min(depth - c, span)
-                        for i in range(0, count, GROUP):
-                            at, to = table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
-                            rows = min(count - i, GROUP)
-                            output_panel(
-                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), zeros, nothing, at
-                            )
+                _multiply_places(s, n, v, table, outputs, 4 * WIDTH * (v - block), count)
                 v += n
-            valid, offset = min(channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
+            valid = min(s.channels - block * WIDTH, (v - block) * WIDTH)
             for i in range(count):
-                m, rest = (start + i) // (high * wide), (start + i) % (high * wide)
-                h, w = rest // wide * 2, rest % wide * 2
-                at = y + m * yn + h * yh + w * yw + offset
-                for c in range(0, valid, LANES):
-                    _transform_products(
-                        M + 4 * (BLOCK * i + c), 4 * BLOCK * chunk, at + 4 * c, yh, yw, OH - h, OW - w,
-                        bias + offset + 4 * c, floor + offset + 4 * c, adds, min(valid - c, LANES),
-                    )  # fmt: skip
+                _store_outputs(s, start + i, M + 4 * BLOCK * i, 4 * WIDTH * block, valid)
     for place in (V, M, table, outputs, places):
-        give_back(place)
+        free(place)
+
+
+@helper
+def _multiply_places(s, n, v, table, outputs, column, count):
+    """The products of the 16 places for one panel, n vectors from v on, for `count` patches: M = V * filters."""
+    _, span = spans(1, s.depth)
+    valid = s.channels - v * WIDTH
+    for k in range(PLACES):
+        for c in range(0, s.depth, span):
+            weights = s.filters + 4 * (k * s.room + WIDTH * (v * s.depth + n * c))
+            deep = min(s.depth - c, span)
+            for i in range(0, count, GROUP):
+                at, to = table + 8 * (k * s.chunk + i), outputs + 8 * (k * s.chunk + i)
+                rows = min(count - i, GROUP)
+                output_panel(
+                    n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), s.zeros, s.nothing, at
+                )
+
+
+@helper
+def _store_outputs(s, patch, products, offset, valid):
+    """A' m A of one patch, for `valid` channels that begin `offset` bytes after the first, to y."""
+    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
+    n, rest = patch // (high * wide), patch % (high * wide)
+    h, w = rest // wide * 2, rest % wide * 2
+    at = s.y + n * s.yn + h * s.yh + w * s.yw + offset
+    for c in range(0, valid, LANES):
+        _transform_products(
+            products + 4 * c, 4 * BLOCK * s.chunk, at + 4 * c, s.yh, s.yw, s.OH - h, s.OW - w,
+            s.bias + offset + 4 * c, s.floor + offset + 4 * c, s.adds, min(valid - c, LANES),
+        )  # fmt: skip
 
 
 # ---- the gradient to the filters
@@ -303,63 +318,61 @@ def _output_line(i, a, b):
         return a + b
     if i == 2:
         return a - b
-    return spread(np.float32(0)) - b
+    return splat(np.float32(0)) - b
+
+
+@helper
+def _transform_line(s, places, patch, line, V, v_step, Z, z_step):
+    """Row `line` of the places of B' d B and of A dy A', of one patch, to V and Z."""
+    _place_patch(places, s, patch)
+    for c in range(0, s.inputs, LANES):
+        m = min(s.inputs - c, LANES)
+        a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
+        e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
+        _store_part(V + 4 * c, v_step, m, *_patch_row(a, b, e, f))
+    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
+    n, rest = patch // (high * wide), patch % (high * wide)
+    h, w = rest // wide * 2, rest % wide * 2
+    d00 = s.dy + n * s.dn + h * s.dh + w * s.dw
+    d01 = d00 + s.dw if w + 1 < s.OW else s.zeros
+    d10 = d00 + s.dh if h + 1 < s.OH else s.zeros
+    d11 = d00 + s.dh + s.dw if h + 1 < s.OH and w + 1 < s.OW else s.zeros
+    for c in range(0, s.outputs, LANES):
+        m = min(s.outputs - c, LANES)
+        a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
+        b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
+        none = splat(np.float32(0))
+        _store_part(Z + 4 * c, z_step, m, a, a + b, a - b, none - b)
 
 
 @kernel
 def filter_gradients(part, parts, arguments):
-    """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places).
-
-    Range r adds to sums of its own, at sums + r * range_step.
-    """
-    (
-        x, xn, xh, xw, H, W, top, left, inputs, dy, dn, dh, dw, N, OH, OW, outputs,
-        sums, ranges, range_step, zeros, chunk,
-    ) = unpack(arguments, "q" * 22)  # fmt: skip
-    high, wide = (OH + 1) // 2, (OW + 1) // 2
-    patches = N * high * wide
+    """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places)."""
+    s = FilterGradients(*unpack(arguments, FILTER_GRADIENTS))
+    chunk, inputs, outputs = s.chunk, s.inputs, s.outputs
+    patches = s.N * ((s.OH + 1) // 2) * ((s.OW + 1) // 2)
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
-    V, Z = take(16 * chunk * row), take(16 * chunk * width)
-    columns, rows = take(4 * chunk * row), take(4 * chunk * width)
-    table, places, nowhere = take(32 * chunk), take(8 * PLACES), take_zeros(12 * WIDTH)
+    V, Z = malloc(16 * chunk * row), malloc(16 * chunk * width)
+    columns, rows = malloc(4 * chunk * row), malloc(4 * chunk * width)
+    table, places, nowhere = malloc(32 * chunk), malloc(8 * PLACES), calloc(12 * WIDTH)
     for i in range(4 * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
-    for piece in range(4 * ranges * part // parts, 4 * ranges * (part + 1) // parts):
+    for piece in range(4 * s.ranges * part // parts, 4 * s.ranges * (part + 1) // parts):
         r, line = piece // 4, piece % 4
-        target = sums + r * range_step + 16 * line * inputs * outputs
-        begin, stop = patches * r // ranges, patches * (r + 1) // ranges
+        target = s.sums + r * s.range_step + 16 * line * inputs * outputs
+        begin, stop = patches * r // s.ranges, patches * (r + 1) // s.ranges
         for start in range(begin, stop, chunk):
             count = min(chunk, stop - start)
             for i in range(count):
-                n, rest = (start + i) // (high * wide), (start + i) % (high * wide)
-                h, w = rest // wide * 2, rest % wide * 2
-                at = x + n * xn + (h - top) * xh + (w - left) * xw
-                for p in range(4):
-                    for q in range(4):
-                        inside = h - top + p >= 0 and h - top + p < H and w - left + q >= 0 and w - left + q < W
-                        store_int(places + 8 * (4 * p + q), at + p * xh + q * xw if inside else zeros)
-                for c in range(0, inputs, LANES):
-                    m = min(inputs - c, LANES)
-                    a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
-                    e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
-                    _store_part(V + 4 * (row * i + c), 4 * row * chunk, m, *_patch_row(a, b, e, f))
-                d00 = dy + n * dn + h * dh + w * dw
-                d01 = d00 + dw if w + 1 < OW else zeros
-                d10 = d00 + dh if h + 1 < OH else zeros
-                d11 = d00 + dh + dw if h + 1 < OH and w + 1 < OW else zeros
-                for c in range(0, outputs, LANES):
-                    m = min(outputs - c, LANES)
-                    a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
-                    b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
-                    none = spread(np.float32(0))
-                    _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
+                at, to = V + 4 * row * i, Z + 4 * width * i
+                _transform_line(s, places, start + i, line, at, 4 * row * chunk, to, 4 * width * chunk)
             for k in range(4):
                 pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
                 pack_rows(Z + 4 * width * k * chunk, 4 * width, count, outputs, rows, 0, chunk)
                 to = target + 4 * k * inputs * outputs
                 add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, nowhere)
     for place in (V, Z, columns, rows, table, places, nowhere):
-        give_back(place)
+        free(place)
 
 
 @helper
@@ -384,7 +397,7 @@ def _load_sums(sums, step, ranges, range_step, n):
 def add_filter_gradients(part, parts, arguments):
     """dw [9][size] += G' m G, m the sums of all ranges [16][size]."""
     sums, ranges, range_step, dw, size = unpack(arguments, "qqqqq")
-    half = spread(np.float32(0.5))
+    half = splat(np.float32(0.5))
     V = (size + LANES - 1) // LANES
     for i in range(V * part // parts, V * (part + 1) // parts):
         n, at, step = min(size - i * LANES, LANES), sums + 64 * i, 4 * size
@@ -406,66 +419,3 @@ def _add_three(dw, step, n, a, b, c):
     store(dw, load(dw, n) + a, n)
     store(dw + step, load(dw + step, n) + b, n)
     store(dw + 2 * step, load(dw + 2 * step, n) + c, n)
-
-
-# ---- shapes, in Python
-
-
-def pays(kernel_hw, stride, dilation, pads, depth, channels, shape) -> bool:
-    """Is a convolution of this geometry, with y of this shape, faster so? (Padding of at most 2 on every side.)"""
-    if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
-        return False
-    patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)
-    used = shape[0] * shape[1] * shape[2] / (4 * patches)  # of the outputs: odd sides waste some
-    return min(depth, channels) >= LEAST_CHANNELS and patches >= LEAST_PATCHES and used > 0.7
-
-
-def filters_of(packed, depth, channels):
-    """The 16 packed matrices of filters, from the nine of packed weights."""
-    room = depth * -(-channels // WIDTH) * WIDTH
-    filters = empty((PLACES * room,), np.float32)
-    transform_filters(address(packed), address(filters), depth, channels, room)
-    return filters
-
-
-def convolution(x, filters, depth, channels, pads, y, *, adds=False, bias=0, floor=0):
-    """Run (or record) `convolve`: y (N, OH, OW, channels) from x and filters. bias, floor: addresses, 0 for none."""
-    patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
-    chunk = max(GROUP, min(MOST, BUDGET // (4 * PLACES * (depth + LANES)) // GROUP * GROUP))
-    threads = num_threads()
-    parts = 1 if threads == 1 else max(threads, min(patches // GROUP, 4 * threads) // threads * threads)
-    convolve(
-        address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], depth, address(filters),
-        filters.size // PLACES, channels, address(y), *y.strides[:3], *y.shape[:3], int(adds),
-        bias or zero_row(channels), floor or constant_row(-np.inf, channels), zero_row(max(depth, channels)),
-        constant_row(-np.inf, channels), chunk, parts=parts,
-    )  # fmt: skip
-
-
-def product(x, packed, depth, channels, pads, y, *, adds=False, bias=0, floor=0):
-    """`convolution` with packed weights."""
-    convolution(x, filters_of(packed, depth, channels), depth, channels, pads, y, adds=adds, bias=bias, floor=floor)
-
-
-def pays_for_gradient(kernel_hw, stride, dilation, pads, inputs, outputs, shape) -> bool:
-    """The same for the gradient to the filters, whose transforms are dearer: each row of places makes its own."""
-    wide = min(inputs, outputs) >= LEAST_FOR_GRADIENT
-    return wide and pays(kernel_hw, stride, dilation, pads, inputs, outputs, shape)
-
-
-def add_gradient(x, dy, dw, pads):
-    """dw (3, 3, inputs, outputs), contiguous, += the gradient to the filters."""
-    N, OH, OW, outputs = dy.shape
-    inputs = x.shape[3]
-    patches = N * -(-OH // 2) * -(-OW // 2)
-    chunk = max(GROUP, min(LONGEST, BUDGET // (16 * (inputs + outputs)) // GROUP * GROUP))
-    ranges = max(1, min(RANGES, patches // LONGEST))
-    step = -(-PLACES * inputs * outputs * 4 // 64) * 64
-    sums = cleared((ranges * step // 4,))
-    threads = num_threads()
-    filter_gradients(
-        address(x), *x.strides[:3], *x.shape[1:3], pads[0][0], pads[1][0], inputs, address(dy),
-        *dy.strides[:3], N, OH, OW, outputs, address(sums), ranges, step,
-        zero_row(max(inputs, outputs)), chunk, parts=1 if threads == 1 else 4 * ranges,
-    )  # fmt: skip
-    add_filter_gradients(address(sums), ranges, step, address(dw), inputs * outputs)

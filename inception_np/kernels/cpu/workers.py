@@ -29,7 +29,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .simd import I32, I64, IS_X86, operation
+from .llvm import I32, I64, IS_X86
+from .simd import operation
 
 # Where things stand in the shared state, in int64; a cache line apart, for each is written by others.
 TICKET, DONE, JOB, SLEEP, OWNER, WORDS = 0, 8, 16, 24, 32, 40

@@ -1,0 +1,384 @@
+"""The convolution and its two gradients for float32: shapes worked out, weights packed, and the kernels called.
+
+A convolution is done directly (implicit_gemm.py), or by Winograd's way (winograd.py), which needs fewer products: 3x3
+windows of stride 1, where it pays, in all three directions.
+
+The weights are packed anew in every call, into memory from the heap: it costs one pass over them, they are warm in the
+cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
+once.)
+"""
+
+from functools import cache
+
+import numpy as np
+
+from ...backend import Array, Shape
+from ...threads import num_threads
+from ..window import Pads, Pair, out_size
+from .batchnorm import moments, reciprocal_deviation
+from .elementwise import clear, cleared
+from .implicit_gemm import (
+    BAND,
+    PIXEL_BLOCK,
+    Gradient,
+    Product,
+    add_ranges,
+    multiply,
+    multiply_transposed,
+    pack,
+    pack_transposed,
+    pad_rows,
+)
+from .llvm import HAS_MASKS, WIDTH
+from .machine import address, constant_row, contiguous, is_rows, row_step, zero_row
+from .record import empty, recorded
+from .register_tile import GROUP
+from .rows import channels_last, few_parts, in_rows, is_channels_last
+from .simd import LANES
+from .winograd import (
+    PLACES,
+    Convolution,
+    FilterGradients,
+    add_filter_gradients,
+    convolve,
+    filter_gradients,
+    transform_filters,
+)
+
+FEW_CHANNELS = 8  # below this, a window's columns become one tap
+LITTLE = 1e5  # multiply-adds: a microsecond, less than waking a thread takes
+
+CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
+TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
+RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixels of each at least, bytes of all sums
+
+BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
+PATCHES = 4 * GROUP  # at once
+DW_PATCHES, DW_RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
+LEAST_CHANNELS, LEAST_PATCHES = 32, 60  # below these the transforms outweigh the products saved
+LEAST_FOR_GRADIENT = 48  # channels
+
+
+@recorded
+@in_rows("out", is_channels_last)
+def conv2d(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    groups: int,
+    relu: bool,
+    out: Array | None,
+) -> Array:
+    """No columns are copied, as im2col would: tiles of y are made in registers, from the rows of x where they stand."""
+    shape = (x.shape[0], *out_size(x.shape[1:3], w.shape[:2], stride, pads, dilation), w.shape[3])
+    check("conv2d: x", x.shape, (*x.shape[:3], w.shape[2]))
+    check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
+    check("conv2d: out", shape if out is None else out.shape, shape)
+    y = empty(shape, np.float32) if out is None else out
+    x, offsets, depth = windows(channels_last(x), w.shape[:2], pads, dilation)
+    packed = packed_weights(contiguous(w), len(offsets) * depth)
+    bias = None if bias is None else contiguous(bias)
+    start, floor = 0 if bias is None else address(bias), zero_row(w.shape[3]) if relu else 0
+    if winograd_pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape):
+        filters = winograd_filters(packed, depth, w.shape[3])
+        convolve_by_winograd(x, filters, depth, w.shape[3], pads, y, bias=start, floor=floor)
+    else:
+        convolve_directly(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
+    return y
+
+
+@recorded
+def conv2d_moments(
+    x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """One program for both."""
+    y = conv2d(x, w, None, stride, pads, dilation, groups, False, None)
+    mean, var = moments(y)
+    return y, mean, var, reciprocal_deviation(var, eps)
+
+
+@recorded
+@in_rows("add", is_channels_last)
+def conv2d_dx(
+    dy: Array,
+    w: Array,
+    x_shape: Shape,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    groups: int,
+    add: Array | None,
+) -> Array:
+    """A convolution of dy for each phase of the stride; no product with an inserted zero is ever made."""
+    out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)
+    check("conv2d_dx: dy", dy.shape, (x_shape[0], *out_hw, w.shape[3]))
+    check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
+    check("conv2d_dx: add", x_shape if add is None else add.shape, x_shape)
+    dx, adds = empty(x_shape, np.float32) if add is None else add, add is not None
+    dy, w = channels_last(dy), contiguous(w)
+    inputs, outputs = w.shape[2:]
+    if winograd_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):
+        turned = np.arange(8, -1, -1)  # the taps of the filter turned by 180 degrees
+        packed = packed_transposed(w, turned)
+        opposite = ((2 - pads[0][0], 2 - pads[0][1]), (2 - pads[1][0], 2 - pads[1][1]))
+        filters = winograd_filters(packed, outputs, inputs)
+        convolve_by_winograd(dy, filters, outputs, inputs, opposite, dx, adds=adds)
+        return dx
+    for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
+        target = dx[:, a :: stride[0], b :: stride[1]]
+        if target.size == 0:
+            continue
+        if len(taps):
+            convolve_directly(dy, (1, 1), offsets, outputs, packed_transposed(w, taps), inputs, target, adds=adds)
+        elif not adds:
+            clear(address(target), *target.strides[:3], *target.shape)
+    return dx
+
+
+@recorded
+@in_rows("dw", lambda dw: dw.flags.c_contiguous)
+def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int) -> None:
+    """Pixels in ranges, whose number depends on the shapes alone: the same bits for any number of threads."""
+    out_hw = out_size(x.shape[1:3], dw.shape[:2], stride, pads, dilation)
+    check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
+    check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
+    x = channels_last(x)
+    if winograd_pays_for_dw(dw.shape[:2], stride, dilation, pads, *dw.shape[2:], dy.shape):
+        add_dw_by_winograd(x, channels_last(dy), dw, pads)
+        return
+    dy = dy if is_rows(dy) else contiguous(dy)
+    x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
+    pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
+    ranges = max(1, min(RANGES, SUMS // dw.nbytes, pixels // LONG))
+    sums, step = dw, 0
+    if ranges > 1:
+        step = -(-dw.nbytes // 64) * 64
+        sums = cleared((ranges * step // 4,))
+    pieces = ranges * len(offsets) * -(-inputs // BAND)
+    parts = min(pieces, (4 if ranges == RANGES else 2) * num_threads())  # each copies dy for itself
+    words = Gradient(
+        x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
+        stride_h=stride[0], stride_w=stride[1], offsets=address(offsets), taps=len(offsets), inputs=inputs,
+        dy=address(dy), dy_step=row_step(dy), N=dy.shape[0], OH=dy.shape[1], OW=dy.shape[2], outputs=dy.shape[3],
+        dw=address(sums), ranges=ranges, range_step=step, zeros=zero_row(inputs),
+    )  # fmt: skip
+    multiply_transposed(*words, parts=1 if pixels * dw.size < LITTLE else parts)
+    if ranges > 1:
+        add_ranges(address(sums), ranges, step, address(dw), dw.size, parts=few_parts(sums.nbytes))
+
+
+def check(name: str, got: Shape, wanted: Shape) -> None:
+    """Raise ValueError for a shape that would send a kernel beyond an array."""
+    if tuple(got) != tuple(wanted):
+        raise ValueError(f"{name}: got shape {tuple(got)}, wanted {tuple(wanted)}")
+
+
+# ---- the factors: weights in panels, the taps of a window
+
+
+def packed_weights(w: Array, steps: int) -> Array:
+    """w (..., channels), contiguous, as `steps` rows, packed: in the order in which tiles read it."""
+    channels = w.shape[-1]
+    packed = empty((packed_size(steps, channels),), np.float32)
+    pack(address(w), address(packed), steps, channels, parts=few_parts(w.nbytes))
+    return packed
+
+
+def packed_transposed(w: Array, taps: np.ndarray) -> Array:
+    """These taps of w (kh, kw, inputs, outputs), contiguous, transposed to (taps, outputs, inputs) and packed."""
+    inputs, outputs = w.shape[2:]
+    packed = empty((packed_size(len(taps) * outputs, inputs),), np.float32)
+    parts = few_parts(packed.nbytes)
+    pack_transposed(address(w), address(packed), address(taps), len(taps), inputs, outputs, parts=parts)
+    return packed
+
+
+def packed_size(steps: int, channels: int) -> int:
+    """How many float32 the packed form of (steps, channels) has."""
+    return steps * -(-channels // WIDTH) * WIDTH
+
+
+def windows(x: Array, kernel_hw: Pair, pads: Pads, dilation: Pair) -> tuple[Array, np.ndarray, int]:
+    """(x, the offsets of the taps, how many numbers each tap reads).
+
+    Where the channels are few (an image has three), a tap's step is too short to be worth a row of the table; but the
+    columns of a window are neighbours in memory, so kw taps of C channels are one tap of kw C channels, in a padded x.
+    """
+    if x.shape[3] < FEW_CHANNELS and kernel_hw[1] > 1 and dilation[1] == 1:
+        offsets = tap_offsets((kernel_hw[0], 1), ((0, 0), (0, 0)), dilation)
+        return padded(x, pads), offsets, kernel_hw[1] * x.shape[3]
+    return x, tap_offsets(kernel_hw, pads, dilation), x.shape[3]
+
+
+def padded(x: Array, pads: Pads) -> Array:
+    """x (N, H, W, C) with zeros around, contiguous; x itself where it is that already."""
+    (top, bottom), (left, right) = pads
+    N, H, W, C = x.shape
+    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == 4 * C):
+        return x
+    x = x if is_rows(x) and row_step(x) == 4 * C else contiguous(x)
+    height, width = H + top + bottom, W + left + right
+    y = empty((N, height, width, C), np.float32)
+    pad_rows(address(x), x.strides[0], x.strides[1], H, W * C, address(y), top, left * C, height, width * C, N)
+    return y
+
+
+@cache
+def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
+    """(kh kw, 2): row and column of every tap relative to the window's anchor, the pixel times the stride."""
+    i, j = np.divmod(np.arange(kernel_hw[0] * kernel_hw[1]), kernel_hw[1])
+    taps = [i * dilation[0] - pads[0][0], j * dilation[1] - pads[1][0]]
+    return np.stack(taps, 1).astype(np.int64)
+
+
+@cache
+def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+    """For each phase (a, b) of dx: the offsets (taps, 2) of the pixels of dy that it sees, and which taps those are.
+
+    Pixel h = stride * q + a of dx is seen by output pixel p at tap i where p * stride + i * dilation - top = h. So
+    a + top - i * dilation must be a multiple of the stride, and p = q + that multiple.
+    """
+
+    def axis(k: int, s: int, before: int, d: int) -> list[list[tuple[int, int]]]:
+        return [[((a + before - i * d) // s, i) for i in range(k) if (a + before - i * d) % s == 0] for a in range(s)]
+
+    rows = axis(kernel_hw[0], stride[0], pads[0][0], dilation[0])
+    columns = axis(kernel_hw[1], stride[1], pads[1][0], dilation[1])
+    found = []
+    for a, down in enumerate(rows):
+        for b, across in enumerate(columns):
+            taps = [(p, q, i * kernel_hw[1] + j) for p, i in down for q, j in across]
+            offsets = np.array([t[:2] for t in taps], np.int64).reshape(-1, 2)
+            found.append((a, b, offsets, np.array([t[2] for t in taps], np.int64)))
+    return found
+
+
+# ---- the direct way
+
+
+def convolve_directly(
+    x: Array,
+    stride: Pair,
+    offsets: np.ndarray,
+    depth: int,
+    packed: Array,
+    channels: int,
+    y: Array,
+    *,
+    adds: bool = False,
+    bias: int = 0,
+    floor: int = 0,
+) -> None:
+    """y (N, OH, OW, channels) = max(floor, bias + x * packed weights), or that added to what y holds.
+
+    bias, floor: addresses of vectors; 0 for none.
+    """
+    taps = len(offsets)
+    pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    parts, across = share(pixels, channels, 1.0 * pixels * taps * depth * channels)
+    nothing = constant_row(-np.inf, channels)
+    words = Product(
+        x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
+        stride_h=stride[0], stride_w=stride[1], offsets=address(offsets), taps=taps, depth=depth,
+        weights=address(packed), channels=channels,
+        y=address(y), yn=y.strides[0], yh=y.strides[1], yw=y.strides[2], N=y.shape[0], OH=y.shape[1], OW=y.shape[2],
+        zeros=zero_row(max(depth, channels)), adds=int(adds), bias=bias or zero_row(channels), floor=floor or nothing,
+        nothing=nothing, across=across, chunk=max(GROUP, min(CHUNK, TABLE // (8 * taps) // GROUP * GROUP)),
+    )  # fmt: skip
+    multiply(*words, parts=parts)
+
+
+def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
+    """(parts, across): how many parts, and how many of them side by side over the channels.
+
+    A few parts for each thread, so that a thread that is held up loses little, but none below CHUNK pixels while
+    pixels are many; where they are few, the blocks of channels are divided too.
+    """
+    threads = num_threads()
+    if threads == 1 or work < LITTLE:
+        return 1, 1
+    down = min(-(-pixels // CHUNK), 4 * threads)
+    if down >= threads:
+        return down // threads * threads, 1
+    panels = -(-channels // (3 * WIDTH))
+    across = min(-(-2 * threads // down), panels)
+    return down * across, across
+
+
+# ---- Winograd's way
+
+
+def winograd_pays(
+    kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, depth: int, channels: int, shape: Shape
+) -> bool:
+    """Is a convolution of this geometry, with y of this shape, faster so? (Padding of at most 2 on every side.)"""
+    if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
+        return False
+    patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)
+    used = shape[0] * shape[1] * shape[2] / (4 * patches)  # of the outputs: odd sides waste some
+    return min(depth, channels) >= LEAST_CHANNELS and patches >= LEAST_PATCHES and used > 0.7
+
+
+def winograd_pays_for_dw(
+    kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, inputs: int, outputs: int, shape: Shape
+) -> bool:
+    """The same for the gradient to the filters, whose transforms are dearer: each row of places makes its own."""
+    wide = min(inputs, outputs) >= LEAST_FOR_GRADIENT
+    return wide and winograd_pays(kernel_hw, stride, dilation, pads, inputs, outputs, shape)
+
+
+def winograd_filters(packed: Array, depth: int, channels: int) -> Array:
+    """The 16 packed matrices of filters, from the nine of packed weights."""
+    room = packed_size(depth, channels)
+    filters = empty((PLACES * room,), np.float32)
+    transform_filters(address(packed), address(filters), depth, channels, room)
+    return filters
+
+
+def convolve_by_winograd(
+    x: Array,
+    filters: Array,
+    depth: int,
+    channels: int,
+    pads: Pads,
+    y: Array,
+    *,
+    adds: bool = False,
+    bias: int = 0,
+    floor: int = 0,
+) -> None:
+    """convolve_directly's y for a 3x3 window of stride 1, from filters that were transformed."""
+    patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
+    threads = num_threads()
+    nothing = constant_row(-np.inf, channels)
+    words = Convolution(
+        x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
+        top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=filters.size // PLACES,
+        channels=channels,
+        y=address(y), yn=y.strides[0], yh=y.strides[1], yw=y.strides[2], N=y.shape[0], OH=y.shape[1], OW=y.shape[2],
+        adds=int(adds), bias=bias or zero_row(channels), floor=floor or nothing,
+        zeros=zero_row(max(depth, channels)), nothing=nothing,
+        chunk=max(GROUP, min(PATCHES, BUDGET // (4 * PLACES * (depth + LANES)) // GROUP * GROUP)),
+    )  # fmt: skip
+    convolve(*words, parts=1 if threads == 1 else max(threads, min(patches // GROUP, 4 * threads) // threads * threads))
+
+
+def add_dw_by_winograd(x: Array, dy: Array, dw: Array, pads: Pads) -> None:
+    """dw (3, 3, inputs, outputs), contiguous, += the gradient to the filters."""
+    N, OH, OW, outputs = dy.shape
+    inputs = x.shape[3]
+    ranges = max(1, min(DW_RANGES, N * -(-OH // 2) * -(-OW // 2) // DW_PATCHES))
+    step = -(-PLACES * inputs * outputs * 4 // 64) * 64
+    sums = cleared((ranges * step // 4,))
+    words = FilterGradients(
+        x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
+        top=pads[0][0], left=pads[1][0], inputs=inputs,
+        dy=address(dy), dn=dy.strides[0], dh=dy.strides[1], dw=dy.strides[2], N=N, OH=OH, OW=OW, outputs=outputs,
+        sums=address(sums), ranges=ranges, range_step=step, zeros=zero_row(max(inputs, outputs)),
+        chunk=max(GROUP, min(DW_PATCHES, BUDGET // (16 * (inputs + outputs)) // GROUP * GROUP)),
+    )  # fmt: skip
+    filter_gradients(*words, parts=1 if num_threads() == 1 else 4 * ranges)
+    add_filter_gradients(address(sums), ranges, step, address(dw), inputs * outputs)
