@@ -56,7 +56,7 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
         raise TypeError(f"{who}: got {got}, wanted an array of {dtype}, as y is")
     if tuple(dy.shape) != tuple(shape):
         raise ValueError(f"{who}: got dy of shape {tuple(dy.shape)}, wanted y's {tuple(shape)}")
-    return follow(dy, dtype)
+    return dy if dy.dtype == dtype else follow(dy, dtype)
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .machine import address, helper, kernel, row_step, rows, unpack
-from .record import empty
+from .record import empty, recorded
 from .rows import few_parts, in_rows
 from .simd import (
     LANES,
@@ -191,6 +191,7 @@ def cleared(shape):
     return a
 
 
+@recorded
 @in_rows("out")
 def relu(x, out):
     """One pass on all threads, sixteen numbers at a time, and no mask beside it."""
@@ -200,6 +201,7 @@ def relu(x, out):
     return y
 
 
+@recorded
 @in_rows("out")
 def copy(x, out):
     """All threads copy."""
@@ -209,6 +211,7 @@ def copy(x, out):
     return out
 
 
+@recorded
 @in_rows("add")
 def relu_dx(dy, y, add):
     """Mask and sum in one pass, on all threads."""
@@ -226,6 +229,7 @@ def add(into, dx):
     return scaled_add(into, dx, 1.0, into)
 
 
+@recorded
 @in_rows("out")
 def scaled_add(a, b, scale, out):
     """Product and sum in one pass, on all threads, with no array for scale * b."""
@@ -238,6 +242,7 @@ def scaled_add(a, b, scale, out):
     return y
 
 
+@recorded
 @in_rows("out")
 def scaled(x, scale, out):
     """All threads multiply."""
@@ -247,6 +252,7 @@ def scaled(x, scale, out):
     return y
 
 
+@recorded
 @in_rows("into")
 def sum_rows(dy, into):
     """Sums of 256 rows in float32, and of these in double, on all threads: the same bits for any number of them."""
@@ -254,6 +260,6 @@ def sum_rows(dy, into):
     C = dy.shape[-1]
     R = dy.size // C
     room, chunks = -(-C // LANES) * LANES, min(CHUNKS, -(-R // BLOCK))
-    sums = np.empty((chunks, room))
+    sums = empty((chunks, room), np.float64)
     chunk_sums(at, step, R, C, chunks, address(sums), room, parts=few_parts(dy.nbytes))
     add_chunks(address(sums), chunks, room, address(into), C, parts=1)

@@ -7,8 +7,8 @@ s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with n
 
 import numpy as np
 
-from ...heap import empty
 from .machine import address, helper, kernel, row_step, rows, unpack
+from .record import empty, recorded
 from .rows import few_parts, in_rows
 from .simd import LANES, calloc, fma, free, load, splat, sqrt, store
 
@@ -90,6 +90,7 @@ def gradient(part, parts, arguments):
 # ---- shapes, in Python
 
 
+@recorded
 @in_rows("out")
 def lrn(x, size, alpha, beta, k, out):
     """A pixel at a time, so that neither squares nor sums are stored, and square roots for the power."""
@@ -103,6 +104,7 @@ def lrn(x, size, alpha, beta, k, out):
     return y
 
 
+@recorded
 @in_rows("add")
 def lrn_dx(dy, x, size, alpha, beta, k, add):
     """As `lrn`."""
