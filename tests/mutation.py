@@ -20,6 +20,7 @@ import ast
 import contextlib
 import copy
 import importlib
+import inspect
 import signal
 import sys
 import time
@@ -89,11 +90,14 @@ TARGETS = {
     ),
     "kernels/window.py": (("taps", "pad_images"), WINDOWED),
     "kernels/batchnorm.py": (
-        ("_plain_grad", "batch_norm_grad", "batch_norm_backward", "moments"),
+        ("batch_norm_grad", "batch_norm_backward", "moments", "statistics", "move_averages"),
         ("BatchNorm", "ConvBNReLU"),
     ),
-    "kernels/lrn.py": (("channel_window_sum", "_plain_dx", "lrn_dx"), ("LRN",)),
-    "kernels/elementwise.py": (("relu_dx", "scaled_add", "sum_rows"), ("ReLU", "ConvReLU", "Conv2D", "networks")),
+    "kernels/lrn.py": (("channel_window_sum", "lrn_dx"), ("LRN",)),
+    "kernels/elementwise.py": (
+        ("relu_dx", "scaled_add", "sum_rows", "add", "copy", "add_to", "copy_to"),
+        ("ReLU", "ConvReLU", "Conv2D", "networks"),
+    ),
     "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),
     "kernels/loss.py": (("softmax_cross_entropy",), ("loss",)),
     "layers/activation.py": (
@@ -101,12 +105,12 @@ TARGETS = {
         ("ReLU", "ELU", "Dropout"),
     ),
     "layers/batchnorm.py": (
-        ("BatchNorm.statistics", "BatchNorm.backward", "BatchNorm.gradient"),
+        ("BatchNorm.forward", "BatchNorm.backward", "BatchNorm.averages", "BatchNorm.learned"),
         ("BatchNorm", "ConvBNReLU"),
     ),
     "layers/conv.py": (
         ("Conv2D.backward", "Conv2D._geometry", "ConvReLU.output", "ConvReLU.backward"),
-        ("Conv2D", "ConvReLU"),
+        ("Conv2D", "ConvReLU", "PatchWhitening"),
     ),
     "layers/conv_bn_relu.py": (("ConvBNReLU.output", "ConvBNReLU.forward", "ConvBNReLU.backward"), ("ConvBNReLU",)),
     "layers/depthwise.py": (("DepthwiseConv2D.backward",), ("DepthwiseConv2D", "SeparableConv2D")),
@@ -123,7 +127,6 @@ TARGETS = {
         ),
         ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "adaptive"),
     ),
-    "layers/whitening.py": (("PatchWhitening.backward",), ("PatchWhitening",)),
     "compose.py": (
         ("Sequential.backward", "Concat._output", "Concat.backward", "Residual.backward"),
         ("networks", "SeparableConv2D", "user"),
@@ -150,7 +153,7 @@ class Mutant:
         found = importlib.import_module("inception_np." + self.file[:-3].replace("/", "."))
         for part in self.function.split("."):
             found = getattr(found, part) if not isinstance(found, type) else found.__dict__[part]
-        return found.fget if isinstance(found, property) else found
+        return inspect.unwrap(found.fget if isinstance(found, property) else found)
 
 
 SWAPPED = {"top": "bottom", "left": "right", "h": "w", "kh": "kw", "stride": "dilation", "body_cache": "cut_cache"}
@@ -323,7 +326,13 @@ def inside(function):
     def visit(node):
         if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("check_dy", "once", "check_x", "check_floating"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "check_dy",
+            "once",
+            "check_x",
+            "check_floating",
+            "check_weights",
+        ):
             return
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not list(visit(node.value)):
             return

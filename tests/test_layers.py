@@ -825,8 +825,9 @@ def around(how):
     return lambda right: lambda *args, **kwargs: how(right, *args, **kwargs)
 
 
-def odd_pixel_first(right, *args):
-    return tuple(pads[::-1] for pads in right(*args))
+def odd_pixel_first(right, *args, **kwargs):
+    pads, out_hw = right(*args, **kwargs)
+    return tuple(ends[::-1] for ends in pads), out_hw
 
 
 def last_of_equals(right, x, *args, **kwargs):
@@ -859,15 +860,15 @@ AT = "inception_np.layers."
 SHAPE = (2, 5, 4, 2)
 SAME = "pad='same', stride=(2, 1)"
 REPLACED = [
-    (test_conv2d_is_the_definition, f"Conv2D(2, 3, (3, 2), {SAME})", AT + "conv.pads_for", odd_pixel_first),
+    (test_conv2d_is_the_definition, f"Conv2D(2, 3, (3, 2), {SAME})", AT + "conv.sliding", odd_pixel_first),
     (
         test_depthwise_conv2d_is_the_definition,
         f"DepthwiseConv2D(2, (3, 2), {SAME})",
-        AT + "depthwise.pads_for",
+        AT + "depthwise.sliding",
         odd_pixel_first,
     ),
-    (test_max_pool_is_the_definition, f"MaxPool2D((3, 2), {SAME})", AT + "pool.pads_for", odd_pixel_first),
-    (test_avg_pool_is_the_definition, f"AvgPool2D((3, 2), {SAME})", AT + "pool.pads_for", odd_pixel_first),
+    (test_max_pool_is_the_definition, f"MaxPool2D((3, 2), {SAME})", AT + "pool.sliding", odd_pixel_first),
+    (test_avg_pool_is_the_definition, f"AvgPool2D((3, 2), {SAME})", AT + "pool.sliding", odd_pixel_first),
     (
         test_max_pool_is_the_definition,
         "MaxPool2D(2, ceil=True)",

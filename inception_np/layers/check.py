@@ -1,11 +1,12 @@
 """What a layer asks of its arrays before it computes."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..backend import Array, Shape
-from ..kernels.window import ImageTooSmall, Pads, Pair, out_size
+from ..kernels.window import ImageTooSmall, Pads, Pair, out_size, pads_for
 from ..layer import follow, kind_of_class
 
 
@@ -55,12 +56,15 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
         raise TypeError(f"{who}: got {got}, wanted an array of {dtype}, as y is")
     if tuple(dy.shape) != tuple(shape):
         raise ValueError(f"{who}: got dy of shape {tuple(dy.shape)}, wanted y's {tuple(shape)}")
-    return follow(dy, dtype)
+    return dy if dy.dtype == dtype else follow(dy, dtype)
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:
-    """x and the layer's weights in one dtype. Raises TypeError, saying how to mend it."""
-    if x.dtype != w.dtype and not (x.dtype.kind == "c" or w.dtype.kind == "c"):
+    """x an array of floats, in one dtype with the layer's weights. Raises TypeError, saying how to mend it."""
+    if getattr(x, "dtype", None) == w.dtype:
+        return
+    check_floating(who, x)
+    if not (x.dtype.kind == "c" or w.dtype.kind == "c"):
         raise TypeError(
             f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {str(x.dtype)!r}) changes it"
         )
@@ -97,11 +101,24 @@ def check_between(who: str, name: str, value: Any, low: float, high: float) -> f
     return float(value)
 
 
-def fitted(
-    who: str, hw: Shape, kernel: Pair, stride: Pair, pads: Pads, dilation: Pair = (1, 1), ceil: bool = False
-) -> Pair:
-    """The number of window positions (H', W'). Raises ImageTooSmall, naming the layer, where there is none."""
+@lru_cache(1 << 12)  # asked by every pass, for few shapes
+def sliding(
+    who: str,
+    shape: Shape,
+    channels: int | None,
+    kernel: Pair,
+    stride: Pair,
+    pad: Any,
+    dilation: Pair = (1, 1),
+    ceil: bool = False,
+) -> tuple[Pads, Pair]:
+    """The pads and the number of positions (H', W') of a window that slides over an x of this shape.
+
+    Raises ValueError as check_shape does, and ImageTooSmall, naming the layer, where the window has no position.
+    """
+    check_shape(who, shape, channels)
+    pads = pads_for(pad, shape[1:3], kernel, stride, dilation)
     try:
-        return out_size((hw[0], hw[1]), kernel, stride, pads, dilation, ceil)
+        return pads, out_size(shape[1:3], kernel, stride, pads, dilation, ceil)
     except ImageTooSmall as error:
         raise ImageTooSmall(f"{who}: {error}") from None

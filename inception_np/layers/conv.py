@@ -8,9 +8,9 @@ from ..backend import Array, Shape
 from ..init import Init, generator, he_normal
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import copy_to, relu_dx, sum_rows
-from ..kernels.window import check_pad, pads_for, pair
+from ..kernels.window import Pads, Pair, check_pad, out_size, pair
 from ..layer import Buffer, Layer, Mode, Param
-from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
+from .check import check_count, check_dy, check_weights, sliding
 
 
 class Conv2D(Layer):
@@ -70,19 +70,20 @@ class Conv2D(Layer):
         self.weight: Param | Buffer = Param(draw)  # a Buffer is not learned (whitening.py)
         self.bias = Param(np.zeros(cout, np.float32)) if bias else None
 
-    def _geometry(self, shape: Shape) -> tuple:
-        """The positional arguments that every kernel takes after its arrays."""
-        pads = pads_for(self.pad, shape[1:3], self.kernel, self.stride, self.dilation)
+    def _geometry(self, shape: Shape) -> tuple[Pair, Pads, Pair, int]:
+        """What every kernel takes after its arrays, for an x of this shape. Raises ValueError for another shape."""
+        who, window = type(self).__name__, (self.kernel, self.stride, self.pad, self.dilation)
+        pads, _ = sliding(who, shape, self.in_channels, *window)
         return self.stride, pads, self.dilation, self.groups
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        self._check(x)
+        check_weights(type(self).__name__, x, self.weight.data)
         bias = None if self.bias is None else self.bias.data
         return conv2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
     def forward_moments(self, x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
         """y without bias, and its mean, var and rstd per channel: what a batch norm that follows asks for."""
-        self._check(x)
+        check_weights(type(self).__name__, x, self.weight.data)
         return conv2d_moments(x, self.weight.data, *self._geometry(x.shape), eps=eps)
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
@@ -96,18 +97,9 @@ class Conv2D(Layer):
             return None
         return conv2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)
 
-    def _check(self, x: Array) -> None:
-        who = type(self).__name__
-        check_x(who, x, self.in_channels)
-        check_weights(who, x, self.weight.data)
-        self.out_shape(x.shape)
-
     def out_shape(self, shape: Shape) -> Shape:
-        who = type(self).__name__
-        check_shape(who, shape, self.in_channels)
         stride, pads, dilation, _ = self._geometry(shape)
-        hw = fitted(who, shape[1:3], self.kernel, stride, pads, dilation)
-        return (shape[0], *hw, self.out_channels)
+        return (shape[0], *out_size(shape[1:3], self.kernel, stride, pads, dilation), self.out_channels)
 
     def macs(self, shape: Shape) -> int:
         _, h, w, _ = self.out_shape(shape)
@@ -126,7 +118,7 @@ class ConvReLU(Conv2D):
         return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        self._check(x)
+        check_weights("ConvReLU", x, self.weight.data)
         bias = None if self.bias is None else self.bias.data
         y = conv2d(x, self.weight.data, bias, *self._geometry(x.shape), relu=True, out=out)
         return y, y

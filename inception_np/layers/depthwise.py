@@ -9,9 +9,9 @@ from ..compose import Sequential
 from ..init import Init, generator, he_normal
 from ..kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
 from ..kernels.elementwise import sum_rows
-from ..kernels.window import check_pad, pads_for, pair
+from ..kernels.window import Pads, Pair, check_pad, out_size, pair
 from ..layer import Layer, Mode, Param
-from .check import check_count, check_dy, check_shape, check_weights, check_x, fitted
+from .check import check_count, check_dy, check_weights, sliding
 from .conv import Conv2D
 
 
@@ -58,14 +58,14 @@ class DepthwiseConv2D(Layer):
         self.weight = Param(init(generator(rng), shape, taps, taps * self.multiplier))
         self.bias = Param(np.zeros(channels * multiplier, np.float32)) if bias else None
 
-    def _geometry(self, shape: Shape) -> tuple:
-        pads = pads_for(self.pad, shape[1:3], self.kernel, self.stride, self.dilation)
+    def _geometry(self, shape: Shape) -> tuple[Pair, Pads, Pair]:
+        """What every kernel takes after its arrays, for an x of this shape. Raises ValueError for another shape."""
+        window = self.kernel, self.stride, self.pad, self.dilation
+        pads, _ = sliding("DepthwiseConv2D", shape, self.channels, *window)
         return self.stride, pads, self.dilation
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_x("DepthwiseConv2D", x, self.channels)
         check_weights("DepthwiseConv2D", x, self.weight.data)
-        self.out_shape(x.shape)
         bias = None if self.bias is None else self.bias.data
         return depthwise2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
@@ -80,9 +80,7 @@ class DepthwiseConv2D(Layer):
         return depthwise2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)
 
     def out_shape(self, shape: Shape) -> Shape:
-        check_shape("DepthwiseConv2D", shape, self.channels)
-        stride, pads, dilation = self._geometry(shape)
-        hw = fitted("DepthwiseConv2D", shape[1:3], self.kernel, stride, pads, dilation)
+        hw = out_size(shape[1:3], self.kernel, *self._geometry(shape))
         return (shape[0], *hw, self.channels * self.multiplier)
 
     def macs(self, shape: Shape) -> int:

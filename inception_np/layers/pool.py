@@ -13,9 +13,9 @@ from ..kernels.pool import (
     max_pool,
     max_pool_dx,
 )
-from ..kernels.window import check_pad, pads_for, pair
+from ..kernels.window import Pads, Pair, check_pad, pair
 from ..layer import Layer, Mode
-from .check import check_dy, check_floating, check_shape, check_x, fitted
+from .check import check_dy, check_floating, check_shape, check_x, sliding
 
 
 class _Pool2D(Layer):
@@ -31,11 +31,9 @@ class _Pool2D(Layer):
                 if max(ends) >= k:
                     raise ValueError(f"{who}: got pad={pad!r}, wanted less than size={size!r}")
 
-    def _geometry(self, shape: Shape) -> tuple:
-        who = type(self).__name__
-        check_shape(who, shape)
-        pads = pads_for(self.pad, shape[1:3], self.size, self.stride)
-        return pads, fitted(who, shape[1:3], self.size, self.stride, pads, ceil=self.ceil)
+    def _geometry(self, shape: Shape) -> tuple[Pads, Pair]:
+        """The pads and (H', W') for an x of this shape. Raises ValueError for another shape."""
+        return sliding(type(self).__name__, shape, None, self.size, self.stride, self.pad, ceil=self.ceil)
 
     def out_shape(self, shape: Shape) -> Shape:
         return (shape[0], *self._geometry(shape)[1], shape[3])
@@ -57,7 +55,7 @@ class MaxPool2D(_Pool2D):
     takes_out = True
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_x("MaxPool2D", x)
+        check_floating("MaxPool2D", x)
         pads, out_hw = self._geometry(x.shape)
         y, winners = max_pool(x, self.size, self.stride, pads, out_hw, out=out)
         return y, (winners, x.shape, x.dtype)
@@ -97,7 +95,7 @@ class AvgPool2D(_Pool2D):
         self.count_include_pad = bool(count_include_pad)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_x("AvgPool2D", x)
+        check_floating("AvgPool2D", x)
         pads, out_hw = self._geometry(x.shape)
         y = avg_pool(x, self.size, self.stride, pads, out_hw, self.count_include_pad, out=out)
         return y, (x.shape, x.dtype)

@@ -4,8 +4,7 @@ A convolution is done directly (implicit_gemm.py), or by Winograd's way (winogra
 windows of stride 1, where it pays, in all three directions.
 
 The weights are packed anew in every call, into memory from the arena: it costs one pass over them, they are warm in the
-cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
-once.)
+cache when the tiles read them, and no packed copy can be out of date. (compile_inference packs once.)
 """
 
 from functools import cache
@@ -48,7 +47,7 @@ from .winograd import (
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
 LITTLE = 1e5  # multiply-adds: a microsecond, less than waking a thread takes
 
-CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
+CHUNK = 4 * GROUP  # pixels whose table is made at once (MC), at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
 RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixels of each at least, bytes of all sums
 
