@@ -327,7 +327,7 @@ class Plan:
         weight = np.ascontiguousarray(step.weight)
         with at_once():
             pack(address(weight), address(packed), size, outputs)
-        ends = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
+        ends: dict[str, Any] = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
         if conv.winograd_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape):
             with at_once():
                 filters = conv.winograd_filters(packed, depth, outputs)

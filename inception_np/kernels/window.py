@@ -117,7 +117,7 @@ def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[t
 
 
 def window_counts(
-    plane: Pair, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool
+    plane: Shape, size: Pair, stride: Pair, pads: Pads, out_hw: Shape, count_include_pad: bool
 ) -> list[list[int]]:
     """How many pixels count in each row of windows, and in each column."""
     counts = []

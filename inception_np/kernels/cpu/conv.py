@@ -4,8 +4,7 @@ A convolution is done directly (implicit_gemm.py), or by Winograd's way (winogra
 windows of stride 1, where it pays, in all three directions.
 
 The weights are packed anew in every call, into memory from the heap: it costs one pass over them, they are warm in the
-cache when the tiles read them, and nobody has to know whether a weight was changed since. (compile_inference packs
-once.)
+cache when the tiles read them, and no packed copy can be out of date. (compile_inference packs once.)
 """
 
 from functools import cache
@@ -48,7 +47,7 @@ from .winograd import (
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
 LITTLE = 1e5  # multiply-adds: a microsecond, less than waking a thread takes
 
-CHUNK = 4 * GROUP  # pixels whose table is made at once, at most
+CHUNK = 4 * GROUP  # pixels whose table is made at once (MC), at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
 RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixels of each at least, bytes of all sums
 
@@ -146,7 +145,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
     check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     x = channels_last(x)
-    if winograd_pays_for_dw(dw.shape[:2], stride, dilation, pads, *dw.shape[2:], dy.shape):
+    if winograd_pays_for_dw(dw.shape[:2], stride, dilation, pads, dw.shape[2], dw.shape[3], dy.shape):
         add_dw_by_winograd(x, channels_last(dy), dw, pads)
         return
     dy = dy if is_rows(dy) else contiguous(dy)

@@ -5,10 +5,10 @@ weights stay in registers and each pixel of x is read once for each of the three
 under way: a column of x ends the window of the pixel before, and begins that of the pixel after. Every other window
 goes tap by tap. The gradient to x is the same convolution with the weights turned by 180 degrees where the stride is 1.
 
-Such a walk steps from pixel to pixel, kilobytes at a time, and the processor, which foresees a walk along neighbours,
-does not foresee this one: each number would be waited for. But the walks along one row read all of it between them. So
-each step also sends for one line of the row after next, in the order in which it lies in memory; when the walks come
-to that row, it is in the second-level cache.
+Such a walk steps from pixel to pixel, kilobytes at a time. A processor prefetches neighbours, not such steps, so that
+every load would wait for memory. But the walks along one row together read all of it. So each step also prefetches one
+line of the row after next, in the order in which the lines lie in memory; when the walks come to that row, it is in the
+second-level cache.
 
 Several filters to each of a few channels are an ordinary convolution whose weights are zero where the channels differ,
 and go there: a few times the products, on a kernel that makes them many times as fast.
@@ -81,8 +81,8 @@ def convolve_3x3(part, parts, arguments):
 
 
 @kernel
-def convolve(part, parts, arguments):
-    """Any window. Shared out: rows (n, p)."""
+def convolve_taps(part, parts, arguments):
+    """Any window, tap by tap. Shared out: rows (n, p)."""
     (
         x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C, w, bias,
         kh, kw, stride_h, stride_w, dilation_h, dilation_w, top, left,
@@ -270,7 +270,7 @@ def depthwise2d(
     if _slides(w, stride, pads, dilation):
         convolve_3x3(address(x), *x.strides[:3], *ys, *y.shape, address(w), b, zero_row(C), 0, parts=parts)
     else:
-        convolve(
+        convolve_taps(
             address(x), *x.strides[:3], *x.shape[1:3], *ys, *y.shape, address(w), b,
             *_window(w, stride, dilation, pads), parts=parts,
         )  # fmt: skip

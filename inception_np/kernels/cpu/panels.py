@@ -4,7 +4,7 @@ The tiles of register_tile.py are as many numbers wide as three, two or one regi
 panels of these widths, and what a tile takes in one step stands side by side:
 
     rows       [panel][step][width]               weights, and for dw the gradient dy with pixels for steps
-    columns    [lot of ROWS channels][pixel][ROWS]    x for dw: the numbers that a tile spreads
+    columns    [lot of ROWS channels][pixel][ROWS]    x for dw: the numbers that a tile splats
 
 Both are filled up with zeros, so that no tile asks where its channels end before it writes.
 """
@@ -14,7 +14,7 @@ from .machine import helper
 from .register_tile import panel_size, weight_panel
 from .simd import LANES, ROWS, copy_register, load, load_int, scatter
 
-SPAN = 768  # steps at once: their panel of weights, and that much of a chunk of x, stay in the second-level cache
+SPAN = 768  # steps at once (KC): their panel of weights, and that much of a chunk of x, stay in the second-level cache
 FEW = 16  # rows
 
 

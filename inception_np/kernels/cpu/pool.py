@@ -347,7 +347,7 @@ def avg_pool_dx(
 
 
 def _counts(
-    plane: Pair, out_hw: Pair, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool
+    plane: Shape, out_hw: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
     tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)

@@ -75,6 +75,16 @@ Each sum is one chain of multiply-adds in a fixed order, whatever the tile's sha
 tiles: so the bits do not depend on the number of threads. `python -m inception_np bench --ceilings` measures the peak
 of this loop and what whole layers reach of it.
 
+The words here, and the field's (BLIS: Van Zee & van de Geijn 2015, "BLIS: A Framework for Rapidly Instantiating BLAS
+Functionality"; XNNPACK):
+
+    tile     microkernel, MR x NR: MR pixels (OUTPUT_ROWS) by NR channels (vectors x WIDTH)
+    panel    packed micropanel: w for NR channels, one step of the sum after the other
+    table    indirection buffer: the addresses of the rows of x
+    group    GROUP pixels, whose addresses stand side by side in the table: a multiple of every MR
+    chunk    MC: the pixels whose table is made at once, and to which a span is applied before the next span
+    span     KC: the steps of the sum that are done for a whole chunk (panels.py)
+
 LLVM writes good code for a loop like this if it is spelled out: every sum a value of its own, never an array. That is
 what the functions below do; they emit the tile for a number of rows and vectors.
 """

@@ -25,16 +25,32 @@ def conv2d(
     groups: int,
     relu: bool,
     out: Array | None,
-):
+) -> Array:
+    """One kernel that copies no columns, with products on tensor cores, and bias and ReLU as it stores."""
     return _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, False)[0]
 
 
-def conv2d_moments(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float):
+def conv2d_moments(
+    x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """Each block sums what it stores of y, which is not read again for its moments."""
     y, part, tile = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
     return y, *join_moments(part, y.size // y.shape[3], tile[0], eps)
 
 
-def _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, moments):
+def _conv2d(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Pair,
+    pads: Pads,
+    dilation: Pair,
+    groups: int,
+    relu: bool,
+    out: Array | None,
+    moments: bool,
+) -> tuple[Array, Array | None, Tile]:
+    """y, and with `moments` the sums of each block's part of it, and the tile that a block makes."""
     kernel, o = w.shape[:2], w.shape[3]
     out_hw = out_size(x.shape[1:3], kernel, stride, pads, dilation)
     x, ldx = rows(x)
@@ -59,7 +75,8 @@ def conv2d_dx(
     dilation: Pair,
     groups: int,
     add: Array | None,
-):
+) -> Array:
+    """One kernel for all remainders by the stride, with no columns to be added up; on tensor cores."""
     n, h, columns, c = x_shape
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
@@ -75,7 +92,8 @@ def conv2d_dx(
     return dx
 
 
-def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int):
+def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int) -> None:
+    """Parts of the pixels side by side, added in order, with no columns; on tensor cores."""
     kh, kw, per_group, o = dw.shape
     d = window(x.shape, dy.shape[1:3], (kh, kw), stride, pads, dilation)
     pixels = dy.size // o

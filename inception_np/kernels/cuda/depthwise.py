@@ -7,7 +7,10 @@ from .elementwise import sum_parts
 from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
 
 
-def depthwise2d(x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, out: Array | None):
+def depthwise2d(
+    x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, out: Array | None
+) -> Array:
+    """One kernel for all taps and the bias."""
     kernel, m = w.shape[:2], w.shape[3]
     out_hw = out_size(x.shape[1:3], kernel, stride, pads, dilation)
     x, ldx = rows(x)
@@ -20,7 +23,10 @@ def depthwise2d(x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads
     return y
 
 
-def depthwise2d_dx(dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, add: Array | None):
+def depthwise2d_dx(
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, add: Array | None
+) -> Array:
+    """One kernel for all taps: every pixel gathers from the windows it was in, and is written once."""
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
@@ -31,7 +37,8 @@ def depthwise2d_dx(dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads
     return dx
 
 
-def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair):
+def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
+    """Two kernels: sums over parts of the pixels, for all taps, and these added in order."""
     kh, kw, c, m = dw.shape
     d = window(x.shape, dy.shape[1:3], (kh, kw), stride, pads, dilation)
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]

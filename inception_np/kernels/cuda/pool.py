@@ -9,7 +9,8 @@ from .launch import elements, known, launch, result, rows, variant, width, windo
 PLANE = (0, 0)  # where the window is the whole plane: a size and a stride that no kernel knows
 
 
-def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None):
+def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None) -> tuple[Array, Array]:
+    """One kernel for all taps, and a byte for each winner."""
     shape = (len(x), *out_hw, x.shape[3])
     x, ldx = rows(x)
     y, ldy = result(out, shape, x)
@@ -21,7 +22,10 @@ def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: 
     return y, winners
 
 
-def max_pool_dx(dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None):
+def max_pool_dx(
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None
+) -> Array:
+    """One kernel for all taps: every pixel looks up the windows it was in, and is written once."""
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
@@ -41,7 +45,10 @@ def max_pool_dx(dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: P
     return dx
 
 
-def avg_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, out: Array | None):
+def avg_pool(
+    x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, out: Array | None
+) -> Array:
+    """One kernel for all taps and the division."""
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, x.shape[3]), x)
     d = window(x.shape, out_hw, size, stride, pads)
@@ -52,7 +59,8 @@ def avg_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count
 
 def avg_pool_dx(
     dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, add: Array | None
-):
+) -> Array:
+    """As max_pool_dx."""
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
@@ -61,7 +69,8 @@ def avg_pool_dx(
     return dx
 
 
-def global_avg_pool(x: Array, out: Array | None):
+def global_avg_pool(x: Array, out: Array | None) -> Array:
+    """One kernel, neighbouring threads on neighbouring channels."""
     n, h, w, c = x.shape
     x, ldx = rows(x)
     y, ldy = result(out, (n, c), x)
@@ -69,7 +78,8 @@ def global_avg_pool(x: Array, out: Array | None):
     return y
 
 
-def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None):
+def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None) -> Array:
+    """Product, copy and sum in one kernel."""
     n, h, w, c = x_shape
     dy, lddy = rows(dy)
     dx, lddx = result(add, x_shape, dy)
