@@ -30,7 +30,7 @@ _HOME = {
     "inference": ("compile_inference",),
     "replay": ("Replay",),
     "gradcheck": ("check_gradients",),
-    "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
+    "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "table": ("summary",),
     "threads": ("set_num_threads",),
 }

@@ -26,7 +26,6 @@ import numpy as np
 from . import pictures, schedules
 from .averages import Average, Lookahead, warm_statistics
 from .backend import Array, beside, on_tensor_cores
-from .checkpoint import save
 from .data import alternating, augment, batches, load, normalise
 from .errors import RefusedError, StoppedError, UsageError
 from .evaluate import evaluate
@@ -59,6 +58,7 @@ from .state import (
     write_state,
 )
 from .streams import say
+from .weights.checkpoint import save
 
 __all__ = ["FILES", "Options", "evaluate", "newest_state", "resolve", "stored_options", "train"]
 

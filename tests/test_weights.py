@@ -14,10 +14,10 @@ from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
 from inception_np.preprocess import Preprocess
-from inception_np.tensorfile import write_tensors
-from inception_np.weight_files import PREPROCESS, imagenet_classes, read_weights
-from inception_np.weight_names import SOURCES, TABLES, keras_positions, table
-from inception_np.weights import load_foreign
+from inception_np.weights.convert import load_foreign
+from inception_np.weights.names import SOURCES, TABLES, keras_positions, table
+from inception_np.weights.readers import PREPROCESS, imagenet_classes, read_weights
+from inception_np.weights.tensorfile import write_tensors
 
 TWINS = [(name, source) for name, (_, sources) in TABLES.items() for source in sources]
 twins = pytest.mark.parametrize(("name", "source"), TWINS)
@@ -511,7 +511,7 @@ def test_files_of_no_known_kind_are_refused(tmp_path):
 def test_import_makes_a_checkpoint_that_predict_takes(tmp_path, capsys, monkeypatch):
     from PIL import Image
 
-    from inception_np.checkpoint import read
+    from inception_np.weights.checkpoint import read
 
     monkeypatch.chdir(tmp_path)
     model = create_model("inception_v1", preset="torchvision", num_classes=1001, aux=False)

@@ -13,9 +13,10 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from inception_np import SGD, checkpoint, data, files, tensorfile, train
+from inception_np import SGD, data, files, train
 from inception_np.random import stream
 from inception_np.threads import num_threads
+from inception_np.weights import checkpoint, tensorfile
 
 
 @contextlib.contextmanager

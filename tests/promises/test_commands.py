@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inception_np import create_model, threads, train
-from inception_np.checkpoint import save
+from inception_np.weights.checkpoint import save
 
 from . import small
 

@@ -1,9 +1,9 @@
-"""The tensors of a Keras file, read by HDF5 in a process that can be ended: `python -m inception_np.keras_file`.
+"""The tensors of a Keras file, read by HDF5 in a process of its own: `python -m inception_np.weights.keras_file`.
 
 HDF5 is C that believes what a file says of itself: a damaged one may keep it busy for ever, deaf to Ctrl-C, make it ask
-for all memory, or crash it. So weight_files.py has this module run in a process of its own, under limits:
+for all memory, or crash it. So readers.py has this module run in a process of its own, under limits:
 
-    python -m inception_np.keras_file FILE TARGET SECONDS BYTES
+    python -m inception_np.weights.keras_file FILE TARGET SECONDS BYTES
 
 It writes the tensors to TARGET as tensorfile.py does, and no code comes back with them. Exit code 0; or 1 and one line
 on standard output that says why FILE cannot be read; or 3 where h5py is missing.

@@ -7,7 +7,7 @@
     load_state_dict(model, state)             all of them or none
 
 The file's format is described in tensorfile.py. What other programs' weights are called and how
-they are laid out is in weights.py (`source="torchvision"`, `"timm"`, `"keras"`).
+they are laid out is in convert.py (`source="torchvision"`, `"timm"`, `"keras"`).
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray, beside
-from .layer import Layer, cast, named_buffers, named_params
+from ..backend import asarray, beside
+from ..layer import Layer, cast, named_buffers, named_params
 from .tensorfile import read_tensors, write_tensors
 
 FORMAT = "inception_np 1"
@@ -32,7 +32,7 @@ def state_dict(layer: Layer, *, source: str = "native") -> dict[str, np.ndarray]
     state = {path: np.array(asarray(slot.data, "cpu")) for path, slot in _slots(layer).items()}
     if source == "native":
         return state
-    from .weights import from_native
+    from .convert import from_native
 
     return from_native(layer, state, source)
 
@@ -42,10 +42,10 @@ def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: st
 
     Every one must be there, in its shape, and no other; floating point of another width is
     rounded to the layer's. Raises ValueError or TypeError that lists what does not fit, and then
-    nothing has changed. For another source than ours, see weights.py.
+    nothing has changed. For another source than ours, see convert.py.
     """
     if source != "native":
-        from .weights import load_foreign
+        from .convert import load_foreign
 
         return load_foreign(layer, state, source)
     slots = _slots(layer)
@@ -87,7 +87,7 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
     Raises ValueError for a network from create_model that was changed since, which `load` would make
     as it was, and OSError of one line if the disk refuses; the file is then as it was.
     """
-    from .models import MODELS  # here, so that importing this file stays cheap
+    from ..models import MODELS  # here, so that importing this file stays cheap
 
     model = None
     if hasattr(layer, "options") and getattr(layer, "name", "") in MODELS:
@@ -104,10 +104,10 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
 
 def check_as_made(layer: Any) -> None:
     """Is a network what create_model makes of its name and options? Raises ValueError that lists what is not."""
-    from .models.network import signature
+    from ..models.network import signature
 
     if getattr(layer, "made", None) is None:  # its name was given by hand
-        from .models import create_model
+        from ..models import create_model
 
         made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
     else:
@@ -142,7 +142,7 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
             f"{path}: model: the file has no network's name; build the layer yourself, then "
             "load_state_dict(layer, read_tensors(path)[0])"
         )
-    from .models import create_model  # here, so that importing this file stays cheap
+    from ..models import create_model  # here, so that importing this file stays cheap
 
     _check_weights_are_there(path, model, sum(array.nbytes for array in state.values()))
     try:
@@ -160,8 +160,8 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
 
 def _check_weights_are_there(path: str | os.PathLike, model: Mapping[str, Any], held: int) -> None:
     """Refuse a file that asks for a network much larger than itself: making it would take minutes, or all memory."""
-    from .memory import readable, weights_of
-    from .models import MODELS
+    from ..memory import readable, weights_of
+    from ..models import MODELS
 
     width, entry = model["options"].get("width"), MODELS.get(model["name"])
     if entry is None or not isinstance(width, (int, float)) or width <= 2 * entry.width:

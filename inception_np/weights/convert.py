@@ -3,7 +3,7 @@
     report = load_state_dict(model, state, source="torchvision")     # or timm, keras
     state = state_dict(model, source="torchvision")                  # for torch's load_state_dict
 
-Three things differ between the libraries. Names: `weight_names.py` has one table per network.
+Three things differ between the libraries. Names: `names.py` has one table per network.
 Layout: a convolution is (kh, kw, C_in, C_out) here and in Keras, (C_out, C_in, kh, kw) in PyTorch.
 Classes: files converted from TensorFlow may have 1001, the first of them "background".
 
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arguments
-from .backend import beside
-from .layer import Buffer, Layer, Param, named_buffers, named_params, walk
-from .weight_names import SOURCES, Row, keras_positions, table
+from .. import arguments
+from ..backend import beside
+from ..layer import Buffer, Layer, Param, named_buffers, named_params, walk
+from .names import SOURCES, Row, keras_positions, table
 
 State = dict[str, np.ndarray]
 
@@ -92,10 +92,10 @@ BN = {"gamma": ("weight", "gamma"), "beta": ("bias", "beta"),
 
 def _tensors(layer: Layer, row: Row, source: str) -> list[Tensor]:
     """The tensors of one row: a layer of ours that owns arrays, and its twin's names."""
-    from .layers.batchnorm import BatchNorm
-    from .layers.conv import Conv2D
-    from .layers.depthwise import DepthwiseConv2D
-    from .layers.linear import Linear
+    from ..layers.batchnorm import BatchNorm
+    from ..layers.conv import Conv2D
+    from ..layers.depthwise import DepthwiseConv2D
+    from ..layers.linear import Linear
 
     keras = source == "keras"
     ours, theirs, dot = row.ours, row.keras if keras else row.torch, "/" if keras else "."
@@ -486,9 +486,9 @@ def run(args: argparse.Namespace) -> int:
     import json
     from dataclasses import replace
 
+    from ..models import create_model, find
     from .checkpoint import save
-    from .models import create_model, find
-    from .weight_files import PREPROCESS, imagenet_classes, read_weights
+    from .readers import PREPROCESS, imagenet_classes, read_weights
 
     name = find(args.model)[1]
     rows = table(name, args.source)

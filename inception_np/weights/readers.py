@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .preprocess import Preprocess
+from ..preprocess import Preprocess
+from .convert import State, as_numpy
 from .tensorfile import read_tensors
-from .weights import State, as_numpy
 
 # What each library feeds the networks with its weights. torchvision's were trained on pixels in -1 .. 1, which its
 # models make themselves out of ImageNet's mean and deviation (transform_input). Keras says nothing about cropping.
@@ -95,7 +95,7 @@ def _read_keras(path: Path) -> State:
     """
     size = path.stat().st_size
     seconds, memory = round(SECONDS + SECONDS_PER_BYTE * size), MEMORY + MEMORY_PER_BYTE * size
-    here = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
+    here = [str(Path(__file__).parents[2]), *filter(None, sys.path)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(here), "OPENBLAS_NUM_THREADS": "1"}  # a thread has a buffer
     with tempfile.TemporaryDirectory(prefix="inception-np-") as folder:
         target = Path(folder) / "tensors.safetensors"
