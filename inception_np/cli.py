@@ -456,5 +456,5 @@ COMMANDS: dict[str, tuple[str, Callable[..., None], Callable[..., int]]] = {
     "predict": ("say what is in pictures", predict_arguments, predict),
     "gradcheck": ("check the gradients of a layer or a network", *elsewhere("gradcheck_cli")),
     "bench": ("measure speed, alone or against PyTorch", *elsewhere("bench")),
-    "import": ("turn another library's weights into a checkpoint", *elsewhere("weights.convert")),
+    "import": ("turn another library's weights into a checkpoint", *elsewhere("weights.command")),
 }

@@ -17,6 +17,7 @@ from inception_np import SGD, data, files, train
 from inception_np.random import stream
 from inception_np.threads import num_threads
 from inception_np.weights import checkpoint, tensorfile
+from inception_np.weights.convert import named_arrays
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def broadcast() -> AbstractContextManager:
     """A checkpoint's arrays put where they fit by NumPy's rules, unchecked."""
 
     def load_state_dict(layer: Any, state: Any, **_: Any) -> None:
-        for path, slot in checkpoint._slots(layer).items():
+        for path, slot in named_arrays(layer).items():
             if path in state:
                 with contextlib.suppress(ValueError):
                     slot.data[...] = state[path]
