@@ -30,7 +30,7 @@ _HOME = {
     "runtime.inference": ("compile_inference",),
     "runtime.replay": ("Replay",),
     "gradcheck": ("check_gradients",),
-    "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
+    "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "table": ("summary",),
     "backend.threads": ("set_num_threads",),
 }

@@ -337,9 +337,9 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _network(path: str) -> tuple[Any, dict[str, Any]]:
     """(network, what is said about it) of a checkpoint. Raises ValueError for one with numbers that are not finite."""
-    from .checkpoint import read
     from .files import sweep
     from .finite import first_not_finite
+    from .weights.checkpoint import read
 
     folder = Path(path).parent
     if (folder / "lock").exists():  # a run's, which may have been killed and never taken up
@@ -456,5 +456,5 @@ COMMANDS: dict[str, tuple[str, Callable[..., None], Callable[..., int]]] = {
     "predict": ("say what is in pictures", predict_arguments, predict),
     "gradcheck": ("check the gradients of a layer or a network", *elsewhere("gradcheck_cli")),
     "bench": ("measure speed, alone or against PyTorch", *elsewhere("bench")),
-    "import": ("turn another library's weights into a checkpoint", *elsewhere("weights")),
+    "import": ("turn another library's weights into a checkpoint", *elsewhere("weights.command")),
 }

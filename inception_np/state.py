@@ -25,7 +25,7 @@ from .files import keep_as
 from .finite import is_finite
 from .models import ALIASES, list_models
 from .options import Options, check
-from .tensorfile import read_tensors, write_tensors
+from .weights.tensorfile import read_tensors, write_tensors
 
 FORMAT = "inception_np training 1"
 NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"

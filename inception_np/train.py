@@ -27,7 +27,6 @@ from . import pictures, schedules
 from .averages import Average, Lookahead, warm_statistics
 from .backend import Array, beside, on_tensor_cores
 from .backend.errors import RefusedError, StoppedError, UsageError
-from .checkpoint import save
 from .data import alternating, augment, batches, load, normalise
 from .evaluate import evaluate
 from .files import atomic_write, keep_as, locked, make_folder, sweep
@@ -59,6 +58,7 @@ from .state import (
     write_state,
 )
 from .streams import say
+from .weights.checkpoint import save
 
 __all__ = ["FILES", "Options", "evaluate", "newest_state", "resolve", "stored_options", "train"]
 

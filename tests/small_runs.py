@@ -17,7 +17,7 @@ import pytest
 from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, fits, train
 from inception_np.models import create_model
 from inception_np.models.network import Network
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.tensorfile import read_tensors
 
 
 def tiny(name, *, num_classes, seed, **options):

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import inception_np
-from inception_np import files, models, tensorfile
-from inception_np.checkpoint import load, load_state_dict, read, save, state_dict
+from inception_np import files, models
 from inception_np.layer import cast, named_buffers, named_params
 from inception_np.models import create_model
-from inception_np.tensorfile import DTYPES, read_tensors, write_tensors
+from inception_np.weights import tensorfile
+from inception_np.weights.checkpoint import load, load_state_dict, read, save, state_dict
+from inception_np.weights.tensorfile import DTYPES, read_tensors, write_tensors
 
 MUTATIONS = 3000
 PACKAGE = Path(inception_np.__file__).parent

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from inception_np import create_model
-from inception_np.checkpoint import save
 from inception_np.cli import COMMANDS, main
 from inception_np.data import CIFAR10_FILES, RECORD, RECORDS
-from inception_np.tensorfile import write_tensors
+from inception_np.weights.checkpoint import save
+from inception_np.weights.tensorfile import write_tensors
 
 HELP_SECONDS = 0.25
 

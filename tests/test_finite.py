@@ -10,10 +10,10 @@ from PIL import Image
 from small_runs import SMALL, same_bits, tiny_networks, uninterrupted, weights_of
 
 from inception_np import ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, cli, finite, train
-from inception_np.checkpoint import load, save
 from inception_np.layer import Layer, Mode, Param, named_buffers, named_params
 from inception_np.models import create_model
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.checkpoint import load, save
+from inception_np.weights.tensorfile import read_tensors
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 

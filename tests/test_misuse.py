@@ -23,7 +23,7 @@ from inception_np.models import Network
 from inception_np.optim import SGD, RMSProp
 from inception_np.predict import predict_images
 from inception_np.preprocess import Preprocess
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.tensorfile import read_tensors
 
 # What save writes, load reads
 

@@ -16,7 +16,6 @@ import pytest
 from numerics import H, dot, gradients, mode, random_like
 
 import inception_np.models as models
-from inception_np.checkpoint import load, save
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.data import normalise, shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
@@ -33,6 +32,7 @@ from inception_np.models.network import smallest_image
 from inception_np.models.xception import normalised, segmented
 from inception_np.optim import SGD
 from inception_np.table import summary
+from inception_np.weights.checkpoint import load, save
 from reference import tables_later
 
 STAGES = json.loads((Path(__file__).parent / "data" / "stages.json").read_text())

@@ -13,7 +13,7 @@ from inception_np.layer import walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv_bn_relu import ConvBNReLU
-from inception_np.weights import from_native
+from inception_np.weights.convert import from_native
 
 everyone = pytest.mark.parametrize("case", peers.CASES, ids=lambda case: case.id)
 
@@ -209,7 +209,7 @@ def test_files_that_keras_writes_give_the_model_they_hold(id, ending, tmp_path):
     pytest.importorskip("h5py")
     case = case_of(id)
     ask(case)
-    from inception_np.weight_files import read_weights
+    from inception_np.weights.readers import read_weights
 
     # a model before it, so that the automatic names begin with another number
     make = getattr(peers.keras().applications, case.peer)

@@ -12,9 +12,10 @@ import time
 import pytest
 from small_runs import ARGUMENTS, DRAW, SMALL, same_bits, timeless, tiny_networks, uninterrupted, weights_of
 
-from inception_np import checkpoint, cli, fits, pictures, state, train
+from inception_np import cli, fits, pictures, state, train
 from inception_np.backend.errors import StoppedError
 from inception_np.signals import Interrupted, Signals
+from inception_np.weights import checkpoint
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 

@@ -24,7 +24,7 @@ from small_runs import (
 
 from inception_np import cli, files, state, train
 from inception_np.backend.errors import StoppedError, UsageError
-from inception_np.tensorfile import read_tensors, write_tensors
+from inception_np.weights.tensorfile import read_tensors, write_tensors
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 

@@ -30,13 +30,13 @@ from small_runs import (
 from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
 from inception_np.averages import Lookahead
 from inception_np.backend.errors import StoppedError, UsageError
-from inception_np.checkpoint import load, read
 from inception_np.data import alternating
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.loss import softmax_cross_entropy
 from inception_np.models import create_model
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.checkpoint import load, read
+from inception_np.weights.tensorfile import read_tensors
 
 KILLS = 4
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures

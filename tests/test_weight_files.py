@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inception_np import weight_files
-from inception_np.weight_files import read_weights
+from inception_np.weights import readers
+from inception_np.weights.readers import read_weights
 
 h5py = pytest.importorskip("h5py")
 LAYERS = {"conv": ("kernel:0", "bias:0"), "bn": ("gamma:0", "beta:0")}
@@ -60,7 +60,7 @@ def test_a_whole_file_gives_its_tensors(tmp_path, content):
 
 
 def test_a_file_that_makes_hdf5_hang_is_given_up_in_time(monkeypatch, hanging):
-    monkeypatch.setattr(weight_files, "SECONDS", 2)
+    monkeypatch.setattr(readers, "SECONDS", 2)
     began = time.monotonic()
     assert "it is not done after 2 seconds" in refusal(hanging)
     assert time.monotonic() - began < 5
@@ -68,7 +68,7 @@ def test_a_file_that_makes_hdf5_hang_is_given_up_in_time(monkeypatch, hanging):
 
 def test_that_file_does_hang_hdf5_and_ctrl_c_does_not_end_it(hanging):
     """The fault that the limits are for, read in one process."""
-    code = "import sys, pathlib, inception_np.keras_file as k; k.keras_tensors(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, inception_np.weights.keras_file as k; k.keras_tensors(pathlib.Path(sys.argv[1]))"
     child = subprocess.Popen([sys.executable, "-c", code, hanging], stderr=subprocess.PIPE)
     try:
         time.sleep(2)
@@ -80,13 +80,13 @@ def test_that_file_does_hang_hdf5_and_ctrl_c_does_not_end_it(hanging):
         child.communicate()
 
 
-def readers(path):
+def reading_processes(path):
     """The processes that read this Keras file now."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = process.read_bytes().decode().split("\0")
-            found += [process] * ("inception_np.keras_file" in words and str(path) in words)
+            found += [process] * ("inception_np.weights.keras_file" in words and str(path) in words)
     return found
 
 
@@ -94,14 +94,14 @@ def readers(path):
 def test_ctrl_c_ends_a_command_that_reads_it_at_once(hanging):
     command = [sys.executable, "-m", "inception_np", "import", hanging, "--source", "keras", "--model", "xception"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        while not readers(hanging):
+        while not reading_processes(hanging):
             assert child.poll() is None
             time.sleep(0.05)
         began = time.monotonic()
         child.send_signal(signal.SIGINT)
         errors = child.communicate()[1]
     assert time.monotonic() - began < 2 and child.returncode == 130 and errors.count("\n") == 1, errors
-    assert not readers(hanging)
+    assert not reading_processes(hanging)
 
 
 def test_a_file_that_asks_for_more_memory_than_it_may_have(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_file_that_asks_for_more_memory_than_it_may_have(tmp_path, monkeypatch
     assert "brings the tensors to" in refusal(path)
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(1 << 20))
-    monkeypatch.setattr(weight_files, "MEMORY", 1 << 20)  # too little for anything
+    monkeypatch.setattr(readers, "MEMORY", 1 << 20)  # too little for anything
     assert refusal(tmp_path / "bomb.keras")
 
 
@@ -154,9 +154,9 @@ def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch
     (tmp_path / "a.h5").write_bytes(content[0])
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(weight_files, "SECONDS", 1)
+    monkeypatch.setattr(readers, "SECONDS", 1)
     refusal(hanging)
-    monkeypatch.setattr(weight_files, "SECONDS", 60)
+    monkeypatch.setattr(readers, "SECONDS", 60)
     read_weights(tmp_path / "a.h5")
     assert not list((tmp_path / "temporary").iterdir())
 
@@ -178,7 +178,7 @@ def mutants(content, seed, count):
 
 
 def check_mutants(tmp_path, monkeypatch, content, seed, count):
-    monkeypatch.setattr(weight_files, "SECONDS", 5)
+    monkeypatch.setattr(readers, "SECONDS", 5)
     path, refused = tmp_path / "mutant.h5", 0
     for mutant in mutants(content[0], seed, count):
         path.write_bytes(mutant)

@@ -14,10 +14,12 @@ from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
 from inception_np.preprocess import Preprocess
-from inception_np.tensorfile import write_tensors
-from inception_np.weight_files import PREPROCESS, imagenet_classes, read_weights
-from inception_np.weight_names import SOURCES, TABLES, keras_positions, table
-from inception_np.weights import load_foreign
+from inception_np.weights.command import PREPROCESS, imagenet_classes
+from inception_np.weights.convert import load_foreign
+from inception_np.weights.keras_names import keras_positions
+from inception_np.weights.names import SOURCES, TABLES, layer_names
+from inception_np.weights.readers import read_weights
+from inception_np.weights.tensorfile import write_tensors
 
 TWINS = [(name, source) for name, (_, sources) in TABLES.items() for source in sources]
 twins = pytest.mark.parametrize(("name", "source"), TWINS)
@@ -63,7 +65,7 @@ def test_a_state_goes_there_and_back_unchanged(name, source):
 
 @twins
 def test_every_tensor_has_one_name_on_either_side(name, source):
-    rows = table(name, source)
+    rows = layer_names(name, source)
     assert len({row.ours for row in rows}) == len(rows)
     theirs = [row.keras if source == "keras" else row.torch for row in rows]
     assert len(set(theirs)) == len(theirs)
@@ -74,7 +76,7 @@ def test_keras_positions_are_the_layers_of_the_table():
     for name, source in TWINS:
         if source == "keras":
             positions = keras_positions(name)
-            layers = {row.keras.partition("/")[0] for row in table(name, "keras")}
+            layers = {row.keras.partition("/")[0] for row in layer_names(name, "keras")}
             assert set(positions.values()) == layers
             assert len(positions) == len(layers)
 
@@ -511,7 +513,7 @@ def test_files_of_no_known_kind_are_refused(tmp_path):
 def test_import_makes_a_checkpoint_that_predict_takes(tmp_path, capsys, monkeypatch):
     from PIL import Image
 
-    from inception_np.checkpoint import read
+    from inception_np.weights.checkpoint import read
 
     monkeypatch.chdir(tmp_path)
     model = create_model("inception_v1", preset="torchvision", num_classes=1001, aux=False)

@@ -13,9 +13,11 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from inception_np import SGD, checkpoint, data, files, tensorfile, train
+from inception_np import SGD, data, files, train
 from inception_np.backend.threads import num_threads
 from inception_np.random import stream
+from inception_np.weights import checkpoint, tensorfile
+from inception_np.weights.convert import named_arrays
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ def broadcast() -> AbstractContextManager:
     """A checkpoint's arrays put where they fit by NumPy's rules, unchecked."""
 
     def load_state_dict(layer: Any, state: Any, **_: Any) -> None:
-        for path, slot in checkpoint._slots(layer).items():
+        for path, slot in named_arrays(layer).items():
             if path in state:
                 with contextlib.suppress(ValueError):
                     slot.data[...] = state[path]

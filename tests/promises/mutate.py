@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 
-from inception_np import tensorfile
+from inception_np.weights import tensorfile
 
 Arrays = dict[str, np.ndarray]
 LINE = re.compile(r"[^\n]+: [^\n]+")  # WHERE: WHAT

@@ -34,7 +34,7 @@ from inception_np import (
     train,
 )
 from inception_np.models.network import Network
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.tensorfile import read_tensors
 
 
 def tiny_cifar(

@@ -7,7 +7,7 @@ import pytest
 
 from inception_np import create_model, train
 from inception_np.backend import threads
-from inception_np.checkpoint import save
+from inception_np.weights.checkpoint import save
 
 from . import small
 

@@ -10,9 +10,10 @@ import pytest
 import safetensors
 from test_checkpoint import mutant
 
-from inception_np import checkpoint, create_model, state_dict
+from inception_np import create_model, state_dict
 from inception_np.layer import named_buffers
-from inception_np.tensorfile import read_tensors
+from inception_np.weights import checkpoint
+from inception_np.weights.tensorfile import read_tensors
 
 from . import mutate, small
 from .faults import PLANTED

@@ -12,7 +12,7 @@ import pytest
 
 from inception_np import create_model, train
 from inception_np.layer import named_buffers, named_params
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.tensorfile import read_tensors
 
 from . import small
 from .faults import PLANTED

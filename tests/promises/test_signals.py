@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from inception_np import train
-from inception_np.tensorfile import read_tensors
+from inception_np.weights.tensorfile import read_tensors
 
 from . import crash, small
 from .faults import PLANTED

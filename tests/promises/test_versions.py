@@ -12,7 +12,7 @@ import pytest
 
 from inception_np import load
 from inception_np.layer import Mode
-from inception_np.tensorfile import read_tensors, write_tensors
+from inception_np.weights.tensorfile import read_tensors, write_tensors
 
 from . import small
 from .fixtures.make import images
@@ -88,7 +88,7 @@ def test_arrays_that_a_later_version_does_not_know_are_listed(tmp_path):
 
 
 def other_format(monkeypatch):
-    monkeypatch.setattr("inception_np.checkpoint.FORMAT", "inception_np 2")
+    monkeypatch.setattr("inception_np.weights.checkpoint.FORMAT", "inception_np 2")
 
 
 def other_names(monkeypatch):

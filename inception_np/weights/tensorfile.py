@@ -4,24 +4,27 @@
     n bytes     JSON: {"__metadata__": {text: text}, name: {"dtype", "shape", "data_offsets"}, ...}
     the rest    the arrays' elements, little-endian, rows first, one array after the other
 
-Any safetensors reader reads these files. Ours asks for more than the format does: one way only to
-write a header down, no name twice, arrays that follow each other without a gap, and in the
-metadata the SHA-256 of everything else in the file. It reads no code and looks up no class: a file
-gives numbers and text. (A digest is no signature: who can write the file can make a new one.)
+Any safetensors reader reads these files. Ours asks for more than the format does: only one way to write a header, no
+name twice, arrays that follow each other without a gap, and in the metadata the SHA-256 of everything else in the file.
+It runs no code from a file and looks up no class: a file gives numbers and text. (A digest is no signature: whoever can
+write the file can make a new digest.)
 """
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from .backend.errors import explained
-from .files import atomic_write
+from ..backend.errors import explained
+from ..files import atomic_write
+
+Tensors = dict[str, np.ndarray]  # by name
+Refuse = Callable[[str, str], NoReturn]  # raises the ValueError of one line about a field of a file
 
 # fmt: off
 DTYPES = {
@@ -35,11 +38,10 @@ LONGEST_HEADER = 100_000_000
 NO_DIGEST = "0" * 64
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays of any layout and byte order, and text, in place of the file `path`.
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays of any layout and byte order, and text, to the file `path`, replacing it.
 
-    Raises TypeError for a dtype that the format lacks and OSError if the disk refuses; the file is
-    then as it was.
+    Raises TypeError for a dtype that the format lacks and OSError if the disk refuses; the file is then as it was.
     """
     arrays = {}
     for name, array in tensors.items():
@@ -66,13 +68,12 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], me
     atomic_write(path, [len(header).to_bytes(8, "little"), header, *pieces])
 
 
-def read_tensors(path: str | os.PathLike, *, verified: bool = True) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(path: str | os.PathLike[str], *, verified: bool = True) -> tuple[Tensors, dict[str, str]]:
     """(arrays by name, metadata) of a file. The arrays may share memory and cannot be written to.
 
-    verified=False also takes files of other programs, which carry no digest and may order their
-    header as they like; BF16 arrays are then given as float32.
-    Raises ValueError of one line, `file: field: what`, for anything that is not exactly right,
-    and OSError for a file that cannot be read.
+    verified=False also takes files of other programs, which carry no digest and may order their header as they like;
+    BF16 arrays are then given as float32. Raises ValueError of one line, `file: field: what`, for anything that is not
+    exactly right, and OSError for a file that cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +105,7 @@ def read_tensors(path: str | os.PathLike, *, verified: bool = True) -> tuple[dic
     spans = {}
     for name, entry in entries.items():
         if name != "__metadata__":
-            spans[name] = _checked(entry, lambda what, name=name: refuse(name, what))
+            spans[name] = _parse_entry(name, entry, refuse)
     end = 0
     for name, (_, _, begin, stop) in sorted(spans.items(), key=lambda item: item[1][2:]):
         if begin != end:
@@ -122,7 +123,7 @@ def _entry(code: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str,
 
 
 def _header(entries: dict[str, Any]) -> bytes:
-    """The one way to write a header down: no spaces, except at its end up to a multiple of 8."""
+    """The one way to write a header: no spaces, except at its end up to a multiple of 8."""
     text = json.dumps(entries, separators=(",", ":"))
     return text.encode() + b" " * (-len(text) % 8)
 
@@ -139,27 +140,27 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"holds {text}, which is not JSON")
 
 
-def _checked(entry: Any, refuse: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _parse_entry(name: str, entry: Any, refuse: Refuse) -> tuple[str, tuple[int, ...], int, int]:
     """(dtype, shape, begin, end) of one array's entry in the header."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        refuse("wanted dtype, shape and data_offsets")
+        refuse(name, "wanted dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if code not in [*DTYPES, "BF16"]:
-        refuse(f"dtype {str(code)[:40]!r}, wanted one of {', '.join(DTYPES)}")
+        refuse(name, f"dtype {str(code)[:40]!r}, wanted one of {', '.join(DTYPES)}")
     for field, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-            refuse(f"{field} {str(numbers)[:40]}, wanted a list of integers from 0")
+            refuse(name, f"{field} {str(numbers)[:40]}, wanted a list of integers from 0")
     if len(shape) > 32 or len(offsets) != 2:
-        refuse(f"{len(shape)} dimensions and {len(offsets)} offsets, wanted at most 32 and 2")
+        refuse(name, f"{len(shape)} dimensions and {len(offsets)} offsets, wanted at most 32 and 2")
     begin, end = offsets
     itemsize = 2 if code == "BF16" else np.dtype(DTYPES[code]).itemsize
     size = math.prod(shape) * itemsize
     if end - begin != size:
-        refuse(f"bytes {begin} to {end}, wanted {size} bytes for {code} of shape {shape}")
+        refuse(name, f"bytes {begin} to {end}, wanted {size} bytes for {code} of shape {shape}")
     return code, tuple(shape), begin, end
 
 
-def _verify(entries: dict[str, Any], header: bytes, data: np.ndarray, refuse: Any) -> None:
+def _verify(entries: dict[str, Any], header: bytes, data: np.ndarray, refuse: Refuse) -> None:
     metadata = entries.get("__metadata__", {})
     stored = metadata.get("sha256")
     if stored is None:

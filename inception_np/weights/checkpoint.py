@@ -6,8 +6,8 @@
     state = state_dict(model)                 {"3a.b3.conv.weight": array, ...}
     load_state_dict(model, state)             all of them or none
 
-The file's format is described in tensorfile.py. What other programs' weights are called and how
-they are laid out is in weights.py (`source="torchvision"`, `"timm"`, `"keras"`).
+tensorfile.py describes the file's format. convert.py has the names and layouts of other libraries' weights
+(`source="torchvision"`, `"timm"`, `"keras"`).
 """
 
 import json
@@ -17,80 +17,79 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray, beside
-from .layer import Layer, cast, named_buffers, named_params
-from .tensorfile import read_tensors, write_tensors
+from .. import models
+from ..backend import asarray, beside
+from ..layer import Layer, cast
+from ..memory import readable, weights_of
+from ..models.network import signature
+from .convert import from_native, listed, load_foreign, named_arrays
+from .tensorfile import Tensors, read_tensors, write_tensors
 
 FORMAT = "inception_np 1"
+# A file may ask for any network that exists, but not for one that no machine could hold.
+LARGEST_OPTIONS = {"width": 16, "num_classes": 1_000_000, "in_channels": 10_000}
 
 
-def state_dict(layer: Layer, *, source: str = "native") -> dict[str, np.ndarray]:
+def state_dict(layer: Layer, *, source: str = "native") -> Tensors:
     """Copies of every parameter and running average by their paths, on the CPU.
 
-    source: whose names and layouts the arrays get; ours unless told otherwise.
+    source: the library whose names and layouts the arrays get ("torchvision", "timm", "keras"); "native" is ours.
+    Raises ValueError or TypeError for a network that the library does not have.
     """
-    state = {path: np.array(asarray(slot.data, "cpu")) for path, slot in _slots(layer).items()}
-    if source == "native":
-        return state
-    from .weights import from_native
-
-    return from_native(layer, state, source)
+    state = {path: np.array(asarray(array.data, "cpu")) for path, array in named_arrays(layer).items()}
+    return state if source == "native" else from_native(layer, state, source)
 
 
 def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: str = "native") -> Any:
     """Copy the arrays into the layer's parameters and running averages.
 
-    Every one must be there, in its shape, and no other; floating point of another width is
-    rounded to the layer's. Raises ValueError or TypeError that lists what does not fit, and then
-    nothing has changed. For another source than ours, see weights.py.
+    Every one must be there, in its shape, and no other; floating point of another width is rounded to the layer's.
+    Raises ValueError or TypeError that lists what does not fit, and then nothing has changed.
+    source: another library's arrays are loaded by `load_foreign` in convert.py, whose report is returned.
     """
     if source != "native":
-        from .weights import load_foreign
-
         return load_foreign(layer, state, source)
-    slots = _slots(layer)
-    missing = [path for path in slots if path not in state]
-    unexpected = [path for path in state if path not in slots]
+    targets = named_arrays(layer)
+    missing = [path for path in targets if path not in state]
+    unexpected = [path for path in state if path not in targets]
     if missing or unexpected:
         raise ValueError(
-            f"state: {_listed('missing', missing)}, {_listed('unexpected', unexpected)}; "
+            f"state: {listed('missing', missing)}, {listed('unexpected', unexpected)}; "
             "it belongs to another network, or to other options of this one"
         )
-    values = {path: np.asarray(state[path]) for path in slots}
+    values = {path: np.asarray(state[path]) for path in targets}
     wrong = [
-        f"{path} {values[path].shape} instead of {tuple(slot.data.shape)}"
-        for path, slot in slots.items()
-        if values[path].shape != tuple(slot.data.shape)
+        f"{path} {values[path].shape} instead of {tuple(target.data.shape)}"
+        for path, target in targets.items()
+        if values[path].shape != tuple(target.data.shape)
     ]
     if wrong:
         raise ValueError(
-            f"state: {_listed('wrong shapes', wrong)}; "
+            f"state: {listed('wrong shapes', wrong)}; "
             "it belongs to other options of this network (width, classes, channels)"
         )
     kinds = [
-        f"{path} {values[path].dtype} instead of {slot.data.dtype}"
-        for path, slot in slots.items()
-        if values[path].dtype.kind not in ("f", slot.data.dtype.kind)
+        f"{path} {values[path].dtype} instead of {target.data.dtype}"
+        for path, target in targets.items()
+        if values[path].dtype.kind not in ("f", target.data.dtype.kind)
     ]
     if kinds:
-        raise TypeError(f"state: {_listed('wrong types', kinds)}; give floating point arrays")
-    for path, slot in slots.items():
-        slot.data[...] = beside(values[path].astype(slot.data.dtype, copy=False), slot.data)
+        raise TypeError(f"state: {listed('wrong types', kinds)}; give floating point arrays")
+    for path, target in targets.items():
+        target.data[...] = beside(values[path].astype(target.data.dtype, copy=False), target.data)
     return None
 
 
-def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | None = None) -> None:
-    """Write the layer's state, with the network's name and options, in place of the file `path`.
+def save(layer: Layer, path: str | os.PathLike[str], *, about: Mapping[str, Any] | None = None) -> None:
+    """Write the layer's state, with the network's name and options, to the file `path`, replacing it.
 
-    about: what else belongs to the weights, such as the class names and the normalisation of the
-    images they were trained on: anything that JSON can hold. `read` gives it back.
-    Raises ValueError for a network from create_model that was changed since, which `load` would make
-    as it was, and OSError of one line if the disk refuses; the file is then as it was.
+    about: what else belongs to the weights, such as the class names and the normalisation of the images they were
+    trained on: anything that JSON can hold. `read` returns it. Raises ValueError for a network from create_model that
+    was changed since, which `load` would make unchanged, and OSError of one line if the disk refuses; the file is then
+    as it was.
     """
-    from .models import MODELS  # here, so that importing this file stays cheap
-
     model = None
-    if hasattr(layer, "options") and getattr(layer, "name", "") in MODELS:
+    if hasattr(layer, "options") and getattr(layer, "name", "") in models.MODELS:
         named: Any = layer
         check_as_made(named)
         model = {"name": named.name, "preset": named.preset, "options": named.options}
@@ -103,13 +102,9 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
 
 
 def check_as_made(layer: Any) -> None:
-    """Is a network what create_model makes of its name and options? Raises ValueError that lists what is not."""
-    from .models.network import signature
-
+    """Raise ValueError that lists the differences unless create_model makes this network of its name and options."""
     if getattr(layer, "made", None) is None:  # its name was given by hand
-        from .models import create_model
-
-        made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
+        made = signature(models.create_model(layer.name, preset=layer.preset, **layer.options))
     else:
         made = layer.made
     now = signature(layer)
@@ -118,35 +113,32 @@ def check_as_made(layer: Any) -> None:
     changed = [path for path in made if path in now and made[path] != now[path]]
     if lost or new or changed:
         raise ValueError(
-            f"save: got a {layer.name} that was changed after create_model made it: {_listed('lost', lost)}, "
-            f"{_listed('new', new)}, {_listed('changed', changed)}; load would make it as it was. To save the numbers "
+            f"save: got a {layer.name} that was changed after create_model made it: {listed('lost', lost)}, "
+            f"{listed('new', new)}, {listed('changed', changed)}; load would make it as it was. To save the numbers "
             'alone, set its name to ""'
         )
 
 
-def load(path: str | os.PathLike) -> Layer:
+def load(path: str | os.PathLike[str]) -> Layer:
     """The network that `save` wrote to `path`, in the dtype it had.
 
-    Raises ValueError of one line for a file that is damaged or of another kind, OSError for one
-    that cannot be read.
+    Raises ValueError of one line for a file that is damaged or of another kind, OSError for one that cannot be read.
     """
     return read(path)[0]
 
 
-def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
-    """(the network, what was said about it) of a file that `save` wrote; raises as `load` does."""
+def read(path: str | os.PathLike[str]) -> tuple[Layer, dict[str, Any]]:
+    """(the network, `about`) of a file that `save` wrote; raises as `load` does."""
     state, metadata = read_tensors(path)
-    model, about = described(path, metadata)
+    model, about = parse_metadata(path, metadata)
     if model is None:
         raise ValueError(
             f"{path}: model: the file has no network's name; build the layer yourself, then "
             "load_state_dict(layer, read_tensors(path)[0])"
         )
-    from .models import create_model  # here, so that importing this file stays cheap
-
-    _check_weights_are_there(path, model, sum(array.nbytes for array in state.values()))
+    _check_size(path, model, sum(array.nbytes for array in state.values()))
     try:
-        layer = create_model(model["name"], preset=model["preset"], **model["options"])
+        layer: Layer = models.create_model(model["name"], preset=model["preset"], **model["options"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: model: {error}; it needs another version of this package") from error
     if all(array.dtype == np.float64 for array in state.values()):
@@ -158,12 +150,9 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
     return layer, about
 
 
-def _check_weights_are_there(path: str | os.PathLike, model: Mapping[str, Any], held: int) -> None:
+def _check_size(path: str | os.PathLike[str], model: Mapping[str, Any], held: int) -> None:
     """Refuse a file that asks for a network much larger than itself: making it would take minutes, or all memory."""
-    from .memory import readable, weights_of
-    from .models import MODELS
-
-    width, entry = model["options"].get("width"), MODELS.get(model["name"])
+    width, entry = model["options"].get("width"), models.MODELS.get(model["name"])
     if entry is None or not isinstance(width, (int, float)) or width <= 2 * entry.width:
         return
     wanted = weights_of(model["name"], width)
@@ -174,7 +163,9 @@ def _check_weights_are_there(path: str | os.PathLike, model: Mapping[str, Any], 
         )
 
 
-def described(path: str | os.PathLike, metadata: Mapping[str, str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def parse_metadata(
+    path: str | os.PathLike[str], metadata: Mapping[str, str]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """(model, about) in a file's metadata, checked to be what `save` writes: names and scalars."""
     if metadata.get("format") != FORMAT:
         raise ValueError(
@@ -201,22 +192,8 @@ def described(path: str | os.PathLike, metadata: Mapping[str, str]) -> tuple[dic
             for option, value in options.items():
                 if not isinstance(value, bool | int | float | str | None):
                     raise ValueError(f"option {option} is not a number, a word or null")
-                if isinstance(value, int | float) and not abs(value) <= LARGEST.get(option, 2**63):
+                if isinstance(value, int | float) and not abs(value) <= LARGEST_OPTIONS.get(option, 2**63):
                     raise ValueError(f"option {option} is {value}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: model: {error}; take another copy of the file") from error
     return model, about
-
-
-# A file may ask for any network that exists, but not for one that no machine could hold.
-LARGEST = {"width": 16, "num_classes": 1_000_000, "in_channels": 10_000}
-
-
-def _slots(layer: Layer) -> dict[str, Any]:
-    return {**named_params(layer), **named_buffers(layer)}
-
-
-def _listed(what: str, found: list[str]) -> str:
-    """ "2 missing (a, b)", the first five of them."""
-    more = ", ..." if len(found) > 5 else ""
-    return f"{len(found)} {what}" + (f" ({', '.join(found[:5])}{more})" if found else "")

@@ -1,12 +1,12 @@
-"""The tensors of a Keras file, read by HDF5 in a process that can be ended: `python -m inception_np.keras_file`.
+"""The tensors of a Keras file, read by HDF5 in a process of its own: `python -m inception_np.weights.keras_file`.
 
-HDF5 is C that believes what a file says of itself: a damaged one may keep it busy for ever, deaf to Ctrl-C, make it ask
-for all memory, or crash it. So weight_files.py has this module run in a process of its own, under limits:
+HDF5 is a C library that trusts what a file says about itself: a damaged file may keep it busy for ever without regard
+to Ctrl-C, make it ask for all memory, or crash it. So readers.py runs this module in a process of its own, with limits:
 
-    python -m inception_np.keras_file FILE TARGET SECONDS BYTES
+    python -m inception_np.weights.keras_file FILE TARGET SECONDS BYTES
 
-It writes the tensors to TARGET as tensorfile.py does, and no code comes back with them. Exit code 0; or 1 and one line
-on standard output that says why FILE cannot be read; or 3 where h5py is missing.
+It writes the tensors to TARGET in the format of tensorfile.py, which holds no code. Exit code 0; or 1 and one line on
+standard output that says why FILE cannot be read; or 3 where h5py is missing.
 """
 
 import io
@@ -15,20 +15,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .tensorfile import CODES, Tensors, write_tensors
 
-from .tensorfile import CODES, write_tensors
-
-LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of one GiB
+LARGEST_FILE = 4 << 30  # bytes of tensors; the largest network of the family has a quarter of a GiB
 
 
 def main(file: str, target: str, seconds: str, memory: str) -> int:
-    """Read, write, and say how it went by the exit code."""
+    """Read FILE and write TARGET. Returns the exit code."""
     try:
         import h5py  # noqa: F401
     except ImportError:
         return 3
-    _limit(int(seconds), int(memory))
+    _limit_process(int(seconds), int(memory))
     try:
         write_tensors(target, keras_tensors(Path(file)), {})
     except MemoryError:
@@ -40,19 +38,19 @@ def main(file: str, target: str, seconds: str, memory: str) -> int:
     return 0
 
 
-def _limit(seconds: int, memory: int) -> None:
+def _limit_process(seconds: int, memory: int) -> None:
     try:
         import resource
-    except ImportError:  # Windows: the other process's patience is the only limit
+    except ImportError:  # Windows: only the timeout of the parent process limits it
         return
     for kind, most in (("RLIMIT_CPU", seconds), ("RLIMIT_AS", memory), ("RLIMIT_CORE", 0)):
         limit = getattr(resource, kind)
         hard = resource.getrlimit(limit)[1]
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (least, least))
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (most, most))
 
 
-def keras_tensors(path: Path) -> dict[str, np.ndarray]:
+def keras_tensors(path: Path) -> Tensors:
     """Every data set of an HDF5 file, or of the one in a .keras archive, in the order in which its layers list them."""
     import h5py
 
@@ -67,14 +65,14 @@ def keras_tensors(path: Path) -> dict[str, np.ndarray]:
         return _tensors(file)
 
 
-def _tensors(file: Any) -> dict[str, np.ndarray]:
-    """Keras 3 keeps "layers/<class>_<k>/vars/<j>"; before, each layer's group lists its weights."""
+def _tensors(file: Any) -> Tensors:
+    """Keras 3 has "layers/<class>_<k>/vars/<j>". In earlier files each layer's group lists its weights."""
     import h5py
 
-    state: dict[str, np.ndarray] = {}
+    state: Tensors = {}
     total = 0
 
-    def take(group: Any, name: str, key: str) -> None:
+    def read(group: Any, name: str, key: str) -> None:
         nonlocal total
         node = group
         for part in name.split("/"):
@@ -94,12 +92,12 @@ def _tensors(file: Any) -> dict[str, np.ndarray]:
     if "layer_names" in root.attrs:
         for layer in map(_text, root.attrs["layer_names"]):
             for weight in map(_text, root[layer].attrs["weight_names"]):
-                take(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
+                read(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
         return state
     for layer in file.get("layers", ()):
         variables = file["layers"][layer].get("vars", ())
         for j in sorted(variables, key=lambda j: (len(j), j)):
-            take(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
+            read(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
     return state
 
 

@@ -1,0 +1,91 @@
+"""`inception-np import`: another library's file becomes a checkpoint, with the preprocessing its network expects."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..arguments import number
+from ..models import create_model, find
+from ..preprocess import Preprocess
+from .checkpoint import save
+from .convert import Given, load_foreign, resolve_names
+from .names import SOURCES, LayerNames, layer_names
+from .readers import read_weights
+
+# How each library prepares images for these weights. torchvision's were trained on pixels in -1 .. 1, which its models
+# compute from images normalised by ImageNet's mean and deviation (transform_input). Keras does not specify a crop.
+PREPROCESS = {
+    ("inception_v1", "torchvision"): Preprocess((224, 224), resize=256),
+    ("inception_v3", "torchvision"): Preprocess((299, 299), resize=342),
+    ("inception_v3", "timm"): Preprocess((299, 299), resize=341, interpolation="bicubic"),
+    ("inception_v4", "timm"): Preprocess((299, 299), resize=341, interpolation="bicubic"),
+    ("inception_resnet_v2", "timm"): Preprocess((299, 299), resize=333, interpolation="bicubic"),
+    ("xception", "timm"): Preprocess((299, 299), resize=333, interpolation="bicubic"),
+    ("inception_v3", "keras"): Preprocess((299, 299)),
+    ("inception_resnet_v2", "keras"): Preprocess((299, 299)),
+    ("xception", "keras"): Preprocess((299, 299)),
+}
+
+
+def imagenet_classes() -> list[str]:
+    """The 1000 classes of ILSVRC 2012, in the order that all these files share, by torchvision's names."""
+    return Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `inception-np import`."""
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .weights.h5, .keras, .pt or .pth")
+    parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
+    parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")
+    parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
+    parser.add_argument("--mean", type=number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument("--std", type=number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument("--keep-background", action="store_true", help="keep all of 1001 classes")
+    parser.add_argument("--partial", action="store_true", help="load what fits; the rest keeps its initial values")
+    parser.add_argument("--report", action="store_true", help="print what was done with every tensor")
+    parser.add_argument("--json", action="store_true", help="print that as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `inception-np import` and print what became of the tensors. Returns the exit code 0.
+
+    Raises ValueError, TypeError or OSError of one line for a file that cannot be read or does not fit the network.
+    """
+    name = find(args.model)[1]
+    rows = layer_names(name, args.source)
+    try:
+        state = read_weights(args.file)
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    given = resolve_names(state, name, args.source)
+    classes = _count_classes(given, rows, args.source)
+    if classes == 1001 and not args.keep_background:
+        classes = 1000
+    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
+    model = create_model(name, preset=args.source, num_classes=classes, aux=aux)
+    try:
+        report = load_foreign(model, state, args.source, strict=not args.partial)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{args.file}: {error}") from None
+    preprocess = PREPROCESS[name, args.source]
+    preprocess = replace(preprocess, mean=args.mean or preprocess.mean, std=args.std or preprocess.std)
+    about: dict[str, Any] = {"preprocess": preprocess.to_dict(), "source": args.source, "file": Path(args.file).name}
+    if classes == 1000:
+        about["classes"] = imagenet_classes()
+    output = args.output or f"{name}-{args.source}.safetensors"
+    save(model, output, about=about)
+    if args.json:
+        print(json.dumps({"checkpoint": str(output), **report.to_dict()}))
+    else:
+        print(report if args.report else report.summary)
+        print(f"written to {output}")
+    return 0
+
+
+def _count_classes(given: Given, rows: list[LayerNames], source: str) -> int | None:
+    """How many classes a file's classifier has; None where the file has no classifier."""
+    row = next(row for row in rows if row.classifier and not row.aux)
+    bias = given.get(f"{row.keras}/bias" if source == "keras" else f"{row.torch}.bias")
+    return len(bias[1]) if bias is not None and getattr(bias[1], "ndim", 0) == 1 else None
