@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numerics import strewn
 from on_device import gradients
-from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
 from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import (
@@ -44,6 +43,7 @@ from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
 from inception_np.random import stream
+from inception_np.testing import LAYERS, flags, pairs, planes, seeds, windows
 
 within_test = settings(suppress_health_check=[*HealthCheck])
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")

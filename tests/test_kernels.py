@@ -10,7 +10,6 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from numerics import error, strewn, strided
-from strategies import flags, planes, seeds, windows
 
 import reference.conv
 import reference.loss
@@ -31,6 +30,7 @@ from inception_np.kernels import (
     update,
     window,
 )
+from inception_np.testing import flags, planes, seeds, windows
 
 TOLERANCE = 1e-13
 dtypes = st.sampled_from([np.float64, np.complex128])
