@@ -1,38 +1,78 @@
-"""Configurations drawn by Hypothesis: for every layer, every option of it, on small arrays of unlike sides.
+"""For property tests of your own layers: strategies for Hypothesis, and numbers that follow from a seed.
 
-A case is a constructor call as text, the shape of x and a seed. The text is what a failing test prints, and can be
-pasted; the values of x, dy and the parameters come from the seed, so that shrinking works on the configuration
-alone. All draws begin at their simplest: one image, one channel, 1x1 kernels, stride 1, no padding, no bias. H
-and W are drawn as the least that is legal plus something, and are never equal; nothing is drawn and thrown away.
+    import numpy as np
+    from hypothesis import given
+    from inception_np import Layer, check_gradients
+    from inception_np.testing import normal, seeds, shapes
+
+    class Swish(Layer):  # y = x s with s = 1 / (1 + exp(-x))
+        def forward(self, x, mode):
+            return x / (1 + np.exp(-x)), None
+
+        def backward(self, dy, x, cache):
+            s = 1 / (1 + np.exp(-x))
+            return dy * s * (1 + x * (1 - s))
+
+    @given(shapes(), seeds)
+    def test_swish_has_the_gradient_that_it_says(shape, seed):
+        report = check_gradients(Swish(), normal(shape, seed), seed=seed)
+        assert report.ok, report
+
+Hypothesis draws configurations: `shapes`, `windows`, `pads`, `seeds`; for every layer of the library a `Case` from
+`LAYERS`; whole trees of layers from `networks`. The numbers in the arrays come from a drawn seed (`normal`, `distinct`,
+`random_like`, `randomise`), so that shrinking works on the configuration alone. Every draw begins at its simplest: one
+image, one channel, 1x1 kernels, stride 1, no padding, no bias. H and W are drawn as the smallest legal size plus
+something, and are never equal; no example is drawn and thrown away.
+
+Needs Hypothesis, which `pip install "inception-np[test]"` brings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
-from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
 import inception_np
 
-from .layer import Mode, cast, named_buffers, named_params
+from .backend import Shape
+from .layer import Layer, Mode, cast, named_buffers, named_params
+
+try:
+    from hypothesis import strategies as st
+except ImportError as error:
+    raise ImportError('inception_np.testing needs Hypothesis: pip install "inception-np[test]"') from error
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+L = TypeVar("L", bound=Layer)
 
 
-def randomise(layer, seed):
-    """Draw every parameter and running average anew, so that no gamma is 1 and no beta is 0."""
-    rng = np.random.default_rng([seed, 1])
-    for p in named_params(layer).values():
-        p.data[...] = rng.standard_normal(p.data.shape)
-    for name, b in named_buffers(layer).items():
-        away_from_zero = name.rpartition(".")[2] == "var"
-        draw = rng.uniform(0.5, 2, b.data.shape) if away_from_zero else rng.standard_normal(b.data.shape)
-        b.data[...] = draw
-    return layer
+# -- numbers that follow from a seed ------------------------------------------------------------------------------
 
 
-def random_like(y, seed):
-    """Random numbers in the structure of y: an array, or tuples and dicts of arrays (auxiliary heads)."""
+def normal(shape: Shape, seed: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Normal numbers of mean 0 and standard deviation 1, such as an x to try a layer on."""
+    return np.random.default_rng([seed, 6]).standard_normal(shape).astype(dtype)
+
+
+def distinct(shape: Shape, seed: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Numbers from -2 to 2 in random order, any two at least 4 / size apart, and none within 2 / size of zero.
+
+    While no number moves by 2 / size, max pooling keeps its winners and ReLU its signs, so finite differences cross
+    no kink.
+    """
+    size = int(np.prod(shape))
+    order = np.random.default_rng([seed, 7]).permutation(size)
+    return ((order - size // 2 + 0.5) * (4 / max(size, 1))).reshape(shape).astype(dtype)
+
+
+def random_like(y: Any, seed: int | list[int]) -> Any:
+    """Normal numbers in the structure of y, such as a dy: an array, or tuples and dicts of arrays (auxiliary heads)."""
     rng = np.random.default_rng([seed, 2])
 
-    def draw(y):
+    def draw(y: Any) -> Any:
         if isinstance(y, tuple):
             return tuple(map(draw, y))
         if isinstance(y, dict):
@@ -42,75 +82,70 @@ def random_like(y, seed):
     return draw(y)
 
 
-def mode(train, seed, keep=True):
-    """A mode with its own generator, always in the same state for the same seed."""
+def randomise(layer: L, seed: int) -> L:
+    """Draw every parameter and running average of the layer anew, so that no gamma is 1 and no beta 0. Returns it."""
+    rng = np.random.default_rng([seed, 1])
+    for p in named_params(layer).values():
+        p.data[...] = rng.standard_normal(p.data.shape)
+    for name, b in named_buffers(layer).items():
+        is_variance = name.rpartition(".")[2] == "var"
+        b.data[...] = rng.uniform(0.5, 2, b.data.shape) if is_variance else rng.standard_normal(b.data.shape)
+    return layer
+
+
+def mode(train: bool, seed: int, keep: bool = True) -> Mode:
+    """A mode with a generator of its own: the same seed gives every call the same dropout masks."""
     return Mode(train=train, keep=keep, rng=np.random.default_rng([seed, 3]))
 
 
-class Names(dict):
-    """Every public name of the library."""
+# -- shapes and options -------------------------------------------------------------------------------------------
 
-    def __missing__(self, name):
-        if name in inception_np.__all__:
-            return getattr(inception_np, name)
-        raise KeyError(name)
+seeds = st.integers(0, 2**16)  # for the functions above
+flags = st.booleans()  # of options that are on or off
 
 
-@dataclass(frozen=True)
-class Case:
-    text: str
-    shape: tuple[int, ...]
-    seed: int = 0
-    train: bool = True
-
-    def layer(self, dtype=np.float64):
-        layer = eval(self.text, {"rng": np.random.default_rng([self.seed, 5])}, Names())
-        return cast(randomise(layer, self.seed), dtype)
-
-    def x(self, dtype=np.float64):
-        return np.random.default_rng([self.seed, 6]).standard_normal(self.shape).astype(dtype)
-
-    def dy(self, y):
-        return random_like(y, self.seed)
-
-    def mode(self, keep=True):
-        return mode(self.train, self.seed, keep)
-
-    def forward(self, dtype=np.float64):
-        """(layer, x, y, cache, dy)"""
-        layer, x = self.layer(dtype), self.x(dtype)
-        y, cache = layer.forward(x, self.mode())
-        return layer, x, y, cache, self.dy(y)
-
-
-seeds = st.integers(0, 2**16)
-flags = st.booleans()
-
-
-def pairs(low, high):
+def pairs(low: int, high: int) -> st.SearchStrategy[Pair]:
+    """Two whole numbers from low to high, each on its own."""
     return st.tuples(st.integers(low, high), st.integers(low, high))
 
 
-def pads(high=(2, 2)):
-    """((top, bottom), (left, right)), each side on its own."""
+def pads(high: Pair = (2, 2)) -> st.SearchStrategy[Pads]:
+    """((top, bottom), (left, right)), each side on its own and at most high[0] in rows, high[1] in columns."""
     h, w = (st.integers(0, n) for n in high)
     return st.tuples(st.tuples(h, h), st.tuples(w, w))
 
 
 @st.composite
-def windows(draw, largest=3, dilated=True, pooling=False, named=False, slack=3, known=()):
+def shapes(draw: st.DrawFn, channels: int = 4) -> Shape:
+    """(N, H, W, C) with up to 3 images, H unlike W, and up to `channels` channels."""
+    H, W = draw(pairs(1, 4))
+    return (draw(st.integers(1, 3)), H, W + (W == H), draw(st.integers(1, channels)))
+
+
+@st.composite
+def windows(
+    draw: st.DrawFn,
+    largest: int = 3,
+    dilated: bool = True,
+    pooling: bool = False,
+    named: bool = False,
+    slack: int = 3,
+    known: Sequence[tuple[Pair, Pair]] = (),
+) -> tuple[Pair, Pair, Any, Pair, Pair]:
     """kernel, stride, pad, dilation and a plane (H, W) on which at least one window fits.
 
-    pooling: pads smaller than the window. named: the pad as a layer takes it, in any of its forms, as text. known:
+    largest: of a kernel's sides. pooling: pads smaller than the window. named: the pad as a layer takes it, in any of
+    its forms, as text; else ((top, bottom), (left, right)). slack: how much larger than needed the plane may be. known:
     pairs (kernel, stride), undilated, of which every other example has one.
     """
-    if known and draw(flags):
+    if len(known) > 0 and draw(flags):
         kernel, stride = draw(st.sampled_from(known))
         dilated = False
     else:
         kernel, stride = draw(pairs(1, largest)), draw(pairs(1, 3))
     dilation = draw(pairs(1, 2)) if dilated else (1, 1)
-    high = tuple(min(2, k - 1) for k in kernel) if pooling else (2, 2)
+    high = (min(2, kernel[0] - 1), min(2, kernel[1] - 1)) if pooling else (2, 2)
+    pad: Any
     form = draw(st.sampled_from(["four", "int", "pair", "valid", "same"])) if named else "four"
     if form == "int":
         pad = draw(st.integers(0, min(high)))
@@ -131,8 +166,53 @@ def windows(draw, largest=3, dilated=True, pooling=False, named=False, slack=3, 
     return kernel, stride, repr(pad) if named else pad, dilation, (H, W + (W == H))
 
 
+# -- layers -------------------------------------------------------------------------------------------------------
+
+
+class Names(dict[str, Any]):
+    """Every public name of the library, for `eval` of a case's text."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in inception_np.__all__:
+            return getattr(inception_np, name)
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer as its constructor's call, the shape of an x for it, a seed for all numbers, and the mode.
+
+    The text is what a failing test prints, and can be pasted; `rng` in it is a generator that follows from the seed.
+    """
+
+    text: str
+    shape: Shape
+    seed: int = 0
+    train: bool = True
+
+    def layer(self, dtype: DTypeLike = np.float64) -> Layer:
+        """A new layer, its parameters and running averages drawn by `randomise`."""
+        layer: Layer = eval(self.text, {"rng": np.random.default_rng([self.seed, 5])}, Names())
+        return cast(randomise(layer, self.seed), dtype)
+
+    def x(self, dtype: DTypeLike = np.float64) -> np.ndarray:
+        return normal(self.shape, self.seed, dtype)
+
+    def dy(self, y: Any) -> Any:
+        return random_like(y, self.seed)
+
+    def mode(self, keep: bool = True) -> Mode:
+        return mode(self.train, self.seed, keep)
+
+    def forward(self, dtype: DTypeLike = np.float64) -> tuple[Layer, np.ndarray, Any, Any, Any]:
+        """(layer, x, y, cache, dy), ready for backward."""
+        layer, x = self.layer(dtype), self.x(dtype)
+        y, cache = layer.forward(x, self.mode())
+        return layer, x, y, cache, self.dy(y)
+
+
 @st.composite
-def conv(draw):
+def conv(draw: st.DrawFn) -> Case:
     kernel, stride, pad, dilation, plane = draw(windows(named=True))
     groups = draw(st.integers(1, 3))
     C, F = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
@@ -144,7 +224,7 @@ def conv(draw):
 
 
 @st.composite
-def depthwise(draw):
+def depthwise(draw: st.DrawFn) -> Case:
     kernel, stride, pad, dilation, plane = draw(windows(named=True))
     C = draw(st.integers(1, 3))
     text = (
@@ -155,7 +235,7 @@ def depthwise(draw):
 
 
 @st.composite
-def separable(draw):
+def separable(draw: st.DrawFn) -> Case:
     kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C = draw(st.integers(1, 3))
     between = draw(st.sampled_from(["None", "ReLU()", f"BatchNorm({C})"]))
@@ -167,7 +247,7 @@ def separable(draw):
 
 
 @st.composite
-def conv_bn_relu(draw):
+def conv_bn_relu(draw: st.DrawFn) -> Case:
     kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C, F = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     text = f"ConvBNReLU({C}, {F}, {kernel}, stride={stride}, pad={pad}, scale={draw(flags)}, rng=rng)"
@@ -175,7 +255,7 @@ def conv_bn_relu(draw):
 
 
 @st.composite
-def conv_relu(draw):
+def conv_relu(draw: st.DrawFn) -> Case:
     kernel, stride, pad, _, plane = draw(windows(dilated=False, named=True))
     C, F = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     text = f"ConvReLU({C}, {F}, {kernel}, stride={stride}, pad={pad}, rng=rng)"
@@ -183,14 +263,14 @@ def conv_relu(draw):
 
 
 @st.composite
-def max_pool(draw):
+def max_pool(draw: st.DrawFn) -> Case:
     size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True, named=True))
     text = f"MaxPool2D({size}, stride={draw(st.sampled_from([stride, stride, None]))}, pad={pad}, ceil={draw(flags)})"
     return Case(text, (draw(st.integers(1, 2)), *plane, draw(st.integers(1, 3))), draw(seeds))
 
 
 @st.composite
-def avg_pool(draw):
+def avg_pool(draw: st.DrawFn) -> Case:
     size, stride, pad, _, plane = draw(windows(dilated=False, pooling=True, named=True))
     text = (
         f"AvgPool2D({size}, stride={draw(st.sampled_from([stride, stride, None]))}, "
@@ -200,82 +280,75 @@ def avg_pool(draw):
 
 
 @st.composite
-def planes(draw, channels=4):
-    """(N, H, W, C) with H unlike W."""
-    H, W = draw(pairs(1, 4))
-    return (draw(st.integers(1, 3)), H, W + (W == H), draw(st.integers(1, channels)))
+def global_avg_pool(draw: st.DrawFn) -> Case:
+    return Case("GlobalAvgPool2D()", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def global_avg_pool(draw):
-    return Case("GlobalAvgPool2D()", draw(planes()), draw(seeds))
+def adaptive_avg_pool(draw: st.DrawFn) -> Case:
+    return Case(f"AdaptiveAvgPool2D({draw(pairs(1, 5))})", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def adaptive_avg_pool(draw):
-    return Case(f"AdaptiveAvgPool2D({draw(pairs(1, 5))})", draw(planes()), draw(seeds))
+def flatten(draw: st.DrawFn) -> Case:
+    return Case("Flatten()", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def flatten(draw):
-    return Case("Flatten()", draw(planes()), draw(seeds))
+def relu(draw: st.DrawFn) -> Case:
+    return Case("ReLU()", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def relu(draw):
-    return Case("ReLU()", draw(planes()), draw(seeds))
+def elu(draw: st.DrawFn) -> Case:
+    return Case("ELU()", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def elu(draw):
-    return Case("ELU()", draw(planes()), draw(seeds))
-
-
-@st.composite
-def dropout(draw):
+def dropout(draw: st.DrawFn) -> Case:
     rate = draw(st.sampled_from([0.5, 0.25, 0.9, 0.0]))
-    return Case(f"Dropout({rate})", draw(planes()), draw(seeds), not draw(flags))
+    return Case(f"Dropout({rate})", draw(shapes()), draw(seeds), not draw(flags))
 
 
 @st.composite
-def linear(draw):
+def linear(draw: st.DrawFn) -> Case:
     i, o = draw(pairs(1, 5))
     text = f"Linear({i}, {o}, bias={draw(flags)}, rng=rng)"
     return Case(text, (draw(st.integers(1, 3)), i), draw(seeds))
 
 
 @st.composite
-def scale(draw):
-    return Case(f"Scale({draw(st.sampled_from([2.0, -0.5, 1 / 9]))})", draw(planes()), draw(seeds))
+def scale(draw: st.DrawFn) -> Case:
+    return Case(f"Scale({draw(st.sampled_from([2.0, -0.5, 1 / 9]))})", draw(shapes()), draw(seeds))
 
 
 @st.composite
-def whitening(draw):
+def whitening(draw: st.DrawFn) -> Case:
     C, k = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (1, 3)]))
     plane = k + draw(st.integers(0, 3)), k + draw(st.integers(0, 3))
     return Case(f"PatchWhitening({C}, {k}, rng=rng)", (draw(st.integers(1, 2)), *plane, C), draw(seeds))
 
 
 @st.composite
-def batch_norm(draw):
-    shape = draw(planes())
+def batch_norm(draw: st.DrawFn) -> Case:
+    shape = draw(shapes())
     eps = draw(st.sampled_from([1e-3, 1e-5, 0.5]))
     text = f"BatchNorm({shape[3]}, eps={eps}, decay={draw(st.sampled_from([0.9, 0.5]))}, scale={draw(flags)})"
     return Case(text, shape, draw(seeds), not draw(flags))
 
 
 @st.composite
-def lrn(draw):
+def lrn(draw: st.DrawFn) -> Case:
     alpha = draw(st.sampled_from([1.0, 0.5, 2.0]))
     text = (
         f"LRN({draw(st.sampled_from([1, 3, 5]))}, alpha={alpha}, beta={draw(st.sampled_from([1.0, 0.75, 0.5]))}, "
         f"k={draw(st.sampled_from([1.0, 2.0, 0.5]))}, divide_by_size={draw(flags)})"
     )
-    return Case(text, draw(planes(channels=7)), draw(seeds))
+    return Case(text, draw(shapes(channels=7)), draw(seeds))
 
 
-# One strategy for every layer. `LINEAR` are linear in x (some plus a constant), and have an adjoint.
-LAYERS = {
+# A strategy of cases for every layer. Those of `LINEAR` are linear in x (some plus a constant), and have an adjoint.
+LAYERS: dict[str, st.SearchStrategy[Case]] = {
     "Conv2D": conv(),
     "DepthwiseConv2D": depthwise(),
     "SeparableConv2D": separable(),
@@ -309,12 +382,12 @@ LINEAR = (
 )
 
 
-# Blocks: trees of layers as the networks have them. A block is text that takes C channels on an (H, W) plane and
-# keeps the plane; it is drawn together with the channels that it gives.
+# -- blocks: trees of layers as the networks have them. A block is text that takes C channels and keeps the plane
+# (H, W); it is drawn together with the channels that it gives ----------------------------------------------------
 
 
 @st.composite
-def units(draw, C):
+def units(draw: st.DrawFn, C: int) -> tuple[str, int]:
     """A layer that keeps the plane, and its output channels."""
     F = draw(st.integers(1, 3))
     kernel = draw(st.sampled_from([1, (1, 3), (3, 2)]))
@@ -337,7 +410,7 @@ def units(draw, C):
 
 
 @st.composite
-def chains(draw, C, depth=1):
+def chains(draw: st.DrawFn, C: int, depth: int = 1) -> tuple[str, int]:
     """A Sequential of none to three units, or of smaller blocks."""
     parts = []
     for _ in range(draw(st.integers(0, 3))):
@@ -347,7 +420,8 @@ def chains(draw, C, depth=1):
 
 
 @st.composite
-def blocks(draw, C, depth=1):
+def blocks(draw: st.DrawFn, C: int, depth: int = 1) -> tuple[str, int]:
+    """A Sequential, a Concat of branches or a Residual."""
     kind = draw(st.sampled_from(["Sequential", "Concat", "Residual"]))
     if kind == "Concat":
         drawn = [draw(chains(C, depth - 1)) for _ in range(draw(st.integers(1, 3)))]
@@ -362,8 +436,8 @@ def blocks(draw, C, depth=1):
 
 
 @st.composite
-def networks(draw):
-    """A whole small tree with its input: two images at least, so that batch norm has something to normalise."""
+def networks(draw: st.DrawFn) -> Case:
+    """A small tree of layers with its input: two images at least, so that batch norm has something to normalise."""
     C = draw(st.integers(1, 3))
     text, _ = draw(blocks(C, depth=2))
     H, W = draw(pairs(2, 4))
