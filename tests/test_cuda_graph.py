@@ -9,12 +9,12 @@ import host_cuda
 import numpy as np
 import pytest
 import strict_cupy
+from training_step import eager_step
 
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, cuda_graph, data, fits, train
 from inception_np.averages import Average, Lookahead
 from inception_np.cuda_graph import CapturedStep
-from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import relu
 from inception_np.layer import move, named_buffers, vectors, walk
@@ -104,17 +104,13 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
         for layer, decay in zip(norms, decays, strict=True):
             layer.decay = decay
-        x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
-        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
-        net.backward(dy, x, cache, into=False)
-        lengths.append(float(clip_norm(optimiser.grad, clip or np.inf)))
-        optimiser.lr = lr
-        optimiser.step()
+        optimiser.lr, rng = lr, stream(0, "dropout", i)
+        y, loss, length = eager_step(net, optimiser, x, classes[index], rng, smoothing=0.1, clip=clip or np.inf)
         if average:
             average.update()
-        loss_sum += float(loss) * len(index)
-        right += int((y[0].argmax(1) == labels).sum())
+        lengths.append(length)
+        loss_sum += loss * len(index)
+        right += int((backend.asarray(y[0], "cpu").argmax(1) == classes[index]).sum())
     return state(net, optimiser, average), loss_sum, right, lengths
 
 
@@ -294,11 +290,7 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
             step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
             step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
         else:
-            x = backend.asarray(data.normalise(pictures[:4], MEAN, STD), "cuda")
-            y, cache = net.forward(x, Mode(train=True, keep=True))
-            _, dy = train.total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
-            net.backward(dy, x, cache, into=False)
-            optimiser.step()
+            eager_step(net, optimiser, data.normalise(pictures[:4], MEAN, STD), classes[:4])
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     assert (weights[0] == weights[1]).all() == seen
 
@@ -328,14 +320,11 @@ def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatc
             step = CapturedStep(net, optimiser, pictures, classes, 2, mean=MEAN, std=STD, pad=2)
         for i in range(2):
             index = np.arange(2) + i
+            rng = stream(0, "dropout", i)
             if capture:
-                step(index, crops=None, dropout=stream(0, "dropout", i))
-                continue
-            x = backend.asarray(data.normalise(pictures[index], MEAN, STD), "cuda")
-            y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-            _, dy = train.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
-            net.backward(dy, x, cache, into=False)
-            optimiser.step()
+                step(index, crops=None, dropout=rng)
+            else:
+                eager_step(net, optimiser, data.normalise(pictures[index], MEAN, STD), classes[index], rng)
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     np.testing.assert_array_equal(*weights)
 
