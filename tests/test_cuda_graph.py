@@ -25,14 +25,21 @@ on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing o
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
 
 
-@pytest.fixture(params=[pytest.param("host", marks=on_host), pytest.param("gpu", marks=pytest.mark.gpu)])
-def cupy(request, monkeypatch):
+def stand_in(monkeypatch):
+    """CuPy's stand-in, with the CUDA kernels compiled for the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
     monkeypatch.setattr(backend, "TF32", True)
-    if request.param == "gpu":
-        return pytest.importorskip("cupy")
     host_cuda.on_host(monkeypatch)
     return strict_cupy.pretend(monkeypatch)
+
+
+@pytest.fixture(params=[pytest.param("host", marks=on_host), pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request, monkeypatch):
+    if request.param == "host":
+        return stand_in(monkeypatch)
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    return pytest.importorskip("cupy")
 
 
 def small_network(classes=5):
@@ -209,10 +216,7 @@ def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
 @pytest.mark.parametrize("waiting", ["the null stream for the step", "the step for the null stream"])
 def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
     """The weights are read between steps on the null stream, and the optimiser may write them there."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    strict_cupy.pretend(monkeypatch)
+    stand_in(monkeypatch)
     wanted, *_ = eager("sgd", "cuda", 2)
     wait = strict_cupy.Stream.wait_event
 
@@ -231,10 +235,7 @@ def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
 @pytest.mark.parametrize("fault", ["nobody waits", "nothing is held", "dy is overwritten"])
 def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
     """They have a stream beside the step's. The stand-in runs it as late as it may, and forgets what nobody holds."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    cupy = strict_cupy.pretend(monkeypatch)
+    cupy = stand_in(monkeypatch)
     wanted, *_ = eager("sgd", "cuda", 2)
     if fault == "nobody waits":
         monkeypatch.setattr(cupy.cuda, "Event", lambda **_: SimpleNamespace(record=lambda stream: None))
@@ -492,10 +493,7 @@ def test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_
 @on_host
 def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
     """The planted fault of the test above."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    cupy = strict_cupy.pretend(monkeypatch)
+    cupy = stand_in(monkeypatch)
     monkeypatch.setattr(train.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
     with pytest.raises(AssertionError):
         test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
@@ -533,10 +531,7 @@ def test_lookahead_after_a_captured_step_equals_the_eager_one_bit_for_bit(cupy, 
 @on_host
 @pytest.mark.parametrize("fault", ["nobody waits", "no way back", "another step"])
 def test_lookahead_that_comes_too_early_or_leaves_a_part_out_is_found(fault, monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    strict_cupy.pretend(monkeypatch)
+    stand_in(monkeypatch)
     wanted = looked_ahead(tmp_path / "eager", False, monkeypatch)
     wait, move, update = strict_cupy.Stream.wait_event, Lookahead.move, Lookahead.update
     if fault == "nobody waits":
