@@ -40,8 +40,7 @@ import test_layers  # noqa: E402
 import test_own_layers  # noqa: E402
 import wild_operators  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
-from numerics import H, arrays, random_like, randomise  # noqa: E402
-from strategies import LAYERS, Case, networks  # noqa: E402
+from numerics import H, arrays  # noqa: E402
 
 import inception_np.backend as backend  # noqa: E402
 import inception_np.kernels.batchnorm as batchnorm_kernels  # noqa: E402
@@ -70,6 +69,7 @@ from inception_np import (  # noqa: E402
 )
 from inception_np import softmax_cross_entropy as cross_entropy  # noqa: E402
 from inception_np.models.network import Network  # noqa: E402
+from inception_np.testing import LAYERS, Case, networks, random_like, randomise  # noqa: E402
 
 EQUIVALENTS = HERE / "mutation_equivalents.txt"
 PACKAGE = HERE.parent / "inception_np"

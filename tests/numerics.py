@@ -10,35 +10,10 @@ import copy
 
 import numpy as np
 
-from inception_np.layer import Mode, cast, named_buffers, named_params
+from inception_np.layer import cast, named_buffers, named_params
+from inception_np.testing import mode
 
 H = 1e-30
-
-
-def randomise(layer, seed):
-    """Draw every parameter and running average anew, so that no gamma is 1 and no beta is 0."""
-    rng = np.random.default_rng([seed, 1])
-    for p in named_params(layer).values():
-        p.data[...] = rng.standard_normal(p.data.shape)
-    for name, b in named_buffers(layer).items():
-        away_from_zero = name.rpartition(".")[2] == "var"
-        draw = rng.uniform(0.5, 2, b.data.shape) if away_from_zero else rng.standard_normal(b.data.shape)
-        b.data[...] = draw
-    return layer
-
-
-def random_like(y, seed):
-    """Random numbers in the structure of y: an array, or tuples and dicts of arrays (auxiliary heads)."""
-    rng = np.random.default_rng([seed, 2])
-
-    def draw(y):
-        if isinstance(y, tuple):
-            return tuple(map(draw, y))
-        if isinstance(y, dict):
-            return {k: draw(v) for k, v in y.items()}
-        return rng.standard_normal(y.shape).astype(y.real.dtype)
-
-    return draw(y)
 
 
 def strewn(x, seed):
@@ -71,11 +46,6 @@ def plain(kernel):
 def dot(a, b):
     """The sum of a * b over all arrays of two equal structures (nothing conjugated)."""
     return sum((p * q).sum() for p, q in zip(arrays(a), arrays(b), strict=True))
-
-
-def mode(train, seed, keep=True):
-    """A mode with its own generator, always in the same state for the same seed."""
-    return Mode(train=train, keep=keep, rng=np.random.default_rng([seed, 3]))
 
 
 def gradients(layer, x, dy, train, seed):

@@ -1,9 +1,9 @@
-"""A case of strategies.py run on CuPy's arrays, or on those of its stand-in."""
+"""A case of inception_np.testing run on CuPy's arrays, or on those of its stand-in."""
 
 import numpy as np
-from numerics import random_like
 
 from inception_np.layer import move, named_buffers, named_params
+from inception_np.testing import random_like
 
 
 def to_host(tree):

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import arrays, error, gradient_errors, gradients, held, mode, random_like, snapshot
-from strategies import LAYERS, Case, networks
+from numerics import arrays, error, gradient_errors, gradients, held, snapshot
 from test_layers import (
     Spoiled,
     promise_accumulates,
@@ -47,6 +46,7 @@ from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D, SeparableConv2D
 from inception_np.layers.pool import MaxPool2D
 from inception_np.models import create_model
+from inception_np.testing import LAYERS, Case, mode, networks, random_like
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
 few = settings(max_examples=max(10, settings().max_examples // 4))

@@ -9,11 +9,11 @@ import host_cuda
 import numpy as np
 import pytest
 import strict_cupy
+from training_step import eager_step
 
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, data, fits, train
 from inception_np.averages import Average, Lookahead
-from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import add_to, relu
 from inception_np.layer import move, named_buffers, vectors, walk
@@ -26,14 +26,21 @@ on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing o
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
 
 
-@pytest.fixture(params=[pytest.param("host", marks=on_host), pytest.param("gpu", marks=pytest.mark.gpu)])
-def cupy(request, monkeypatch):
+def stand_in(monkeypatch):
+    """CuPy's stand-in, with the CUDA kernels compiled for the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
     monkeypatch.setattr(backend, "TF32", True)
-    if request.param == "gpu":
-        return pytest.importorskip("cupy")
     host_cuda.on_host(monkeypatch)
     return strict_cupy.pretend(monkeypatch)
+
+
+@pytest.fixture(params=[pytest.param("host", marks=on_host), pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request, monkeypatch):
+    if request.param == "host":
+        return stand_in(monkeypatch)
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    return pytest.importorskip("cupy")
 
 
 def small_network(classes=5):
@@ -105,17 +112,13 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
         for layer, decay in zip(norms, decays, strict=True):
             layer.decay = decay
-        x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
-        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
-        net.backward(dy, x, cache, into=False)
-        lengths.append(float(clip_norm(optimiser.grad, clip or np.inf)))
-        optimiser.lr = lr
-        optimiser.step()
+        optimiser.lr, rng = lr, stream(0, "dropout", i)
+        y, loss, length = eager_step(net, optimiser, x, classes[index], rng, smoothing=0.1, clip=clip or np.inf)
         if average:
             average.update()
-        loss_sum += float(loss) * len(index)
-        right += int((y[0].argmax(1) == labels).sum())
+        lengths.append(length)
+        loss_sum += loss * len(index)
+        right += int((backend.asarray(y[0], "cpu").argmax(1) == classes[index]).sum())
     return state(net, optimiser, average), loss_sum, right, lengths
 
 
@@ -214,10 +217,7 @@ def test_steps_on_the_device_are_those_of_the_cpu(cupy, monkeypatch):
 @pytest.mark.parametrize("waiting", ["the null stream for the step", "the step for the null stream"])
 def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
     """The weights are read between steps on the null stream, and the optimiser may write them there."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    strict_cupy.pretend(monkeypatch)
+    stand_in(monkeypatch)
     wanted, *_ = eager("sgd", "cuda", 2)
     wait = strict_cupy.Stream.wait_event
 
@@ -236,10 +236,7 @@ def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
 @pytest.mark.parametrize("fault", ["nobody waits", "nothing is held", "dy is overwritten"])
 def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
     """They have a stream beside the step's. The stand-in runs it as late as it may, and forgets what nobody holds."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    cupy = strict_cupy.pretend(monkeypatch)
+    cupy = stand_in(monkeypatch)
     wanted, *_ = eager("sgd", "cuda", 2)
     if fault == "nobody waits":
         monkeypatch.setattr(cupy.cuda, "Event", lambda **_: SimpleNamespace(record=lambda stream: None))
@@ -295,11 +292,7 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
             step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
             step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
         else:
-            x = backend.asarray(data.normalise(pictures[:4], MEAN, STD), "cuda")
-            y, cache = net.forward(x, Mode(train=True, keep=True))
-            _, dy = train.total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
-            net.backward(dy, x, cache, into=False)
-            optimiser.step()
+            eager_step(net, optimiser, data.normalise(pictures[:4], MEAN, STD), classes[:4])
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     assert (weights[0] == weights[1]).all() == seen
 
@@ -329,14 +322,11 @@ def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatc
             step = CapturedStep(net, optimiser, pictures, classes, 2, mean=MEAN, std=STD, pad=2)
         for i in range(2):
             index = np.arange(2) + i
+            rng = stream(0, "dropout", i)
             if capture:
-                step(index, crops=None, dropout=stream(0, "dropout", i))
-                continue
-            x = backend.asarray(data.normalise(pictures[index], MEAN, STD), "cuda")
-            y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-            _, dy = train.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
-            net.backward(dy, x, cache, into=False)
-            optimiser.step()
+                step(index, crops=None, dropout=rng)
+            else:
+                eager_step(net, optimiser, data.normalise(pictures[index], MEAN, STD), classes[index], rng)
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     np.testing.assert_array_equal(*weights)
 
@@ -504,10 +494,7 @@ def test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_
 @on_host
 def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
     """The planted fault of the test above."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    cupy = strict_cupy.pretend(monkeypatch)
+    cupy = stand_in(monkeypatch)
     monkeypatch.setattr(train.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
     with pytest.raises(AssertionError):
         test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
@@ -545,10 +532,7 @@ def test_lookahead_after_a_captured_step_equals_the_eager_one_bit_for_bit(cupy, 
 @on_host
 @pytest.mark.parametrize("fault", ["nobody waits", "no way back", "another step"])
 def test_lookahead_that_comes_too_early_or_leaves_a_part_out_is_found(fault, monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    host_cuda.on_host(monkeypatch)
-    strict_cupy.pretend(monkeypatch)
+    stand_in(monkeypatch)
     wanted = looked_ahead(tmp_path / "eager", False, monkeypatch)
     wait, move, update = strict_cupy.Stream.wait_event, Lookahead.move, Lookahead.update
     if fault == "nobody waits":

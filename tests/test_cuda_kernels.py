@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numerics import strewn
 from on_device import gradients
-from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
 from inception_np import Mode, backend, create_model, data, list_models
 from inception_np.kernels import (
@@ -44,6 +43,7 @@ from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
 from inception_np.random import stream
+from inception_np.testing import LAYERS, flags, pairs, seeds, shapes, windows
 
 within_test = settings(suppress_health_check=[*HealthCheck])
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
@@ -430,13 +430,13 @@ pooling = windows(largest=4, dilated=False, pooling=True, slack=5, known=launch.
 PROPERTIES = {
     max_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
     avg_pool: st.tuples(pooling, st.integers(1, 2), some, numbers()),
-    global_avg_pool: st.tuples(planes(channels=40), numbers()),
+    global_avg_pool: st.tuples(shapes(channels=40), numbers()),
     depthwise2d: st.tuples(windows(largest=4, slack=8, known=launch.KNOWN), st.integers(1, 3), many, numbers()),
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
-    batch_norm: st.tuples(planes(channels=40), numbers()),
+    batch_norm: st.tuples(shapes(channels=40), numbers()),
     joins: st.tuples(st.sampled_from([1, 3, 7, 33, 127, 130, 515]), st.sampled_from([1, 5, 33, 300]), numbers()),
-    local_response: st.tuples(planes(channels=12), numbers()),
-    elements: st.tuples(planes(channels=40), numbers()),
+    local_response: st.tuples(shapes(channels=12), numbers()),
+    elements: st.tuples(shapes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
     updates: st.tuples(st.sampled_from([1, 5, 255, 256, 600]), numbers()),
     averages: st.tuples(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import held, mode, random_like, snapshot
-from strategies import LAYERS, Names
+from numerics import held, snapshot
 
 from inception_np.backend import DeviceError, device
 from inception_np.kernels.window import ImageTooSmall
@@ -17,6 +16,7 @@ from inception_np.layer import Layer, Mode, named_params
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.linear import Linear
 from inception_np.optim import SGD
+from inception_np.testing import LAYERS, Names, mode, random_like
 
 # A call that makes something: its error, and what it says.
 MAKING = [

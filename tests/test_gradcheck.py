@@ -14,8 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import find as hypothesis_find
 from hypothesis import strategies as st
-from numerics import randomise
-from strategies import LAYERS, networks
 
 from inception_np import (
     LRN,
@@ -43,6 +41,7 @@ from inception_np.gradcheck.complex_step import _jitter
 from inception_np.gradcheck.report import ratio
 from inception_np.gradcheck_cli import LAYERS as READY
 from inception_np.gradcheck_cli import LINEAR, add_arguments, run
+from inception_np.testing import LAYERS, networks, randomise
 
 
 def draw(*shape, seed=0):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import LAYERS, networks
 
 from inception_np import (
     BatchNorm,
@@ -29,6 +28,7 @@ from inception_np import (
 from inception_np.gradcheck import METHODS, POLICIES
 from inception_np.gradcheck_cli import add_arguments, run, spread
 from inception_np.models.network import Network
+from inception_np.testing import LAYERS, networks
 
 TRAINING, EVALUATION = Mode(train=True), Mode(train=False)
 

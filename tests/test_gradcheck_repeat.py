@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numerics import randomise
-from strategies import LAYERS, networks
 
 from inception_np import (
     LRN,
@@ -49,6 +47,7 @@ from inception_np.gradcheck import METHODS
 from inception_np.gradcheck.snippet import Lines, snippet
 from inception_np.gradcheck_cli import add_arguments, run
 from inception_np.layer import flatten
+from inception_np.testing import LAYERS, networks, randomise
 
 ROOT = Path(__file__).parents[1]
 

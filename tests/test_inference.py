@@ -6,7 +6,6 @@ import threading
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import networks
 
 import inception_np
 from inception_np import (
@@ -36,6 +35,7 @@ from inception_np import (
     named_buffers,
     named_params,
 )
+from inception_np.testing import networks
 
 fast = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
 

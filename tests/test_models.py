@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numerics import H, dot, gradients, mode, random_like
+from numerics import H, dot, gradients
 
 import inception_np.models as models
 from inception_np.compose import Concat, Residual, Sequential
@@ -32,6 +32,7 @@ from inception_np.models.network import smallest_image
 from inception_np.models.xception import normalised, segmented
 from inception_np.optim import SGD
 from inception_np.table import summary
+from inception_np.testing import mode, random_like
 from inception_np.weights.checkpoint import load, save
 from reference import tables_later
 

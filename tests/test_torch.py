@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numerics import error
-from strategies import LAYERS, Case, flags, networks, seeds
 
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.layer import Buffer, Layer, Mode, cast, named_buffers, named_params
@@ -23,6 +22,7 @@ from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, Glob
 from inception_np.layers.whitening import PatchWhitening
 from inception_np.loss import softmax_cross_entropy
 from inception_np.optim import SGD
+from inception_np.testing import LAYERS, Case, flags, networks, seeds
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

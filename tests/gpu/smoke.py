@@ -16,8 +16,9 @@ import numpy as np
 from bench import IMAGES, captured_step, dataset, model
 from dry import DRY, cupy, small
 from test_cuda_sources import OPTIONS, SOURCES
+from training_step import eager_step
 
-from inception_np import SGD, Mode, backend, train
+from inception_np import SGD, backend
 from inception_np.data import augment, normalise
 from inception_np.kernels.cuda import launch
 from inception_np.layer import vectors
@@ -58,13 +59,8 @@ def eager_steps(name, number):
     losses = []
     for i in range(number):
         index = order[i * BATCH % IMAGES :][:BATCH]
-        x = augment(images[index], 4, (120,) * 3, stream(0, "augment", i))
-        x = backend.asarray(normalise(x, (120,) * 3, (60,) * 3), "cuda")
-        y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = train.total_loss(y, backend.asarray(labels[index], "cuda"), 0, 0)
-        net.backward(dy, x, cache, into=False)
-        optimiser.step()
-        losses.append(float(loss))
+        x = normalise(augment(images[index], 4, (120,) * 3, stream(0, "augment", i)), (120,) * 3, (60,) * 3)
+        losses.append(eager_step(net, optimiser, x, labels[index], stream(0, "dropout", i))[1])
     return losses, backend.asarray(vectors(net)[0], "cpu")
 
 
