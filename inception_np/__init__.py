@@ -31,7 +31,7 @@ _HOME = {
     "replay": ("Replay",),
     "gradcheck": ("check_gradients",),
     "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
-    "table": ("summary",),
+    "models.summary": ("summary",),
     "threads": ("set_num_threads",),
 }
 # fmt: on

@@ -30,9 +30,9 @@ from inception_np.loss import softmax_cross_entropy
 from inception_np.models import MODELS, create_model, list_models
 from inception_np.models.blocks import scaled, tower
 from inception_np.models.network import smallest_image
+from inception_np.models.summary import summary
 from inception_np.models.xception import normalised, segmented
 from inception_np.optim import SGD
-from inception_np.table import summary
 from reference import tables_later
 
 STAGES = json.loads((Path(__file__).parent / "data" / "stages.json").read_text())

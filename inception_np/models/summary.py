@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .backend import Shape
-from .compose import Concat, Residual, Sequential
-from .layer import Layer, named_params
-from .layers.conv_bn_relu import ConvBNReLU
-from .models import create_model
-from .models.network import Network
+from ..backend import Shape
+from ..compose import Concat, Residual, Sequential
+from ..layer import Layer, named_params
+from ..layers.conv_bn_relu import ConvBNReLU
+from . import create_model
+from .network import Network
 
 
 @dataclass(frozen=True)
