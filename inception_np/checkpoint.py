@@ -104,15 +104,12 @@ def save(layer: Layer, path: str | os.PathLike, *, about: Mapping[str, Any] | No
 
 def check_as_made(layer: Any) -> None:
     """Is a network what create_model makes of its name and options? Raises ValueError that lists what is not."""
+    from .models import create_model
     from .models.network import signature
 
-    if getattr(layer, "made", None) is None:  # its name was given by hand
-        from .models import create_model
-
-        made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
-    else:
-        made = layer.made
-    now = signature(layer)
+    if getattr(layer, "made", None) is None:
+        layer.made = signature(create_model(layer.name, preset=layer.preset, **layer.options))
+    made, now = layer.made, signature(layer)
     lost = [path for path in made if path not in now]
     new = [path for path in now if path not in made]
     changed = [path for path in made if path in now and made[path] != now[path]]
