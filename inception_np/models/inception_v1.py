@@ -69,16 +69,16 @@ class Source(NamedTuple):
     """What the sources do not share: constants, and no layer."""
 
     init: Init
-    linear: Init
+    linear: Init  # of the fully connected layers
     bias: float = 0.0  # the first value of every bias but the classifiers'
     heads: bool = True
     batch_norm: bool = False
     decay: float = 0.9
     gamma: bool = True
     five: int = 5  # the kernel of a module's third branch
-    pool4: int = 3
+    pool4: int = 3  # the kernel of the pool before 5a
     dropout: float = 0.4
-    adaptive: bool = False  # the heads' pools
+    adaptive: bool = False  # the heads pool to 4x4, whatever the grid
     stem_pad: Any = 3  # TensorFlow's "same" pads 2 and 3: the same size, one pixel's shift
 
 

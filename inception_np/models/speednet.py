@@ -9,7 +9,7 @@ network learns from its first step. The pools come before batch norm and ReLU, w
 Batch norm has no gamma. The logits are divided by 9, so that the last layer learns at 1/81 of the rate that suits the
 convolutions.
 
-It wants airbench's recipe too, which `inception-np train --model speednet_cifar --data cifar10` uses unless told
+It is trained by airbench's recipe, which `inception-np train --model speednet_cifar --data cifar10` uses unless told
 otherwise (options.py): a triangular learning rate, lookahead, label smoothing, alternating flips, six views in tests.
 """
 
