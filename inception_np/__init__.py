@@ -31,7 +31,7 @@ _HOME = {
     "runtime.replay": ("Replay",),
     "gradcheck": ("check_gradients",),
     "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),
-    "table": ("summary",),
+    "models.summary": ("summary",),
     "backend.threads": ("set_num_threads",),
 }
 # fmt: on

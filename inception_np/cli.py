@@ -171,7 +171,7 @@ def models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def models(args: argparse.Namespace) -> int:
     from .models import list_models
-    from .table import summary
+    from .models.summary import summary
 
     names = list_models(args.pattern)
     if not names:
@@ -214,7 +214,7 @@ def summary(args: argparse.Namespace) -> int:
     name = _known_model(args.name, "NAME")
     from .memory import check_width
     from .models import create_model
-    from .table import summary as table_of
+    from .models.summary import summary as table_of
 
     check_width(name, args.width, 0, args.classes)
     try:

@@ -48,12 +48,8 @@ def network_for(o: Any, force: bool) -> Network:
 
 def check_image(net: Network) -> None:
     """Raise UsageError for a network that images of this size are too small for, with one that takes them."""
-    shape: tuple[int, ...] = (1, *IMAGE)
     try:
-        for name, stage in net.trunk.layers.items():
-            shape = stage.out_shape(shape)
-            if name in net.heads:
-                net.heads[name].out_shape(shape)
+        net.stage_shapes((1, *IMAGE), heads=True)
     except ImageTooSmall as error:
         least, other = smallest_image(net, heads=True), f"{net.name}_cifar"
         advice = f"; --model {other} is made for them" if other in MODELS else ""

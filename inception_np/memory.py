@@ -172,11 +172,7 @@ def activations(net: Network, image: tuple[int, ...]) -> list[int]:
     for leaf in leaves.values():
         noted(leaf)
     try:
-        shape = (1, *image)
-        for name, stage in net.trunk.layers.items():
-            shape = stage.out_shape(shape)
-            if name in net.heads:
-                net.heads[name].out_shape(shape)
+        net.stage_shapes((1, *image), heads=True)
     finally:
         for leaf in leaves.values():
             del leaf.out_shape

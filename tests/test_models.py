@@ -27,11 +27,11 @@ from inception_np.layers.depthwise import DepthwiseConv2D
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
 from inception_np.loss import softmax_cross_entropy
 from inception_np.models import MODELS, create_model, list_models
-from inception_np.models.blocks import scaled, tower
+from inception_np.models.blocks import at_width, tower
 from inception_np.models.network import smallest_image
+from inception_np.models.summary import summary
 from inception_np.models.xception import normalised, segmented
 from inception_np.optim import SGD
-from inception_np.table import summary
 from inception_np.testing import mode, random_like
 from inception_np.weights.checkpoint import load, save
 from reference import tables_later
@@ -646,6 +646,29 @@ def test_the_smallest_image_is_exact_in_training_too(name):
                 net.forward(np.zeros((2, least - 1, least - 1, 3), np.float32), ways)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_the_shapes_of_the_stages_are_those_of_a_forward_pass(name):
+    net, x = create_model(name, width=1 / 16), np.zeros((2, 32, 32, 3), np.float32)
+    wanted = {}
+    for stage, layer in net.trunk.layers.items():
+        x = layer.forward(x, Mode())[0]
+        wanted[stage] = x.shape
+        if stage in net.heads:
+            wanted[f"aux_{stage}"] = net.heads[stage].forward(x, Mode())[0].shape
+    assert net.stage_shapes((2, 32, 32, 3), heads=True) == wanted
+    assert net.stage_shapes((2, 32, 32, 3)) == {stage: wanted[stage] for stage in net.trunk.layers}
+
+
+def test_a_network_is_compared_only_when_it_is_saved(tmp_path):
+    net = create_model("xception_cifar", width=1 / 16)
+    assert net.made is None
+    net.trunk.layers["extra"] = ReLU()
+    with pytest.raises(ValueError, match=r"save: got a xception_cifar that was changed .* 1 new \(extra\)"):
+        save(net, tmp_path / "net")
+    del net.trunk.layers["extra"]
+    save(net, tmp_path / "net")
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -662,6 +685,9 @@ def test_the_smallest_image_is_exact_in_training_too(name):
         ({"name": "xception", "dropout": True}, TypeError, "got dropout=True, wanted float or None"),
         ({"name": "xception", "middle": -1}, ValueError, "got middle=-1, wanted at least 0"),
         ({"name": "inception_resnet_v2", "blocks_b": -1}, ValueError, "got blocks_b=-1, wanted at least 0"),
+        ({"name": "inception_v1_cifar", "separable_stem": True}, TypeError, "wanted one of naive, lrn, batch_norm"),
+        ({"name": "inception_v3_cifar", "first_stride": 2}, TypeError, "wanted one of dropout"),
+        ({"name": "inception_resnet_v2_cifar", "blocks_a": None}, TypeError, "got blocks_a=None, wanted int"),
         ({"name": "inception_v4", "num_classes": 0}, ValueError, "wanted at least 1"),
         ({"name": "inception_v4", "dropout": 1.0}, ValueError, "0 <= rate < 1"),
         ({"name": "inception_v4", "aux": "yes"}, TypeError, "wanted None, True or False"),
@@ -673,7 +699,7 @@ def test_a_wrong_option_is_refused_by_name(call, error, text, blank):
 
 
 def test_fewer_channels_never_vanish():
-    assert scaled({"a": (64, (1, 3))}, 1 / 16) == {"a": (4, (1, 1))}
+    assert at_width({"a": (64, (1, 3))}, 1 / 16) == {"a": (4, (1, 1))}
     for name in SMALL:
         net = create_model(name, width=1 / 64)
         x = np.random.default_rng(0).standard_normal((2, *net.image), np.float32)

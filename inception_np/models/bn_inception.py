@@ -29,7 +29,7 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
 from ..layers.linear import Linear
 from ..layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
-from .blocks import Conv, Stages, bn_auxiliary, scaled
+from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary
 from .network import Network
 
 # The appendix's table:  1x1   3x3 (reduce, out)  double 3x3 (reduce, out twice)  pool projection
@@ -78,37 +78,51 @@ class Source(NamedTuple):
     """What the sources do not share: constants, and no layer."""
 
     init: Init
+    reduce: Init | None = None  # of the reductions and
+    project: Init | None = None  # of the projections, where they start smaller
     eps: float = 1e-3
     decay: float = 0.99
     gamma: bool = True
     bias: bool = False  # a bias in every convolution, although batch norm takes it out again
     pool_proj: int = 128
     dense: bool = True  # the first convolution
-    reduce: bool = True  # the 1x1 of conv2
+    depthwise: Init | None = None  # of a first convolution outside the scope of batch norm, with biases in its place
+    conv2_reduce: bool = True  # the 1x1 of conv2
     heads: bool = False
     dropout: float = 0.0
     same: bool = False  # windows with stride are padded as TensorFlow does, not evenly
     ceil: bool = False  # pools with stride are not padded but may hang over the end
-    counted: bool = False  # padding counts in the average pools
+    count_include_pad: bool = False  # padding counts in the average pools
 
 
 SOURCES = {
     # The paper states neither eps nor the averages' decay nor the initial weights
     "paper": Source(he_normal, pool_proj=96, dense=False),
-    "tf_slim": Source(he_truncated, decay=0.9997, gamma=False, pool_proj=96, dense=False, dropout=0.2, same=True),
-    "caffe": Source(lecun_uniform, eps=1e-5, decay=0.9, bias=True, ceil=True, counted=True),
-    "chainer": Source(lecun_normal, eps=2e-5, decay=0.9, reduce=False, heads=True),
+    "tf_slim": Source(
+        he_truncated,
+        truncated_normal(0.09),
+        truncated_normal(0.1),
+        decay=0.9997,
+        gamma=False,
+        pool_proj=96,
+        dense=False,
+        depthwise=truncated_normal(1.0),
+        dropout=0.2,
+        same=True,
+    ),
+    "caffe": Source(lecun_uniform, eps=1e-5, decay=0.9, bias=True, ceil=True, count_include_pad=True),
+    "chainer": Source(lecun_normal, eps=2e-5, decay=0.9, conv2_reduce=False, heads=True),
 }
 
 
-def conv_bn_relu(channels: int, out: int, kernel: int, *, bias: bool, norm: dict, **conv: Any) -> Layer:
+def conv_bn_relu(channels: int, out: int, kernel: int, *, bias: bool, norm: dict[str, Any], **conv: Any) -> Layer:
     """The unit: convolution, batch norm, ReLU. With `bias` the three are separate layers under the same names."""
     if not bias:
         return ConvBNReLU(channels, out, kernel, **norm, **conv)
     return Sequential(conv=Conv2D(channels, out, kernel, **conv), bn=BatchNorm(out, **norm), relu=ReLU())
 
 
-def inception(conv: Conv, reduce: Conv, project: Conv, channels: int, row: tuple, pool: Layer) -> Concat:
+def inception(conv: Conv, reduce: Conv, project: Conv, channels: int, row: Widths, pool: Layer) -> Concat:
     """GoogLeNet's figure 2(b) with the 5x5 as two 3x3."""
     c1, c3, double, proj = row
     return Concat(
@@ -123,7 +137,7 @@ def inception(conv: Conv, reduce: Conv, project: Conv, channels: int, row: tuple
     )
 
 
-def reduction(conv: Conv, reduce: Conv, channels: int, row: tuple, pad: Any, pool: Layer) -> Concat:
+def reduction(conv: Conv, reduce: Conv, channels: int, row: Widths, pad: Any, pool: Layer) -> Concat:
     """The modules with stride 2, 3c and 4e."""
     c3, double = row
     return Concat(
@@ -138,55 +152,16 @@ def reduction(conv: Conv, reduce: Conv, channels: int, row: tuple, pad: Any, poo
 
 
 def bn_inception(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    pool_proj_4cd: int | None = None,
-    batch_norm: bool = True,
-    dropout: float | None = None,
+    request: Request, *, pool_proj_4cd: int | None = None, batch_norm: bool = True, dropout: float | None = None
 ) -> Network:
-    """For images of 224x224. The paper describes no auxiliary head; Chainer's network has two, and so does aux=True.
+    """For images of 224x224. For 32x32 (not the paper's) conv1 is 3x3 with stride 1 and the first pool is left out, so
+    that the modules see grids of 16, 8 and 4.
 
-    pool_proj_4cd: 96 or 128 (above); None is the preset's. batch_norm=False: the paper's control, biases in its place.
-    dropout: the fraction dropped before the last layer, none in the paper's BN networks; None is the preset's.
+    The paper describes no auxiliary head; Chainer's network has two, and so does aux=True. pool_proj_4cd: 96 or 128
+    (above); None is the preset's. batch_norm=False: the paper's control, biases in its place. dropout: the fraction
+    dropped before the last layer, none in the paper's BN networks; None is the preset's.
     """
-    return _build(224, num_classes, in_channels, width, aux, preset, rng, pool_proj_4cd, batch_norm, dropout)
-
-
-def bn_inception_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    pool_proj_4cd: int | None = None,
-    batch_norm: bool = True,
-    dropout: float | None = None,
-) -> Network:
-    """For images of 32x32 (not the paper's): conv1 is 3x3 with stride 1 and the first pool is left out, so that the
-    modules see grids of 16, 8 and 4. The options are bn_inception's."""
-    return _build(32, num_classes, in_channels, width, aux, preset, rng, pool_proj_4cd, batch_norm, dropout)
-
-
-def _build(
-    size: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    pool_proj_4cd: int | None,
-    batch_norm: bool,
-    dropout: float | None,
-) -> Network:
-    source = SOURCES[preset]
+    source, classes, rng = SOURCES[request.preset], request.num_classes, request.rng
     proj_4cd = source.pool_proj if pool_proj_4cd is None else pool_proj_4cd
     if proj_4cd not in (96, 128):
         raise ValueError(f"bn_inception: got pool_proj_4cd={pool_proj_4cd!r}, wanted 96 or 128")
@@ -196,65 +171,53 @@ def _build(
         conv = partial(conv_bn_relu, bias=source.bias, norm=norm, init=source.init, rng=rng)
     else:
         conv = partial(ConvReLU, init=source.init, rng=rng)
-    slim = preset == "tf_slim"  # which starts its reductions and projections smaller
-    reduce = partial(conv, init=truncated_normal(0.09)) if slim else conv
-    project = partial(conv, init=truncated_normal(0.1)) if slim else conv
+    reduce = partial(conv, init=source.reduce or source.init)
+    project = partial(conv, init=source.project or source.init)
     linear = partial(Linear, init=source.init, rng=rng)
-    pad = "same" if source.same else 1
-    w = partial(scaled, width=width)
-    stages = Stages(size, size, in_channels)
-
-    def pool() -> Layer:
-        return MaxPool2D(3, stride=2, ceil=True) if source.ceil else MaxPool2D(3, stride=2, pad="same")
+    pool = partial(MaxPool2D, 3, stride=2, **({"ceil": True} if source.ceil else {"pad": "same"}))
+    w = partial(at_width, width=request.width)
+    stages = Stages(request.image)
 
     c1, c2_reduce, c2 = w(STEM)
-    kernel, stride = (3, 1) if size == 32 else (7, 2)
-    pad1 = "same" if source.same else kernel // 2
-    if source.dense:
-        stages.add("conv1", conv(in_channels, c1, kernel, stride=stride, pad=pad1))
-    else:
-        stages.add("conv1", _separable(in_channels, c1, kernel, stride, pad1, conv, slim, source, rng))
-    if size != 32:
+    kernel, stride = (3, 1) if request.small else (7, 2)
+    first = conv if source.dense else partial(_separable, conv, source, rng)
+    stages.add("conv1", first(stages.channels, c1, kernel, stride=stride, pad="same" if source.same else kernel // 2))
+    if not request.small:
         stages.add("pool1", pool())
-    first = {"reduce": project(c1, c2_reduce, 1)} if source.reduce else {}
-    stages.add("conv2", Sequential(**first, conv=conv(c2_reduce, c2, 3)))
+    before = {"reduce": project(c1, c2_reduce, 1)} if source.conv2_reduce else {}
+    stages.add("conv2", Sequential(**before, conv=conv(c2_reduce, c2, 3)))
     stages.add("pool2", pool())
     heads: dict[str, Layer] = {}
     for name, printed in ROWS.items():
         row = w((*printed[:-1], proj_4cd) if name in ("4c", "4d") else printed)
         if len(row) == 2:
-            stages.add(name, reduction(conv, reduce, stages.channels, row, pad, pool()))
+            stages.add(name, reduction(conv, reduce, stages.channels, row, "same" if source.same else 1, pool()))
         else:
-            average = AvgPool2D(3, stride=1, pad="same", count_include_pad=source.counted)
+            average = AvgPool2D(3, stride=1, pad="same", count_include_pad=source.count_include_pad)
             beside = MaxPool2D(3, stride=1, pad="same") if name == "5b" else average
             stages.add(name, inception(conv, reduce, project, stages.channels, row, beside))
-        if name in HEADS and (source.heads if aux is None else aux):
-            heads[name] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+        if name in HEADS and request.heads(source.heads):
+            heads[name] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), classes)
     rate = source.dropout if dropout is None else dropout
     stages.add("pool5", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(rate)))
-    stages.add("fc", linear(stages.channels, num_classes))
+    stages.add("fc", linear(stages.channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.3)  # GoogLeNet's
-    if size != 32 and width == 1:
+    if request.as_printed:
         network.printed, network.notes = PRINTED, [NOTE]
     return network
 
 
 def _separable(
-    channels: int,
-    out: int,
-    kernel: int,
-    stride: int,
-    pad: Any,
-    conv: Conv,
-    slim: bool,
-    source: Source,
-    rng: np.random.Generator,
+    conv: Conv, source: Source, rng: np.random.Generator, channels: int, out: int, kernel: int, **window: Any
 ) -> Sequential:
-    """The first convolution: depthwise with multiplier 8, then pointwise. A narrow network has a smaller multiplier,
-    so that the depthwise part never has more channels than the pointwise one makes of them."""
-    init = truncated_normal(1.0) if slim else source.init
+    """The first convolution: depthwise with multiplier 8, then pointwise. window: stride and pad.
+
+    A narrow network has a smaller multiplier, so that the depthwise part never has more channels than the pointwise
+    one makes of them.
+    """
     multiplier = max(1, min(8, out // channels))
-    depthwise = DepthwiseConv2D(channels, kernel, multiplier=multiplier, stride=stride, pad=pad, init=init, rng=rng)
-    if slim:  # outside of the scope in which tf_slim adds batch norm: a bias in its place
+    init = source.depthwise or source.init
+    depthwise = DepthwiseConv2D(channels, kernel, multiplier=multiplier, init=init, rng=rng, **window)
+    if source.depthwise:
         return Sequential(depthwise=depthwise, pointwise=ConvReLU(channels * multiplier, out, 1, init=init, rng=rng))
     return Sequential(depthwise=depthwise, pointwise=conv(channels * multiplier, out, 1))

@@ -29,8 +29,6 @@ The letter of v2 needs two repairs: figure 17 prints 1154 filters where Reductio
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from ..compose import Concat, Residual, Sequential
 from ..init import Init, glorot_uniform, torch_uniform
 from ..layer import Layer
@@ -40,7 +38,7 @@ from ..layers.conv import Conv2D
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import Conv, Stages, bn_auxiliary, scaled, tower
+from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary, tower
 from .inception_v3 import figure_5
 from .inception_v4 import ORDERS, reduction_a
 from .inception_v4 import STEM as FIGURE_3
@@ -53,11 +51,11 @@ AUXILIARY = (128, 768)  # the released code's
 class Filters(NamedTuple):
     """A network's channels, in the order of the concatenation; a tuple in a row is a tower."""
 
-    block_a: tuple
-    reduction_a: tuple  # figure 7: Table 1's n and (k, l, m)
-    block_b: tuple
-    reduction_b: tuple
-    block_c: tuple
+    block_a: Widths
+    reduction_a: Widths  # figure 7: Table 1's n and (k, l, m)
+    block_b: Widths
+    reduction_b: Widths
+    block_c: Widths
 
 
 # fmt: off
@@ -142,7 +140,7 @@ def residual(up: Conv, channels: int, towers: Concat, joined: int, scale: float,
     return Sequential(sum=block, relu=ReLU()) if relu else Sequential(sum=block)
 
 
-def block_a(conv: Conv, up: Conv, channels: int, row: tuple, scale: float) -> Layer:
+def block_a(conv: Conv, up: Conv, channels: int, row: Widths, scale: float) -> Layer:
     """Figures 10 and 16, on the 35x35 grid."""
     b0, b1, b2 = row
     towers = Concat(
@@ -153,14 +151,14 @@ def block_a(conv: Conv, up: Conv, channels: int, row: tuple, scale: float) -> La
     return residual(up, channels, towers, b0 + b1[-1] + b2[-1], scale, True)
 
 
-def block_b(conv: Conv, up: Conv, channels: int, row: tuple, scale: float) -> Layer:
+def block_b(conv: Conv, up: Conv, channels: int, row: Widths, scale: float) -> Layer:
     """Figures 11 and 17, on the 17x17 grid."""
     b0, b1 = row
     towers = Concat(b0=conv(channels, b0, 1), b1=tower(conv, channels, b1, (1, (1, 7), (7, 1))))
     return residual(up, channels, towers, b0 + b1[-1], scale, True)
 
 
-def reduction_b(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
+def reduction_b(conv: Conv, channels: int, row: Widths, edge: str) -> Concat:
     """Figures 12 and 18, 17x17 -> 8x8."""
     b0, b1, b2 = row
     return Concat(
@@ -171,14 +169,14 @@ def reduction_b(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
     )
 
 
-def block_c(conv: Conv, up: Conv, channels: int, row: tuple, scale: float, relu: bool = True) -> Layer:
+def block_c(conv: Conv, up: Conv, channels: int, row: Widths, scale: float, relu: bool = True) -> Layer:
     """Figures 13 and 19, on the 8x8 grid."""
     b0, b1 = row
     towers = Concat(b0=conv(channels, b0, 1), b1=tower(conv, channels, b1, (1, (1, 3), (3, 1))))
     return residual(up, channels, towers, b0 + b1[-1], scale, relu)
 
 
-def figure_14(conv: Conv, stages: Stages, row: tuple, ends: int, edge: str) -> None:
+def figure_14(conv: Conv, stages: Stages, row: Widths, ends: int, edge: str) -> None:
     """Figure 14, 299x299 -> 35x35, added to `stages`. A row of five (as released) ends in a pool."""
     c1, c2, c3, c4, c5 = row[:5]
     stages.add("Conv2d_1a", conv(stages.channels, c1, 3, stride=ends, pad=edge))
@@ -194,13 +192,8 @@ def figure_14(conv: Conv, stages: Stages, row: tuple, ends: int, edge: str) -> N
 
 
 def inception_resnet_v1(
+    request: Request,
     *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
     scale_a: float = 0.17,
     scale_b: float = 0.10,
     scale_c: float = 0.20,
@@ -210,49 +203,21 @@ def inception_resnet_v1(
     linear_c: bool = False,
     dropout: float = 0.2,
 ) -> Network:
-    """Figure 15 with v1's figures, for images of 299x299.
+    """Figure 15 with v1's figures, for images of 299x299. For 32x32 (not the paper's) every block is as it is, but both
+    ends of the stem keep the resolution and every window is padded, so that 2, 3 and 2 blocks see grids of 16, 8 and 4.
 
     scale_a, scale_b, scale_c: s on the three grids. The paper says 0.1 to 0.3; these three are the released v2's.
     blocks_a, blocks_b, blocks_c: how many blocks. linear_c: one C block more, with s = 1 and without ReLU, as FaceNet
     has it. dropout: the fraction dropped before the last layer. There are no auxiliary heads, unless aux=True.
     """
+    source = SOURCES[request.preset]._replace(dropout=dropout)
     scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
-    source = SOURCES[preset]._replace(dropout=dropout)
-    return _build(299, "v1", V1, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
-
-
-def inception_resnet_v1_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    scale_a: float = 0.17,
-    scale_b: float = 0.10,
-    scale_c: float = 0.20,
-    blocks_a: int = 2,
-    blocks_b: int = 3,
-    blocks_c: int = 2,
-    linear_c: bool = False,
-    dropout: float = 0.2,
-) -> Network:
-    """For images of 32x32 (not the paper's): every block as it is, but both ends of the stem keep the resolution, every
-    window is padded, and 2, 3 and 2 blocks see grids of 16, 8 and 4. The options are inception_resnet_v1's."""
-    scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
-    source = SOURCES[preset]._replace(dropout=dropout)
-    return _build(32, "v1", V1, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+    return _build(request, "v1", V1, source, scales, blocks, linear_c)
 
 
 def inception_resnet_v2(
+    request: Request,
     *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
     scale_a: float = 0.17,
     scale_b: float = 0.10,
     scale_c: float = 0.20,
@@ -262,73 +227,44 @@ def inception_resnet_v2(
     linear_c: bool | None = None,
     dropout: float | None = None,
 ) -> Network:
-    """For images of 299x299: "paper" is figure 15 with v2's figures, repaired; the other presets are as released.
+    """For images of 299x299: "paper" is figure 15 with v2's figures, repaired; the other presets are as released. For
+    32x32 (not the paper's) it is the released network, whatever the preset, changed as v1 is, with 2, 3 and 1 + 1
+    blocks.
 
     blocks_a, blocks_b, blocks_c: how many blocks; None is 5, 10, 5 in the paper and 10, 20, 9 as released, with
     linear_c one C block more, without ReLU and with s = 1. The other options are inception_resnet_v1's, None is the
-    preset's. The released code has an auxiliary head, timm's and Keras's ports do not.
+    preset's. The released code has an auxiliary head; timm's and Keras's ports, and the network for 32x32, do not.
     """
-    released = preset != "paper"
-    source = SOURCES[preset]
+    released = request.preset != "paper" or request.small
+    source = SOURCES[request.preset]
     source = source._replace(dropout=source.dropout if dropout is None else dropout)
     counts = (10, 20, 9) if released else (5, 10, 5)
     blocks = tuple(n if b is None else b for b, n in zip((blocks_a, blocks_b, blocks_c), counts, strict=True))
-    linear_c = released if linear_c is None else linear_c
-    graph = "released" if released else "v2"
     scales = (scale_a, scale_b, scale_c)
-    return _build(299, graph, V2, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
-
-
-def inception_resnet_v2_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    scale_a: float = 0.17,
-    scale_b: float = 0.10,
-    scale_c: float = 0.20,
-    blocks_a: int = 2,
-    blocks_b: int = 3,
-    blocks_c: int = 1,
-    linear_c: bool = True,
-    dropout: float | None = None,
-) -> Network:
-    """The released network for images of 32x32, whatever the preset (not the paper's): both ends of the stem keep the
-    resolution, every window is padded, and 2, 3 and 1 + 1 blocks see grids of 16, 8 and 4. No auxiliary head unless
-    aux=True. The options are inception_resnet_v2's."""
-    source = SOURCES[preset]
-    source = source._replace(dropout=source.dropout if dropout is None else dropout, heads=False)
-    scales, blocks = (scale_a, scale_b, scale_c), (blocks_a, blocks_b, blocks_c)
-    return _build(32, "released", V2, num_classes, in_channels, width, aux, source, rng, scales, blocks, linear_c)
+    last = released if linear_c is None else linear_c
+    return _build(request, "released" if released else "v2", V2, source, scales, blocks, last)
 
 
 def _build(
-    size: int,
+    request: Request,
     graph: str,
     filters: Filters,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
     source: Source,
-    rng: np.random.Generator,
     scales: tuple[float, float, float],
     blocks: tuple[int, ...],
     linear_c: bool,
 ) -> Network:
-    ends, edge = (1, "same") if size == 32 else (2, "valid")
+    classes, rng, small = request.num_classes, request.rng, request.small
+    ends, edge = (1, "same") if small else (2, "valid")
     conv = partial(ConvBNReLU, eps=source.eps, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
     up = partial(Conv2D, init=source.init, rng=rng)
     linear = partial(Linear, init=source.init, rng=rng)
-    w = partial(scaled, width=width)
+    w = partial(at_width, width=request.width)
     f = Filters(*w(tuple(filters)))
-    stages = Stages(size, size, in_channels)
+    stages = Stages(request.image)
 
     if graph == "v2":
-        figure_3(conv, stages, w(FIGURE_3), ORDERS["paper"][0], ends, ends, edge)
+        figure_3(conv, stages, w(FIGURE_3), ORDERS["paper"][0], ends, edge)
     else:
         figure_14(conv, stages, w(FIGURE_14 if graph == "v1" else FIGURE_14[:5]), ends, edge)
     if graph == "released":
@@ -339,8 +275,8 @@ def _build(
     for i in range(check_count("inception_resnet", "blocks_b", blocks[1], 0)):
         stages.add(f"block17_{i + 1}", block_b(conv, up, stages.channels, f.block_b, scales[1]))
     heads: dict[str, Layer] = {}
-    if source.heads if aux is None else aux:
-        heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+    if request.heads(source.heads and not small):
+        heads[stages.last] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), classes)
     stages.add("Mixed_7a", reduction_b(conv, stages.channels, f.reduction_b, edge))
     for i in range(check_count("inception_resnet", "blocks_c", blocks[2], 0)):
         stages.add(f"block8_{i + 1}", block_c(conv, up, stages.channels, f.block_c, scales[2]))
@@ -349,13 +285,9 @@ def _build(
         stages.add(f"block8_{blocks[2] + 1}", last)
     if graph == "released":
         stages.add("Conv2d_7b", conv(stages.channels, w(CONV_7B), 1))
-    head = Sequential(
-        pool=GlobalAvgPool2D(),
-        dropout=Dropout(source.dropout),
-        fc=linear(stages.channels, num_classes),
-    )
+    head = Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(source.dropout), fc=linear(stages.channels, classes))
     stages.add("Logits", head)
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
-    if size != 32 and width == 1:
+    if request.as_printed:
         network.printed, network.notes = PRINTED[graph], [NOTES[graph]]
     return network

@@ -6,13 +6,14 @@ multiply-adds (Figure 2b against 2a).
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import Shape
 from ..compose import Concat, Sequential
-from ..init import glorot_uniform, he_normal, lecun_uniform, truncated_normal
-from ..layer import Layer, walk
+from ..init import Init, glorot_uniform, he_normal, lecun_uniform, truncated_normal
+from ..layer import Layer, named_params
 from ..layers.activation import Dropout, ReLU
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
@@ -20,22 +21,28 @@ from ..layers.depthwise import DepthwiseConv2D
 from ..layers.linear import Linear
 from ..layers.lrn import LRN
 from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
-from .blocks import scaled
+from .blocks import Conv, Request, Stages, Widths, at_width
 from .network import Network
 
-# Table 1:  1x1    3x3 (reduce, out)  5x5 (reduce, out)  pool proj
 # fmt: off
-ROWS = {
+STEM      = (64, 64, 192)                # conv1, and conv2's reduction and 3x3
+# Table 1:  1x1    3x3 (reduce, out)  5x5 (reduce, out)  pool proj
+ROWS: dict[str, Any] = {
+    "pool2": "max 3x3/2",
     "3a": ( 64,    ( 96, 128),        (16,  32),          32),
     "3b": (128,    (128, 192),        (32,  96),          64),
+    "pool3": "max 3x3/2",
     "4a": (192,    ( 96, 208),        (16,  48),          64),
     "4b": (160,    (112, 224),        (24,  64),          64),
     "4c": (128,    (128, 256),        (24,  64),          64),
     "4d": (112,    (144, 288),        (32,  64),          64),
     "4e": (256,    (160, 320),        (32, 128),         128),
+    "pool4": "max 3x3/2",                # 2x2/2 in torchvision and tf_slim
     "5a": (256,    (160, 320),        (32, 128),         128),
     "5b": (384,    (192, 384),        (48, 128),         128),
 }
+HEADS     = ("4a", "4d")                 # the stages that the auxiliary classifiers read
+AUXILIARY = (128, 1024)                  # section 5: 1x1 filters, hidden units
 # fmt: on
 # Table 1 as printed: parameters and operations, with K = 1024 weights, and why ours differ.
 PRINTED = {
@@ -56,39 +63,70 @@ NOTE = (
     "The paper's parameter column counts weights in units of 1024, and no rounding reproduces its rows 3b to 5b from\n"
     "the filters printed beside them; its operations agree with those filters to 1 % except in conv1 and 5a."
 )
-HEADS = ("4a", "4d")  # the stages that the auxiliary classifiers read
 
 
-def inception(channels: int, row: tuple, conv: Any, fives: int = 5) -> tuple[Layer, int]:
-    """Figure 2(b): the module with dimension reductions, and its output channels. fives: what the 5x5 is made of."""
+class Source(NamedTuple):
+    """What the sources do not share: constants, and no layer."""
+
+    init: Init
+    linear: Init  # of the fully connected layers
+    bias: float = 0.0  # the first value of every bias but the classifiers'
+    heads: bool = True
+    batch_norm: bool = False
+    decay: float = 0.9
+    gamma: bool = True
+    five: int = 5  # the kernel of a module's third branch
+    pool4: int = 3  # the kernel of the pool before 5a
+    dropout: float = 0.4
+    adaptive: bool = False  # the heads pool to 4x4, whatever the grid
+    stem_pad: Any = 3  # TensorFlow's "same" pads 2 and 3: the same size, one pixel's shift
+
+
+RELEASED = Source(truncated_normal(0.01), truncated_normal(0.01), batch_norm=True, five=3, pool4=2, dropout=0.2)
+SOURCES = {
+    # The paper does not give the initial weights
+    "paper": Source(he_normal, glorot_uniform),
+    "caffe": Source(lecun_uniform, lecun_uniform, bias=0.2),
+    "torchvision": RELEASED._replace(adaptive=True),
+    "tf_slim": RELEASED._replace(heads=False, decay=0.9997, gamma=False, stem_pad="same"),
+}
+
+
+def inception(conv: Conv, channels: int, row: Widths, five: int = 5) -> Concat:
+    """Figure 2(b): the module with dimension reductions. five: the kernel of its third branch."""
     c1, c3, c5, proj = row
     return Concat(
         b1=conv(channels, c1, 1),
         b3=Sequential(reduce=conv(channels, c3[0], 1), conv=conv(c3[0], c3[1], 3)),
-        b5=Sequential(reduce=conv(channels, c5[0], 1), conv=conv(c5[0], c5[1], fives)),
+        b5=Sequential(reduce=conv(channels, c5[0], 1), conv=conv(c5[0], c5[1], five)),
         pool=Sequential(pool=MaxPool2D(3, stride=1, pad=1), proj=conv(channels, proj, 1)),
-    ), c1 + c3[1] + c5[1] + proj
+    )
 
 
-def naive_inception(channels: int, row: tuple, conv: Any, fives: int = 5) -> tuple[Layer, int]:
+def naive_inception(conv: Conv, channels: int, row: Widths, five: int = 5) -> Concat:
     """Figure 2(a): without reductions. The pooled input joins whole, so the channels can only grow."""
     c1, c3, c5, _ = row
     return Concat(
         b1=conv(channels, c1, 1),
         b3=conv(channels, c3[1], 3),
-        b5=conv(channels, c5[1], fives),
+        b5=conv(channels, c5[1], five),
         pool=MaxPool2D(3, stride=1, pad=1),
-    ), c1 + c3[1] + c5[1] + channels
+    )
 
 
-def auxiliary(channels: int, pool: Layer, pixels: int, width: float, classes: int, conv: Any, linear: Any) -> Layer:
-    """Section 5: average pooling, 128 1x1 filters, 1024 hidden units, 70 % dropout and a classifier."""
-    reduced, hidden = scaled(128, width), scaled(1024, width)
+def auxiliary(conv: Conv, linear: Conv, grid: Shape, row: Widths, classes: int, adaptive: bool) -> Sequential:
+    """Section 5: average pooling, a 1x1 convolution, a hidden layer, 70 % dropout and a classifier.
+
+    grid: the (N, H, W, C) that it reads. adaptive: torchvision's pool, which makes 4x4 of any grid.
+    """
+    pool = AdaptiveAvgPool2D(4) if adaptive else AvgPool2D(5, stride=3)
+    _, h, w, channels = pool.out_shape(grid)
+    reduced, hidden = row
     return Sequential(
         pool=pool,
         conv=conv(channels, reduced, 1),
         flat=Flatten(),
-        fc1=linear(pixels * reduced, hidden),
+        fc1=linear(h * w * reduced, hidden),
         relu=ReLU(),
         dropout=Dropout(0.7),
         fc2=linear(hidden, classes),
@@ -96,19 +134,15 @@ def auxiliary(channels: int, pool: Layer, pixels: int, width: float, classes: in
 
 
 def inception_v1(
+    request: Request,
     *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
     naive: bool = False,
     lrn: bool = True,
     batch_norm: bool = False,
     separable_stem: bool = False,
 ) -> Network:
-    """GoogLeNet for images of 224x224.
+    """GoogLeNet for images of 224x224. For 32x32 (not the paper's) conv1 is 3x3 with stride 1 and the first pool is
+    left out, so that the nine modules see grids of 16, 8 and 4.
 
     preset: "paper", and "caffe" (BVLC), are Table 1 with biases, LRN and true 5x5 convolutions; they differ in the
     initial weights, which the paper does not give. "torchvision" and "tf_slim" have batch norm instead of LRN and
@@ -117,115 +151,63 @@ def inception_v1(
     separable_stem: the first convolution depthwise separable with multiplier 8, the reading that explains Table 1's
     2.7K parameters and 34M operations (the BN paper says that its first convolution was made so).
     """
-    released = preset in ("torchvision", "tf_slim")
-    batch_norm, lrn = batch_norm or released, lrn and not (batch_norm or released)
-    init = {"torchvision": truncated_normal(0.01), "tf_slim": truncated_normal(0.01), "caffe": lecun_uniform}.get(
-        preset, he_normal
-    )
-    conv: Any
-    if batch_norm:
-        slim = preset == "tf_slim"
-        conv = partial(ConvBNReLU, decay=0.9997 if slim else 0.9, scale=not slim, init=init, rng=rng)
+    source, classes, rng = SOURCES[request.preset], request.num_classes, request.rng
+    w = partial(at_width, width=request.width)
+    conv: Conv
+    if batch_norm or source.batch_norm:
+        conv = partial(ConvBNReLU, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
+        norm = {}
     else:
-        conv = partial(ConvReLU, init=init, rng=rng)
-    linear = partial(Linear, init=glorot_uniform if preset == "paper" else init, rng=rng)
-    w = partial(scaled, width=width)
+        conv = partial(ConvReLU, init=source.init, rng=rng)
+        # The paper does not give LRN's constants: Caffe's
+        norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
+    linear = partial(Linear, init=source.linear, rng=rng)
+    stages = Stages(request.image)
 
-    norm = _norm(lrn)
-    pad3 = "same" if preset == "tf_slim" else 3  # TensorFlow's "same" pads 2 and 3: the same size, one pixel's shift
-    if separable_stem:
-        stem = Sequential(
-            depthwise=DepthwiseConv2D(in_channels, 7, multiplier=8, stride=2, pad=pad3, init=init, rng=rng),
-            pointwise=Conv2D(8 * in_channels, w(64), 1, bias=False, init=init, rng=rng),
-            relu=ReLU(),
-        )
+    c1, c2_reduce, c2 = w(STEM)
+    if request.small:
+        stages.add("conv1", Sequential(conv=conv(stages.channels, c1, 3), **norm))
     else:
-        stem = conv(in_channels, w(64), 7, stride=2, pad=pad3)
-    stages: dict[str, Layer] = {
-        "conv1": stem,
-        "pool1": Sequential(pool=MaxPool2D(3, stride=2, ceil=True), **norm),  # ceil: 112 -> 56, as Table 1 has it
-        "conv2": Sequential(reduce=conv(w(64), w(64), 1), conv=conv(w(64), w(192), 3), **norm),
-        "pool2": MaxPool2D(3, stride=2, ceil=True),
-    }
-    heads = HEADS if aux is not False and preset != "tf_slim" else ()
-    pools = {"3b": ("pool3", 3), "4e": ("pool4", 2 if released else 3)}
-    channels = _modules(stages, w(192), pools, width, naive, conv, 3 if released else 5)
-
-    def head(inputs: int) -> Layer:
-        pool = AdaptiveAvgPool2D(4) if preset == "torchvision" else AvgPool2D(5, stride=3)
-        return auxiliary(inputs, pool, 4 * 4, width, num_classes, conv, linear)
-
-    classifiers = {stage: head(channels[stage]) for stage in heads}
-    stages["pool5"] = GlobalAvgPool2D()  # 7x7 in Table 1, which at 224x224 is the whole plane
-    stages["dropout"] = Dropout(0.2 if released else 0.4)
-    stages["fc"] = linear(channels["5b"], num_classes)
-    if preset == "caffe":
-        _caffe_biases(stages, classifiers)
-    network = Network(Sequential(**stages), classifiers, aux_weight=0.3)
-    if preset in ("paper", "caffe") and width == 1 and not naive:
+        first = partial(_separable, init=source.init, rng=rng) if separable_stem else conv
+        stages.add("conv1", first(stages.channels, c1, 7, stride=2, pad=source.stem_pad))
+        pool = MaxPool2D(3, stride=2, ceil=True)  # ceil: 112 -> 56, as Table 1 has it
+        stages.add("pool1", Sequential(pool=pool, **norm))
+    stages.add("conv2", Sequential(reduce=conv(c1, c2_reduce, 1), conv=conv(c2_reduce, c2, 3), **norm))
+    grids = {}
+    module = naive_inception if naive else inception
+    for name, row in ROWS.items():
+        if isinstance(row, str):
+            stages.add(name, MaxPool2D(source.pool4 if name == "pool4" else 3, stride=2, ceil=True))
+        else:
+            stages.add(name, module(conv, stages.channels, w(row), source.five))
+        grids[name] = stages.shape
+    heads: dict[str, Layer] = {}
+    for name in HEADS if source.heads and request.heads(True) else ():
+        heads[name] = auxiliary(conv, linear, grids[name], w(AUXILIARY), classes, source.adaptive)
+    stages.add("pool5", GlobalAvgPool2D())  # 7x7 in Table 1, which at 224x224 is the whole plane
+    stages.add("dropout", Dropout(source.dropout))
+    stages.add("fc", linear(stages.channels, classes))
+    network = Network(Sequential(**stages.layers), heads, aux_weight=0.3)
+    if source.bias:
+        _fill_biases(network, source.bias)
+    if request.as_printed and not source.batch_norm and not naive:
         network.printed, network.notes = PRINTED, [NOTE]
     return network
 
 
-def inception_v1_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    naive: bool = False,
-    lrn: bool = True,
-    batch_norm: bool = False,
-) -> Network:
-    """GoogLeNet for images of 32x32 (not the paper's): all nine modules and both heads, but conv1 is 3x3 with stride 1
-    and the first pool is left out, so that the modules see 16x16, 8x8 and 4x4. The options are inception_v1's."""
-    lrn = lrn and not batch_norm
-    conv: Any = partial(ConvBNReLU, decay=0.9, rng=rng) if batch_norm else partial(ConvReLU, rng=rng)
-    linear = partial(Linear, rng=rng)
-    w = partial(scaled, width=width)
-    norm = _norm(lrn)
-    stages: dict[str, Layer] = {
-        "conv1": Sequential(conv=conv(in_channels, w(64), 3), **norm),
-        "conv2": Sequential(reduce=conv(w(64), w(64), 1), conv=conv(w(64), w(192), 3), **norm),
-        "pool2": MaxPool2D(3, stride=2, ceil=True),
-    }
-    channels = _modules(stages, w(192), {"3b": ("pool3", 3), "4e": ("pool4", 3)}, width, naive, conv, 5)
-
-    def head(inputs: int) -> Layer:
-        return auxiliary(inputs, AvgPool2D(5, stride=3), 2 * 2, width, num_classes, conv, linear)
-
-    classifiers = {stage: head(channels[stage]) for stage in (HEADS if aux is not False else ())}
-    stages["pool5"] = GlobalAvgPool2D()
-    stages["dropout"] = Dropout(0.4)
-    stages["fc"] = linear(channels["5b"], num_classes)
-    return Network(Sequential(**stages), classifiers, aux_weight=0.3)
+def _separable(
+    channels: int, out: int, kernel: int, *, init: Init, rng: np.random.Generator, **window: Any
+) -> Sequential:
+    """The first convolution in two: depthwise with multiplier 8, then pointwise. window: stride and pad."""
+    return Sequential(
+        depthwise=DepthwiseConv2D(channels, kernel, multiplier=8, init=init, rng=rng, **window),
+        pointwise=Conv2D(8 * channels, out, 1, bias=False, init=init, rng=rng),
+        relu=ReLU(),
+    )
 
 
-def _norm(lrn: bool) -> dict[str, Layer]:
-    """Local response normalisation with Caffe's constants, since the paper gives none, or nothing."""
-    return {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
-
-
-def _modules(stages: dict, channels: int, pools: dict, width: float, naive: bool, conv: Any, fives: int) -> dict:
-    """Add the nine modules of Table 1 and the pools between them to `stages`; gives each module's output channels."""
-    figure = naive_inception if naive else inception
-    outputs = {}
-    for name, row in scaled(ROWS, width).items():
-        stages[name], channels = figure(channels, row, conv, fives)
-        outputs[name] = channels
-        if name in pools:
-            pool, size = pools[name]
-            stages[pool] = MaxPool2D(size, stride=2, ceil=True)
-    return outputs
-
-
-def _caffe_biases(stages: dict[str, Layer], heads: dict[str, Layer]) -> None:
-    """BVLC's biases: 0.2 everywhere but in the classifiers."""
-    for layer in [*stages.values(), *heads.values()]:
-        for _, child in [("", layer), *walk(layer)]:
-            if isinstance(child, Conv2D) and child.bias is not None:
-                child.bias.data[...] = 0.2
-    for head in heads.values():
-        head.layers["fc1"].bias.data[...] = 0.2  # type: ignore[attr-defined]
+def _fill_biases(network: Network, value: float) -> None:
+    """Set every bias but the classifiers' to one value."""
+    for path, p in named_params(network).items():
+        if path.endswith("bias") and not path.endswith(("fc.bias", "fc2.bias")):
+            p.data[...] = value

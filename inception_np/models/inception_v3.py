@@ -20,10 +20,9 @@ preset is this one graph with its source's constants. From Table 1 it differs in
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from ..backend import Shape
 from ..compose import Concat, Sequential
 from ..init import Init, glorot_uniform, he_truncated, normal, truncated_normal
 from ..layer import Layer
@@ -31,7 +30,7 @@ from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import EITHER_WAY, Conv, Stages, bn_auxiliary, pooled, scaled, tower
+from .blocks import EITHER_WAY, Conv, Request, Stages, Widths, at_width, bn_auxiliary, pooled, tower
 from .network import Network
 
 # Channels in the order of the concatenation; a tuple in a row is a tower, a tuple in a tower a fork.
@@ -98,7 +97,7 @@ class Source(NamedTuple):
     gamma: bool = True
     heads: bool = True
     dropout: float = 0.2
-    counted: bool = False  # padding counts in the 3x3 average pools
+    count_include_pad: bool = False  # padding counts in the 3x3 average pools
 
 
 SOURCES = {
@@ -108,44 +107,44 @@ SOURCES = {
     "tf_slim": Source(he_truncated, decay=0.9997, gamma=False),
     "keras": Source(glorot_uniform, gamma=False, heads=False, dropout=0.0),
     # PyTorch's truncated normal cuts at the absolute values +-2: at 0.1, not at all
-    "torchvision": Source(normal(0.1), decay=0.9, dropout=0.5, counted=True),
-    "timm": Source(normal(0.1), decay=0.9, heads=False, dropout=0.0, counted=True),
+    "torchvision": Source(normal(0.1), decay=0.9, dropout=0.5, count_include_pad=True),
+    "timm": Source(normal(0.1), decay=0.9, heads=False, dropout=0.0, count_include_pad=True),
 }
 
 
-def figure_5(conv: Conv, channels: int, row: tuple, five: int, counted: bool = False) -> Concat:
+def figure_5(conv: Conv, channels: int, row: Widths, five: int, count_include_pad: bool = False) -> Concat:
     """Figure 5, the 35x35 grid. five: its second tower's kernel, 3 in the figure and 5 in the release."""
     b0, b1, b2, b3 = row
     return Concat(
         b0=conv(channels, b0, 1),
         b1=tower(conv, channels, b1, (1, five)),
         b2=tower(conv, channels, b2, (1, 3, 3)),
-        b3=pooled(conv, channels, b3, counted),
+        b3=pooled(conv, channels, b3, count_include_pad),
     )
 
 
-def figure_6(conv: Conv, channels: int, inside: int, side: int, counted: bool = False) -> Concat:
+def figure_6(conv: Conv, channels: int, inside: int, side: int, count_include_pad: bool = False) -> Concat:
     """Figure 6 with n = 7, the 17x17 grid. (The figure has 1x7 first in the long tower, the release 7x1.)"""
     return Concat(
         b0=conv(channels, side, 1),
         b1=tower(conv, channels, (inside, inside, side), (1, (1, 7), (7, 1))),
         b2=tower(conv, channels, (*4 * (inside,), side), (1, (7, 1), (1, 7), (7, 1), (1, 7))),
-        b3=pooled(conv, channels, side, counted),
+        b3=pooled(conv, channels, side, count_include_pad),
     )
 
 
-def figure_7(conv: Conv, channels: int, row: tuple, counted: bool = False) -> Concat:
+def figure_7(conv: Conv, channels: int, row: Widths, count_include_pad: bool = False) -> Concat:
     """Figure 7, the 8x8 grid: "expanded filter bank outputs"."""
     b0, b1, b2, b3 = row
     return Concat(
         b0=conv(channels, b0, 1),
         b1=tower(conv, channels, b1, (1, EITHER_WAY)),
         b2=tower(conv, channels, b2, (1, 3, EITHER_WAY)),
-        b3=pooled(conv, channels, b3, counted),
+        b3=pooled(conv, channels, b3, count_include_pad),
     )
 
 
-def figure_10(conv: Conv, channels: int, row: tuple, kernels: tuple, edge: str) -> Concat:
+def figure_10(conv: Conv, channels: int, row: Widths, kernels: tuple[Any, ...], edge: str) -> Concat:
     """Figure 10: halves the grid and widens it in one step, with two towers and a pool that passes all channels."""
     return Concat(
         b0=tower(conv, channels, row[0], kernels[0], stride=2, pad=edge),
@@ -154,68 +153,30 @@ def figure_10(conv: Conv, channels: int, row: tuple, kernels: tuple, edge: str) 
     )
 
 
-def figure_8(conv: Conv, linear: Conv, grid: tuple, row: tuple, classes: int) -> Sequential:
+def figure_8(conv: Conv, linear: Conv, grid: Shape, row: tuple[int, int], classes: int) -> Sequential:
     """Figure 8: the auxiliary classifier on the last 17x17 grid, with the small initial weights of the release."""
     small, smaller = truncated_normal(0.01), truncated_normal(0.001)
     return bn_auxiliary(conv, partial(linear, init=smaller), grid, row, classes, init=small)
 
 
-def inception_v2(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    fifth_figure_6: bool = False,
-    dropout: float = 0.2,
-) -> Network:
-    """Table 1 for images of 299x299.
+def inception_v2(request: Request, *, fifth_figure_6: bool = False, dropout: float = 0.2) -> Network:
+    """Table 1 for images of 299x299. For 32x32 (not the paper's, but by its section 9 on low resolution) the first
+    convolution keeps the resolution, the first pool is left out and every window is padded, so that the modules see
+    grids of 16, 8 and 4.
 
     fifth_figure_6: Table 1 says "5 x Inception" for the 17x17 grid. Four modules and the reduction before them make
     five (the default, and the release's reading); True builds five modules besides the reductions.
     dropout: the fraction dropped before the last layer. The only preset is "paper".
     """
-    return _table_1(299, num_classes, in_channels, width, aux, rng, fifth_figure_6, dropout)
-
-
-def inception_v2_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    fifth_figure_6: bool = False,
-    dropout: float = 0.2,
-) -> Network:
-    """Table 1 for images of 32x32 (not the paper's, but by its section 9 on low resolution): the first convolution
-    keeps the resolution, the first pool is left out and every window is padded, so that the modules see grids of 16, 8
-    and 4. The options are inception_v2's."""
-    return _table_1(32, num_classes, in_channels, width, aux, rng, fifth_figure_6, dropout)
-
-
-def _table_1(
-    size: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    rng: np.random.Generator,
-    fifth_figure_6: bool,
-    dropout: float,
-) -> Network:
-    small = size == 32
+    classes, small = request.num_classes, request.small
     edge = "same" if small else "valid"
-    conv = partial(ConvBNReLU, init=he_truncated, rng=rng)
-    linear = partial(Linear, init=he_truncated, rng=rng)
-    w = partial(scaled, width=width)
-    stages = Stages(size, size, in_channels)
+    conv = partial(ConvBNReLU, init=he_truncated, rng=request.rng)
+    linear = partial(Linear, init=he_truncated, rng=request.rng)
+    w = partial(at_width, width=request.width)
+    stages = Stages(request.image)
 
     c1, c2, c3, c4, c5, c6 = w(STEM_V2)
-    stages.add("conv_1", conv(in_channels, c1, 3, stride=1 if small else 2, pad=edge))
+    stages.add("conv_1", conv(stages.channels, c1, 3, stride=1 if small else 2, pad=edge))
     stages.add("conv_2", conv(c1, c2, 3, pad=edge))
     stages.add("conv_3", conv(c2, c3, 3))  # "conv padded"
     if not small:
@@ -230,77 +191,40 @@ def _table_1(
     for i, inside in enumerate([*FIGURE_6[:1], *FIGURE_6] if fifth_figure_6 else FIGURE_6):
         stages.add(f"fig6_{i + 1}", figure_6(conv, stages.channels, w(inside), w(SIDE)))
     heads: dict[str, Layer] = {}
-    if aux is not False:
-        heads[list(stages.layers)[-1]] = figure_8(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+    if request.heads(True):
+        heads[stages.last] = figure_8(conv, linear, stages.shape, w(AUXILIARY), classes)
     stages.add("reduction_2", figure_10(conv, stages.channels, w(REDUCTION_2), kernels, edge))
     for i in range(2):
         stages.add(f"fig7_{i + 1}", figure_7(conv, stages.channels, w(FIGURE_7)))
     stages.add("pool_8x8", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(dropout)))
-    stages.add("fc", linear(stages.channels, num_classes))
+    stages.add("fc", linear(stages.channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
-    if not small and width == 1:
+    if request.as_printed:
         network.printed, network.notes = PRINTED_V2, [NOTE]
     return network
 
 
 def inception_v3(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    dropout: float | None = None,
-    first_stride: int = 2,
-    first_pool: bool = True,
+    request: Request, *, dropout: float | None = None, first_stride: int = 2, first_pool: bool = True
 ) -> Network:
-    """The released network for images of 299x299.
+    """The released network for images of 299x299. For 32x32 (not the paper's, but by its section 9) every window is
+    padded, the first convolution has stride 1 and the first pool is left out, so that the modules see grids of 16, 8
+    and 4.
 
     dropout: the fraction dropped before the last layer; None is the preset's. first_stride, first_pool: section 9
     compares receptive fields of equal cost, 299x299 with stride 2 and the first pool, 151x151 with stride 1 and the
     pool, and 79x79 with stride 1 and without it.
     """
-    source = SOURCES[preset]
-    return _released(299, num_classes, in_channels, width, aux, source, rng, dropout, first_stride, first_pool)
-
-
-def inception_v3_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    dropout: float | None = None,
-) -> Network:
-    """The released network for images of 32x32 (not the paper's, but by its section 9): the first convolution keeps the
-    resolution, the first pool is left out and every window is padded, so that the modules see grids of 16, 8 and 4."""
-    return _released(32, num_classes, in_channels, width, aux, SOURCES[preset], rng, dropout, 1, False)
-
-
-def _released(
-    size: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    source: Source,
-    rng: np.random.Generator,
-    dropout: float | None,
-    first_stride: int,
-    first_pool: bool,
-) -> Network:
-    edge = "same" if size == 32 else "valid"
+    source, classes, rng = SOURCES[request.preset], request.num_classes, request.rng
+    edge = "same" if request.small else "valid"
     conv = partial(ConvBNReLU, eps=source.eps, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
     linear = partial(Linear, init=source.init, rng=rng)
-    w = partial(scaled, width=width)
-    counted = source.counted
-    stages = Stages(size, size, in_channels)
+    w = partial(at_width, width=request.width)
+    counts = source.count_include_pad
+    stages = Stages(request.image)
 
     c1, c2, c3, c4, c5 = w(STEM_V3)
-    stages.add("Conv2d_1a_3x3", conv(in_channels, c1, 3, stride=first_stride, pad=edge))
+    stages.add("Conv2d_1a_3x3", conv(stages.channels, c1, 3, stride=first_stride, pad=edge))
     stages.add("Conv2d_2a_3x3", conv(c1, c2, 3, pad=edge))
     stages.add("Conv2d_2b_3x3", conv(c2, c3, 3))
     if first_pool:
@@ -309,21 +233,21 @@ def _released(
     stages.add("Conv2d_4a_3x3", conv(c4, c5, 3, pad=edge))
     stages.add("MaxPool_5a_3x3", MaxPool2D(3, stride=2, pad=edge))
     for name, row in w(MIXED_5).items():
-        stages.add(name, figure_5(conv, stages.channels, row, 5, counted))
+        stages.add(name, figure_5(conv, stages.channels, row, 5, counts))
     stages.add("Mixed_6a", figure_10(conv, stages.channels, w(MIXED_6A), ((3,), (1, 3, 3)), edge))
     for name, inside in w(MIXED_6).items():
-        stages.add(name, figure_6(conv, stages.channels, inside, w(SIDE), counted))
+        stages.add(name, figure_6(conv, stages.channels, inside, w(SIDE), counts))
     heads: dict[str, Layer] = {}
-    if source.heads if aux is None else aux:
-        heads["Mixed_6e"] = figure_8(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+    if request.heads(source.heads):
+        heads["Mixed_6e"] = figure_8(conv, linear, stages.shape, w(AUXILIARY), classes)
     kernels = (1, 3), (1, (1, 7), (7, 1), 3)
     stages.add("Mixed_7a", figure_10(conv, stages.channels, w(MIXED_7A), kernels, edge))
     for name in ("Mixed_7b", "Mixed_7c"):
-        stages.add(name, figure_7(conv, stages.channels, w(FIGURE_7), counted))
+        stages.add(name, figure_7(conv, stages.channels, w(FIGURE_7), counts))
     rate = source.dropout if dropout is None else dropout
     stages.add("AvgPool", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(rate)))
-    stages.add("fc", linear(stages.channels, num_classes))
+    stages.add("fc", linear(stages.channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
-    if size != 32 and width == 1:
+    if request.as_printed:
         network.printed, network.notes = PRINTED_V3, [NOTE]
     return network

@@ -14,9 +14,7 @@ Where the figures and the released code (tf_slim, which timm ported) differ:
 """
 
 from functools import partial
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..compose import Concat, Sequential
 from ..init import Init, he_truncated, torch_uniform
@@ -25,7 +23,7 @@ from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import EITHER_WAY, Conv, Stages, bn_auxiliary, pooled, scaled, tower
+from .blocks import EITHER_WAY, Conv, Request, Stages, Widths, at_width, bn_auxiliary, pooled, tower
 from .network import Network
 
 # Channels in the order of the concatenation; a tuple in a row is a tower, a tuple in a tower a fork.
@@ -38,6 +36,7 @@ REDUCTION_B = ((192, 192), (256, 256, 320, 320))                           # fig
 INCEPTION_C = (256, (384, (256, 256)), (384, 448, 512, (256, 256)), 256)   # figure 6
 AUXILIARY   = (128, 768)                                                   # the released code's
 BLOCKS      = (4, 7, 3)                                                    # figure 9: A, B and C
+BLOCKS_32   = (1, 2, 1)                                                    # for images of 32x32, not the paper's
 
 # Sizes in figures 3 and 9
 PRINTED = {
@@ -82,10 +81,10 @@ SOURCES = {
 }
 
 
-def stem(conv: Conv, stages: Stages, row: tuple, pair: tuple, first: int, last: int, edge: str) -> None:
-    """Figure 3, 299x299 -> 35x35, added to `stages` piece by piece. first, last: the strides of its two ends."""
+def stem(conv: Conv, stages: Stages, row: Widths, pair: tuple[Any, ...], ends: int, edge: str) -> None:
+    """Figure 3, 299x299 -> 35x35, added to `stages` piece by piece. ends: the stride of its first and last window."""
     (c1, c2, c3), c4, (short, long), c5 = row
-    stages.add("Conv2d_1a", conv(stages.channels, c1, 3, stride=first, pad=edge))
+    stages.add("Conv2d_1a", conv(stages.channels, c1, 3, stride=ends, pad=edge))
     stages.add("Conv2d_2a", conv(c1, c2, 3, pad=edge))
     stages.add("Conv2d_2b", conv(c2, c3, 3))
     mixed_3a = Concat(
@@ -99,13 +98,13 @@ def stem(conv: Conv, stages: Stages, row: tuple, pair: tuple, first: int, last: 
     )
     stages.add("Mixed_4a", mixed_4a)
     mixed_5a = Concat(
-        b0=conv(stages.channels, c5, 3, stride=last, pad=edge),
-        b1=MaxPool2D(3, stride=last, pad=edge),
+        b0=conv(stages.channels, c5, 3, stride=ends, pad=edge),
+        b1=MaxPool2D(3, stride=ends, pad=edge),
     )
     stages.add("Mixed_5a", mixed_5a)
 
 
-def inception_a(conv: Conv, channels: int, row: tuple) -> Concat:
+def inception_a(conv: Conv, channels: int, row: Widths) -> Concat:
     """Figure 4, on the 35x35 grid."""
     b0, b1, b2, b3 = row
     return Concat(
@@ -116,7 +115,7 @@ def inception_a(conv: Conv, channels: int, row: tuple) -> Concat:
     )
 
 
-def reduction_a(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
+def reduction_a(conv: Conv, channels: int, row: Widths, edge: str) -> Concat:
     """Figure 7, 35x35 -> 17x17. Inception-ResNet has it too, with other k, l, m and n."""
     n, klm = row
     return Concat(
@@ -126,7 +125,7 @@ def reduction_a(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
     )
 
 
-def inception_b(conv: Conv, channels: int, row: tuple, pair: tuple) -> Concat:
+def inception_b(conv: Conv, channels: int, row: Widths, pair: tuple[Any, ...]) -> Concat:
     """Figure 5, on the 17x17 grid."""
     b0, b1, b2, b3 = row
     return Concat(
@@ -137,7 +136,7 @@ def inception_b(conv: Conv, channels: int, row: tuple, pair: tuple) -> Concat:
     )
 
 
-def reduction_b(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
+def reduction_b(conv: Conv, channels: int, row: Widths, edge: str) -> Concat:
     """Figure 8, 17x17 -> 8x8."""
     b0, b1 = row
     return Concat(
@@ -147,7 +146,7 @@ def reduction_b(conv: Conv, channels: int, row: tuple, edge: str) -> Concat:
     )
 
 
-def inception_c(conv: Conv, channels: int, row: tuple, pair: tuple) -> Concat:
+def inception_c(conv: Conv, channels: int, row: Widths, pair: tuple[Any, ...]) -> Concat:
     """Figure 6, on the 8x8 grid: two towers end in a fork, whose ends are concatenated and not chained."""
     b0, b1, b2, b3 = row
     return Concat(
@@ -158,89 +157,42 @@ def inception_c(conv: Conv, channels: int, row: tuple, pair: tuple) -> Concat:
     )
 
 
-def inception_v4(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    asymmetric_order: str | None = None,
-    dropout: float | None = None,
-) -> Network:
-    """Figure 9, for images of 299x299.
+def inception_v4(request: Request, *, asymmetric_order: str | None = None, dropout: float | None = None) -> Network:
+    """Figure 9, for images of 299x299. For 32x32 (not the paper's) every module is as it is, but both ends of the stem
+    keep the resolution, every window is padded, and 1, 2 and 1 blocks see grids of 16, 8 and 4.
 
     asymmetric_order: "paper" or "code", which of 1xn and nx1 comes first in the long towers; None is the preset's. It
     changes no size and no count, but weights do not carry over. dropout: the fraction dropped before the last layer;
-    None is the preset's. aux=True builds the code's auxiliary head.
+    None is the preset's. aux=True builds the code's auxiliary head, which for 32x32 no preset has of itself.
     """
-    source = _source(preset, asymmetric_order, dropout)
-    return _build(299, num_classes, in_channels, width, aux, source, rng, BLOCKS)
-
-
-def inception_v4_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    asymmetric_order: str | None = None,
-    dropout: float | None = None,
-) -> Network:
-    """For images of 32x32 (not the paper's): every module as it is, but both ends of the stem keep the resolution,
-    every window is padded, and 1, 2 and 1 blocks see grids of 16, 8 and 4. No auxiliary head unless aux=True. The
-    options are inception_v4's."""
-    source = _source(preset, asymmetric_order, dropout)
-    return _build(32, num_classes, in_channels, width, bool(aux), source, rng, (1, 2, 1))
-
-
-def _source(preset: str, order: str | None, dropout: float | None) -> Source:
-    source = SOURCES[preset]
-    order = source.order if order is None else order
+    source, classes, rng, small = SOURCES[request.preset], request.num_classes, request.rng, request.small
+    order = source.order if asymmetric_order is None else asymmetric_order
     if order not in ORDERS:
         raise ValueError(f'inception_v4: got asymmetric_order={order!r}, wanted "paper" or "code"')
-    return source._replace(order=order, dropout=source.dropout if dropout is None else dropout)
-
-
-def _build(
-    size: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    source: Source,
-    rng: np.random.Generator,
-    blocks: tuple[int, int, int],
-) -> Network:
-    ends, edge = (1, "same") if size == 32 else (2, "valid")
+    pair_3, pair_5, pair_6 = ORDERS[order]
+    ends, edge = (1, "same") if small else (2, "valid")
+    blocks_a, blocks_b, blocks_c = BLOCKS_32 if small else BLOCKS
     conv = partial(ConvBNReLU, eps=source.eps, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
-    w = partial(scaled, width=width)
-    pair_3, pair_5, pair_6 = ORDERS[source.order]
-    stages = Stages(size, size, in_channels)
+    linear = partial(Linear, rng=rng)
+    w = partial(at_width, width=request.width)
+    stages = Stages(request.image)
 
-    stem(conv, stages, w(STEM), pair_3, ends, ends, edge)
-    for letter in "bcde"[: blocks[0]]:
+    stem(conv, stages, w(STEM), pair_3, ends, edge)
+    for letter in "bcde"[:blocks_a]:
         stages.add(f"Mixed_5{letter}", inception_a(conv, stages.channels, w(INCEPTION_A)))
     stages.add("Mixed_6a", reduction_a(conv, stages.channels, w(REDUCTION_A), edge))
-    for letter in "bcdefgh"[: blocks[1]]:
+    for letter in "bcdefgh"[:blocks_b]:
         stages.add(f"Mixed_6{letter}", inception_b(conv, stages.channels, w(INCEPTION_B), pair_5))
     heads: dict[str, Layer] = {}
-    if source.heads if aux is None else aux:
-        linear = partial(Linear, rng=rng)
-        heads[list(stages.layers)[-1]] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), num_classes)
+    if request.heads(source.heads and not small):
+        heads[stages.last] = bn_auxiliary(conv, linear, stages.shape, w(AUXILIARY), classes)
     stages.add("Mixed_7a", reduction_b(conv, stages.channels, w(REDUCTION_B), edge))
-    for letter in "bcd"[: blocks[2]]:
+    for letter in "bcd"[:blocks_c]:
         stages.add(f"Mixed_7{letter}", inception_c(conv, stages.channels, w(INCEPTION_C), pair_6))
-    head = Sequential(
-        pool=GlobalAvgPool2D(),
-        dropout=Dropout(source.dropout),
-        fc=Linear(stages.channels, num_classes, rng=rng),
-    )
+    rate = source.dropout if dropout is None else dropout
+    head = Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(rate), fc=linear(stages.channels, classes))
     stages.add("Logits", head)
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
-    if size != 32 and width == 1:
+    if request.as_printed:
         network.printed = PRINTED
     return network

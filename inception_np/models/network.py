@@ -1,5 +1,6 @@
 """A whole network: a trunk of named stages, and the auxiliary classifiers that branch off it in training."""
 
+import contextlib
 from typing import Any
 
 from ..backend import Array, Shape
@@ -21,9 +22,9 @@ class Network(Layer):
 
     trunk: the paper's stages by name. heads: stage name -> classifier. aux_weight: how much each head's loss counts.
     name, preset, options: what create_model was called with, enough to make the network again. image: the (H, W, C)
-    it was designed for. made: its signature when create_model had made it. printed, notes: the paper's own figures by
-    stage, for `summary` to set beside ours. Raises ValueError for images too small, naming the layer and the smallest
-    size that works.
+    it was designed for. made: its signature as create_model makes it, once `save` has asked for it. printed, notes: the
+    paper's own figures by stage, for `summary` to set beside ours. Raises ValueError for images too small, naming the
+    layer and the smallest size that works.
     """
 
     def __init__(self, trunk: Sequential, heads: dict[str, Layer] | None = None, *, aux_weight: float = 0.3):
@@ -54,9 +55,9 @@ class Network(Layer):
                 stages = {}
         return [*parts, (None, Sequential(**stages))]
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Any, list]:
+    def forward(self, x: Array, mode: Mode) -> tuple[Any, list[Any]]:
         check_x(self.name or "Network", x)
-        kept: list = []
+        kept: list[Any] = []
         aux: dict[str, Array] = {}
         h = x
         try:
@@ -72,7 +73,7 @@ class Network(Layer):
             raise self._too_small(error, mode.train) from None
         return ((h, aux) if aux else h), kept if mode.keep else []
 
-    def backward(self, dy: Any, x: Array, kept: list, into: Any = None) -> Any:
+    def backward(self, dy: Any, x: Array, kept: list[Any], into: Any = None) -> Any:
         once(kept, self.name or "Network")
         parts = self.parts(len(kept) > 1)
         dh, daux = self._split(dy, [stage for stage, _ in parts if stage])
@@ -103,6 +104,18 @@ class Network(Layer):
     def _too_small(self, error: ImageTooSmall, heads: bool) -> ValueError:
         size = smallest_image(self, heads)
         return ValueError(f"{error}; the smallest image that {self.name or 'this network'} takes is {size}x{size}")
+
+    def stage_shapes(self, shape: Shape, heads: bool = False) -> dict[str, Shape]:
+        """The output shape of every stage by name for an x of this shape, and with `heads` of every head ("aux_4a").
+
+        Raises the ValueError of the first layer that does not take what it gets, ImageTooSmall for want of pixels.
+        """
+        shapes: dict[str, Shape] = {}
+        for name, stage in self.trunk.layers.items():
+            shape = shapes[name] = stage.out_shape(shape)
+            if heads and name in self.heads:
+                shapes[f"aux_{name}"] = self.heads[name].out_shape(shape)
+        return shapes
 
     def out_shape(self, shape: Shape) -> Shape:
         try:
@@ -139,13 +152,7 @@ def signature(network: Network) -> dict[str, Any]:
 def smallest_image(network: Network, heads: bool = False) -> int:
     """The smallest n for which n x n images pass through the trunk, and with `heads`, as in training, every head."""
     for n in range(1, 1025):
-        try:
-            shape: Shape = (1, n, n, network.image[2])
-            for name, stage in network.trunk.layers.items():
-                shape = stage.out_shape(shape)
-                if heads and name in network.heads:
-                    network.heads[name].out_shape(shape)
-        except ValueError:
-            continue
-        return n
+        with contextlib.suppress(ValueError):
+            network.stage_shapes((1, n, n, network.image[2]), heads)
+            return n
     raise ValueError(f"{network.name}: got no image of up to 1024x1024 through, wanted one that every layer takes")

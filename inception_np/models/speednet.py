@@ -9,13 +9,11 @@ network learns from its first step. The pools come before batch norm and ReLU, w
 Batch norm has no gamma. The logits are divided by 9, so that the last layer learns at 1/81 of the rate that suits the
 convolutions.
 
-It wants airbench's recipe too, which `inception-np train --model speednet_cifar --data cifar10` uses unless told
+It is trained by airbench's recipe, which `inception-np train --model speednet_cifar --data cifar10` uses unless told
 otherwise (options.py): a triangular learning rate, lookahead, label smoothing, alternating flips, six views in tests.
 """
 
 from functools import partial
-
-import numpy as np
 
 from ..compose import Concat, Sequential
 from ..init import dirac
@@ -26,7 +24,7 @@ from ..layers.conv import Conv2D
 from ..layers.linear import Linear, Scale
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from ..layers.whitening import PatchWhitening
-from .blocks import Stages, scaled
+from .blocks import Request, Stages, at_width
 from .network import Network
 
 # A 3x3 convolution with a pool, then a module of  1x1  3x3
@@ -41,22 +39,14 @@ DECAY = 0.6  # of batch norm's averages, at 48 batches an epoch
 LOGITS = 1 / 9
 
 
-def speednet_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-) -> Network:
+def speednet_cifar(request: Request) -> Network:
     """For images of 32x32. There is no auxiliary head."""
-    if aux:
-        raise ValueError("speednet_cifar: got aux=True, wanted None or False: it has no auxiliary head")
+    request.refuse_heads("speednet_cifar")
+    in_channels, rng = request.in_channels, request.rng
     conv = partial(Conv2D, bias=False, rng=rng)
-    stages = Stages(32, 32, in_channels)
+    stages = Stages(request.image)
     stages.add("whiten", Sequential(conv=PatchWhitening(in_channels, rng=rng), relu=ReLU()))
-    for name, (out, (c1, c3)) in scaled(BLOCKS, width).items():
+    for name, (out, (c1, c3)) in at_width(BLOCKS, request.width).items():
         down = conv(stages.channels, out, 3, init=dirac())
         module = Concat(b1=conv(out, c1, 1, init=dirac()), b3=conv(out, c3, 3, init=dirac(c1)))
         stages.add(
@@ -64,7 +54,7 @@ def speednet_cifar(
             Sequential(conv=down, pool=MaxPool2D(2), **norm_relu(out), mixed=module, **norm_relu(c1 + c3, "_mixed")),
         )
     stages.add("pool", Sequential(max=MaxPool2D(3), average=GlobalAvgPool2D()))  # of 3x3 a single one is left
-    stages.add("fc", Linear(stages.channels, num_classes, bias=False, rng=rng))
+    stages.add("fc", Linear(stages.channels, request.num_classes, bias=False, rng=rng))
     stages.add("scale", Scale(LOGITS))
     return Network(Sequential(**stages.layers))
 

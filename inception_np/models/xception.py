@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import Shape
 from ..compose import Residual, Sequential
 from ..init import Init, glorot_uniform, he_normal_out
 from ..layer import Layer
@@ -27,7 +28,7 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import Conv, Stages, scaled
+from .blocks import Conv, Request, Stages, Widths, at_width
 from .network import Network
 
 # Figure 5: the channels of each separable convolution
@@ -42,15 +43,16 @@ FC     = 4096
 PRINTED = {"block4": "19x19x728", "block12": "19x19x728"}
 NOTE = "Table 3 prints 22,855,952 parameters, and 23,626,728 for an Inception-v3 that no public one is (23,834,568)."
 BETWEEN = {"relu": ReLU, "elu": ELU}
+Parts = dict[str, Layer]  # by name: what stands between the two convolutions, or nothing
 PADS = {"tf_same": "same", "symmetric": 1}
 
 
-def keras_depthwise(rng: np.random.Generator, shape: tuple, fan_in: int, fan_out: int) -> np.ndarray:
+def keras_depthwise(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
     """Glorot's, with the fans as Keras counts them: all channels go in."""
     return glorot_uniform(rng, shape, fan_in * shape[2], fan_out)
 
 
-def torch_depthwise(rng: np.random.Generator, shape: tuple, fan_in: int, fan_out: int) -> np.ndarray:
+def torch_depthwise(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
     """He's, with the fans as PyTorch counts them: all channels go out."""
     return he_normal_out(rng, shape, fan_in, fan_out * shape[2])
 
@@ -84,12 +86,14 @@ def normalised(
     return Sequential(conv=Conv2D(channels, out, kernel, bias=False, **conv), bn=bn)
 
 
-def separable(conv: Conv, depthwise: Conv, between: dict, channels: int, out: int, relu: bool) -> Sequential:
+def separable(conv: Conv, depthwise: Conv, between: Parts, channels: int, out: int, relu: bool) -> Sequential:
     """SeparableConv and batch norm; with `relu`, also the ReLU that comes next on this path."""
     return Sequential(depthwise=depthwise(channels, 3), **between, pointwise=conv(channels, out, 1, relu))
 
 
-def segmented(conv: Conv, plain: Conv, between: dict, segments: int, channels: int, out: int, relu: bool) -> Sequential:
+def segmented(
+    conv: Conv, plain: Conv, between: Parts, segments: int, channels: int, out: int, relu: bool
+) -> Sequential:
     """Section 1.1, figure 4: a 1x1 convolution, then a 3x3 one on that many segments of its channels."""
     parts = min(segments, out)
     return Sequential(pointwise=plain(channels, out, 1), **between, spatial=conv(out, out, 3, relu, groups=parts))
@@ -105,13 +109,8 @@ def main_path(unit: Conv, channels: int, outs: tuple[int, ...], relu: bool = Tru
 
 
 def xception(
+    request: Request,
     *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
     middle: int = 8,
     intermediate_activation: str = "none",
     residual: bool = True,
@@ -121,7 +120,8 @@ def xception(
     bn_eps: float | None = None,
     pool_padding: str | None = None,
 ) -> Network:
-    """Figure 5, for images of 299x299.
+    """Figure 5, for images of 299x299. For 32x32 (not the paper's) block1 keeps the resolution, block4 has stride 1,
+    and three middle blocks see a grid of 8.
 
     middle: how many blocks of the middle flow. The paper's experiments: intermediate_activation, "none", "relu" or
     "elu" between depthwise and pointwise (figure 10); residual=False, no residual connections (figure 9);
@@ -130,33 +130,38 @@ def xception(
     connected layers of 4096 before the last, two on JFT. dropout: the fraction dropped before the last layer; bn_eps;
     pool_padding: "tf_same" or "symmetric"; None is the preset's. There is no auxiliary head.
     """
-    source = _source(preset, dropout, bn_eps, pool_padding)
-    unit = (intermediate_activation, segments)
-    return _build(299, num_classes, in_channels, width, aux, source, rng, middle, unit, residual, fc_layers)
+    source = _source(request.preset, dropout, bn_eps, pool_padding)
+    request.refuse_heads("xception")
+    small, rng = request.small, request.rng
+    edge = "same" if small else "valid"
+    conv = partial(normalised, eps=source.eps, decay=source.decay, init=source.init, rng=rng)
+    unit = _unit(conv, source, rng, intermediate_activation, segments)
+    w = partial(at_width, width=request.width)
+    stages = Stages(request.image)
 
+    def reduction(row: Widths, stride: int = 2, relu: bool = True) -> Layer:
+        pool = MaxPool2D(3, stride=stride, pad=PADS[source.pool_padding])
+        body = main_path(unit, stages.channels, row, relu, pool=pool)
+        return Residual(body, conv(stages.channels, row[-1], 1, stride=stride)) if residual else body
 
-def xception_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-    middle: int = 3,
-    intermediate_activation: str = "none",
-    residual: bool = True,
-    segments: int = 0,
-    fc_layers: int = 0,
-    dropout: float | None = None,
-    bn_eps: float | None = None,
-    pool_padding: str | None = None,
-) -> Network:
-    """For images of 32x32 (not the paper's): block1 keeps the resolution, block4 has stride 1, and three middle blocks
-    see a grid of 8. The options are xception's."""
-    source = _source(preset, dropout, bn_eps, pool_padding)
-    unit = (intermediate_activation, segments)
-    return _build(32, num_classes, in_channels, width, aux, source, rng, middle, unit, residual, fc_layers)
+    c1, c2 = w(STEM)
+    stages.add("block1_conv1", conv(stages.channels, c1, 3, True, stride=1 if small else 2, pad=edge))
+    stages.add("block1_conv2", conv(c1, c2, 3, True, pad=edge))
+    for name, row in w(ENTRY).items():
+        stride = 1 if small and name == "block4" else 2
+        stages.add(name, reduction(row, stride, relu=name != "block2"))  # block1 ends in a ReLU
+    for i in range(check_count("xception", "middle", middle, 0)):
+        body = main_path(unit, stages.channels, w(MIDDLE))
+        stages.add(f"block{5 + i}", Residual(body) if residual else body)
+    row13, (c1, c2) = w(EXIT)
+    stages.add(f"block{5 + middle}", reduction(row13))
+    block14 = Sequential(sepconv1=unit(stages.channels, c1, True), sepconv2=unit(c1, c2, True))
+    stages.add(f"block{6 + middle}", block14)
+    stages.add("Logits", _classifier(stages.channels, request.num_classes, w(FC), fc_layers, source, rng))
+    network = Network(Sequential(**stages.layers))
+    if request.as_printed:
+        network.printed, network.notes = PRINTED, [NOTE]
+    return network
 
 
 def _source(preset: str, dropout: float | None, bn_eps: float | None, pool_padding: str | None) -> Source:
@@ -165,59 +170,6 @@ def _source(preset: str, dropout: float | None, bn_eps: float | None, pool_paddi
     if source.pool_padding not in PADS:
         raise ValueError(f'xception: got pool_padding={pool_padding!r}, wanted "tf_same" or "symmetric"')
     return source
-
-
-def _build(
-    size: int,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    source: Source,
-    rng: np.random.Generator,
-    middle: int,
-    unit: tuple[str, int],
-    residual: bool,
-    fc_layers: int,
-) -> Network:
-    if aux:
-        raise ValueError("xception: got aux=True, wanted None or False: it has no auxiliary head")
-    small = size == 32
-    edge = "same" if small else "valid"
-    conv = partial(normalised, eps=source.eps, decay=source.decay, init=source.init, rng=rng)
-    separate = _unit(conv, source, rng, *unit)
-    w = partial(scaled, width=width)
-    stages = Stages(size, size, in_channels)
-
-    def reduction(row: tuple[int, ...], stride: int, relu: bool) -> Layer:
-        pool = MaxPool2D(3, stride=stride, pad=PADS[source.pool_padding])
-        body = main_path(separate, stages.channels, row, relu, pool=pool)
-        if not residual:
-            return body
-        return Residual(body, conv(stages.channels, row[-1], 1, stride=stride))
-
-    c1, c2 = w(STEM)
-    stages.add("block1_conv1", conv(in_channels, c1, 3, True, stride=1 if small else 2, pad=edge))
-    stages.add("block1_conv2", conv(c1, c2, 3, True, pad=edge))
-    for name, row in w(ENTRY).items():
-        last = name == "block4"
-        stages.add(name, reduction(row, 1 if small and last else 2, name != "block2"))  # block1 ends in a ReLU
-    for i in range(check_count("xception", "middle", middle, 0)):
-        body = main_path(separate, stages.channels, w(MIDDLE))
-        stages.add(f"block{5 + i}", Residual(body) if residual else body)
-    row13, row14 = w(EXIT)
-    stages.add(f"block{5 + middle}", reduction(row13, 2, True))
-    c1, c2 = row14
-    block14 = Sequential(
-        sepconv1=separate(stages.channels, c1, True),
-        sepconv2=separate(c1, c2, True),
-    )
-    stages.add(f"block{6 + middle}", block14)
-    stages.add("Logits", _classifier(stages.channels, num_classes, w(FC), fc_layers, source, rng))
-    network = Network(Sequential(**stages.layers))
-    if not small and width == 1:
-        network.printed, network.notes = PRINTED, [NOTE]
-    return network
 
 
 def _unit(conv: Conv, source: Source, rng: np.random.Generator, activation: str, segments: int) -> Conv:

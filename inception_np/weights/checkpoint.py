@@ -103,11 +103,9 @@ def save(layer: Layer, path: str | os.PathLike[str], *, about: Mapping[str, Any]
 
 def check_as_made(layer: Any) -> None:
     """Raise ValueError that lists the differences unless create_model makes this network of its name and options."""
-    if getattr(layer, "made", None) is None:  # its name was given by hand
-        made = signature(models.create_model(layer.name, preset=layer.preset, **layer.options))
-    else:
-        made = layer.made
-    now = signature(layer)
+    if getattr(layer, "made", None) is None:
+        layer.made = signature(models.create_model(layer.name, preset=layer.preset, **layer.options))
+    made, now = layer.made, signature(layer)
     lost = [path for path in made if path not in now]
     new = [path for path in now if path not in made]
     changed = [path for path in made if path in now and made[path] != now[path]]

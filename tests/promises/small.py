@@ -18,8 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 from inception_np import (
     Concat,
     ConvBNReLU,
@@ -33,30 +31,24 @@ from inception_np import (
     models,
     train,
 )
+from inception_np.models.blocks import Request
 from inception_np.models.network import Network
 from inception_np.weights.tensorfile import read_tensors
 
 
-def tiny_cifar(
-    *,
-    num_classes: int,
-    in_channels: int,
-    width: float,
-    aux: bool | None,
-    preset: str,
-    rng: np.random.Generator,
-) -> Network:
+def tiny_cifar(request: Request) -> Network:
+    rng, num_classes = request.rng, request.num_classes
     module = Concat(
         b1=ConvBNReLU(4, 3, 1, rng=rng),
         b3=Sequential(reduce=ConvReLU(4, 2, 1, rng=rng), conv=ConvBNReLU(2, 5, 3, rng=rng)),
     )
     head = Sequential(pool=GlobalAvgPool2D(), drop=Dropout(0.5), fc=Linear(8, num_classes, rng=rng))
     trunk = Sequential(
-        **{"conv1": ConvReLU(in_channels, 4, 3, stride=4, rng=rng), "3a": module, "pool": GlobalAvgPool2D()},
+        **{"conv1": ConvReLU(request.in_channels, 4, 3, stride=4, rng=rng), "3a": module, "pool": GlobalAvgPool2D()},
         drop=Dropout(0.5),
         fc=Linear(8, num_classes, rng=rng),
     )
-    return Network(trunk, None if aux is False else {"3a": head})
+    return Network(trunk, None if request.aux is False else {"3a": head})
 
 
 EPOCHS, STEPS = 2, 3
@@ -82,7 +74,7 @@ def small(pictures: bool = False) -> Iterator[None]:
     """Within this block there is the network tiny_cifar, the data set is drawn once, and the clock stands still."""
     still = SimpleNamespace(**{**vars(time), "perf_counter": lambda: 0.0})
     with (
-        mock.patch.dict(models.MODELS, tiny_cifar=models.Entry(tiny_cifar, (32, 32), ("paper",))),
+        mock.patch.dict(models.MODELS, tiny_cifar=models.Entry(tiny_cifar, 32, ("paper",))),
         mock.patch.object(train, "load", few_images),
         mock.patch.object(train, "time", still),
         mock.patch.object(train.Run, "draw", train.Run.draw if pictures else draw),

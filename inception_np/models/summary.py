@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .backend import Shape
-from .compose import Concat, Residual, Sequential
-from .layer import Layer, named_params
-from .layers.conv_bn_relu import ConvBNReLU
-from .models import create_model
-from .models.network import Network
+from ..backend import Shape
+from ..compose import Concat, Residual, Sequential
+from ..layer import Layer, named_params
+from ..layers.conv_bn_relu import ConvBNReLU
+from . import create_model
+from .network import Network
 
 
 @dataclass(frozen=True)
-class Row:
+class Stage:
     """One stage. output: (H, W, C), 1x1xC for vectors. params: what an optimiser trains. macs: multiply-adds of
     convolutions and linear layers, one image. field: pixels of the image that one output pixel can see, along one axis.
     bytes: the stage's output in float32, one image. printed: the paper's own figures, and why ours differ."""
@@ -33,7 +33,7 @@ class Table:
     name: str
     preset: str
     input: tuple[int, int, int]
-    rows: list[Row]
+    rows: list[Stage]
     params: int
     params_aux: int
     macs: int
@@ -109,7 +109,7 @@ def summary(layer_or_name: Layer | str, input: Any = None, **options: Any) -> Ta
         shape = stage.out_shape(shape)
         output = shape[1:] if len(shape) == 4 else (1, 1, shape[1])
         count = output[0] * output[1] * output[2]
-        rows.append(Row(name, output, params, macs, sees, 4 * count, printed.get(name, "")))
+        rows.append(Stage(name, output, params, macs, sees, 4 * count, printed.get(name, "")))
     total = sum(p.data.size for p in named_params(trunk).values())
     aux = sum(p.data.size for p in named_params(layer).values()) - total
     name, preset = getattr(layer, "name", ""), getattr(layer, "preset", "")
