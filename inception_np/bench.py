@@ -238,48 +238,42 @@ def _print_ceilings(args: argparse.Namespace, threads: int) -> int:
 def _by_layer(task: dict) -> list[dict]:
     """Seconds of every layer, the least of a few steps, and what it computes and moves."""
     from . import bench_side
-    from .layer import Layer, Mode
+    from .layer import Layer, Mode, watch
     from .models import create_model
 
     net = create_model(task["name"], preset=task["preset"])
     top = ceilings(task["threads"])
     spent: dict[str, dict] = {}
 
-    def watch(path: str, layer: Layer) -> None:
-        """Put a clock around the layer's two methods."""
-        forward, backward = layer.forward, layer.backward
-        row = spent.setdefault(
-            path, {"layer": path, "kind": type(layer).__name__, "forward": [], "backward": [], "macs": 0, "moved": 0}
-        )
-
-        def timed_forward(x: Any, mode: Any, **out: Any) -> Any:
-            start = time.perf_counter()
-            y, cache = forward(x, mode, **out)
-            row["forward"].append(time.perf_counter() - start)
-            row["macs"], row["moved"] = layer.macs(x.shape) * len(x), x.nbytes + y.nbytes
-            return y, cache
-
-        def timed_backward(dy: Any, x: Any, cache: Any, **into: Any) -> Any:
-            start = time.perf_counter()
-            dx = backward(dy, x, cache, **into)
-            row["backward"].append(time.perf_counter() - start)
-            return dx
-
-        layer.forward, layer.backward = timed_forward, timed_backward  # type: ignore[method-assign]
-
     units = dict(_units(net))
     for path, layer in units.items():
-        watch(path, layer)
+        spent[path] = {"kind": type(layer).__name__, "forward": [], "backward": [], "macs": 0, "moved": 0}
+
+    def forward(path: str, layer: Layer, call: Any, x: Any, mode: Any) -> Any:
+        start = time.perf_counter()
+        y, cache = call()
+        row = spent[path]
+        row["forward"].append(time.perf_counter() - start)
+        row["macs"], row["moved"] = layer.macs(x.shape) * len(x), x.nbytes + y.nbytes
+        return y, cache
+
+    def backward(path: str, layer: Layer, call: Any, dy: Any, x: Any, cache: Any) -> Any:
+        start = time.perf_counter()
+        dx = call()
+        spent[path]["backward"].append(time.perf_counter() - start)
+        return dx
+
     train = task["task"] == "train"
     if train:
         _, step = bench_side.training(net, task, bench_side.LayerByLayer)
     else:
         x, _ = bench_side.batch_of(net, task["batch"])
         step = lambda: net.forward(x, Mode())  # noqa: E731
-    for _ in range(5):
-        step()
+    with watch(net, forward=forward, backward=backward, only=units):
+        for _ in range(5):
+            step()
     rows = []
-    for row in spent.values():
+    for path, row in spent.items():
         if not row["forward"]:
             continue
         ahead, back = min(row["forward"]), min(row["backward"], default=0.0)
@@ -289,7 +283,7 @@ def _by_layer(task: dict) -> list[dict]:
                 "name": task["name"],
                 "task": task["task"],
                 "batch": task["batch"],
-                "layer": row["layer"],
+                "layer": path,
                 "kind": row["kind"],
                 "samples": len(row["forward"]),
                 "forward_seconds": ahead,

@@ -175,21 +175,20 @@ def _part(network: "Layer", path: str, x: Any, args: argparse.Namespace) -> "tup
     import numpy as np
 
     from .gradcheck.subject import private_copy
-    from .layer import Layer, Mode, walk
+    from .layer import Layer, Mode, walk, watch
 
     twin = private_copy(network)
     parts = {p: layer for p, layer in walk(twin) if isinstance(layer, Layer)}
     if path not in parts:
         raise UsageError(f"gradcheck: {args.what}: no part {path!r}; {nearest(path, list(parts))}")
-    met, forward = [], parts[path].forward
+    met = []
 
-    def watched(x: Any, mode: Mode, **options: Any) -> Any:
+    def forward(path: str, layer: Layer, call: Callable[[], Any], x: Any, mode: Mode) -> Any:
         met.append(x.copy())
-        return forward(x, mode, **options)
+        return call()
 
-    parts[path].forward = watched  # type: ignore[method-assign]
-    twin.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
-    del parts[path].forward
+    with watch(twin, forward=forward, only=[path]):
+        twin.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
     if not met:
         raise UsageError(f"gradcheck: {args.what}: {path!r} is not run as a layer of its own; name what it belongs to")
     return parts[path], met[0]

@@ -1,15 +1,17 @@
 """How much memory a training step needs, and how much there is, before anything is allocated."""
 
 import contextlib
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import heap
-from .backend import compiled
+from .backend import Shape, compiled
 from .errors import RefusedError
-from .layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
+from .layer import Layer, Mode, named_buffers, named_params, walk, watch, zero_grad
 from .models import WIDEST, create_model, find
 from .models.network import Network
 
@@ -158,33 +160,20 @@ def weights_of(name: str, width: float | None = None, classes: int | None = None
 
 def activations(net: Network, image: tuple[int, ...]) -> list[int]:
     """The elements of the output of every layer that computes something, for one image (H, W, C)."""
-    sizes = []
+    sizes: list[int] = []
 
-    def noted(layer: Any) -> None:
-        out_shape = layer.out_shape
+    def out_shape(path: str, layer: Layer, call: Callable[[], Shape], _: Shape) -> Shape:
+        after = call()
+        sizes.append(math.prod(after))
+        return after
 
-        def note(shape: tuple[int, ...]) -> tuple[int, ...]:
-            after = out_shape(shape)
-            size = 1
-            for n in after:
-                size *= n
-            sizes.append(size)
-            return after
-
-        layer.out_shape = note
-
-    leaves = {id(x): x for _, x in walk(net) if isinstance(x, Layer) and not _inner(x)}
-    for leaf in leaves.values():
-        noted(leaf)
-    try:
-        shape = (1, *image)
+    leaves = {path for path, layer in walk(net) if isinstance(layer, Layer) and not _inner(layer)}
+    with watch(net, out_shape=out_shape, only=leaves):
+        shape: Shape = (1, *image)
         for name, stage in net.trunk.layers.items():
             shape = stage.out_shape(shape)
             if name in net.heads:
                 net.heads[name].out_shape(shape)
-    finally:
-        for leaf in leaves.values():
-            del leaf.out_shape
     return sizes
 
 

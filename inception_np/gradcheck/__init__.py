@@ -20,7 +20,7 @@ from .adjoint import adjoint
 from .complex_step import along, along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
 from .context import glance, unit, units_in_context
 from .differences import Differences, confirm, v_curve
-from .kinks import Recorder, decisions, margin
+from .kinks import decisions, margin, unit_calls
 from .laws import broken_laws
 from .policies import POLICIES
 from .report import Check, GradReport, picture
@@ -116,12 +116,12 @@ def _check(subject: Subject, method: str, seed: int, brief: bool = False) -> Gra
 
 
 def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, report: GradReport, brief: bool) -> None:
-    with Recorder(subject) as seen:
+    with unit_calls(subject) as calls:
         subject.forward(subject.point)
-    small, network = sum(a.size for a in subject.point.values()) <= SMALL, len(seen.calls) > 1
+    small, network = sum(a.size for a in subject.point.values()) <= SMALL, len(calls) > 1
     if brief and network and not small:
         report.checks = along_each(subject, [("all", "one direction", dense_direction(subject, draw))])
-        _add_units(report, units_in_context(seen.calls, seed, glance))
+        _add_units(report, units_in_context(calls, seed, glance))
         return
     noise, report.condition = measure_noise(subject)
     dense = dense_direction(subject, draw)
@@ -135,7 +135,7 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
     for how, direction in sparse_directions(subject, draw):
         report.checks.append(along(subject, noise, "x", how, direction))
     if network:
-        _add_units(report, units_in_context(seen.calls, seed, unit))
+        _add_units(report, units_in_context(calls, seed, unit))
     else:
         for name, a in filled(subject.point).items():
             v = {name: draw.standard_normal(a.shape)}
