@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 from inception_np import Mode, create_model, named_params, softmax_cross_entropy
-from inception_np.gradcheck import picture
 from inception_np.gradcheck.kinks import unit_calls
+from inception_np.gradcheck.report import picture
 from inception_np.gradcheck.subject import Subject
 
 SCALES = (1.0, 0.3, 0.1)

@@ -29,7 +29,7 @@ _HOME = {
     "models": ("create_model", "list_models"),
     "inference": ("compile_inference",),
     "replay": ("Replay",),
-    "gradcheck": ("check_gradients",),
+    "gradcheck.check": ("check_gradients",),
     "checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "table": ("summary",),
     "threads": ("set_num_threads",),

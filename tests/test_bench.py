@@ -18,15 +18,15 @@ from inception_np import (
     Residual,
     SeparableConv2D,
     Sequential,
-    bench,
     cast,
     create_model,
     named_params,
 )
-from inception_np.bench_peers import to_onnx, to_torch
 from inception_np.cli import Parser
 from inception_np.errors import UsageError
 from inception_np.layer import walk
+from inception_np.runtime.bench import command as bench
+from inception_np.runtime.bench.peers import to_onnx, to_torch
 
 
 def zoo():

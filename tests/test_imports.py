@@ -31,7 +31,7 @@ RUNS_CODE = {"pickle", "cPickle", "dill", "marshal", "shelve", "importlib", "run
 ALLOWED = {
     ("__init__.py", "importlib"): "public names are looked up in a table of our own modules",
     ("cli.py", "importlib"): "commands are looked up in a table of our own modules",
-    ("gradcheck_cli.py", "importlib"): "checks a layer in a file that the user names on the command line",
+    ("gradcheck/command.py", "importlib"): "checks a layer in a file that the user names on the command line",
     ("kernels/cpu/simd.py", "exec"): "writes out functions of a given number of arguments",
 }
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels, threads
-from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm, conv
 from inception_np.kernels.cpu import depthwise as cpu_depthwise
@@ -24,6 +23,7 @@ from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from inception_np.loss import total_loss
 from inception_np.replay import Replay
+from inception_np.runtime.bench.side import LayerByLayer
 
 if backend.PLAIN:
     pytest.skip("INCEPTION_NP_PLAIN is set", allow_module_level=True)

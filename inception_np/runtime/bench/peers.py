@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Shape
-from .compose import Concat, Residual, Sequential
-from .kernels.window import Pads, pads_for
-from .layer import Layer
-from .layers.activation import Dropout, ReLU
-from .layers.batchnorm import BatchNorm
-from .layers.conv import Conv2D, ConvReLU
-from .layers.conv_bn_relu import ConvBNReLU
-from .layers.depthwise import DepthwiseConv2D
-from .layers.linear import Linear, Scale
-from .layers.lrn import LRN
-from .layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
-from .layers.whitening import PatchWhitening
-from .models.network import Network
+from ...backend import Shape
+from ...compose import Concat, Residual, Sequential
+from ...kernels.window import Pads, pads_for
+from ...layer import Layer
+from ...layers.activation import Dropout, ReLU
+from ...layers.batchnorm import BatchNorm
+from ...layers.conv import Conv2D, ConvReLU
+from ...layers.conv_bn_relu import ConvBNReLU
+from ...layers.depthwise import DepthwiseConv2D
+from ...layers.linear import Linear, Scale
+from ...layers.lrn import LRN
+from ...layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
+from ...layers.whitening import PatchWhitening
+from ...models.network import Network
 
 
 def _unknown(layer: Layer) -> ValueError:

@@ -1,4 +1,4 @@
-"""One side of a benchmark, in a process of its own: a line of JSON in, one out. (bench.py starts these.)
+"""One side of a benchmark, in a process of its own: a line of JSON in, one out. (command.py starts these.)
 
     {"side": "ours" | "torch" | "onnxruntime", "name", "preset", "task": "train" | "infer", "batch", "threads",
      "seconds", "repeats", "low_memory"}
@@ -44,9 +44,9 @@ def batch_of(net: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """(a small call of every kernel, the call to be timed)"""
-    from .inference import compile_inference
-    from .models import create_model
-    from .threads import set_num_threads
+    from ...inference import compile_inference
+    from ...models import create_model
+    from ...threads import set_num_threads
 
     set_num_threads(task["threads"])
     net = create_model(task["name"], preset=task["preset"])
@@ -54,7 +54,7 @@ def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
         x, _ = batch_of(net, task["batch"])
         plan = compile_inference(net, x.shape)
         return (lambda: plan(x)), (lambda: plan(x))
-    from .replay import Replay
+    from ...replay import Replay
 
     return training(net, task, Replay)
 
@@ -66,7 +66,7 @@ class LayerByLayer:
         self.net, self.low_memory = net, low_memory
 
     def forward(self, x: np.ndarray, rng: np.random.Generator) -> Any:
-        from .layer import Mode
+        from ...layer import Mode
 
         self.x, mode = x, Mode(train=True, keep=True, rng=rng, low_memory=self.low_memory)
         y, self.cache = self.net.forward(x, mode)
@@ -78,9 +78,9 @@ class LayerByLayer:
 
 def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
-    from . import heap
-    from .loss import total_loss
-    from .optim import SGD
+    from ... import heap
+    from ...loss import total_loss
+    from ...optim import SGD
 
     x, labels = batch_of(net, task["batch"])
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)
@@ -105,8 +105,8 @@ def torch(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """The same with PyTorch, channels last."""
     import torch
 
-    from .bench_peers import to_torch
-    from .models import create_model
+    from ...models import create_model
+    from .peers import to_torch
 
     torch.set_num_threads(task["threads"])
     net = create_model(task["name"], preset=task["preset"])
@@ -143,8 +143,8 @@ def onnxruntime(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """The same with ONNX Runtime's CPU provider, inference only."""
     import onnxruntime
 
-    from .bench_peers import to_onnx
-    from .models import create_model
+    from ...models import create_model
+    from .peers import to_onnx
 
     net = create_model(task["name"], preset=task["preset"])
     x, _ = batch_of(net, task["batch"])

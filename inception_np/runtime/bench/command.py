@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import number, positive
-from .errors import RefusedError, UsageError
+from ...arguments import number, positive
+from ...errors import RefusedError, UsageError
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .threads import num_threads, set_num_threads
+    from ...threads import num_threads, set_num_threads
 
     for option, most in (("rounds", 1000), ("repeats", 1_000_000), ("batch", 1_000_000), ("seconds", 86_400)):
         value = getattr(args, option)
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _settle(name: str, preset: str | None) -> tuple[str, str]:
     """The network's own name, and the preset that is meant."""
-    from .errors import nearest
-    from .models import ALIASES, create_model, find, list_models
+    from ...errors import nearest
+    from ...models import ALIASES, create_model, find, list_models
 
     if name not in list_models() and name not in ALIASES:
         raise UsageError(f"NAME: there is no network {name!r}; {nearest(name, [*list_models(), *ALIASES])}")
@@ -143,8 +143,8 @@ def _compare(task: dict, args: argparse.Namespace) -> list[dict]:
 
 
 def _process(task: dict, environment: dict[str, str]) -> dict:
-    command = [sys.executable, "-m", f"{__package__}.bench_side"]
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    command = [sys.executable, "-m", f"{__package__}.side"]
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, env=env)
     if done.returncode != 0:
@@ -203,10 +203,10 @@ def _print_table(head: list[str], lines: list[list[str]]) -> None:
 
 def ceilings(threads: int) -> dict[str, float]:
     """What the machine can do: {"gflops": of the register tile on numbers in the first cache, "gbytes": of a copy}."""
-    from .heap import empty
-    from .kernels.cpu.elementwise import copy
-    from .kernels.cpu.implicit_gemm import tile_alone
-    from .threads import set_num_threads
+    from ...heap import empty
+    from ...kernels.cpu.elementwise import copy
+    from ...kernels.cpu.implicit_gemm import tile_alone
+    from ...threads import set_num_threads
 
     set_num_threads(threads)
     steps, rounds = 128, 8000
@@ -237,9 +237,9 @@ def _print_ceilings(args: argparse.Namespace, threads: int) -> int:
 
 def _by_layer(task: dict) -> list[dict]:
     """Seconds of every layer, the least of a few steps, and what it computes and moves."""
-    from . import bench_side
-    from .layer import Layer, Mode, watch
-    from .models import create_model
+    from ...layer import Layer, Mode, watch
+    from ...models import create_model
+    from . import side as bench_side
 
     net = create_model(task["name"], preset=task["preset"])
     top = ceilings(task["threads"])
@@ -300,8 +300,8 @@ def _by_layer(task: dict) -> list[dict]:
 
 def _units(layer: Any, path: str = "") -> Any:
     """(path, layer) of every layer that computes: leaves, and a convolution with its batch norm and ReLU as one."""
-    from .layer import Layer
-    from .layers.conv_bn_relu import ConvBNReLU
+    from ...layer import Layer
+    from ...layers.conv_bn_relu import ConvBNReLU
 
     below = {k: v for k, v in layer.children().items() if isinstance(v, Layer)}
     if not below or isinstance(layer, ConvBNReLU):

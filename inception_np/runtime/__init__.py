@@ -1,0 +1,1 @@
+"""What runs a network: compiled passes, plans for inference, and the benchmark of both."""
