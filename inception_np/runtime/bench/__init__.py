@@ -1,1 +1,1 @@
-"""`inception-np bench`: command.py compares and prints, side.py is one process, peers.py our networks in PyTorch."""
+"""The benchmark: command.py compares and prints, side.py is one process, layers.py one layer, the rest its rivals."""
