@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from inception_np import BatchNorm, Conv2D, ConvBNReLU, Mode, Sequential, cast
-from inception_np.gradcheck import picture
+from inception_np.gradcheck.report import picture
 
 DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32)
 CHANNELS, SEEDS = 16, 5

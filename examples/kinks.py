@@ -12,10 +12,10 @@ import sys
 import numpy as np
 
 from inception_np import ConvBNReLU, MaxPool2D, Mode, Sequential
-from inception_np.gradcheck import picture
 from inception_np.gradcheck.complex_step import dense_direction
 from inception_np.gradcheck.differences import difference
 from inception_np.gradcheck.kinks import decisions
+from inception_np.gradcheck.report import picture
 from inception_np.gradcheck.subject import Subject, dot
 
 DEPTHS = (1, 2, 4, 8, 16)

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from inception_np import BatchNorm, Mode, check_gradients
-from inception_np.gradcheck import picture
+from inception_np.gradcheck.report import picture
 
 NHW = (0, 1, 2)
 

@@ -13,8 +13,9 @@ import sys
 import numpy as np
 
 from inception_np import LRN, AvgPool2D, BatchNorm, Conv2D, Mode, check_gradients
-from inception_np.gradcheck import POLICIES, picture
-from inception_np.gradcheck_cli import spread
+from inception_np.gradcheck.command import spread
+from inception_np.gradcheck.policies import POLICIES
+from inception_np.gradcheck.report import picture
 
 NHW = (0, 1, 2)
 

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 from inception_np import Mode, create_model, named_params, softmax_cross_entropy
-from inception_np.gradcheck import picture
-from inception_np.gradcheck.kinks import Recorder
+from inception_np.gradcheck.kinks import unit_calls
+from inception_np.gradcheck.report import picture
 from inception_np.gradcheck.subject import Subject
 
 SCALES = (1.0, 0.3, 0.1)
@@ -25,9 +25,9 @@ first = {}
 for scale in SCALES:
     network = create_model("inception_resnet_v2_cifar", scale_a=scale, scale_b=scale, scale_c=scale, aux=False)
     subject = Subject(network, x, Mode(train=True, keep=True))
-    with Recorder(subject) as seen:  # what every unit is given
+    with unit_calls(subject) as calls:  # what every unit is given
         subject.forward(subject.point)
-    spread = [float(c.x.std()) for c in seen.calls if c.path.endswith("b0") or ".b0." in c.path]
+    spread = [float(c.x.std()) for c in calls if c.path.endswith("b0") or ".b0." in c.path]
     gradient = subject.gradients(subject.point, lambda y: softmax_cross_entropy(y, labels)[1])
     norms = [float(np.sqrt((gradient[k] ** 2).mean())) for k, p in named_params(network).items() if p.data.ndim == 4]
     left.semilogy(spread, ".-", label=f"scale {scale}")

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 
 from inception_np import BatchNorm, Mode
-from inception_np.gradcheck import picture
 from inception_np.gradcheck.differences import v_curve
+from inception_np.gradcheck.report import picture
 from inception_np.gradcheck.subject import Subject
 
 layer = BatchNorm(4)

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 from inception_np import Mode, create_model, named_params, softmax_cross_entropy
-from inception_np.gradcheck import picture
+from inception_np.gradcheck.report import picture
 
 x = np.random.default_rng(0).standard_normal((16, 32, 32, 3)).astype(np.float32)
 labels = np.arange(16) % 10

@@ -29,7 +29,7 @@ _HOME = {
     "models": ("create_model", "list_models"),
     "runtime.inference": ("compile_inference",),
     "runtime.replay": ("Replay",),
-    "gradcheck": ("check_gradients",),
+    "gradcheck.check": ("check_gradients",),
     "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),
     "models.summary": ("summary",),
     "backend.threads": ("set_num_threads",),

@@ -454,7 +454,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., None], Callable[..., int]]] = {
     "train": ("train a network; without options, a small one in a minute", train_arguments, train),
     "eval": ("measure a checkpoint's accuracy", eval_arguments, evaluate),
     "predict": ("say what is in pictures", predict_arguments, predict),
-    "gradcheck": ("check the gradients of a layer or a network", *elsewhere("gradcheck_cli")),
-    "bench": ("measure speed, alone or against PyTorch", *elsewhere("bench")),
+    "gradcheck": ("check the gradients of a layer or a network", *elsewhere("gradcheck.command")),
+    "bench": ("measure speed, alone or against PyTorch", *elsewhere("runtime.bench.command")),
     "import": ("turn another library's weights into a checkpoint", *elsewhere("weights.command")),
 }

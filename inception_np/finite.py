@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .backend import Array, asarray
-from .layer import Buffer, Layer, Param, named_params, walk
+from .layer import Buffer, Layer, Param, named_params, walk, watch
 from .layers.batchnorm import BatchNorm
 
 
@@ -57,39 +57,28 @@ def first_bad_layer(net: Layer, again: Callable[[], Any]) -> str:
     culprit = first_not_finite(net, Param)
     if culprit:
         return culprit
-    layers = {id(layer): (path, layer) for path, layer in walk(net) if isinstance(layer, Layer)}
-    for path, layer in layers.values():
-        _watch(layer, _layer(path, layer))
+
+    def forward(path: str, layer: Layer, call: Callable[[], Any], *_: Any) -> Any:
+        y, cache = call()
+        if not _all_finite(y):
+            raise _FoundError(_layer(path, layer))
+        return y, cache
+
+    def backward(path: str, layer: Layer, call: Callable[[], Any], *_: Any) -> Any:
+        dx = call()
+        # the parameters are also those of layers whose own backward nobody calls
+        if not _all_finite(dx) or not all(is_finite(p.grad) for p in named_params(layer).values()):
+            raise _FoundError(f"the gradient in {_layer(path, layer)}")
+        return dx
+
     for parameter in named_params(net).values():
         parameter.grad[...] = 0
     try:
-        again()
+        with watch(net, forward=forward, backward=backward):
+            again()
     except _FoundError as found:
         return str(found)
-    finally:
-        for _, layer in layers.values():
-            del layer.forward, layer.backward
     return first_not_finite(net, Buffer) or "the loss"
-
-
-def _watch(layer: Layer, name: str) -> None:
-    """Let the layer raise _FoundError for a result or a gradient of its own that is not finite."""
-    forward, backward = layer.forward, layer.backward
-    below = named_params(layer).values()  # also of layers whose own backward nobody calls
-
-    def checked_forward(*args: Any, **keywords: Any) -> Any:
-        y, cache = forward(*args, **keywords)
-        if not _all_finite(y):
-            raise _FoundError(name)
-        return y, cache
-
-    def checked_backward(*args: Any, **keywords: Any) -> Any:
-        dx = backward(*args, **keywords)
-        if not _all_finite(dx) or not all(is_finite(p.grad) for p in below):
-            raise _FoundError(f"the gradient in {name}")
-        return dx
-
-    layer.forward, layer.backward = checked_forward, checked_backward  # type: ignore[method-assign]
 
 
 def _all_finite(result: Any) -> bool:

@@ -19,8 +19,10 @@ The laws that every layer keeps:
 6. dtype and device follow x. (Where layers meet, compose.py rounds a y or dx that does not.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
@@ -170,6 +172,66 @@ def walk(layer: Layer, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path + name, child
         if isinstance(child, Layer):
             yield from walk(child, f"{path}{name}.")
+
+
+@contextmanager
+def watch(
+    net: Layer,
+    *,
+    forward: Callable[..., tuple[Any, Any]] | None = None,
+    backward: Callable[..., Any] | None = None,
+    out_shape: Callable[..., Shape] | None = None,
+    only: Container[str] | None = None,
+) -> Iterator[None]:
+    """Within the `with`, each call of these methods, of the network and of every layer below it, goes to a function.
+
+        def forward(path, layer, call, x, mode):     # backward(path, layer, call, dy, x, cache)
+            y, cache = call()                        # the layer's own forward, on all that it was given
+            print(path, y.shape)
+            return y, cache                          # to whoever called the layer
+
+        with watch(net, forward=forward):
+            net.forward(x, Mode())
+
+    path: the layer's dotted path, "" for the network itself. So a function sees arguments, results and time; it may
+    raise, and return something else. only: the paths that are watched (default: all).
+
+    A layer that occurs twice is watched once, under its first path. A layer that its parent computes without calling
+    it, as ConvBNReLU does its batch norm, is not seen. A watched layer is not `of_kind` its class, so that fused code
+    calls it. When the `with` ends, the layers are as they were.
+    """
+    functions = {"forward": forward, "backward": backward, "out_shape": out_shape}
+    before: dict[int, tuple[Layer, dict[str, Any]]] = {}  # each layer, and what it had of these names by itself
+    try:
+        for path, layer in [("", net), *walk(net)]:
+            if not isinstance(layer, Layer) or id(layer) in before or (only is not None and path not in only):
+                continue
+            before[id(layer)] = layer, {name: vars(layer)[name] for name in functions if name in vars(layer)}
+            for name, function in functions.items():
+                if function is not None:
+                    setattr(layer, name, _watched(name, partial(function, path, layer), getattr(layer, name)))
+        yield
+    finally:
+        for layer, own in before.values():
+            for name in functions:
+                vars(layer).pop(name, None)
+            vars(layer).update(own)
+
+
+def _watched(name: str, function: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    """What stands in for a layer's method of this name, with the same arguments."""
+
+    def forward(x: Array, mode: Mode, *out: Any, **options: Any) -> Any:
+        return function(partial(own, x, mode, *out, **options), x, mode)
+
+    def backward(dy: Any, x: Array, cache: Any, *into: Any, **options: Any) -> Any:
+        return function(partial(own, dy, x, cache, *into, **options), dy, x, cache)
+
+    def out_shape(shape: Shape) -> Any:
+        return function(partial(own, shape), shape)
+
+    methods: dict[str, Callable[..., Any]] = {"forward": forward, "backward": backward, "out_shape": out_shape}
+    return methods[name]
 
 
 def _named(layer: Layer, kind: type) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """How much memory a training step needs, and how much there is, before anything is allocated."""
 
 import contextlib
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backend import arena, compiled
+from .backend import Shape, arena, compiled
 from .backend.errors import RefusedError
 from .backend.program import Trace, Untraceable, empty
-from .layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
+from .layer import Layer, Mode, named_buffers, named_params, walk, watch, zero_grad
 from .models import WIDEST, create_model, find
 from .models.network import Network
 
@@ -41,12 +43,12 @@ def needed(
 
 
 def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_memory: bool = False) -> int:
-    """How far up a heap the arrays of a forward pass reach, with `train` of a backward pass too.
+    """How far up an arena the arrays of a forward pass reach, with `train` of a backward pass too.
 
-    The kernel calls of the passes are written down and not run, on a heap of addresses alone: no page is touched and no
-    number of the network changes, so that a batch that would not fit can be asked for. Where that cannot be (a layer of
-    one's own that computes with NumPy, a system without such a heap), the layers' outputs are added up. Dropout does
-    draw its numbers: what more than MANY images take is told from fewer.
+    The passes are traced and not run, on an arena of addresses alone: no page is touched and no number of the network
+    changes, so that a batch that would not fit can be asked for. Where that cannot be (a layer of one's own that
+    computes with NumPy, a system without such an arena), the layers' outputs are added up. Dropout does draw its
+    numbers: what more than MANY images take follows from fewer.
     """
     if shape[0] > MANY:
         how: dict[str, Any] = {"train": train, "low_memory": low_memory}
@@ -153,29 +155,16 @@ def weights_of(name: str, width: float | None = None, classes: int | None = None
 
 def activations(net: Network, image: tuple[int, ...]) -> list[int]:
     """The elements of the output of every layer that computes something, for one image (H, W, C)."""
-    sizes = []
+    sizes: list[int] = []
 
-    def noted(layer: Any) -> None:
-        out_shape = layer.out_shape
+    def out_shape(path: str, layer: Layer, call: Callable[[], Shape], _: Shape) -> Shape:
+        after = call()
+        sizes.append(math.prod(after))
+        return after
 
-        def note(shape: tuple[int, ...]) -> tuple[int, ...]:
-            after = out_shape(shape)
-            size = 1
-            for n in after:
-                size *= n
-            sizes.append(size)
-            return after
-
-        layer.out_shape = note
-
-    leaves = {id(x): x for _, x in walk(net) if isinstance(x, Layer) and not _inner(x)}
-    for leaf in leaves.values():
-        noted(leaf)
-    try:
+    leaves = {path for path, layer in walk(net) if isinstance(layer, Layer) and not _inner(layer)}
+    with watch(net, out_shape=out_shape, only=leaves):
         net.stage_shapes((1, *image), heads=True)
-    finally:
-        for leaf in leaves.values():
-            del leaf.out_shape
     return sizes
 
 

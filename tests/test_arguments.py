@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numerics import snapshot
 
-from inception_np import bench, create_model, data
+from inception_np import create_model, data
 from inception_np.arguments import natural, number, positive, size, whole
 from inception_np.backend import threads
 from inception_np.cli import COMMANDS, Parser, main
+from inception_np.runtime.bench import command as bench
 from inception_np.weights.checkpoint import save
 
 NONE = ["", "nan", "inf", "-inf", "1e9999", "9" * 5000, "-1e999", "ten", "²", "٣", "1_0", " 3", "0x10", "1,5"]

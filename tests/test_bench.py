@@ -18,15 +18,15 @@ from inception_np import (
     Residual,
     SeparableConv2D,
     Sequential,
-    bench,
     cast,
     create_model,
     named_params,
 )
 from inception_np.backend.errors import UsageError
-from inception_np.bench_peers import to_onnx, to_torch
 from inception_np.cli import Parser
 from inception_np.layer import walk
+from inception_np.runtime.bench import command as bench
+from inception_np.runtime.bench.onnx_graph import to_onnx
 
 
 def zoo():
@@ -44,8 +44,16 @@ def zoo():
 X = np.random.default_rng(0).standard_normal((2, 13, 12, 5)).astype(np.float32)
 
 
-def test_the_torch_twin_computes_the_same():
+def pytorch():
+    """(torch, to_torch), or the test is skipped."""
     torch = pytest.importorskip("torch")
+    from inception_np.runtime.bench.peers import to_torch
+
+    return torch, to_torch
+
+
+def test_the_torch_twin_computes_the_same():
+    torch, to_torch = pytorch()
     net = zoo()
     for train in (False, True):
         twin = to_torch(net, X.shape).train(train)
@@ -57,7 +65,7 @@ def test_the_torch_twin_computes_the_same():
 
 @pytest.mark.parametrize("name", ["inception_v1_cifar", "inception_v3_cifar", "xception_cifar", "speednet_cifar"])
 def test_the_torch_twin_of_a_network_has_its_heads(name):
-    torch = pytest.importorskip("torch")
+    torch, to_torch = pytorch()
     net = create_model(name, width=1 / 8)
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3)).astype(np.float32)
     twin = to_torch(net, x.shape)
@@ -84,7 +92,7 @@ def test_the_onnx_twin_computes_the_same(name):
 
 def gradient_errors(name, seed):
     """How far float32 gradients are from float64 ones, over all parameters together: (ours, PyTorch's)."""
-    torch = pytest.importorskip("torch")
+    torch, to_torch = pytorch()
     net = create_model(name, width=1 / 4, aux=False, seed=seed)
     rng = np.random.default_rng(seed)
     x, dy = rng.standard_normal((8, 32, 32, 3)), rng.standard_normal((8, 10))
@@ -103,7 +111,9 @@ def gradient_errors(name, seed):
             p.grad[...] = 0
         twin.to(kind).zero_grad()
         twin(torch.from_numpy(x).permute(0, 3, 1, 2).to(kind)).backward(torch.from_numpy(dy).to(kind))
-        theirs.append(np.concatenate([p.grad.numpy().ravel().astype(np.float64) for p in twin.parameters()]))
+        theirs.append(
+            np.concatenate([p.grad.numpy().ravel().astype(np.float64) for p in twin.parameters() if p.requires_grad])
+        )
     return [np.linalg.norm(g - wide) / np.linalg.norm(wide) for g, wide in (ours, theirs)]
 
 

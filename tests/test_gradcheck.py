@@ -36,11 +36,14 @@ from inception_np import (
     named_params,
     softmax_cross_entropy,
 )
-from inception_np.gradcheck import METHODS, POLICIES, hessian_symmetry, hessian_vector_product, margin
+from inception_np.gradcheck.check import METHODS
+from inception_np.gradcheck.command import LAYERS as READY
+from inception_np.gradcheck.command import LINEAR, add_arguments, run
 from inception_np.gradcheck.complex_step import _jitter
+from inception_np.gradcheck.kinks import margin
+from inception_np.gradcheck.policies import POLICIES
 from inception_np.gradcheck.report import ratio
-from inception_np.gradcheck_cli import LAYERS as READY
-from inception_np.gradcheck_cli import LINEAR, add_arguments, run
+from inception_np.gradcheck.second_order import hessian_symmetry, hessian_vector_product
 from inception_np.testing import LAYERS, networks, randomise
 
 
@@ -771,14 +774,14 @@ def test_wrong_words_are_usage_errors(words, text):
 
 
 def test_the_commands_arguments_are_cheap_to_make():
-    code = "import sys; import inception_np.gradcheck_cli; print('numpy' in sys.modules)"
+    code = "import sys; import inception_np.gradcheck.command; print('numpy' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_every_ready_made_layer_is_random_where_it_starts_at_zero():
-    from inception_np.gradcheck_cli import spread
+    from inception_np.gradcheck.command import spread
 
     layer = spread(BatchNorm(3), 0)
     assert all(np.ptp(a.data) > 0.01 for a in [*named_params(layer).values(), *named_buffers(layer).values()])

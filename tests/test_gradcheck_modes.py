@@ -25,8 +25,9 @@ from inception_np import (
     check_gradients,
     create_model,
 )
-from inception_np.gradcheck import METHODS, POLICIES
-from inception_np.gradcheck_cli import add_arguments, run, spread
+from inception_np.gradcheck.check import METHODS
+from inception_np.gradcheck.command import add_arguments, run, spread
+from inception_np.gradcheck.policies import POLICIES
 from inception_np.models.network import Network
 from inception_np.testing import LAYERS, networks
 

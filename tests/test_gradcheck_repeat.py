@@ -43,9 +43,9 @@ from inception_np import (
     check_gradients,
     create_model,
 )
-from inception_np.gradcheck import METHODS
+from inception_np.gradcheck.check import METHODS
+from inception_np.gradcheck.command import add_arguments, run
 from inception_np.gradcheck.snippet import Lines, snippet
-from inception_np.gradcheck_cli import add_arguments, run
 from inception_np.layer import flatten
 from inception_np.testing import LAYERS, networks, randomise
 

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from inception_np import Buffer, Conv2D, Layer, Linear, Mode, Param, ReLU, Sequential, check_gradients
-from inception_np.gradcheck import METHODS, POLICIES, hessian_symmetry, hessian_vector_product, margin
+from inception_np.gradcheck.check import METHODS
+from inception_np.gradcheck.kinks import margin
+from inception_np.gradcheck.policies import POLICIES
+from inception_np.gradcheck.second_order import hessian_symmetry, hessian_vector_product
 
 SHAPES = [(), (1,), (1, 1)]
 

@@ -54,7 +54,7 @@ NOT_FITTED = [  # the constants in memory.py were chosen without a look at these
 CHILD = """
 import contextlib, io, json, sys, tempfile
 from inception_np import fits, memory, train
-from inception_np.bench_side import forget_peak, resident
+from inception_np.runtime.bench.side import forget_peak, resident
 
 given, said = json.loads(sys.argv[1]), []
 

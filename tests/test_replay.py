@@ -10,7 +10,6 @@ import pytest
 
 from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels
 from inception_np.backend import threads
-from inception_np.bench_side import LayerByLayer
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm
 from inception_np.layer import cast, named_buffers, walk
@@ -23,6 +22,7 @@ from inception_np.layers.linear import Linear
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from inception_np.loss import total_loss
+from inception_np.runtime.bench.side import LayerByLayer
 from inception_np.runtime.replay import Replay
 
 if backend.PLAIN:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 
 from inception_np import Layer, Mode, Param, check_gradients
-from inception_np.gradcheck import POLICIES
+from inception_np.gradcheck.policies import POLICIES
 
 ALL = slice(None)
 NHW = (0, 1, 2)

@@ -11,6 +11,8 @@ where a margin is how far the input may move before the decision changes.
 """
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 from ..compose import Concat, Residual, Sequential
 from ..kernels.batchnorm import batch_norm
 from ..kernels.conv import conv2d
-from ..layer import Layer, Mode, kind_of_class, walk
+from ..layer import Layer, Mode, kind_of_class, watch
 from ..layers.activation import ReLU
 from ..layers.conv import ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
@@ -80,55 +82,41 @@ class Call:
     mode: Any
 
 
-class Recorder:
-    """Watch a subject's layers: `with Recorder(subject) as seen:` fills `seen.calls` with the calls of its units.
+@contextmanager
+def unit_calls(subject: Subject, caches: bool = False) -> Iterator[list[Call]]:
+    """Within the `with`, the list fills with the calls of a subject's units, in order. caches: with their caches.
 
     A unit is a layer that is not put together of others: all but the combinators, networks, and any layer that calls
     two others or more, or one that does.
     """
+    calls: list[Call] = []
+    open_calls = [calls]  # for every layer that is being run: its units so far,
+    counts = [0]  # and how many layers it has called
 
-    def __init__(self, subject: Subject, caches: bool = False):
-        self.subject, self.caches = subject, caches
-        self.calls: list[Call] = []
-        self._open: list[list[Call]] = [self.calls]  # for every layer that is being run: its units so far
-        self._count = [0]  # and how many layers it has called
+    def forward(path: str, layer: Layer, call: Callable[[], Any], x: Array, mode: Any) -> Any:
+        before = copy.deepcopy(mode)
+        open_calls.append([])
+        counts.append(0)
+        y, cache = call()
+        inner, count = open_calls.pop(), counts.pop()
+        counts[-1] += 1
+        if isinstance(layer, (Sequential, Concat, Residual, Network)) or count > 1 or len(inner) > 1:
+            open_calls[-1].extend(inner)
+        else:
+            kept = copy.deepcopy(cache) if caches else None
+            open_calls[-1].append(Call(path, layer, x, y, kept, before))
+        return y, cache
 
-    def __enter__(self) -> "Recorder":
-        self._watched: list[Layer] = []
-        for path, layer in [("", self.subject.layer), *walk(self.subject.layer)]:
-            if isinstance(layer, Layer) and not any(layer is w for w in self._watched):
-                self._watched.append(layer)
-                layer.forward = self._watch(path, layer, layer.forward)  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for layer in self._watched:
-            del layer.forward  # the class's own again
-
-    def _watch(self, path: str, layer: Layer, forward: Any) -> Any:
-        def watched(x: Array, mode: Any, **options: Any) -> Any:
-            before = copy.deepcopy(mode)
-            self._open.append([])
-            self._count.append(0)
-            y, cache = forward(x, mode, **options)
-            inner, count = self._open.pop(), self._count.pop()
-            self._count[-1] += 1
-            if isinstance(layer, (Sequential, Concat, Residual, Network)) or count > 1 or len(inner) > 1:
-                self._open[-1].extend(inner)
-            else:
-                kept = copy.deepcopy(cache) if self.caches else None
-                self._open[-1].append(Call(path, layer, x, y, kept, before))
-            return y, cache
-
-        return watched
+    with watch(subject.layer, forward=forward):
+        yield calls
 
 
 def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[tuple[str, Array]]]:
     """All decisions at a point as one array, the smallest margin, their number, and the margins of every unit."""
-    with Recorder(subject, caches=True) as seen:
+    with unit_calls(subject, caches=True) as calls:
         subject._run(point, keep=True)
     patterns, margins = [], []
-    for call in seen.calls:
+    for call in calls:
         pair = kinks(call.layer, call.x, call.y, call.cache)
         if pair is None:
             continue

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from dry import DRY, TORCH, cupy, seconds, small, wait
-from torch_twin import twin
 
 from inception_np import SGD, create_model
 from inception_np.random import stream
+from inception_np.runtime.bench.peers import to_torch
 from inception_np.runtime.graph import CapturedStep
 
 STEPS, TURNS, IMAGES = small((20, 7, 4096), (1, 2, 8))
@@ -109,7 +109,8 @@ def rival(name, batch, compiled=False):
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
-    net = twin(model(name)).to(TORCH).to(memory_format=torch.channels_last).train()
+    net = model(name)
+    net = to_torch(net, (batch, *net.image)).to(TORCH).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.SGD(
         [p for p in net.parameters() if p.requires_grad], 0.05, momentum=0.9, nesterov=True, fused=True
     )

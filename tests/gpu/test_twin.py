@@ -7,7 +7,7 @@ from inception_np import Mode, create_model, list_models
 from inception_np.layer import cast, named_params
 
 torch = pytest.importorskip("torch")
-from torch_twin import twin  # noqa: E402
+from inception_np.runtime.bench.peers import to_torch  # noqa: E402
 
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)
@@ -16,8 +16,8 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize("name", list_models("*_cifar"))
 def test_the_twin_computes_the_same(name):
     net = cast(create_model(name, width=1 / 32, aux=False, seed=1), np.float64)
-    peer = twin(net).double().to(memory_format=torch.channels_last)
     x = np.random.default_rng(0).standard_normal((2, 32, 32, 3))
+    peer = to_torch(net, x.shape).double().to(memory_format=torch.channels_last)
     y, cache = net.forward(x, Mode(train=False, keep=True))
     z = torch.tensor(x).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).requires_grad_(True)
     peer.eval()

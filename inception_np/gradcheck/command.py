@@ -18,12 +18,12 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .arguments import natural, positive
-from .backend.errors import UsageError, nearest
+from ..arguments import natural, positive
+from ..backend.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from .gradcheck import GradReport
-    from .layer import Layer
+    from ..layer import Layer
+    from .report import GradReport
 
 # A configuration of every layer in which its mistakes show: H unlike W, uneven strides and pads, constants that
 # matter. And what it is held to: the largest error of any entry over the largest entry, and of any entry over itself.
@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     """Check, print, and say 0 for right and 1 for wrong."""
     if args.what == "all":
         return _all(args)
-    from .gradcheck import METHODS, POLICIES, check_gradients
-    from .layer import Mode
+    from ..layer import Mode
+    from .check import METHODS, check_gradients
+    from .policies import POLICIES
 
     if args.method not in (*METHODS, *POLICIES):
         raise UsageError(f"gradcheck: --method: got {args.method!r}; {nearest(args.method, [*METHODS, *POLICIES])}")
@@ -126,7 +127,7 @@ def _say_how_to_repeat(report: "GradReport", check: "Callable[[], GradReport]", 
 def _subject(args: argparse.Namespace) -> "tuple[Layer, Any]":
     import numpy as np
 
-    from .models import create_model, list_models
+    from ..models import create_model, list_models
 
     draw = np.random.default_rng((args.seed, 8))
     name, _, part = args.what.partition(":")
@@ -149,7 +150,7 @@ def spread(layer: "Layer", seed: int) -> "Layer":
     """Random biases, gammas, betas and running averages: at 0 and 1, where they start, mistakes hide."""
     import numpy as np
 
-    from .layer import named_buffers, named_params
+    from ..layer import named_buffers, named_params
 
     draw = np.random.default_rng((seed, 9))
     for p in named_params(layer).values():
@@ -174,22 +175,21 @@ def _part(network: "Layer", path: str, x: Any, args: argparse.Namespace) -> "tup
     """The layer at a dotted path of a network, and the x that it gets when the network is given x."""
     import numpy as np
 
-    from .gradcheck.subject import private_copy
-    from .layer import Layer, Mode, walk
+    from ..layer import Layer, Mode, walk, watch
+    from .subject import private_copy
 
     twin = private_copy(network)
     parts = {p: layer for p, layer in walk(twin) if isinstance(layer, Layer)}
     if path not in parts:
         raise UsageError(f"gradcheck: {args.what}: no part {path!r}; {nearest(path, list(parts))}")
-    met, forward = [], parts[path].forward
+    met = []
 
-    def watched(x: Any, mode: Mode, **options: Any) -> Any:
+    def forward(path: str, layer: Layer, call: Callable[[], Any], x: Any, mode: Mode) -> Any:
         met.append(x.copy())
-        return forward(x, mode, **options)
+        return call()
 
-    parts[path].forward = watched  # type: ignore[method-assign]
-    twin.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
-    del parts[path].forward
+    with watch(twin, forward=forward, only=[path]):
+        twin.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
     if not met:
         raise UsageError(f"gradcheck: {args.what}: {path!r} is not run as a layer of its own; name what it belongs to")
     return parts[path], met[0]
@@ -199,7 +199,7 @@ def _classes(file: str | None) -> dict[str, Any]:
     """The layer classes that an expression may name: ours, and those of a user's file."""
     import inception_np
 
-    from .layer import Layer
+    from ..layer import Layer
 
     named = [*LAYERS, "Sequential", "Concat", "Residual", "AdaptiveAvgPool2D"]
     classes = {name: getattr(inception_np, name) for name in named}
@@ -231,7 +231,7 @@ def _build(text: str, classes: dict[str, Any], seed: int) -> "Layer":
             return ast.literal_eval(node)
         name = ast.unparse(node.func)
         if name not in classes:
-            from .models import list_models
+            from ..models import list_models
 
             known = {k.lower(): k for k in [*classes, *list_models()]}
             close = nearest(name, list(known)).split()
@@ -264,8 +264,9 @@ def _all(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from .gradcheck import check_gradients, hessian_symmetry
-    from .models import create_model, list_models
+    from ..models import create_model, list_models
+    from .check import check_gradients
+    from .second_order import hessian_symmetry
 
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
@@ -320,8 +321,8 @@ def _cross_entropy(seed: int) -> "Layer":
     """The loss as a layer: y is the loss, dx = dlogits."""
     import numpy as np
 
-    from .layer import Layer
-    from .loss import softmax_cross_entropy
+    from ..layer import Layer
+    from ..loss import softmax_cross_entropy
 
     class CrossEntropy(Layer):
         def forward(self, x: Any, mode: Any) -> Any:

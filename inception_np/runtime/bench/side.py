@@ -1,11 +1,11 @@
-"""One side of a benchmark, in a process of its own: a line of JSON in, one out. (bench.py starts these.)
+"""One side of a benchmark, in a process of its own that command.py starts: a line of JSON in, one out.
 
     {"side": "ours" | "torch" | "onnxruntime", "name", "preset", "task": "train" | "infer", "batch", "threads",
      "seconds", "repeats", "low_memory"}
 
-What comes back: the seconds of every repetition, the CPU seconds of the cheapest one (all threads), how far the memory
-in use grew beyond imports, weights and input, and the page faults and involuntary context switches during the
-repetitions (many mean that something disturbed them).
+The line that comes out holds the seconds of every call ("times"), the CPU seconds of the cheapest one over all threads
+("cpu"), the bytes by which the memory in use grew beyond imports, weights and input ("memory"), and the page faults and
+involuntary context switches per call ("page_faults", "switches"): many mean that something disturbed the measurement.
 """
 
 import json
@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+Task = dict[str, Any]
+Calls = tuple[Callable[[], Any], Callable[[], Any]]
+
 
 def resident(field: str = "VmRSS") -> int:
     """Bytes of memory in use now, or with "VmHWM" the most since `forget_peak`; 0 where the system does not say."""
@@ -29,6 +32,7 @@ def resident(field: str = "VmRSS") -> int:
 
 
 def forget_peak() -> None:
+    """Let "VmHWM" start again from the memory in use now."""
     try:
         with open("/proc/self/clear_refs", "w") as f:
             f.write("5")
@@ -37,16 +41,17 @@ def forget_peak() -> None:
 
 
 def batch_of(net: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images (size, H, W, C), float32, and labels (size,)."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((size, *net.image), dtype=np.float32)
     return x, rng.integers(0, net.num_classes, size)
 
 
-def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """(a small call of every kernel, the call to be timed)"""
-    from .backend.threads import set_num_threads
-    from .models import create_model
-    from .runtime.inference import compile_inference
+def ours(task: Task) -> Calls:
+    """(a small call that compiles and loads every kernel, the call to be timed)"""
+    from ...backend.threads import set_num_threads
+    from ...models import create_model
+    from ..inference import compile_inference
 
     set_num_threads(task["threads"])
     net = create_model(task["name"], preset=task["preset"])
@@ -54,19 +59,19 @@ def ours(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
         x, _ = batch_of(net, task["batch"])
         plan = compile_inference(net, x.shape)
         return (lambda: plan(x)), (lambda: plan(x))
-    from .runtime.replay import Replay
+    from ..replay import Replay
 
     return training(net, task, Replay)
 
 
 class LayerByLayer:
-    """The passes of a network's layers, with Replay's interface: what Python costs is not left out."""
+    """The passes of a network, run layer by layer each time, with Replay's interface."""
 
     def __init__(self, net: Any, *, low_memory: bool = False):
         self.net, self.low_memory = net, low_memory
 
     def forward(self, x: np.ndarray, rng: np.random.Generator) -> Any:
-        from .layer import Mode
+        from ...layer import Mode
 
         self.x, mode = x, Mode(train=True, keep=True, rng=rng, low_memory=self.low_memory)
         y, self.cache = self.net.forward(x, mode)
@@ -76,16 +81,16 @@ class LayerByLayer:
         self.net.backward(dy, self.x, self.cache, into=False)
 
 
-def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
-    from .backend import arena
-    from .loss import total_loss
-    from .optim import SGD
+def training(net: Any, task: Task, passes_of: Any) -> Calls:
+    """A training step as a user would write it. passes_of: Replay or LayerByLayer, which runs its passes."""
+    from ...backend import arena
+    from ...loss import total_loss
+    from ...optim import SGD
 
     x, labels = batch_of(net, task["batch"])
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)
     low_memory = task.get("low_memory", False)
-    passes = kind(net, low_memory=low_memory)
+    passes = passes_of(net, low_memory=low_memory)
 
     def step(x: np.ndarray = x, labels: np.ndarray = labels, passes: Any = passes) -> Any:
         y = passes.forward(x, np.random.default_rng(0))
@@ -95,23 +100,24 @@ def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callab
         return loss
 
     def warm() -> None:
-        step(x[:2], labels[:2], kind(net, low_memory=low_memory))
+        step(x[:2], labels[:2], passes_of(net, low_memory=low_memory))
         arena.trim()
 
     return warm, step
 
 
-def torch(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The same with PyTorch, channels last."""
+def torch(task: Task) -> Calls:
+    """The same calls with PyTorch, in channels_last memory."""
     import torch
 
-    from .bench_peers import to_torch
-    from .models import create_model
+    from ...models import create_model
+    from .peers import to_torch
 
     torch.set_num_threads(task["threads"])
     net = create_model(task["name"], preset=task["preset"])
     images, labels = batch_of(net, task["batch"])
-    model = to_torch(net, images.shape).to(memory_format=torch.channels_last)
+    model: Any = to_torch(net, images.shape)
+    model = model.to(memory_format=torch.channels_last)
     aux_weight = net.aux_weight
     del net
     x = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC in memory: channels last
@@ -139,12 +145,12 @@ def torch(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return (lambda: step(x[:2], t[:2])), step
 
 
-def onnxruntime(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The same with ONNX Runtime's CPU provider, inference only."""
+def onnxruntime(task: Task) -> Calls:
+    """The same calls with ONNX Runtime's CPU provider, inference only."""
     import onnxruntime
 
-    from .bench_peers import to_onnx
-    from .models import create_model
+    from ...models import create_model
+    from .onnx_graph import to_onnx
 
     net = create_model(task["name"], preset=task["preset"])
     x, _ = batch_of(net, task["batch"])
@@ -157,8 +163,8 @@ def onnxruntime(task: dict) -> tuple[Callable[[], Any], Callable[[], Any]]:
     return call, call
 
 
-def measure(task: dict) -> dict:
-    """Run one side for `seconds` or `repeats`, whichever ends first (three times at least)."""
+def measure(task: Task) -> dict[str, Any]:
+    """Call one side for task["seconds"], or task["repeats"] times where that ends first; three times at least."""
     warm, call = {"ours": ours, "torch": torch, "onnxruntime": onnxruntime}[task["side"]](task)
     warm()
     before = resident()

@@ -1,0 +1,213 @@
+"""`inception-np bench`: how long a training step or an inference takes, alone or beside PyTorch and ONNX Runtime.
+
+Libraries in one process disturb each other: a thread pool that spins after its work takes a core from the next one.
+So every side runs in a process of its own (side.py). The processes of all sides alternate, round after round, so that
+a slow minute of the machine falls on all of them. PyTorch runs in channels_last, its faster layout here, and twice:
+with the system's allocator as it is ("torch"), and with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised
+("torch tuned"), where it keeps its memory from step to step and is up to twice as fast. ONNX Runtime runs with them
+raised.
+
+The command reports the median and the minimum of all rounds. Page faults and involuntary context switches per call
+show a disturbed measurement: an undisturbed one has almost no switches. Memory is the most that the first call adds to
+imports, weights and input.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ...arguments import number, positive
+from ...backend.errors import RefusedError, UsageError
+
+Row = dict[str, Any]
+
+TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+RIVALS = ("torch", "onnxruntime")
+PRESETS = ("torchvision", "timm")  # released networks whose padding PyTorch can do without a copy
+NATIVE = ("inception_v1", "inception_v3", "inception_v4", "inception_resnet_v2", "xception")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `inception-np bench`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: the five largest)")
+    parser.add_argument("--task", choices=("train", "infer"), default="train", help="a training step, or inference")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: 8, or 128 for _cifar)")
+    parser.add_argument("--preset", help="whose version of the network (default: a rival's own, else paper)")
+    parser.add_argument("--against", action="append", choices=RIVALS, default=[], help="a rival; may be repeated")
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="processes for each side (default: 3)")
+    parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="calls in each process, at most")
+    parser.add_argument("--seconds", type=number, default=6.0, metavar="S", help="seconds for them, about")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of each side (default: all cores)")
+    parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
+    parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
+    parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print. Returns 0; raises UsageError for a wrong option and RefusedError for a missing library."""
+    from ...backend.threads import num_threads, set_num_threads
+    from .layers import by_layer, layer_table
+
+    for option, most in (("rounds", 1000), ("repeats", 1_000_000), ("batch", 1_000_000), ("seconds", 86_400)):
+        value = getattr(args, option)
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"--{option}: got {value}; give a number above 0 and up to {most}")
+    if args.threads is not None:
+        set_num_threads(args.threads)
+    try:
+        threads = num_threads()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if args.ceilings:
+        _print_ceilings(args, threads)
+        return 0
+    if "onnxruntime" in args.against and args.task == "train":
+        raise UsageError("--against onnxruntime: it does not train; add --task infer")
+    rows: list[Row] = []
+    for name in args.names or NATIVE:
+        name, preset = _resolve(name, args.preset)
+        batch = args.batch or (128 if name.endswith("_cifar") else 8)
+        task = {"name": name, "preset": preset, "task": args.task, "batch": batch, "threads": threads}
+        task["low_memory"] = args.low_memory
+        rows += by_layer(task) if args.layers else _compare(task, args)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    elif args.layers:
+        title, head, lines = layer_table(rows, threads)
+        print(title)
+        _print_table(head, lines)
+    else:
+        _print_rows(rows)
+    return 0
+
+
+def _print_ceilings(args: argparse.Namespace, threads: int) -> None:
+    from .layers import ceilings
+
+    found = {"threads": threads, **ceilings(threads)}
+    tile, copying = f"{found['gflops']:.0f} GFLOP/s in the register tile", f"{found['gbytes']:.0f} GB/s copying"
+    print(json.dumps(found) if args.json else f"{threads} threads: {tile}, {copying}")
+
+
+def _resolve(name: str, preset: str | None) -> tuple[str, str]:
+    """(the network's own name, the preset): without one given, the first of PRESETS that it has, or "paper"."""
+    from ...backend.errors import nearest
+    from ...models import ALIASES, create_model, find, list_models
+
+    if name not in list_models() and name not in ALIASES:
+        raise UsageError(f"NAME: there is no network {name!r}; {nearest(name, [*list_models(), *ALIASES])}")
+    name = find(name)[1]
+    for candidate in [preset] if preset else [*PRESETS, "paper"]:
+        try:
+            create_model(name, preset=candidate, width=None)
+        except (ValueError, TypeError):
+            if preset:
+                raise
+            continue
+        return name, candidate
+    return name, "paper"
+
+
+# ---- sides against each other
+
+
+def _sides(against: list[str]) -> list[tuple[str, str, dict[str, str]]]:
+    """(label, side, environment variables) of everything that runs."""
+    sides: list[tuple[str, str, dict[str, str]]] = [("ours", "ours", {})]
+    if "torch" in against:
+        sides += [("torch", "torch", {}), ("torch tuned", "torch", TUNED)]
+    if "onnxruntime" in against:
+        sides.append(("onnxruntime", "onnxruntime", TUNED))
+    return sides
+
+
+def _compare(task: Row, args: argparse.Namespace) -> list[Row]:
+    """Run all sides of a task, round after round: a row for each rival, or one without."""
+    sides = _sides(args.against)
+    runs: dict[str, list[Row]] = {label: [] for label, _, _ in sides}
+    for i in range(args.rounds):
+        for label, side, environment in sides:
+            print(f"{task['name']} {task['task']} {i + 1}/{args.rounds}: {label}", file=sys.stderr)
+            limits = {"seconds": args.seconds, "repeats": args.repeats}
+            runs[label].append(_process({**task, **limits, "side": side}, environment))
+    mine = _joined(runs["ours"])
+    rows = []
+    rivals: list[str | None] = [label for label, _, _ in sides[1:]]
+    for rival in rivals or [None]:
+        row = {**{k: task[k] for k in ("name", "preset", "task", "batch", "threads")}, **_prefixed(mine, "")}
+        row["against"] = rival
+        theirs = _joined(runs[rival]) if rival else None
+        row |= _prefixed(theirs, "against_") if theirs else {"against_seconds": None}
+        row["ratio"] = mine["seconds"] / theirs["seconds"] if theirs else None
+        row["ratio_of_minima"] = mine["minimum"] / theirs["minimum"] if theirs else None
+        rows.append(row)
+    return rows
+
+
+def _process(task: Row, environment: dict[str, str]) -> Row:
+    """What one side measures, in a process of its own. Raises RefusedError if its library is not installed."""
+    command = [sys.executable, "-m", f"{__package__}.side"]
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, env=env)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if "No module named" in last:
+            module = last.rpartition(" ")[2].strip("'")
+            raise RefusedError(f"bench: {module} is not installed; pip install {module}")
+        raise RuntimeError(f"bench: {task['side']} failed with {last}")
+    result: Row = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def _joined(runs: list[Row]) -> Row:
+    """One side's rounds together."""
+    times = [t for r in runs for t in r["times"]]
+    return {
+        "seconds": median(times),
+        "minimum": min(times),
+        "cpu_minimum": min(r["cpu"] for r in runs),
+        "memory": max(r["memory"] for r in runs),
+        "page_faults": median(r["page_faults"] for r in runs),
+        "switches": median(r["switches"] for r in runs),
+    }
+
+
+def _prefixed(result: Row, prefix: str) -> Row:
+    return {prefix + key: value for key, value in result.items()}
+
+
+def _print_rows(rows: list[Row]) -> None:
+    def ms(seconds: float) -> str:
+        return f"{1e3 * seconds:.1f}"
+
+    head = ("network", "task", "batch", "median ms", "min ms", "MB", "faults", "switches")
+    versus = ("against", "median ms", "min ms", "MB", "faults", "switches", "ratio", "of minima", "memory")
+    table = []
+    for r in rows:
+        line = [f"{r['name']} ({r['preset']})", r["task"], str(r["batch"]), ms(r["seconds"]), ms(r["minimum"])]
+        line += [f"{r['memory'] / 1e6:.0f}", f"{r['page_faults']:.0f}", f"{r['switches']:.0f}"]
+        if r["against"]:
+            line += [r["against"], ms(r["against_seconds"]), ms(r["against_minimum"])]
+            line += [f"{r['against_memory'] / 1e6:.0f}"]
+            line += [f"{r['against_page_faults']:.0f}", f"{r['against_switches']:.0f}", f"{r['ratio']:.2f}"]
+            line += [f"{r['ratio_of_minima']:.2f}", f"{r['memory'] / max(1, r['against_memory']):.2f}"]
+        table.append(line)
+    _print_table([*head, *versus] if any(r["against"] for r in rows) else list(head), table)
+
+
+def _print_table(head: list[str], lines: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    for line in [head, *lines]:
+        cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        print("  ".join(cells).rstrip())
