@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape
-from ..init import Init, generator, glorot_uniform
 from ..kernels.elementwise import add_to, copy_to, sum_rows
 from ..kernels.linear import linear, linear_dw, linear_dx
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_floating, check_number, check_weights
+from .init import Init, generator, glorot_uniform
 
 
 class Linear(Layer):
