@@ -86,24 +86,6 @@ def zeros(shape: Shape, dtype: Any, like: Array) -> Array:
     return array_module(like).zeros(shape, dtype)
 
 
-def add_to(into: Array | bool | None, dx: Array) -> Array | None:
-    """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
-    if into is None:
-        return dx
-    if into is False:
-        return None
-    into += dx
-    return into
-
-
-def copy_to(out: Array | None, y: Array) -> Array:
-    """y itself, or `out` after y was written there."""
-    if out is None:
-        return y
-    out[...] = y
-    return out
-
-
 def device(name: str) -> str:
     """Settle a device's name: "cpu", "cuda", or "auto" (a GPU if one answers).
 

@@ -79,7 +79,7 @@ class LayerByLayer:
 def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
     from . import heap
-    from .loss import total_loss
+    from .layers.loss import total_loss
     from .optim import SGD
 
     x, labels = batch_of(net, task["batch"])

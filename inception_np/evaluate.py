@@ -8,7 +8,7 @@ from .backend import Array, array_module, asarray, beside
 from .data import normalise, views
 from .inference import compile_inference
 from .layer import Layer, Mode, named_params
-from .loss import softmax_cross_entropy
+from .layers.loss import softmax_cross_entropy
 
 
 def evaluate(

@@ -92,7 +92,10 @@ TARGETS = {
         ("BatchNorm", "ConvBNReLU"),
     ),
     "kernels/lrn.py": (("channel_window_sum", "lrn_dx"), ("LRN",)),
-    "kernels/elementwise.py": (("relu_dx", "scaled_add", "sum_rows", "add", "copy", "add_to", "copy_to"), ("ReLU", "ConvReLU", "Conv2D", "networks")),
+    "kernels/elementwise.py": (
+        ("relu_dx", "scaled_add", "sum_rows", "add", "copy", "add_to", "copy_to"),
+        ("ReLU", "ConvReLU", "Conv2D", "networks"),
+    ),
     "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),
     "kernels/loss.py": (("softmax_cross_entropy",), ("loss",)),
     "layers/activation.py": (
@@ -100,7 +103,7 @@ TARGETS = {
         ("ReLU", "ELU", "Dropout"),
     ),
     "layers/batchnorm.py": (
-        ("BatchNorm.forward", "BatchNorm.backward", "BatchNorm.averages", "BatchNorm.learned"),
+        ("BatchNorm.forward", "BatchNorm.backward", "BatchNorm.learned"),
         ("BatchNorm", "ConvBNReLU"),
     ),
     "layers/conv.py": (
@@ -321,7 +324,13 @@ def inside(function):
     def visit(node):
         if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             return
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("check_dy", "once", "check_x", "check_floating", "check_weights"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "check_dy",
+            "once",
+            "check_x",
+            "check_floating",
+            "check_weights",
+        ):
             return
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not list(visit(node.value)):
             return
@@ -539,7 +548,8 @@ def judges(layer):
         found += [test_layers.test_batch_norm_couples_the_images_in_training_only, one_value_per_channel]
         found += [the_gradient_is_written_where_it_is_asked_for]
     if layer == "ConvBNReLU":
-        found += [units_at_zero_get_nothing, test_own_layers.test_a_unit_that_fuses_its_passes_says_so]
+        found += [one_value_per_channel, units_at_zero_get_nothing]
+        found += [test_own_layers.test_a_unit_that_fuses_its_passes_says_so]
         found += [bind(nothing_is_kept_in_inference, case) for case in cases[: CASES // 4]]
     if layer == "Dropout":
         found += [no_rate_needs_no_generator, a_draw_equal_to_the_rate_is_kept]
@@ -551,10 +561,10 @@ def judges(layer):
 
 def one_value_per_channel():
     """A variance of one number is none: refused in training, fine in inference; of two it is one."""
-    layer = BatchNorm(2)
-    with pytest.raises(ValueError, match="more than one value"):
-        layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode(train=True))
-    layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode())
+    for layer in (BatchNorm(2), ConvBNReLU(2, 3, 1)):
+        with pytest.raises(ValueError, match="more than one value"):
+            layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode(train=True))
+        layer.forward(np.ones((1, 1, 1, 2), np.float32), Mode())
     assert check_gradients(BatchNorm(2), np.random.default_rng(0).standard_normal((1, 2, 1, 2))).ok
 
 

@@ -112,8 +112,7 @@ def batch_norm_backward(
     train = averages is not None
     dx, more_gamma, more_beta = batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu=relu, train=train, out=out)
     add_to(dbeta, more_beta)
-    if dgamma is not None:
-        add_to(dgamma, more_gamma)
+    add_to(dgamma, more_gamma)  # both None where there is no gamma
     if averages is not None:
         move_averages(mean, var, averages)
     return dx

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..compose import Concat, Sequential
-from ..init import glorot_uniform, he_normal, lecun_uniform, truncated_normal
 from ..layer import Layer, walk
 from ..layers.activation import Dropout, ReLU
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
+from ..layers.init import glorot_uniform, he_normal, lecun_uniform, truncated_normal
 from ..layers.linear import Linear
 from ..layers.lrn import LRN
 from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D

@@ -18,11 +18,11 @@ from functools import partial
 import numpy as np
 
 from ..compose import Concat, Sequential
-from ..init import dirac
 from ..layer import Layer
 from ..layers.activation import ReLU
 from ..layers.batchnorm import BatchNorm
 from ..layers.conv import Conv2D
+from ..layers.init import dirac
 from ..layers.linear import Linear, Scale
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from ..layers.whitening import PatchWhitening
