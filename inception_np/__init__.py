@@ -24,7 +24,7 @@ _HOME = {
     "layers.lrn": ("LRN",),
     "layers.pool": ("AdaptiveAvgPool2D", "AvgPool2D", "Flatten", "GlobalAvgPool2D", "MaxPool2D"),
     "layers.whitening": ("PatchWhitening",),
-    "loss": ("softmax_cross_entropy",),
+    "layers.loss": ("softmax_cross_entropy",),
     "optim": ("SGD", "RMSProp"),
     "models": ("create_model", "list_models"),
     "runtime.inference": ("compile_inference",),

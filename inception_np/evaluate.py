@@ -7,7 +7,7 @@ import numpy as np
 from .backend import Array, array_module, asarray, beside
 from .data import normalise, views
 from .layer import Layer, Mode, named_params
-from .loss import softmax_cross_entropy
+from .layers.loss import softmax_cross_entropy
 from .runtime.inference import compile_inference
 
 

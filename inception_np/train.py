@@ -35,8 +35,8 @@ from .fits import check_batch, network_for
 from .kernels.clip import clip_norm
 from .layer import Layer, named_buffers, named_params, vectors, walk
 from .layers.batchnorm import BatchNorm
+from .layers.loss import total_loss
 from .layers.whitening import whiten
-from .loss import total_loss
 from .optim import SGD, RMSProp
 from .options import Options, check, check_save_every, described, flag, resolve
 from .preprocess import Preprocess

@@ -14,8 +14,8 @@ from inception_np.data import batches, channel_statistics, normalise, shapes10
 from inception_np.layer import Mode, walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm
+from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.layers.whitening import whiten
-from inception_np.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model, list_models
 from inception_np.optim import RMSProp
 from inception_np.random import stream

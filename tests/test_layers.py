@@ -592,6 +592,29 @@ def test_batch_norm_gradient_has_no_part_that_y_cannot_see(shape, seed, scale):
     assert np.abs(shifted - y).max() < 1e-12 * max(1, np.abs(y).max()) * max(1, (var**-0.5).max())
 
 
+def test_the_decay_of_batch_norm_may_be_assigned():
+    """To the layer alone, not to its copies; and where the running averages go when they are cast."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 2, 3, 4, 5))
+
+    def moved(layer):
+        before = layer.mean.data.copy()
+        _, cache = layer.forward(x, Mode(train=True, keep=True))
+        layer.backward(dy, x, cache)
+        return (layer.mean.data - before) / (x.mean((0, 1, 2)) - before)
+
+    layer = cast(BatchNorm(5, decay=0.9), np.float64)
+    np.testing.assert_allclose(moved(layer), 0.1)
+    other = copy.deepcopy(layer)
+    layer.decay = 0.5
+    assert (layer.decay, other.decay) == (0.5, 0.9)
+    np.testing.assert_allclose(moved(layer), 0.5)
+    np.testing.assert_allclose(moved(other), 0.1)
+    with pytest.raises(TypeError, match=r"^BatchNorm: got decay='0\.9', wanted a number$"):
+        layer.decay = "0.9"
+    assert layer.decay == 0.5
+
+
 def test_batch_norm_couples_the_images_in_training_only():
     layer = randomise(cast(BatchNorm(2), np.float64), 0)
     x = np.random.default_rng(0).standard_normal((3, 2, 4, 2))

@@ -144,7 +144,7 @@ def test_an_estimate_computes_nothing_and_changes_nothing(name):
 
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_the_arrays_of_a_pass_are_those_that_replay_has(low_memory):
-    from inception_np.loss import total_loss
+    from inception_np.layers.loss import total_loss
     from inception_np.runtime.replay import Replay
 
     net, shape = create_model("xception_cifar", width=1 / 8), (32, 32, 32, 3)

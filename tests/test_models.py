@@ -24,8 +24,8 @@ from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D
+from inception_np.layers.loss import softmax_cross_entropy
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
-from inception_np.loss import softmax_cross_entropy
 from inception_np.models import MODELS, create_model, list_models
 from inception_np.models.blocks import at_width, tower
 from inception_np.models.network import smallest_image

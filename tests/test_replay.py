@@ -19,9 +19,9 @@ from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D, SeparableConv2D
 from inception_np.layers.linear import Linear
+from inception_np.layers.loss import total_loss
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
-from inception_np.loss import total_loss
 from inception_np.runtime.bench.side import LayerByLayer
 from inception_np.runtime.replay import Replay
 

@@ -7,9 +7,9 @@ import pytest
 
 from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params, train
 from inception_np.data import shapes10
-from inception_np.init import dirac, he_normal
 from inception_np.layer import walk
 from inception_np.layers import whitening
+from inception_np.layers.init import dirac, he_normal
 from inception_np.layers.whitening import PatchWhitening, whiten
 
 FILTERS = "whiten.conv.weight"

@@ -17,10 +17,10 @@ from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.layers.depthwise import DepthwiseConv2D
 from inception_np.layers.linear import Linear, Scale
+from inception_np.layers.loss import softmax_cross_entropy
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from inception_np.layers.whitening import PatchWhitening
-from inception_np.loss import softmax_cross_entropy
 from inception_np.optim import SGD
 from inception_np.testing import LAYERS, Case, flags, networks, seeds
 

@@ -33,7 +33,7 @@ from inception_np.backend.errors import StoppedError, UsageError
 from inception_np.data import alternating
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
-from inception_np.loss import softmax_cross_entropy
+from inception_np.layers.loss import softmax_cross_entropy
 from inception_np.models import create_model
 from inception_np.weights.checkpoint import load, read
 from inception_np.weights.tensorfile import read_tensors

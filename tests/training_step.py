@@ -4,7 +4,7 @@ import numpy as np
 
 from inception_np import Mode, backend
 from inception_np.kernels.clip import clip_norm
-from inception_np.loss import total_loss
+from inception_np.layers.loss import total_loss
 
 
 def eager_step(net, optimiser, x, labels, rng=None, *, smoothing=0.0, clip=np.inf):

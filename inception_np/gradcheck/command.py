@@ -322,7 +322,7 @@ def _cross_entropy(seed: int) -> "Layer":
     import numpy as np
 
     from ..layer import Layer
-    from ..loss import softmax_cross_entropy
+    from ..layers.loss import softmax_cross_entropy
 
     class CrossEntropy(Layer):
         def forward(self, x: Any, mode: Any) -> Any:

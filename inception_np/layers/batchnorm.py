@@ -16,7 +16,6 @@ from .check import (
     check_several,
     check_shape,
     check_weights,
-    check_x,
 )
 
 
@@ -81,8 +80,8 @@ class BatchNorm(Layer):
         return self.gamma.data, self.beta.data, self.gamma.grad, self.beta.grad
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_x("BatchNorm", x, len(self.beta.data))
         check_weights("BatchNorm", x, self.beta.data)
+        self.out_shape(x.shape)
         if mode.train:
             check_several("BatchNorm", x.shape)
             mean, var, rstd = statistics(x, self.eps)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape
-from ..init import Init, generator, he_normal
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import copy_to, relu_dx, sum_rows
 from ..kernels.window import Pads, Pair, check_pad, out_size, pair
 from ..layer import Buffer, Layer, Mode, Param
 from .check import check_count, check_dy, check_weights, sliding
+from .init import Init, generator, he_normal
 
 
 class Conv2D(Layer):

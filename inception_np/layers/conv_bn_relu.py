@@ -6,12 +6,12 @@ import numpy as np
 
 from ..backend import Array, Shape
 from ..compose import once
-from ..init import Init, he_normal
 from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation
 from ..layer import Layer, Mode
 from .batchnorm import BatchNorm
 from .check import check_dy, check_kind, check_several
 from .conv import Conv2D
+from .init import Init, he_normal
 
 INSTEAD = "Sequential(conv=..., bn=..., relu=ReLU()), which fuses nothing"
 

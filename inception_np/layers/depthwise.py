@@ -6,13 +6,13 @@ import numpy as np
 
 from ..backend import Array, Shape
 from ..compose import Sequential
-from ..init import Init, generator, he_normal
 from ..kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
 from ..kernels.elementwise import sum_rows
 from ..kernels.window import Pads, Pair, check_pad, out_size, pair
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_weights, sliding
 from .conv import Conv2D
+from .init import Init, generator, he_normal
 
 
 class DepthwiseConv2D(Layer):

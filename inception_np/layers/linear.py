@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape
-from ..init import Init, generator, glorot_uniform
 from ..kernels.elementwise import add_to, copy_to, sum_rows
 from ..kernels.linear import linear, linear_dw, linear_dx
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_floating, check_number, check_weights
+from .init import Init, generator, glorot_uniform
 
 
 class Linear(Layer):
@@ -38,9 +38,8 @@ class Linear(Layer):
         self.bias = Param(np.zeros(n_out, np.float32)) if bias else None
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_floating("Linear", x)
-        self.out_shape(x.shape)
         check_weights("Linear", x, self.weight.data)
+        self.out_shape(x.shape)
         return linear(x, self.weight.data, None if self.bias is None else self.bias.data, out=out), None
 
     def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..compose import Concat, Sequential
-from ..init import Init, he_normal, he_truncated, lecun_normal, lecun_uniform, truncated_normal
 from ..layer import Layer
 from ..layers.activation import Dropout, ReLU
 from ..layers.batchnorm import BatchNorm
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
+from ..layers.init import Init, he_normal, he_truncated, lecun_normal, lecun_uniform, truncated_normal
 from ..layers.linear import Linear
 from ..layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary

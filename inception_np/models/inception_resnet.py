@@ -30,12 +30,12 @@ from functools import partial
 from typing import NamedTuple
 
 from ..compose import Concat, Residual, Sequential
-from ..init import Init, glorot_uniform, torch_uniform
 from ..layer import Layer
 from ..layers.activation import Dropout, ReLU
 from ..layers.check import check_count
 from ..layers.conv import Conv2D
 from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.init import Init, glorot_uniform, torch_uniform
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary, tower

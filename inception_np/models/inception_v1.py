@@ -12,12 +12,12 @@ import numpy as np
 
 from ..backend import Shape
 from ..compose import Concat, Sequential
-from ..init import Init, glorot_uniform, he_normal, lecun_uniform, truncated_normal
 from ..layer import Layer, named_params
 from ..layers.activation import Dropout, ReLU
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
+from ..layers.init import Init, glorot_uniform, he_normal, lecun_uniform, truncated_normal
 from ..layers.linear import Linear
 from ..layers.lrn import LRN
 from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D

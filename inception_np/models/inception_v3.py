@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from ..backend import Shape
 from ..compose import Concat, Sequential
-from ..init import Init, glorot_uniform, he_truncated, normal, truncated_normal
 from ..layer import Layer
 from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.init import Init, glorot_uniform, he_truncated, normal, truncated_normal
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from .blocks import EITHER_WAY, Conv, Request, Stages, Widths, at_width, bn_auxiliary, pooled, tower

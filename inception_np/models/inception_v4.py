@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..compose import Concat, Sequential
-from ..init import Init, he_truncated, torch_uniform
 from ..layer import Layer
 from ..layers.activation import Dropout
 from ..layers.conv_bn_relu import ConvBNReLU
+from ..layers.init import Init, he_truncated, torch_uniform
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from .blocks import EITHER_WAY, Conv, Request, Stages, Widths, at_width, bn_auxiliary, pooled, tower

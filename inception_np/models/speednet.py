@@ -16,11 +16,11 @@ otherwise (options.py): a triangular learning rate, lookahead, label smoothing, 
 from functools import partial
 
 from ..compose import Concat, Sequential
-from ..init import dirac
 from ..layer import Layer
 from ..layers.activation import ReLU
 from ..layers.batchnorm import BatchNorm
 from ..layers.conv import Conv2D
+from ..layers.init import dirac
 from ..layers.linear import Linear, Scale
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from ..layers.whitening import PatchWhitening

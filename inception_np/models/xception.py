@@ -18,7 +18,6 @@ import numpy as np
 
 from ..backend import Shape
 from ..compose import Residual, Sequential
-from ..init import Init, glorot_uniform, he_normal_out
 from ..layer import Layer
 from ..layers.activation import ELU, Dropout, ReLU
 from ..layers.batchnorm import BatchNorm
@@ -26,6 +25,7 @@ from ..layers.check import check_count
 from ..layers.conv import Conv2D
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
+from ..layers.init import Init, glorot_uniform, he_normal_out
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
 from .blocks import Conv, Request, Stages, Widths, at_width

@@ -28,7 +28,7 @@ from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices
 from ..kernels.cuda.philox import DeviceStream, address
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
-from ..loss import softmax_cross_entropy
+from ..layers.loss import softmax_cross_entropy
 from ..models.network import Network
 
 

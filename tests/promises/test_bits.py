@@ -10,7 +10,7 @@ import pytest
 from inception_np import SGD, Replay, create_model, list_models
 from inception_np.backend.threads import num_threads, set_num_threads
 from inception_np.layer import named_buffers
-from inception_np.loss import total_loss
+from inception_np.layers.loss import total_loss
 
 from . import workers as processes
 from .faults import PLANTED

@@ -10,7 +10,7 @@ import pytest
 
 from inception_np import SGD, Replay, create_model
 from inception_np.layer import Mode
-from inception_np.loss import total_loss
+from inception_np.layers.loss import total_loss
 
 from .faults import PLANTED
 

@@ -84,7 +84,7 @@ class LayerByLayer:
 def training(net: Any, task: Task, passes_of: Any) -> Calls:
     """A training step as a user would write it. passes_of: Replay or LayerByLayer, which runs its passes."""
     from ...backend import arena
-    from ...loss import total_loss
+    from ...layers.loss import total_loss
     from ...optim import SGD
 
     x, labels = batch_of(net, task["batch"])

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, array_module
-from .kernels.loss import softmax_cross_entropy as _kernel
-from .layers.check import check_between, check_floating
+from ..backend import Array, array_module
+from ..kernels.loss import softmax_cross_entropy as _kernel
+from .check import check_between, check_floating
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> tuple[Any, Array]:
