@@ -6,9 +6,9 @@ Each is the chain rule for one shape of graph:
     Concat       y = [f_1(x), ..., f_n(x)]      dx = sum_i f_i'(dy_i)         fan-out forward, sum backward
     Residual     y = s(x) + scale * f(x)        dx = s'(dy) + f'(scale * dy)
 
-The combinators decide what lives. An x that the layer before can give back from its cache (`output`) is not kept, save
-on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so each layer's
-arrays die as it returns.
+The combinators decide what lives. An x that the layer before can make again from its cache (`recompute_output`) is not
+kept, except on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so each
+layer's arrays die as it returns.
 """
 
 from typing import Any
@@ -17,28 +17,35 @@ import numpy as np
 
 from .backend import Array, Shape, array_module, empty
 from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
-from .layer import Layer, Mode, backward_of, forward_of, locate
+from .layer import Layer, Mode, backward_of, checked_pair, prefix_path
 from .layers.check import check_dy, check_floating, check_number
 
 
-def run(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
-    """A child's forward: its name goes into errors, and its y into `out` where one is given.
+def call_forward(name: str, layer: Layer, x: Array, mode: Mode, out: Array | None = None) -> tuple[Any, Any]:
+    """Call a child's forward: its name goes into errors, and its y into `out` where one is given.
 
     Here layers meet, so here the sixth law is kept: a y of another dtype than x is rounded to x's.
     """
     try:
         if out is not None and layer.takes_out:
             return layer.forward(x, mode, out=out)  # type: ignore[call-arg]
-        y, cache = forward_of(layer, x, mode)
-        if out is not None and y.shape != out.shape:
+        result = layer.forward(x, mode)
+        if not isinstance(result, tuple) or len(result) != 2 or getattr(result[0], "dtype", None) != x.dtype:
+            result = checked_pair(layer, result, x)
+        y, cache = result
+        if out is None:
+            return y, cache
+        if y.shape != out.shape:
             raise ValueError(f"{type(layer).__name__}: forward gave y of shape {y.shape}, wanted {out.shape}")
         return copy_to(out, y), cache
     except (ValueError, TypeError) as error:
-        raise locate(error, name)  # noqa: B904  (the same error, its text extended)
+        raise prefix_path(error, name)  # noqa: B904  (the same error, its text extended)
 
 
-def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None, shape: Shape | None = None) -> Any:
-    """A child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype.
+def call_backward(
+    name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None, shape: Shape | None = None
+) -> Any:
+    """Call a child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype.
 
     shape: x's, for whoever adds to dx without having x.
     """
@@ -50,23 +57,24 @@ def pull(name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = Non
             return None
         return add_to(into, backward_of(layer, dy, x, cache, shape if into is None else into.shape))
     except (ValueError, TypeError) as error:
-        raise locate(error, name)  # noqa: B904
+        raise prefix_path(error, name)  # noqa: B904
 
 
-def hands_over(layer: Layer) -> bool:
-    """Is what this layer's backward returns new, or dy? Ours promise it; a user's layer may keep what it returns."""
+def returns_fresh(layer: Layer) -> bool:
+    """Does this layer's backward return a new array or dy itself? Ours do; a user's layer may keep what it returns."""
     inner = (child for child in layer.children().values() if isinstance(child, Layer))
-    return layer.takes_out and all(hands_over(child) for child in inner)
+    return layer.takes_out and all(returns_fresh(child) for child in inner)
 
 
-def own(layer: Layer, dx: Array, dy: Array) -> Array:
+def as_writable(layer: Layer, dx: Array, dy: Array) -> Array:
     """dx as an array that the caller may add to: itself where it is new, else a copy."""
-    return dx if hands_over(layer) and not array_module(dx).may_share_memory(dx, dy) else scaled(dx, 1.0)
+    xp: Any = np if isinstance(dx, np.ndarray) else array_module(dx)
+    return dx if returns_fresh(layer) and not xp.may_share_memory(dx, dy) else scaled(dx, 1.0)
 
 
-def gives_back(before: Layer, x: Array, mode: Mode) -> bool:
-    """Is x not kept, since the layer before can give it back? (A GPU has memory for it, unless told not to.)"""
-    return before.output is not None and (isinstance(x, np.ndarray) or mode.low_memory)
+def can_recompute(before: Layer, x: Array, mode: Mode) -> bool:
+    """Can the layer before make x again, so that it need not be kept? (A GPU keeps it, except with low_memory.)"""
+    return before.recompute_output is not None and (isinstance(x, np.ndarray) or mode.low_memory)
 
 
 def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
@@ -78,7 +86,7 @@ def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | N
             raise ValueError(f"{who}: got the name {name!r}, wanted one without dots that no other layer has")
 
 
-def once(kept: list, who: str) -> None:
+def check_unused(kept: list, who: str) -> None:
     """Refuse a composite's cache that an earlier backward has used up, or that was never filled."""
     if not kept:
         raise ValueError(
@@ -105,8 +113,8 @@ class Sequential(Layer):
         return any(layer.reads_x for layer in list(self.layers.values())[:1])
 
     @property
-    def output(self):  # type: ignore[override]
-        last = list(self.layers.values())[-1].output if self.layers else None
+    def recompute_output(self):  # type: ignore[override]
+        last = list(self.layers.values())[-1].recompute_output if self.layers else None
         return last and (lambda kept, out=None: last(kept[-1][0], out))
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
@@ -115,10 +123,10 @@ class Sequential(Layer):
         kept: list = []
         before, last = None, list(self.layers)[-1]
         for name, layer in self.layers.items():
-            y, cache = run(name, layer, x, mode, out if name == last else None)
+            y, cache = call_forward(name, layer, x, mode, out if name == last else None)
             if mode.keep:
-                need_x = before is not None and layer.reads_x and not gives_back(before, x, mode)
-                if before is not None and before.cheap and mode.low_memory:
+                need_x = before is not None and layer.reads_x and not can_recompute(before, x, mode)
+                if before is not None and before.cheap_to_recompute and mode.low_memory:
                     need_x = False
                 kept.append((cache, x if need_x else None))
             x, before = y, layer  # inference holds one layer's arrays at a time
@@ -127,7 +135,7 @@ class Sequential(Layer):
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
         if not self.layers:
             return add_to(into, dy)
-        once(kept, type(self).__name__)
+        check_unused(kept, type(self).__name__)
         layers = list(self.layers.items())
         while kept:
             entry = cache, xk = kept.pop()  # popped: this layer's arrays die as it returns
@@ -138,7 +146,7 @@ class Sequential(Layer):
             elif layer.reads_x and xk is None:
                 xk = self._x(k, x, kept)
             try:
-                dy = pull(name, layer, dy, xk, cache, None if k else into)
+                dy = call_backward(name, layer, dy, xk, cache, None if k else into)
             except (ValueError, TypeError):
                 kept.append(entry)  # a call that fails changes nothing
                 raise
@@ -147,8 +155,8 @@ class Sequential(Layer):
     def _x(self, k: int, x: Array, kept: list) -> Array:
         """The x of layer k where it was not kept: the layer before gives it back, or makes it again from its own x."""
         before, (cache, x_before) = list(self.layers.values())[k - 1], kept[k - 1]
-        if before.output is not None:
-            return before.output(cache)
+        if before.recompute_output is not None:
+            return before.recompute_output(cache)
         if k == 1:
             x_before = x
         elif x_before is None:
@@ -160,7 +168,7 @@ class Sequential(Layer):
             try:
                 shape = layer.out_shape(shape)
             except (ValueError, TypeError) as error:
-                raise locate(error, name)  # noqa: B904
+                raise prefix_path(error, name)  # noqa: B904
         return shape
 
     def macs(self, shape: Shape) -> int:
@@ -194,16 +202,16 @@ class Concat(Layer):
         return any(branch.reads_x for branch in self.branches.values())
 
     @property
-    def output(self):  # type: ignore[override]
-        return self._output if all(b.output is not None for b in self.branches.values()) else None
+    def recompute_output(self):  # type: ignore[override]
+        return self._recompute_output if all(b.recompute_output is not None for b in self.branches.values()) else None
 
-    def _output(self, kept: list, out: Array | None = None) -> Array:
+    def _recompute_output(self, kept: list, out: Array | None = None) -> Array:
         caches, joined, like, _ = kept[0]
         y = empty(joined, like.dtype, like) if out is None else out
         stop = 0
         for branch, (cache, width) in zip(self.branches.values(), caches, strict=True):
             start, stop = stop, stop + width
-            branch.output(cache, y[..., start:stop])
+            branch.recompute_output(cache, y[..., start:stop])
         return y
 
     def _out_shapes(self, shape: Shape) -> dict[str, Shape]:
@@ -212,26 +220,27 @@ class Concat(Layer):
             try:
                 shapes[name] = branch.out_shape(shape)
             except (ValueError, TypeError) as error:
-                raise locate(error, name)  # noqa: B904
-        if len({s[:-1] for s in shapes.values()}) > 1:
+                raise prefix_path(error, name)  # noqa: B904
+        planes = [shape[:-1] for shape in shapes.values()]
+        if planes.count(planes[0]) != len(planes):
             raise ValueError(f"Concat: got branches of shapes {shapes}, wanted equal N, H and W")
         return shapes
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
         check_floating("Concat", x)
         shapes = self._out_shapes(x.shape)
-        joined = (*next(iter(shapes.values()))[:-1], sum(s[-1] for s in shapes.values()))
-        y = empty(joined, x.dtype, x) if out is None else out
+        widths = [shape[-1] for shape in shapes.values()]
+        y = empty((*next(iter(shapes.values()))[:-1], sum(widths)), x.dtype, x) if out is None else out
         caches, stop = [], 0
         for name, branch in self.branches.items():
             start, stop = stop, stop + shapes[name][-1]
-            _, cache = run(name, branch, x, mode, y[..., start:stop])
+            _, cache = call_forward(name, branch, x, mode, y[..., start:stop])
             if mode.keep:
                 caches.append((cache, stop - start))
-        return y, [(caches, joined, empty((0,), x.dtype, x), x.shape)] if mode.keep else []
+        return y, [(caches, y.shape, empty((0,), x.dtype, x), x.shape)] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
-        once(kept, "Concat")
+        check_unused(kept, "Concat")
         dy = check_dy("Concat", dy, kept[0][1], kept[0][2].dtype)
         caches, *_, x_shape = kept.pop()
         names, stop = list(self.branches), dy.shape[-1]
@@ -239,9 +248,9 @@ class Concat(Layer):
         while caches:
             cache, width = caches.pop()
             name, start = names[len(caches)], stop - width
-            part = pull(name, self.branches[name], dy[..., start:stop], x, cache, dx, x_shape)
+            part = call_backward(name, self.branches[name], dy[..., start:stop], x, cache, dx, x_shape)
             if dx is None:  # the first branch made dx; the others add to it
-                dx = own(self.branches[name], part, dy)
+                dx = as_writable(self.branches[name], part, dy)
             stop = start
         return None if into is False else dx
 
@@ -272,8 +281,8 @@ class Residual(Layer):
         return bool(self.body.reads_x or (self.shortcut is not None and self.shortcut.reads_x))
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
-        f, body_cache = run("body", self.body, x, mode)
-        s, cut_cache = (x, None) if self.shortcut is None else run("shortcut", self.shortcut, x, mode)
+        f, body_cache = call_forward("body", self.body, x, mode)
+        s, cut_cache = (x, None) if self.shortcut is None else call_forward("shortcut", self.shortcut, x, mode)
         if s.shape != f.shape:
             raise ValueError(f"Residual: got {f.shape} from the body, wanted the shortcut's {s.shape}")
         return scaled_add(s, f, self.scale, out=out), [
@@ -281,17 +290,17 @@ class Residual(Layer):
         ] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
-        once(kept, "Residual")
+        check_unused(kept, "Residual")
         dy = check_dy("Residual", dy, *kept[0][3:])
         body_cache, cut_cache, x_shape, *_ = kept.pop()
         df = dy if self.scale == 1 else scaled(dy, self.scale)
         if self.shortcut is None:
             dx = scaled(dy, 1.0) if into is None else add_to(into, dy)
         else:
-            dx = pull("shortcut", self.shortcut, dy, x, cut_cache, into, x_shape)
+            dx = call_backward("shortcut", self.shortcut, dy, x, cut_cache, into, x_shape)
             if into is None:
-                dx = own(self.shortcut, dx, dy)
-        return pull("body", self.body, df, x, body_cache, False if into is False else dx)
+                dx = as_writable(self.shortcut, dx, dy)
+        return call_backward("body", self.body, df, x, body_cache, False if into is False else dx)
 
     def out_shape(self, shape: Shape) -> Shape:
         after = self.body.out_shape(shape)

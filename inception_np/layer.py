@@ -63,25 +63,25 @@ class Buffer:
 class Layer:
     """The base of all layers; a layer of your own needs `forward` and `backward` and nothing else.
 
-    reads_x    does backward look at x? (ReLU, pooling and dropout do not: then nobody keeps x for them)
-    output     None, or output(cache, out=None) -> y for a layer that can give its y back from its cache
-    cheap      is its y made from x for next to nothing, whatever the mode? (then mode.low_memory does not keep it)
-    takes_out  True for a layer whose forward takes `out=`, an array to write y into, and whose backward takes
-               `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
+    reads_x                does backward look at x? (ReLU, pooling and dropout do not: then nobody keeps x for them)
+    recompute_output       None, or recompute_output(cache, out=None) -> y where a cache is enough to make y again
+    cheap_to_recompute     is y made from x for next to nothing, whatever the mode? (mode.low_memory does not keep it)
+    takes_out              True for a layer whose forward takes `out=`, an array to write y into, and whose backward
+                           takes `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
 
     These four are promises about one forward and one backward. A subclass that defines either anew makes its own
     promises: those that it does not name are as here, not as in the class that it derives from.
     """
 
     reads_x: Any = True
-    output: Any = None
-    cheap = False
+    recompute_output: Any = None
+    cheap_to_recompute = False
     takes_out = False
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         if "forward" in vars(cls) or "backward" in vars(cls):
-            for promise in ("reads_x", "output", "cheap", "takes_out"):
+            for promise in ("reads_x", "recompute_output", "cheap_to_recompute", "takes_out"):
                 if promise not in vars(cls):
                     setattr(cls, promise, vars(Layer)[promise])
 
@@ -107,7 +107,11 @@ class Layer:
 
 def forward_of(layer: Layer, x: Array, mode: Mode) -> tuple[Any, Any]:
     """(y, cache) of a layer that may be a user's, y in x's dtype. Raises TypeError for anything but such a pair."""
-    result = layer.forward(x, mode)
+    return checked_pair(layer, layer.forward(x, mode), x)
+
+
+def checked_pair(layer: Layer, result: Any, x: Array) -> tuple[Any, Any]:
+    """What a layer's forward gave for x, as `forward_of` wants it."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"{type(layer).__name__}: forward gave {type(result).__name__}, wanted the pair (y, cache)")
     y, cache = result
@@ -157,7 +161,7 @@ def kind_of_class(cls: type) -> type:
     return cls if base in (object, Layer) or len(cls.__bases__) > 1 or changed else kind_of_class(base)
 
 
-def locate(error: Exception, name: str) -> Exception:
+def prefix_path(error: Exception, name: str) -> Exception:
     """Put a child's name before an error's text, so that it arrives as "3a.b3.conv: Conv2D: got ..."."""
     path = getattr(error, "path", "")
     text = str(error).removeprefix(f"{path}: ") if path else str(error)

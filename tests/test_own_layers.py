@@ -197,7 +197,9 @@ def test_numpy_inside_a_layer_that_is_taken_for_kernels_is_noticed(monkeypatch):
     for place in ("between convolutions", "before max pooling", "last"):
         wanted, got = (way(randomised(around(Secret(), 3)[place])) for way in (by_layers, by_replay))
         assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
-    monkeypatch.setattr("inception_np.kernels.cpu.machine.on_fallback", lambda tell: None)  # planted: nobody is told
+    monkeypatch.setattr(
+        "inception_np.backend.program.Capture.falls_back", lambda self, what: None
+    )  # planted: nobody is told
     wanted, got = (way(randomised(around(Secret(), 3)["last"])) for way in (by_layers, by_replay))
     assert not all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
 

@@ -19,7 +19,7 @@ def walked(function):
 
     def note(frame, event, _):
         place = frame.f_code.co_filename
-        if event == "call" and "/inception_np/" in place:
+        if event == "call" and "/inception_np/" in place and not place.endswith("workers.py"):  # (Numba reports those)
             calls.append((place.split("/inception_np/")[-1], frame.f_code.co_name))
 
     sys.setprofile(note)
@@ -31,7 +31,7 @@ def walked(function):
 
 
 def test_a_walk_through_an_inception_module_is_short():
-    module, _ = inception(192, ROWS["3a"], partial(ConvReLU, rng=np.random.default_rng(0)))
+    module = inception(partial(ConvReLU, rng=np.random.default_rng(0)), 192, ROWS["3a"])
     x = np.random.default_rng(0).standard_normal((8, 28, 28, 192)).astype(np.float32)
     mode = Mode(train=True, keep=True)
     y, cache = module.forward(x, mode)  # compiles and traces

@@ -8,17 +8,15 @@ given: `array_module(x)` is `numpy` or `cupy`, and `empty(shape, dtype, like)` m
 """
 
 import os
-import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .program import empty as _empty
+from .arrays import Array as Array
+from .arrays import Shape as Shape
+from .arrays import array_module as array_module
+from .program import empty as empty
 from .program import executor
-
-Array = Any  # a numpy.ndarray or a cupy.ndarray
-Shape = tuple[int, ...]
 
 PLAIN = os.environ.get("INCEPTION_NP_PLAIN", "0") not in ("", "0")
 TF32 = os.environ.get("INCEPTION_NP_TF32", "0") not in ("", "0")
@@ -26,13 +24,6 @@ TF32 = os.environ.get("INCEPTION_NP_TF32", "0") not in ("", "0")
 
 class DeviceError(RuntimeError):
     """A device that was asked for cannot be used."""
-
-
-def array_module(x: Array) -> ModuleType:
-    """The module whose functions work on x: `numpy`, or `cupy` for an array on a GPU."""
-    if isinstance(x, (np.ndarray, np.generic)):
-        return np
-    return sys.modules[type(x).__module__.partition(".")[0]]
 
 
 def compiled(*arrays: Array | None, fits: bool = True) -> bool:
@@ -59,12 +50,6 @@ def on_gpu(x: Array) -> bool:
 def on_tensor_cores(x: Array) -> bool:
     """True where convolutions round their factors to TF32: on_gpu(x), and INCEPTION_NP_TF32=1."""
     return TF32 and on_gpu(x)
-
-
-def empty(shape: Shape, dtype: Any, like: Array) -> Array:
-    """A new array beside `like`, its contents undefined. On the CPU it is cut from the arena (arena.py)."""
-    xp = array_module(like)
-    return _empty(shape, dtype) if xp is np else xp.empty(shape, dtype)
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:

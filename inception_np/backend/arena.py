@@ -34,14 +34,10 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: addresses without 
 class Cut:
     """A part of the range, held by the arrays on it."""
 
-    def __init__(self, arena: "Arena", start: int, size: int):
-        self.arena, self.start, self.size = arena, start, size
-        self.__array_interface__ = {
-            "shape": (size,),
-            "typestr": "|u1",
-            "data": (arena.base + start, False),
-            "version": 3,
-        }
+    arena: "Arena"
+    start: int
+    size: int
+    __array_interface__: dict[str, Any]
 
     def __del__(self) -> None:
         # May run anywhere, even inside Arena.cut when the garbage collector strikes: only note it down.
@@ -80,7 +76,11 @@ class Arena:
                     break
             else:
                 return None
-        return Cut(self, start, size)
+        cut = Cut()
+        cut.arena, cut.start, cut.size = self, start, size
+        place = (self.base + start, False)
+        cut.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": place, "version": 3}
+        return cut
 
     def _take_back(self) -> None:
         """Return what died, each part joined with its free neighbours."""

@@ -37,6 +37,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from . import arena, threads
+from .arrays import array_module
 
 PLACEHOLDERS, ROOM = 1 << 60, 1 << 44  # the first placeholder's address, and from each to the next
 MOST = 1 << 12  # programs kept for a traced function
@@ -69,15 +70,15 @@ class Executor:
 
     empty: Callable[..., Array] = staticmethod(arena.empty)  # (shape, dtype) -> a new array with undefined contents
 
-    def addresses(self, arrays: Sequence[Array]) -> list[int]:
-        """Where the first elements of these arrays stand. The caller keeps the arrays alive while a kernel runs."""
+    def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:
+        """Where the first elements of these arrays stand. The caller keeps the arrays alive while a kernel runs.
+
+        held: what else the words, in which these addresses are used, have addresses of.
+        """
         found = []
         for a in arrays:
             found.append(a.__array_interface__["data"][0])  # noqa: PERF401
         return found
-
-    def hold(self, arrays: list[Array]) -> None:
-        """Note that a program's words have addresses of these arrays."""
 
     def falls_back(self, what: str) -> None:
         """Note that NumPy computes now. Raises Untraceable in a trace."""
@@ -112,15 +113,13 @@ class _Writer(Executor):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # type: ignore[override]
         return arena.empty(shape, dtype, self.source)
 
-    def addresses(self, arrays: Sequence[Array]) -> list[int]:
+    def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:
         found = super().addresses(arrays)
+        self.held += held
         self.held += [
             a for a, where in zip(arrays, found, strict=True) if where < PLACEHOLDERS and where not in self.owned
         ]
         return found
-
-    def hold(self, arrays: list[Array]) -> None:
-        self.held.append(arrays)
 
     def program(self, placeholders: int = 0) -> "Program":
         """What was written down, as a program of that many arrays: its placeholders, by their numbers."""
@@ -209,9 +208,11 @@ def _workers() -> Any:
 # ---- what kernels' wrappers say
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new array with undefined contents, or its placeholder in a trace of a function."""
-    return _local.executor.empty(shape, dtype)
+def empty(shape: tuple[int, ...], dtype: Any, like: Any = None) -> Any:
+    """A new array with undefined contents beside `like` (None: of NumPy); in a trace of a function, a placeholder."""
+    if like is None or isinstance(like, np.ndarray):
+        return _local.executor.empty(shape, dtype)
+    return array_module(like).empty(shape, dtype)
 
 
 def address(a: Array) -> int:
@@ -278,9 +279,7 @@ class Program:
     def run(self, *arrays: Array) -> None:
         """All of it, by the executor of this thread."""
         current = _local.executor
-        addresses = np.array(current.addresses(arrays), np.int64)
-        if self.held:
-            current.hold(self.held)
+        addresses = np.array(current.addresses(arrays, self.held), np.int64)
         for piece in self.pieces:
             if isinstance(piece, tuple):
                 words, where, owners = piece
@@ -309,13 +308,13 @@ class _TraceOfFunction(Trace):
         self.made.append(a)
         return a
 
-    def addresses(self, arrays: Sequence[Array]) -> list[int]:
+    def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:
         for a in arrays:
             if a.flags.writeable:  # every later call, in any thread, would write to this one
                 raise TypeError(
                     "a traced function: got an array that it made itself, wanted one of `empty` or a `constant`"
                 )
-        return super().addresses(arrays)
+        return super().addresses(arrays, held)
 
 
 class _Traced(Program):

@@ -16,13 +16,14 @@ cpu, gpu: what that twin asks of its arguments besides, a function of some of th
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 
 from .. import backend
+from ..backend.program import executor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,17 +49,12 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
     needed = {name for name, default in optional.items() if default is inspect.Parameter.empty}
     names, defaults = tuple(optional), tuple(optional.values())
     conditions = {"cpu": cpu, "cuda": gpu}
-    asked = {folder: _places(condition, list(signature.parameters)) for folder, condition in conditions.items()}
+    (fits_cpu, cpu_places), (fits_gpu, gpu_places) = (_question(c, signature) for c in (cpu, gpu))
     twins: dict[str, Callable[..., R]] = {}
 
-    def fits(folder: str, values: tuple[Any, ...]) -> bool:
-        condition = conditions[folder]
-        return condition(*map(values.__getitem__, asked[folder])) if callable(condition) else condition
-
     def twin(folder: str) -> Callable[..., R]:
-        if folder not in twins:
-            file = plain.__module__.rpartition(".")[2]
-            twins[folder] = getattr(import_module(f"{__package__}.{folder}.{file}"), plain.__name__)
+        file = plain.__module__.rpartition(".")[2]
+        twins[folder] = getattr(import_module(f"{__package__}.{folder}.{file}"), plain.__name__)
         return twins[folder]
 
     @wraps(plain)
@@ -70,21 +66,27 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
         values = args + tuple(map(keywords.get, names, defaults))
         first = values[0][0] if isinstance(values[0], list) else values[0]
         if not isinstance(first, np.ndarray):
-            if gpu and backend.on_gpu(first) and fits("cuda", values):
-                return twin("cuda")(*values)
+            if gpu and backend.on_gpu(first) and fits_gpu(*map(values.__getitem__, gpu_places)):
+                return (twins.get("cuda") or twin("cuda"))(*values)
         elif cpu:
-            floating = []
+            compiled = not backend.PLAIN
             for a in values:  # (a loop is no Python call: this is asked some thousand times a second)
-                if isinstance(a, np.ndarray) and a.dtype.kind in "fc":
-                    floating.append(a)  # noqa: PERF401
-            if backend.compiled(*floating, fits=cpu is True or fits("cpu", values)):
+                if isinstance(a, np.ndarray) and a.dtype.kind in "fc" and (a.dtype != np.float32 or a.size == 0):
+                    compiled = False
+            if compiled and fits_cpu(*map(values.__getitem__, cpu_places)):
                 return (twins.get("cpu") or twin("cpu"))(*values)
+            executor().falls_back(f"what {plain.__name__} has no compiled kernel for")
         return plain(*args, **keywords)
 
     call.conditions = conditions  # type: ignore[attr-defined]
     return call
 
 
-def _places(condition: Condition, names: list[str]) -> list[int]:
-    """Where the arguments that a condition asks for stand among those of the kernel."""
-    return [names.index(name) for name in inspect.signature(condition).parameters] if callable(condition) else []
+def _question(condition: Condition, signature: inspect.Signature) -> tuple[Callable[..., bool], list[int]]:
+    """A condition, and where its arguments stand. Without arrays among these it is asked once for each value."""
+    if not callable(condition):
+        return cache(lambda: condition), []
+    names, asked = list(signature.parameters), list(inspect.signature(condition).parameters)
+    places = [names.index(name) for name in asked]
+    arrays = any("Any" in str(signature.parameters[name].annotation) for name in asked)  # (an Array is Any)
+    return condition if arrays else cache(condition), places

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, Shape
-from ..compose import once
+from ..compose import check_unused
 from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation
 from ..layer import Layer, Mode
 from .batchnorm import BatchNorm
@@ -57,7 +57,7 @@ class ConvBNReLU(Layer):
         )
         self.bn = BatchNorm(out_channels, eps=eps, decay=decay, scale=scale)
 
-    def output(self, kept: list, out: Array | None = None) -> Array:  # type: ignore[override]
+    def recompute_output(self, kept: list, out: Array | None = None) -> Array:  # type: ignore[override]
         z, (mean, _, rstd, _) = kept[0]
         gamma, beta, _, _ = self.bn.learned()
         return batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
@@ -80,7 +80,7 @@ class ConvBNReLU(Layer):
         return y, [(z, (mean, var, rstd, mode.train))] if mode.keep else []
 
     def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
-        once(kept, "ConvBNReLU")
+        check_unused(kept, "ConvBNReLU")
         dy = check_dy("ConvBNReLU", dy, kept[0][0].shape, kept[0][0].dtype)
         z, (mean, var, rstd, train) = kept.pop()
         averages = self.bn.averages() if train else None

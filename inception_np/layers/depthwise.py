@@ -31,7 +31,7 @@ class DepthwiseConv2D(Layer):
     """
 
     takes_out = True
-    cheap = True
+    cheap_to_recompute = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from ..backend import Shape
 from ..compose import Concat, Sequential
 from ..kernels.window import pair
-from ..layer import Layer, locate
+from ..layer import Layer, prefix_path
 from ..layers.pool import AvgPool2D, GlobalAvgPool2D
 
 Conv = Callable[..., Layer]  # conv(in_channels, out_channels, kernel, stride=, pad=): a paper's unit
@@ -92,7 +92,7 @@ class Stages:
         try:
             self.shape = stage.out_shape(self.shape)
         except ValueError as error:
-            raise locate(error, name) from None
+            raise prefix_path(error, name) from None
         self.layers[name] = stage
 
 

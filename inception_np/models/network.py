@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from ..backend import Array, Shape
-from ..compose import Sequential, once, pull, run
+from ..compose import Sequential, call_backward, call_forward, check_unused
 from ..kernels.elementwise import scaled_add
 from ..kernels.window import ImageTooSmall
 from ..layer import Layer, Mode, walk
@@ -66,7 +66,7 @@ class Network(Layer):
                 h, cache = part.forward(h, mode)
                 head_cache = None
                 if stage is not None:
-                    aux[stage], head_cache = run(f"aux_{stage}", self.heads[stage], h, mode)
+                    aux[stage], head_cache = call_forward(f"aux_{stage}", self.heads[stage], h, mode)
                 y = aux[stage] if stage else h
                 kept.append((cache, h_in, head_cache, (y.shape, y.dtype)))
         except ImageTooSmall as error:
@@ -74,7 +74,7 @@ class Network(Layer):
         return ((h, aux) if aux else h), kept if mode.keep else []
 
     def backward(self, dy: Any, x: Array, kept: list[Any], into: Any = None) -> Any:
-        once(kept, self.name or "Network")
+        check_unused(kept, self.name or "Network")
         parts = self.parts(len(kept) > 1)
         dh, daux = self._split(dy, [stage for stage, _ in parts if stage])
         for (stage, _), entry in zip(parts, kept, strict=True):  # all of them, before anything is changed
@@ -85,7 +85,7 @@ class Network(Layer):
             cache, h_in, head_cache, _ = kept.pop()
             stage, part = parts[len(kept)]
             if stage is not None:
-                dhead = pull(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache, shape=dh.shape)
+                dhead = call_backward(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache, shape=dh.shape)
                 dh = scaled_add(dh, dhead, 1.0)
             dh = part.backward(dh, h_in if kept else x, cache, into=None if kept else into)
             h = h_in

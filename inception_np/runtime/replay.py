@@ -33,7 +33,7 @@ import numpy as np
 from ..backend import Array, Shape, arena, compiled, empty
 from ..backend.program import Capture, Program, capturing, eager
 from ..backend.threads import num_threads
-from ..compose import Concat, Residual, Sequential, once
+from ..compose import Concat, Residual, Sequential, check_unused
 from ..kernels.depthwise import has_kernel
 from ..kernels.elementwise import add_to, copy_to
 from ..kernels.lrn import POWERS
@@ -193,7 +193,7 @@ class Replay:
 
     def backward(self, dy: Any) -> None:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
-        once([1] if self.waiting else [], "Replay")
+        check_unused([1] if self.waiting else [], "Replay")
         if not self.programs:
             nobody = {"into": False} if self.net.takes_out or of_kind(self.net, Network) else {}
             self.net.backward(dy, self.x, self.cache, **nobody)
