@@ -1,6 +1,5 @@
 """Replay does to the bit what the layers do: in every network, whatever changes from step to step."""
 
-import ast
 import gc
 import weakref
 from pathlib import Path
@@ -303,18 +302,15 @@ def test_replays_take_no_memory_and_give_all_back_at_the_end():
         gc.enable()
 
 
-def loose_conditions(source):
-    """The lines on which `compiled` is one condition of several: Replay would not hear of the others."""
-    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.BoolOp) and isinstance(n.op, ast.And)]
-    return [n.lineno for n in calls if any("compiled(" in ast.unparse(value) for value in n.values)]
+def chooses_a_kernel(source):
+    """Does a file ask by itself whether compiled kernels apply, or call them? Then Replay would not hear of the answer."""
+    return any(word in source for word in ("compiled(", "PLAIN", "from .cpu", "from .cuda"))
 
 
-def test_every_condition_of_a_kernel_is_heard_by_replay():
-    """Only dispatch.py asks whether the compiled kernels apply, and with all conditions at once."""
+def test_only_dispatch_chooses_a_kernel():
     files = sorted(Path(kernels.__file__).parent.glob("*.py"))
-    assert [f.name for f in files if "compiled(" in f.read_text()] == ["dispatch.py"]
-    assert {f.name: lines for f in files if (lines := loose_conditions(f.read_text()))} == {}
-    assert loose_conditions("if compiled(x, w) and groups == 1:\n    pass") == [1]
+    assert [f.name for f in files if chooses_a_kernel(f.read_text())] == ["dispatch.py"]
+    assert chooses_a_kernel("def f(x):\n    from .cpu import conv\n")
 
 
 def numpy_roots(var, eps):
