@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from inception_np import LRN, AvgPool2D, BatchNorm, Conv2D, Mode, check_gradients
-from inception_np.gradcheck.command import spread
+from inception_np.gradcheck.command import randomise_vectors
 from inception_np.gradcheck.policies import POLICIES
 from inception_np.gradcheck.report import picture
 
@@ -85,7 +85,7 @@ def conv(cls, rich):
 
 def norm(cls, rich):
     layer = cls(3)
-    return (spread(layer, 0), (2, 4, 3, 3)) if rich else (layer, (2, 4, 4, 3))
+    return (randomise_vectors(layer, 0), (2, 4, 3, 3)) if rich else (layer, (2, 4, 4, 3))
 
 
 def lrn(cls, rich):

@@ -781,8 +781,8 @@ def test_the_commands_arguments_are_cheap_to_make():
 
 
 def test_every_ready_made_layer_is_random_where_it_starts_at_zero():
-    from inception_np.gradcheck.command import spread
+    from inception_np.gradcheck.command import randomise_vectors
 
-    layer = spread(BatchNorm(3), 0)
+    layer = randomise_vectors(BatchNorm(3), 0)
     assert all(np.ptp(a.data) > 0.01 for a in [*named_params(layer).values(), *named_buffers(layer).values()])
-    assert randomise is not spread
+    assert randomise is not randomise_vectors

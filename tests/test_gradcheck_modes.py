@@ -26,7 +26,7 @@ from inception_np import (
     create_model,
 )
 from inception_np.gradcheck.check import METHODS
-from inception_np.gradcheck.command import add_arguments, run, spread
+from inception_np.gradcheck.command import add_arguments, randomise_vectors, run
 from inception_np.gradcheck.policies import POLICIES
 from inception_np.models.network import Network
 from inception_np.testing import LAYERS, networks
@@ -105,7 +105,7 @@ class EvaluationOnly(Layer):
 
 def test_batch_norm_that_differentiates_its_constants_is_found_by_default():
     x = draw(2, 4, 3, 3)
-    right, wrong = (spread(cls(3), 0) for cls in (BatchNorm, TrainingFormula))
+    right, wrong = (randomise_vectors(cls(3), 0) for cls in (BatchNorm, TrainingFormula))
     report = check_gradients(right, x)
     assert report.ok, report
     names = ["x", "gamma", "beta"]
@@ -128,7 +128,7 @@ def test_what_is_right_in_both_modes_passes(name, data):
 
 
 def test_a_mode_that_is_given_is_checked_alone():
-    x, wrong = draw(2, 4, 3, 3), spread(TrainingFormula(3), 0)
+    x, wrong = draw(2, 4, 3, 3), randomise_vectors(TrainingFormula(3), 0)
     report = check_gradients(wrong, x, mode=TRAINING)
     assert report.ok and report.modes == () and {c.tensor for c in report.checks} == {"x", "gamma", "beta"}
     report = check_gradients(wrong, x, mode=EVALUATION)
@@ -243,7 +243,7 @@ def test_a_y_of_another_shape_in_evaluation_is_checked_there():
 def network(width=16):
     """More numbers than are compared one by one."""
     rng = np.random.default_rng(0)
-    return spread(
+    return randomise_vectors(
         Sequential(
             stem=ConvBNReLU(3, width, 3, rng=rng),
             block=Residual(Sequential(a=ConvBNReLU(width, width, (1, 3), rng=rng), b=Conv2D(width, width, 1, rng=rng))),
@@ -380,7 +380,7 @@ def test_heads_that_evaluation_drops_are_checked_where_they_are():
         trunk = Sequential(
             a=ConvBNReLU(3, 8, 3, rng=rng), b=ConvBNReLU(8, 8, 3, rng=rng), pool=_Mean(), fc=cls(8, 5, rng=rng)
         )
-        return spread(Network(trunk, {"a": Sequential(pool=_Mean(), fc=Linear(8, 5, rng=rng))}), 0)
+        return randomise_vectors(Network(trunk, {"a": Sequential(pool=_Mean(), fc=Linear(8, 5, rng=rng))}), 0)
 
     x = draw(3, 14, 13, 3)
     report = check_gradients(heads(), x)

@@ -7,7 +7,7 @@ f(u) - f(0) needs no derivative and no small step, and the two sides agree to th
 
 import numpy as np
 
-from .complex_step import filled
+from .complex_step import nonempty
 from .differences import difference
 from .report import Check
 from .subject import ULP, Point, Subject, dot, leaves
@@ -16,7 +16,7 @@ from .subject import ULP, Point, Subject, dot, leaves
 def adjoint(subject: Subject, draw: np.random.Generator) -> list[Check]:
     """One row per tensor that has entries and that y is linear in. Raises ValueError where y is not linear in x."""
     checks = []
-    for name, g in filled(subject.gradient).items():
+    for name, g in nonempty(subject.gradient).items():
         u, w = (draw.standard_normal(g.shape) for _ in range(2))
         zero = subject.forward(_with(subject, name, np.zeros(g.shape)))
         fu, fw, both = (subject.forward(_with(subject, name, t)) for t in (u, w, np.asarray(u + w)))

@@ -1,19 +1,29 @@
 """check_gradients: what is compared with what, for a small layer, a large one and a network."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from ..layer import Layer, Mode
 from .adjoint import adjoint
-from .complex_step import along, along_each, dense_direction, every_element, filled, measure_noise, sparse_directions
-from .context import glance, unit, units_in_context
+from .complex_step import (
+    along,
+    along_each,
+    dense_direction,
+    every_element,
+    measure_noise,
+    nonempty,
+    projected,
+    sparse_directions,
+)
+from .context import check_briefly, check_unit, units_in_context
 from .differences import Differences, confirm, v_curve
 from .kinks import decisions, unit_calls
 from .laws import broken_laws
 from .policies import POLICIES
-from .report import Check, GradReport
+from .report import Check, GradReport, Sweep
 from .snippet import snippet
 from .subject import Array, Subject
 
@@ -98,7 +108,7 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
     small, network = sum(a.size for a in subject.point.values()) <= SMALL, len(calls) > 1
     if brief and network and not small:
         report.checks = along_each(subject, [("all", "one direction", dense_direction(subject, draw))])
-        _add_units(report, units_in_context(calls, seed, glance))
+        _add_units(report, units_in_context(calls, seed, check_briefly))
         return
     noise, report.condition = measure_noise(subject)
     dense = dense_direction(subject, draw)
@@ -112,9 +122,9 @@ def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, rep
     for how, direction in sparse_directions(subject, draw):
         report.checks.append(along(subject, noise, "x", how, direction))
     if network:
-        _add_units(report, units_in_context(calls, seed, unit))
+        _add_units(report, units_in_context(calls, seed, check_unit))
     else:
-        for name, a in filled(subject.point).items():
+        for name, a in nonempty(subject.point).items():
             v = {name: draw.standard_normal(a.shape)}
             report.checks.append(along(subject, noise, name, "one direction", v))
     for c in report.checks:
@@ -138,7 +148,7 @@ def _by_differences(subject: Subject, draw: np.random.Generator, method: str, re
         return
     for k in range(8):
         report.checks.append(quotients.along("all", f"dense direction {k + 1}", dense_direction(subject, draw)))
-    for name, a in filled(subject.point).items():
+    for name, a in nonempty(subject.point).items():
         report.checks.append(quotients.along(name, "one direction", {name: draw.standard_normal(a.shape)}))
 
 
@@ -149,17 +159,16 @@ def _lost_to_kinks(report: GradReport) -> list[str]:
     return [f'{lost} of {tried} comparisons were lost to kinks; use method="complex", or an x farther from them']
 
 
-def _sweep(subject: Subject, worst: Check):
-    """The V-curve of the worst entry, or of a direction through everything, computed when it is drawn."""
+def _sweep(subject: Subject, worst: Check) -> Callable[[], Sweep]:
+    """Gives the V-curve of the worst entry, or of a direction through everything, when it is drawn."""
 
-    def sweep():
+    def sweep() -> Sweep:
         if worst.index is not None and worst.tensor in subject.point:
             v = np.zeros(subject.point[worst.tensor].shape)
             v[worst.index] = 1
             direction, label = {worst.tensor: v}, f"{worst.tensor}{list(worst.index)}"
         else:
             direction, label = dense_direction(subject, np.random.default_rng(5)), "a direction through everything"
-        analytic = sum(float((subject.gradient[k] * v).sum()) for k, v in direction.items())
-        return label, *v_curve(subject, direction, analytic)
+        return label, *v_curve(subject, direction, projected(subject.gradient, direction)[0])
 
     return sweep

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ..layer import Layer
     from .report import GradReport
 
-# A configuration of every layer in which its mistakes show: H unlike W, uneven strides and pads, constants that
-# matter. And what it is held to: the largest error of any entry over the largest entry, and of any entry over itself.
+# An example of every layer in which mistakes show: (expression, shape of x). H differs from W, strides and pads are
+# uneven, and constants are large enough to matter.
 # fmt: off
 LAYERS = {
     "Conv2D":          ("Conv2D(4, 6, (3, 2), stride=(2, 1), pad=((0, 1), (2, 1)), groups=2)", "2x6x5x4"),
@@ -44,17 +44,13 @@ LAYERS = {
     "BatchNorm":       ("BatchNorm(3)", "3x5x4x3"),
     "ConvBNReLU":      ("ConvBNReLU(3, 4, (3, 2), stride=(2, 1))", "3x6x5x3"),
 }
-# fmt: on
 LINEAR = (
-    "Conv2D",
-    "DepthwiseConv2D",
-    "SeparableConv2D",
-    "Linear",
-    "AvgPool2D",
-    "GlobalAvgPool2D",
-    "Flatten",
-    "Dropout",
+    "Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Linear", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "Dropout",
 )
+# fmt: on
+
+# The targets of `gradcheck all`. NORM: the largest error of any entry over the largest entry; ELEMENT: the largest
+# error of any entry over that entry; the others as NORM, for a network's directions and for the other two methods.
 ADJOINT, NORM, ELEMENT, NETWORK, HESSIAN = 1e-14, 1e-13, 1e-11, 1e-12, 1e-11
 
 
@@ -76,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print, and say 0 for right and 1 for wrong."""
+    """Check and print. Returns 0 for right gradients and 1 for wrong ones; raises UsageError for wrong words."""
     if args.what == "all":
         return _all(args)
     from ..layer import Mode
@@ -92,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     report = check()
     if not report.ok:
-        _say_how_to_repeat(report, check, args)
+        _add_command(report, check, args)
     if args.plot:
         report.plot(args.plot)
     if args.json:
@@ -102,11 +98,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _say_how_to_repeat(report: "GradReport", check: "Callable[[], GradReport]", args: argparse.Namespace) -> None:
-    """The command that was given, if it gives the same again: all that is random comes from the seed, unless a layer
-    of the user's draws from elsewhere."""
+def _add_command(report: "GradReport", check: "Callable[[], GradReport]", args: argparse.Namespace) -> None:
+    """Put the command that was given into the report, if it gives the same numbers twice.
 
-    def rows(report: "GradReport") -> list:
+    It does where all that is random comes from the seed: a layer of the user's own may draw from elsewhere.
+    """
+
+    def rows(report: "GradReport") -> list[tuple[str, float, float]]:
         return [(c.where, c.analytic, c.numeric) for c in report.checks]
 
     try:
@@ -125,6 +123,7 @@ def _say_how_to_repeat(report: "GradReport", check: "Callable[[], GradReport]", 
 
 
 def _subject(args: argparse.Namespace) -> "tuple[Layer, Any]":
+    """(layer, x) that the words on the command line name."""
     import numpy as np
 
     from ..models import create_model, list_models
@@ -143,11 +142,12 @@ def _subject(args: argparse.Namespace) -> "tuple[Layer, Any]":
         text, shape = LAYERS.get(name, (args.what, ""))
         layer = _build(text, _classes(None), args.seed)
         shape = shape or LAYERS.get(type(layer).__name__, ("", ""))[1]
-    return spread(layer, args.seed), draw.standard_normal(_shape(args.input or shape))
+    return randomise_vectors(layer, args.seed), draw.standard_normal(_shape(args.input or shape))
 
 
-def spread(layer: "Layer", seed: int) -> "Layer":
-    """Random biases, gammas, betas and running averages: at 0 and 1, where they start, mistakes hide."""
+def randomise_vectors(layer: "Layer", seed: int) -> "Layer":
+    """Give a layer random biases, gammas, betas and running averages, in place: at 0 and 1, where they start, mistakes
+    hide. Returns the layer."""
     import numpy as np
 
     from ..layer import named_buffers, named_params
@@ -178,8 +178,8 @@ def _part(network: "Layer", path: str, x: Any, args: argparse.Namespace) -> "tup
     from ..layer import Layer, Mode, walk, watch
     from .subject import private_copy
 
-    twin = private_copy(network)
-    parts = {p: layer for p, layer in walk(twin) if isinstance(layer, Layer)}
+    copied = private_copy(network)
+    parts = {p: layer for p, layer in walk(copied) if isinstance(layer, Layer)}
     if path not in parts:
         raise UsageError(f"gradcheck: {args.what}: no part {path!r}; {nearest(path, list(parts))}")
     met = []
@@ -188,8 +188,8 @@ def _part(network: "Layer", path: str, x: Any, args: argparse.Namespace) -> "tup
         met.append(x.copy())
         return call()
 
-    with watch(twin, forward=forward, only=[path]):
-        twin.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
+    with watch(copied, forward=forward, only=[path]):
+        copied.forward(x, Mode(train=not args.eval, rng=np.random.default_rng(args.seed)))
     if not met:
         raise UsageError(f"gradcheck: {args.what}: {path!r} is not run as a layer of its own; name what it belongs to")
     return parts[path], met[0]
@@ -251,7 +251,8 @@ def _build(text: str, classes: dict[str, Any], seed: int) -> "Layer":
     if isinstance(tree, ast.Name) and tree.id not in classes:
         tree = ast.Call(tree, [], [])
     try:
-        return value(tree)
+        layer: Layer = value(tree)
+        return layer
     except ValueError as error:
         if "malformed node" in str(error):
             raise UsageError(f"gradcheck: got {text!r}, wanted numbers, strings and layers as arguments") from None
@@ -259,7 +260,7 @@ def _build(text: str, classes: dict[str, Any], seed: int) -> "Layer":
 
 
 def _all(args: argparse.Namespace) -> int:
-    """The reach: every layer and every _cifar network, and what each is held to."""
+    """Check every layer and every _cifar network, and print a line for each with its target."""
     import time
 
     import numpy as np
@@ -284,7 +285,7 @@ def _all(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{'':<26} {'':<24} {'error':>8} {'target':>8} {'entry':>8}")
     for name, (text, shape) in LAYERS.items():
-        layer = spread(_build(text, _classes(None), args.seed), args.seed)
+        layer = randomise_vectors(_build(text, _classes(None), args.seed), args.seed)
         x = np.random.default_rng((args.seed, 8)).standard_normal(_shape(shape))
         report = check_gradients(layer, x, seed=args.seed)
         row(name, "complex step", report, *_errors(report, NORM, name))

@@ -8,6 +8,7 @@ derivatives of real functions".
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,11 +20,11 @@ JITTERS = 3
 
 @dataclass
 class Noise:
-    """How far rounding moves the gradient at this point, measured: backward with x, parameters and dy a few last digits
-    away.
+    """How far rounding moves the gradient at this point, measured by backwards with the last digits of x, of the
+    parameters and of dy changed.
 
-    Batch norm's condition |mean| / std, the cancellation in a nearly flat direction or in a sum of dy, and the length
-    of a sum all show up here by themselves, so that no tolerance is guessed:
+    The measurement includes batch norm's condition |mean| / std, cancellation in a nearly flat direction or in a sum of
+    dy, and the length of a sum, so that no tolerance is guessed:
 
         tolerance = 32 * (what the jitter moves) + 128 ulp * |g| + 16 ulp * (largest entry of any gradient)
 
@@ -35,13 +36,14 @@ class Noise:
     floor: float  # 16 ulp * largest entry of any gradient
 
     def of_elements(self, name: str, analytic: Array) -> Array:
-        moved = np.max([np.abs(s[name]) for s in self.shifts], axis=0)
+        moved: Array = np.max([np.abs(s[name]) for s in self.shifts], axis=0)
         typical = np.sqrt((moved**2).mean())
-        return 32 * (moved + typical) + 128 * ULP * np.abs(analytic) + self.floor
+        tolerance: Array = 32 * (moved + typical) + 128 * ULP * np.abs(analytic) + self.floor
+        return tolerance
 
     def of_direction(self, direction: Point, scale: float) -> float:
         moved = max((abs(sum(float((s[k] * v).sum()) for k, v in direction.items())) for s in self.shifts), default=0)
-        length = np.sqrt(sum(float((v**2).sum()) for v in direction.values()))
+        length = float(np.sqrt(sum(float((v**2).sum()) for v in direction.values())))
         return 32 * moved + 512 * ULP * scale + self.floor * length
 
 
@@ -50,7 +52,7 @@ def measure_noise(subject: Subject) -> tuple[Noise, float]:
     shifts = []
     for k in range(JITTERS):
         point = {name: _jitter(a, k) for name, a in subject.point.items()}
-        moved = subject.gradients(point, map_tree(lambda a, k=k: _jitter(a, k), subject.dy))
+        moved = subject.gradients(point, map_tree(partial(_jitter, k=k), subject.dy))
         shifts.append({name: moved[name] - g for name, g in subject.gradient.items()})
     largest = largest_entry(subject.gradient)
     shift = max(float(np.abs(d).max(initial=0)) for s in shifts for d in s.values())
@@ -59,7 +61,7 @@ def measure_noise(subject: Subject) -> tuple[Noise, float]:
 
 
 def unmeasured(subject: Subject) -> Noise:
-    """The noise of a subject without what the jitter moves: its tolerances are at most those of measure_noise."""
+    """The noise without the jitter's part. Its tolerances are at most those of measure_noise."""
     return Noise([], 16 * ULP * largest_entry(subject.gradient))
 
 
@@ -79,7 +81,7 @@ def every_element(subject: Subject, noise: Noise) -> list[Check]:
     point = subject.complex_point({})
     checks = []
     largest = largest_entry(subject.gradient)
-    for name, analytic in filled(subject.gradient).items():
+    for name, analytic in nonempty(subject.gradient).items():
         numeric = np.empty(analytic.shape)
         moved = point[name]
         for i in np.ndindex(analytic.shape):
@@ -91,7 +93,7 @@ def every_element(subject: Subject, noise: Noise) -> list[Check]:
     return checks
 
 
-def filled(point: Point) -> Point:
+def nonempty(point: Point) -> Point:
     """The tensors of a point that have entries: an empty one has nothing to compare."""
     return {k: a for k, a in point.items() if a.size}
 
@@ -135,15 +137,18 @@ def along(subject: Subject, noise: Noise, label: str, how: str, direction: Point
 
 
 def along_each(subject: Subject, rows: list[tuple[str, str, Point]]) -> list[Check]:
-    """Rows of a label, how it was chosen, and a direction. The noise is measured where a row fails without: what it
-    adds to the tolerance can only turn a failure into a pass, and measuring it costs as much as three rows."""
+    """A check for every row (label, how the direction was chosen, direction).
+
+    The noise is measured only where a row fails without it: it can only turn a failure into a pass, and costs as much
+    as three rows.
+    """
     slopes = [subject.project(complex_forward(subject, subject.complex_point(v))) / STEP for _, _, v in rows]
 
-    def judged(noise: Noise) -> list[Check]:
+    def compared(noise: Noise) -> list[Check]:
         return [compare_direction(subject, noise, *row, slope) for row, slope in zip(rows, slopes, strict=True)]
 
-    checks = judged(unmeasured(subject))
-    return checks if all(c.ok for c in checks) else judged(measure_noise(subject)[0])
+    checks = compared(unmeasured(subject))
+    return checks if all(c.ok for c in checks) else compared(measure_noise(subject)[0])
 
 
 def compare_direction(subject: Subject, noise: Noise, label: str, how: str, direction: Point, numeric: float) -> Check:
@@ -164,7 +169,7 @@ def compare_direction(subject: Subject, noise: Noise, label: str, how: str, dire
 
 
 def projected(gradient: Point, direction: Point) -> tuple[float, float]:
-    """<g, v> and sum |g_i v_i| over a direction's tensors."""
+    """<g, v> and sum |g_i v_i|, over the tensors of the direction v."""
     terms = [gradient[k] * v for k, v in direction.items()]
     return float(sum(t.sum() for t in terms)), float(sum(np.abs(t).sum() for t in terms))
 

@@ -1,31 +1,31 @@
-"""Central differences and Richardson's extrapolation, with an estimate of their own error and a watch on kinks.
+"""Central differences and Richardson's extrapolation, with an estimate of their own error without steps across kinks.
 
     D(h) = (f(t + h v) - f(t - h v)) / 2h = f' + c2 h^2 + c4 h^4 + ...        rounding adds about ulp |f| / h
 
 A large step is spoilt by c2 h^2, a small one by rounding. `central` takes the step of a falling row of steps where
 two neighbours agree best. Richardson cancels the c2 and c4 terms from three steps: (4 D(h/2) - D(h)) / 3 and again
 with 16 and 15; the difference of the last two columns estimates what is left. Both bound the rounding by what one ulp
-of y, in each of its entries, can do. Neither sees a step that changes a decision (kinks.py): it is halved, and given
-up after four halvings, and the direction is listed, never passed in silence.
+of y, in each of its entries, can do. A step that changes a decision (kinks.py) tells nothing: it is made 16 times
+smaller, up to four times; where that does not help, the direction is left out, and the report lists it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .complex_step import compare_elements, filled, largest_entry, projected
-from .kinks import decisions, nearest
+from .complex_step import compare_elements, largest_entry, nonempty, projected
+from .kinks import decisions, nearest_kink
 from .report import Check
 from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree, not_complex_safe
 
 FIRST = {"central": 2.0**-10, "richardson": 2.0**-6}  # relative to the size of the tensor's entries
-HALVINGS = 4
+SHRINKINGS = 4  # of a step that crosses a kink, each to a 16th
 
 
 @dataclass
 class Estimate:
     value: float
-    bound: float  # of its error, by its own reckoning
+    bound: float  # of its error, as the method estimates it
     excluded: str = ""  # why there is no estimate
 
 
@@ -40,7 +40,7 @@ class Differences:
     def estimate(self, direction: Point, size: float) -> Estimate:
         """The derivative along a direction whose largest entry moves by `size` per unit of step."""
         h = FIRST[self.method] * size
-        for _ in range(HALVINGS + 1):
+        for _ in range(SHRINKINGS + 1):
             where = self._crossing(direction, h)
             if not where:
                 return self._richardson(direction, h) if self.method == "richardson" else self._central(direction, h)
@@ -48,9 +48,7 @@ class Differences:
         return Estimate(0.0, 0.0, where)
 
     def _quotient(self, direction: Point, h: float) -> float:
-        up = self.subject.forward(self.subject.moved(direction, h))
-        down = self.subject.forward(self.subject.moved(direction, -h))
-        return dot(self.subject.dy, difference(up, down)) / (2 * h)
+        return central_quotient(self.subject, direction, h, self.subject.dy)
 
     def _central(self, direction: Point, h: float) -> Estimate:
         best = Estimate(0.0, float("inf"))
@@ -84,7 +82,7 @@ class Differences:
             pattern = decisions(self.subject, self.subject.moved(direction, sign * h))[0]
             changed = np.flatnonzero(pattern != self.pattern)
             if changed.size:
-                return f"{changed.size} decisions change within h = {h:.0e}; {nearest(self.margins, changed)}"
+                return f"{changed.size} decisions change within h = {h:.0e}; {nearest_kink(self.margins, changed)}"
         return ""
 
     def elements(self) -> list[Check]:
@@ -92,7 +90,7 @@ class Differences:
         checks = []
         gradient = self.subject.gradient
         largest = largest_entry(gradient)
-        for name, analytic in filled(gradient).items():
+        for name, analytic in nonempty(gradient).items():
             numeric, bound = analytic.copy(), np.zeros(analytic.shape)
             excluded = []
             size = max(float(np.abs(self.subject.point[name]).max()), 1e-3)
@@ -129,13 +127,19 @@ def difference(a: object, b: object) -> object:
     return map_tree(lambda _: next(parts), a)
 
 
-def confirm(subject: Subject, direction: Point, slope: float) -> None:
-    """See that a difference quotient confirms the complex step's slope, unless a kink forbids to tell.
+def central_quotient(subject: Subject, direction: Point, h: float, dy: object) -> float:
+    """<dy, f(t + h v) - f(t - h v)> / 2h."""
+    up, down = (subject.forward(subject.moved(direction, s * h)) for s in (1, -1))
+    return dot(dy, difference(up, down)) / (2 * h)
 
-    A forward that is not analytic, one with np.abs or np.var say, gives the complex step a slope that no difference
-    confirms, however small the step: raises ValueError.
+
+def confirm(subject: Subject, direction: Point, slope: float) -> None:
+    """Compare the complex step's slope with difference quotients. Raises ValueError where none agrees with it.
+
+    In a forward that is not analytic, one with np.abs or np.var say, the complex step finds a slope that no difference
+    has, however small the step. A kink at x itself leaves the question open, and nothing is raised.
     """
-    scale = sum(float(np.abs(subject.gradient[k] * v).sum()) for k, v in direction.items()) + abs(slope)
+    scale = projected(subject.gradient, direction)[1] + abs(slope)
     rounding = rounding_of(subject)
     for h in (1e-5, 1e-6, 1e-8, 1e-7, 1e-9):  # the more ReLUs, the smaller the step that crosses none of them
         up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
@@ -160,8 +164,7 @@ def v_curve(subject: Subject, direction: Point, analytic: float) -> tuple[Array,
     unit = abs(analytic) or 1.0
     central, complex_step = [], []
     for h in steps:
-        up, down = subject.forward(subject.moved(direction, h)), subject.forward(subject.moved(direction, -h))
-        central.append(abs(dot(subject.dy, difference(up, down)) / (2 * h) - analytic) / unit)
+        central.append(abs(central_quotient(subject, direction, h, subject.dy) - analytic) / unit)
         slope = subject.project(subject.forward(subject.complex_point(direction, h))) / h
         complex_step.append(abs(slope - analytic) / unit)
     return steps, np.array(central), np.array(complex_step)

@@ -21,7 +21,7 @@ import numpy as np
 from ..compose import Concat, Residual, Sequential
 from ..kernels.batchnorm import batch_norm
 from ..kernels.conv import conv2d
-from ..layer import Layer, Mode, kind_of_class, watch
+from ..layer import Layer, Mode, of_kind, watch
 from ..layers.activation import ReLU
 from ..layers.conv import ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
@@ -31,20 +31,20 @@ from .subject import Array, Point, Subject
 
 
 def kinks(layer: Layer, x: Array, y: Array, cache: Any) -> tuple[Array, Array] | None:
-    """A leaf's decisions and margins, or None for a smooth one. cache: a copy that nothing has used up."""
+    """(decisions, margins) of a leaf, or None for a smooth one. cache: a copy that no backward has emptied."""
     if hasattr(layer, "kinks"):
-        return layer.kinks(x, cache)
-    cls = kind_of_class(type(layer))  # a subclass with passes of its own has other decisions, or none
-    if cls is ReLU:
+        told: tuple[Array, Array] = layer.kinks(x, cache)
+        return told
+    if of_kind(layer, ReLU):  # a subclass with passes of its own has other decisions, or none
         before = x
-    elif isinstance(layer, ConvReLU) and cls is ConvReLU:
+    elif of_kind(layer, ConvReLU):
         bias = None if layer.bias is None else layer.bias.data
         before = conv2d(x, layer.weight.data, bias, *layer._geometry(x.shape))
-    elif isinstance(layer, ConvBNReLU) and cls is ConvBNReLU:
+    elif of_kind(layer, ConvBNReLU):
         z, (mean, _, rstd, _) = cache[0]
         gamma, beta, _, _ = layer.bn.learned()
         before = batch_norm(z, mean, rstd, gamma, beta)
-    elif isinstance(layer, MaxPool2D) and cls is MaxPool2D:
+    elif of_kind(layer, MaxPool2D):
         return _winners_and_gaps(layer, x, y, cache[0])
     else:
         return None
@@ -121,7 +121,7 @@ def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[t
         if pair is None:
             continue
         pattern, gap = np.asarray(pair[0]), np.array(pair[1], float)
-        if kind_of_class(type(call.layer)) is MaxPool2D and call.x is not point["x"]:
+        if of_kind(call.layer, MaxPool2D) and call.x is not point["x"]:
             gap[(gap == 0) & (call.y == 0)] = np.inf  # a window of zeros that a ReLU holds there
         patterns.append(pattern.ravel().astype(np.int64))
         margins.append((call.path or subject.name, gap))
@@ -140,8 +140,8 @@ def margin(layer: Layer, x: Array, *, mode: Mode | None = None, seed: int = 0) -
     return decisions(subject, subject.point)[1]
 
 
-def nearest(margins: list[tuple[str, Array]], which: Array) -> str:
-    """Of some decisions, given by their places among all, the one whose kink is nearest, in words."""
+def nearest_kink(margins: list[tuple[str, Array]], which: Array) -> str:
+    """The decision with the smallest margin among those at the places `which`, in words."""
     flat = np.concatenate([m.ravel() for _, m in margins])
     place = int(which[flat[which].argmin()])
     for path, m in margins:

@@ -1,4 +1,4 @@
-"""What a backward must do beside giving the right numbers: add to gradients, and do the same every time."""
+"""What a backward must do besides giving the right numbers: add to gradients, and give the same ones every time."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from .subject import Subject, same
 def broken_laws(subject: Subject) -> list[str]:
     """The laws that the subject's backward breaks, in words; none for a good layer."""
     problems = []
-    again = subject.gradients(subject.point)
-    if not all(same(again[k], g) for k, g in subject.gradient.items()):
+    second = subject.gradients(subject.point)
+    if not all(same(second[k], g) for k, g in subject.gradient.items()):
         problems.append("backward gave other gradients the second time; keep no state on the layer")
     problems += _accumulates(subject)
     return problems

@@ -1,17 +1,17 @@
 """What other checkers would say: their steps, directions, cotangents and tolerances, on our layers.
 
-Each policy is re-implemented from its source with its default figures; none of the packages is called. They are here
-to be compared (examples/README.md shows what each misses), not to be relied on.
+Each policy is re-implemented from its source with its default figures; none of the packages is called. They serve
+for comparison only: examples/README.md shows what each of them misses.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from .complex_step import STEP, filled
-from .differences import difference
+from .complex_step import dense_direction, nonempty, projected
+from .differences import central_quotient, difference
 from .report import Check
-from .subject import Array, Point, Subject, dot, leaves, map_tree
+from .subject import STEP, Array, Point, Subject, dot, leaves, map_tree
 
 
 def torch_slow(subject: Subject, draw: np.random.Generator) -> list[Check]:
@@ -32,10 +32,10 @@ def torch_fast(subject: Subject, draw: np.random.Generator) -> list[Check]:
     v = map_tree(lambda a: a / length, v)
     g = subject.gradients(subject.point, v)
     checks = []
-    for name, a in filled(subject.point).items():
+    for name, a in nonempty(subject.point).items():
         u = draw.random(a.shape)
         u /= np.sqrt((u * u).sum())
-        numeric = _central(subject, {name: u}, 1e-6, v)
+        numeric = central_quotient(subject, {name: u}, 1e-6, v)
         checks.append(_row(name, "one number", float((g[name] * u).sum()), numeric, 1e-5, 1e-3))
     return checks
 
@@ -57,9 +57,9 @@ def chainer(subject: Subject, draw: np.random.Generator) -> list[Check]:
 
 def autograd(subject: Subject, draw: np.random.Generator) -> list[Check]:
     """HIPS autograd's check_grads: a normal direction, step 5e-7, |a - b| or |a - b| / |a + b| under 1e-6."""
-    u = _normal(subject, draw)
-    numeric = _central(subject, u, 5e-7, subject.dy)
-    analytic = sum(float((subject.gradient[k] * v).sum()) for k, v in u.items())
+    u = dense_direction(subject, draw)
+    numeric = central_quotient(subject, u, 5e-7, subject.dy)
+    analytic = projected(subject.gradient, u)[0]
     return [_row("all", "one direction", analytic, numeric, 1e-6, 1e-6 * abs(analytic + numeric) / (abs(numeric) or 1))]
 
 
@@ -68,12 +68,19 @@ def minitorch(subject: Subject, draw: np.random.Generator) -> list[Check]:
     ones = map_tree(np.ones_like, subject.y)
     g = subject.gradients(subject.point, ones)
     checks = []
-    for name, a in filled(subject.point).items():
+    for name, a in nonempty(subject.point).items():
         u = np.zeros(a.shape)
         i = tuple(int(draw.integers(n)) for n in a.shape)
         u[i] = 1
         checks.append(
-            _row(name, f"entry {list(i)}", float(g[name][i]), _central(subject, {name: u}, 1e-6, ones), 1e-2, 1e-2)
+            _row(
+                name,
+                f"entry {list(i)}",
+                float(g[name][i]),
+                central_quotient(subject, {name: u}, 1e-6, ones),
+                1e-2,
+                1e-2,
+            )
         )
     return checks
 
@@ -93,7 +100,7 @@ def mygrad(subject: Subject, draw: np.random.Generator) -> list[Check]:
     """MyGrad's tests: every entry by complex step, atol = rtol = 1e-7."""
     numeric = {}
     point = subject.complex_point({})
-    for name, a in filled(subject.point).items():
+    for name, a in nonempty(subject.point).items():
         moved, numeric[name] = point[name], np.empty(a.shape)
         for i in np.ndindex(a.shape):
             moved[i] += 1j * STEP
@@ -122,7 +129,7 @@ def _jacobian(subject: Subject, dtype: type, h: float, atol: float, rtol: float)
     point: Point = {k: a.astype(dtype) for k, a in subject.point.items()}
     checks = []
     numeric: dict[str, Array] = {}
-    for name, a in filled(point).items():
+    for name, a in nonempty(point).items():
         rows = np.empty((a.size, size))
         for i in range(a.size):
             up, down = ({**point, name: _bumped(a, i, s * h)} for s in (1, -1))
@@ -138,10 +145,10 @@ def _jacobian(subject: Subject, dtype: type, h: float, atol: float, rtol: float)
     return checks
 
 
-def _elements(subject: Subject, dy: object, h: float, tolerance: Callable) -> list[Check]:
+def _elements(subject: Subject, dy: object, h: float, tolerance: Callable[[Array, Array], Array]) -> list[Check]:
     g = subject.gradients(subject.point, dy)
     checks = []
-    for name, a in filled(subject.point).items():
+    for name, a in nonempty(subject.point).items():
         numeric = np.empty(a.size)
         for i in range(a.size):
             up, down = ({**subject.point, name: _bumped(a, i, s * h)} for s in (1, -1))
@@ -161,7 +168,7 @@ def _one_direction(
     unit: bool,
     dtype: type = np.float64,
 ) -> list[Check]:
-    u = _normal(subject, draw)
+    u = dense_direction(subject, draw)
     if unit:
         length = np.sqrt(sum((v**2).sum() for v in u.values()))
         u = {k: v / length for k, v in u.items()}
@@ -172,15 +179,6 @@ def _one_direction(
     numeric = dot(subject.dy, difference(subject.forward(up), subject.forward(down))) / (2 * h)
     analytic = sum(float((g[k].astype(np.float64) * v).sum()) for k, v in u.items())
     return [_row("all", "one direction", analytic, numeric, atol, rtol)]
-
-
-def _central(subject: Subject, direction: Point, h: float, dy: object) -> float:
-    up, down = (subject.forward(subject.moved(direction, s * h)) for s in (1, -1))
-    return dot(dy, difference(up, down)) / (2 * h)
-
-
-def _normal(subject: Subject, draw: np.random.Generator) -> Point:
-    return {k: draw.standard_normal(a.shape) for k, a in subject.point.items()}
 
 
 def _bumped(a: Array, i: int, h: float) -> Array:

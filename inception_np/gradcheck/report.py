@@ -1,4 +1,4 @@
-"""What a check found: rows, the worst of them, and a way to print, draw and repeat it."""
+"""What a check found: its rows and the worst of them, printed, drawn, and written as lines that repeat it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
 EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode
 
@@ -46,7 +47,7 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        return ratio(self.error, self.tolerance)
+        return float(ratio(self.error, self.tolerance))
 
     @property
     def ok(self) -> bool:
@@ -54,7 +55,7 @@ class Check:
 
 
 def ratio(error: Any, tolerance: Any) -> Any:
-    """error / tolerance, where 0 / 0 is 0 and NaN is infinite."""
+    """error / tolerance of numbers or arrays, where 0 / 0 is 0 and NaN is infinite."""
     error, tolerance = np.asarray(error, float), np.asarray(tolerance, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         r = np.where(error == 0, 0.0, error / tolerance)
@@ -87,7 +88,7 @@ class GradReport:
     modes: tuple[str, ...] = ()
     snippet: str = ""
     unwritten: str = ""
-    sweep: Callable | None = None
+    sweep: Callable[[], Sweep] | None = None
 
     @property
     def ok(self) -> bool:
@@ -103,7 +104,7 @@ class GradReport:
         return [text for c in self.checks for text in c.excluded]
 
     def add_evaluation(self, other: "GradReport") -> None:
-        """Take in what was found in evaluation mode, when all so far was found in training."""
+        """Add a report of evaluation mode to this one, of training."""
         if other.worst.ratio > self.worst.ratio:
             self.sweep = other.sweep
         for c in other.checks:

@@ -1,8 +1,8 @@
 """Second derivatives without writing any: the complex step goes through the hand-written backward.
 
-For a loss L(t) = <dy, f(t)> or loss(f(t)), backward gives g(t), and Im g(t + ih v) / h = H v, one column mix of the
-Hessian, as exact as backward itself. A gradient's Jacobian is symmetric, u.Hv = v.Hu; a backward that is the gradient
-of nothing shows up there.
+For a loss L(t) = <dy, f(t)> or loss(f(t)), backward gives g(t), and Im g(t + ih v) / h = H v, the Hessian
+times v, as exact as backward itself. The Jacobian of a gradient is symmetric, u.Hv = v.Hu; a backward that is no
+gradient of any function fails this.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ def hessian_vector_product(
             raise ValueError(
                 f"hessian_vector_product: got {k!r} of shape {np.shape(v)}, wanted {wanted or list(subject.point)}"
             )
-    return _product(subject, direction, dy if callable(dy) else None)
+    return _hessian_product(subject, direction, dy if callable(dy) else None)
 
 
-def _product(subject: Subject, direction: Point, dy: Callable | None = None) -> Point:
+def _hessian_product(subject: Subject, direction: Point, dy: Callable[[Any], Any] | None = None) -> Point:
     gradient = subject.gradients(subject.complex_point(direction), dy)
     return {k: np.asarray(g.imag / STEP) for k, g in gradient.items()}
 
@@ -52,7 +52,7 @@ def hessian_symmetry(layer: Layer, x: Array, *, dy: Any = None, mode: Mode | Non
     subject = Subject(layer, x, mode or Mode(train=True, keep=True), seed, linear)
     draw = np.random.default_rng((seed, 2))
     u, v = (dense_direction(subject, draw) for _ in range(2))
-    hu, hv = (_product(subject, d, dy if callable(dy) else None) for d in (u, v))
+    hu, hv = (_hessian_product(subject, d, dy if callable(dy) else None) for d in (u, v))
     left, right = (sum(float((a[k] * b[k]).sum()) for k in a) for a, b in ((u, hv), (v, hu)))
     size = sum(float(np.abs(a[k] * b[k]).sum()) for a, b in ((u, hv), (v, hu)) for k in a)
     return abs(left - right) / (size or 1.0)

@@ -2,8 +2,8 @@
 
 A layer is its class and its attributes. The lines make an object of the class without calling its constructor and give
 it those attributes, each written out, so it does not matter what the constructor's arguments were, which of them it
-kept, under what names, or what else it did. Beside the lines, the same objects are built from the same values, and the
-lines are given out only where the layer so built has the same y and the same gradients, to the bit.
+kept, under what names, or what else it did. The same objects are built beside the lines, from the same values; the
+lines are returned only where the layer so built has the same y and the same gradients, to the bit.
 """
 
 import keyword
@@ -25,7 +25,7 @@ OURS = ("np", "x", "rng", "layer", "print", "vars", "float")  # names that the l
 
 
 class UnwrittenError(Exception):
-    """Why there are no lines."""
+    """Its text says why no lines are written."""
 
 
 def snippet(
@@ -39,12 +39,12 @@ def snippet(
     lines = Lines()
     try:
         check, _ = lines.public("check_gradients")
-        _, twin = lines.layer(layer, "layer")
-        text, again = lines.x(x, seed)
+        _, rebuilt = lines.layer(layer, "layer")
+        text, x_rebuilt = lines.x(x, seed)
         arguments = [*lines.mode(mode, any(s.replay for s in subjects)), f"method={method!r}", f"seed={seed!r}"]
     except UnwrittenError as why:
         return "", str(why)
-    if not _repeats(twin, again, subjects, seed):
+    if not _repeats(rebuilt, x_rebuilt, subjects, seed):
         return "", "a layer made of the same attributes gives other numbers"
     call = f"print({check}(layer, x, {', '.join(arguments)}))"
     found = f"# {worst.where}: backward {worst.analytic!r}, numeric {worst.numeric!r}"
@@ -58,7 +58,7 @@ class Lines:
         self.statements: list[str] = []
         self.modules: dict[str, str] = {}  # what is imported, and from where
         self.begun: dict[int, str] = {}  # the variable of every layer
-        self.twins: dict[int, Layer] = {}  # what those variables hold, once they hold it
+        self.rebuilt: dict[int, Layer] = {}  # what those variables hold, once they hold it
         self.homes: dict[int, tuple[str, int, Any]] = {}  # where a Param or Buffer is already, in which layer
         self.numbers = 0
 
@@ -97,14 +97,14 @@ class Lines:
     def layer(self, layer: Layer, path: str) -> tuple[str, Layer]:
         """The variable of a layer, after the statements that make it. A layer that is held twice is made once."""
         if id(layer) in self.begun:
-            if id(layer) not in self.twins:
+            if id(layer) not in self.rebuilt:
                 raise UnwrittenError(f"{path} is a layer that holds itself")
-            return self.begun[id(layer)], self.twins[id(layer)]
+            return self.begun[id(layer)], self.rebuilt[id(layer)]
         cls = type(layer)
         text, _ = self.imported(cls)
-        _see_that_methods_are_its_own(cls)
+        _check_methods(cls)
         name = self.begun[id(layer)] = f"part{len(self.begun)}" if self.begun else "layer"
-        twin = object.__new__(cls)
+        rebuilt = object.__new__(cls)
         attributes = []
         for key, value in vars(layer).items():
             if key == "_vectors":  # what flatten() made: views of the parameters
@@ -113,14 +113,14 @@ class Lines:
                 raise UnwrittenError(f"{path} has an attribute {key!r}")
             shown, made = self.value(value, f"{path}.{key}")
             attributes.append(f"{key}={shown}")
-            vars(twin)[key] = made
+            vars(rebuilt)[key] = made
             if isinstance(value, (Param, Buffer)) and not self.homes[id(value)][0]:
                 self.homes[id(value)] = (f"{name}.{key}", id(layer), made)
         self.statements.append(f"{name} = object.__new__({text})")
         if attributes:
             self.statements.append(f"vars({name}).update({', '.join(attributes)})")
-        self.twins[id(layer)] = twin
-        return name, twin
+        self.rebuilt[id(layer)] = rebuilt
+        return name, rebuilt
 
     def value(self, value: Any, path: str) -> tuple[str, Any]:
         """What an attribute holds. Raises UnwrittenError for what has no literal."""
@@ -153,7 +153,7 @@ class Lines:
     def _held(self, value: Any, path: str) -> tuple[str, Any]:
         if id(value) in self.homes:
             home, layer, made = self.homes[id(value)]
-            if not home or layer not in self.twins:
+            if not home or layer not in self.rebuilt:
                 raise UnwrittenError(f"{path} is held twice")
             return home, made
         if not set(vars(value)) <= {"data", "grad"}:
@@ -188,7 +188,7 @@ class Lines:
         return self.array(np.array(x, order="C"), "x")
 
     def mode(self, mode: Mode | None, drawn_from: bool) -> list[str]:
-        """The argument mode=..., none where none was given. drawn_from: does forward draw from its generator?"""
+        """The argument mode=..., none where none was given. drawn_from: whether forward draws from its generator."""
         if mode is None:
             return []
         if type(mode) is not Mode:
@@ -207,7 +207,7 @@ class Lines:
 
 
 def _importable(module: str) -> bool:
-    """Would an import of this module, in another process with the same path, read the same file?"""
+    """Whether an import of this module in another process with the same path reads the same file."""
     top = module.partition(".")[0]
     if top == PACKAGE:
         return True
@@ -219,9 +219,10 @@ def _importable(module: str) -> bool:
     return False
 
 
-def _see_that_methods_are_its_own(cls: type) -> None:
-    """Methods that were put into a class later are not there after an import."""
-    if cls.__new__ is not object.__new__:
+def _check_methods(cls: type) -> None:
+    """Raise UnwrittenError for a class with methods put into it later: an import would not bring them."""
+    new: Any = cls.__new__
+    if new is not object.__new__:
         raise UnwrittenError(f"{cls.__name__} has a __new__ of its own")
     for base in cls.__mro__:
         for name, f in vars(base).items():
@@ -231,15 +232,15 @@ def _see_that_methods_are_its_own(cls: type) -> None:
                     raise UnwrittenError(f"{base.__name__}.{name} is a function from elsewhere")
 
 
-def _repeats(twin: Layer, x: np.ndarray, subjects: list[Subject], seed: int) -> bool:
-    """Does a layer give the same y and the same gradients as the subjects?"""
+def _repeats(layer: Layer, x: np.ndarray, subjects: list[Subject], seed: int) -> bool:
+    """Whether a layer gives the same y and the same gradients as the subjects, to the bit."""
     try:
         for s in subjects:
-            again = Subject(twin, x, s.mode, seed, repeat=False)
-            if not (same(again.y, s.y) and list(again.gradient) == list(s.gradient)):
+            found = Subject(layer, x, s.mode, seed, repeat=False)
+            if not (same(found.y, s.y) and list(found.gradient) == list(s.gradient)):
                 return False
-            if not same(again.gradient, s.gradient):
+            if not same(found.gradient, s.gradient):
                 return False
-    except Exception:  # whatever a layer without some of its state may raise
+    except Exception:  # of any kind: the layer may lack some of its state
         return False
     return True

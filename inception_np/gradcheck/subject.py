@@ -25,11 +25,10 @@ STEP = 1e-30  # of the complex step: any size from 1e-8 to 1e-200 gives the same
 
 
 class Subject:
-    """A layer at a point. `point` is the float64 point, `dy` the cotangent, both private copies. repeat: run forward
-    again and see that y comes out the same.
+    """A layer at a point. `point` is the float64 point, `dy` the cotangent, both private copies.
 
-    Raises TypeError and ValueError, with what to do, for whatever makes a check impossible: see the tests named
-    test_wrong_use in tests/test_gradcheck.py.
+    repeat: run forward again and compare y. Raises TypeError and ValueError, with advice, for all that makes a check
+    impossible: the tests named test_wrong_use in tests/test_gradcheck.py list it.
     """
 
     def __init__(self, layer: Layer, x: Any, mode: Mode, seed: int = 0, dy: Any = None, repeat: bool = True):
@@ -43,10 +42,10 @@ class Subject:
         self.replay = True  # until a run shows that the generator stays untouched
         self.point: Point = {"x": np.array(x, np.float64, order="C")}
         self.point |= {name: np.array(p.data, order="C") for name, p in self.params.items()}
-        self._settle(seed, dy, repeat)
+        self._evaluate(seed, dy, repeat)
 
-    def _settle(self, seed: int, dy: Any = None, repeat: bool = True) -> None:
-        """y, dy and the gradient at the point, in the subject's mode."""
+    def _evaluate(self, seed: int, dy: Any = None, repeat: bool = True) -> None:
+        """Set y, dy and the gradient at the point, in the subject's mode."""
         self._check_forward(repeat)
         draw = np.random.default_rng((seed, 1))
         if dy is None:
@@ -59,7 +58,7 @@ class Subject:
         return self._run(point, keep=False)[0]
 
     def gradients(self, point: Point, dy: Any = None) -> Point:
-        """What the layer's own backward says: the gradient of <dy, y> with respect to every array of the point.
+        """What the layer's own backward gives: the gradient of <dy, y> with respect to every array of the point.
 
         dy: a cotangent, or a function of y that gives one.
         """
@@ -76,11 +75,11 @@ class Subject:
         """The same layer at the same point in another mode, with y, dy and gradient of its own."""
         other = copy.copy(self)
         other.mode, other.replay = mode, True
-        other._settle(seed)
+        other._evaluate(seed)
         return other
 
     def same_in(self, mode: Mode) -> bool:
-        """Does another mode give the same y and the same gradients, to the bit?"""
+        """Whether another mode gives the same y and the same gradients, to the bit."""
         other = copy.copy(self)
         other.mode, other.replay = mode, True
         point, dy = {k: a.copy() for k, a in self.point.items()}, map_tree(np.copy, self.dy)
@@ -89,7 +88,7 @@ class Subject:
             if map_tree(np.shape, y) != map_tree(np.shape, self.y) or not same(y, self.y):
                 return False
             gradient = other.gradients(point, dy)
-        except Exception:  # whatever it is, in_mode raises it again
+        except Exception:  # in_mode raises it again
             return False
         return same(gradient, self.gradient) and same(point, self.point) and same(dy, self.dy)
 
@@ -193,7 +192,7 @@ class Subject:
 
 
 def check_input(layer: Any, x: Any, mode: Any) -> None:
-    """Refuse, with what to do, what no check can be made of."""
+    """Raise TypeError or ValueError, with advice, for arguments that cannot be checked."""
     if not isinstance(layer, Layer):
         raise TypeError(
             f"check_gradients: got {type(layer).__name__}, wanted a Layer; write `class {_class_name(layer)}(Layer):`"
@@ -215,9 +214,9 @@ def check_input(layer: Any, x: Any, mode: Any) -> None:
 
 def private_copy(layer: Layer) -> Layer:
     """A float64 copy that shares nothing with the layer."""
-    twin = copy.deepcopy(layer)
-    vars(twin).pop("_vectors", None)  # its parameters are no views of them any more
-    return cast(twin, np.float64)
+    copied = copy.deepcopy(layer)
+    vars(copied).pop("_vectors", None)  # the parameters of the copy are no views of them
+    return cast(copied, np.float64)
 
 
 def as_array(a: Any) -> Any:
@@ -228,7 +227,7 @@ def as_array(a: Any) -> Any:
 # The arrays of y: one array, or a network's (logits, {"4a": logits}).
 
 
-def map_tree(f: Callable, tree: Any) -> Any:
+def map_tree(f: Callable[[Any], Any], tree: Any) -> Any:
     """f of every array of a nested tuple or dict, in the same nesting."""
     if isinstance(tree, dict):
         return {k: map_tree(f, v) for k, v in tree.items()}
@@ -237,7 +236,7 @@ def map_tree(f: Callable, tree: Any) -> Any:
     return f(tree)
 
 
-def leaves(tree: Any) -> list:
+def leaves(tree: Any) -> list[Any]:
     """The arrays of a nested tuple or dict, in order."""
     if isinstance(tree, dict):
         return [a for v in tree.values() for a in leaves(v)]
@@ -270,7 +269,7 @@ def _class_name(value: Any) -> str:
 
 
 def complex_forward(subject: Subject, point: Point) -> Any:
-    """y at a complex point, or a ValueError that says how to make forward complex-safe."""
+    """y at a complex point, . Raises ValueError, saying how to make forward complex-safe, for one that is not."""
     why = ""
     try:
         with warnings.catch_warnings():
@@ -285,7 +284,7 @@ def complex_forward(subject: Subject, point: Point) -> Any:
 
 
 def not_complex_safe(name: str, why: str) -> str:
-    """The text of the error for a forward that complex step cannot see through."""
+    """The text of the error for a forward that is not complex-safe."""
     return (
         f"{name}: forward is not complex-safe ({why}); follow x's dtype, compare x.real, write (x - m) * (x - m) for"
         ' np.var and x * sign for np.abs, or use method="richardson"'
