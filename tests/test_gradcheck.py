@@ -323,7 +323,7 @@ def test_a_bias_gradient_that_ought_to_be_zero_is_found_at_a_millionth(size):
 
 
 def test_a_wrong_unit_deep_in_a_network_is_named():
-    net = create_model("inception_v1_cifar")
+    net = create_model("inception_v1_cifar", width=1 / 16)
     parts = net.trunk.layers["4c"].branches["b3"].layers
     assert isinstance(parts["conv"], ConvReLU)
 
@@ -394,7 +394,7 @@ def test_a_network_of_ones_own_and_a_layer_used_twice_are_checked_unit_by_unit()
 
 @pytest.mark.parametrize("train", [True, False])
 def test_a_network_with_heads_passes(train):
-    net = create_model("inception_v1_cifar")
+    net = create_model("inception_v1_cifar", width=1 / 16)
     y, _ = net.forward(draw(2, 32, 32, 3).astype(np.float32), Mode(train=train, rng=np.random.default_rng(0)))
     assert isinstance(y, tuple) == train
     report = check_gradients(net, draw(2, 32, 32, 3), mode=Mode(train=train, keep=True))

@@ -295,7 +295,7 @@ def test_a_unit_that_is_wrong_in_evaluation_alone_is_named(where):
 
 
 def test_a_unit_of_a_whole_network_that_is_wrong_in_evaluation_alone_is_named():
-    net, x = create_model("bn_inception_cifar"), draw(2, 32, 32, 3)
+    net, x = create_model("bn_inception_cifar", width=1 / 16), draw(2, 32, 32, 3)
     unit = net.trunk.layers["3b"].branches["b3"].layers["conv"]
     assert type(unit) is ConvBNReLU
     spoil(unit, WrongIn).where = "gamma"
