@@ -303,7 +303,7 @@ def test_replays_take_no_memory_and_give_all_back_at_the_end():
 
 
 def chooses_a_kernel(source):
-    """Does a file ask by itself whether compiled kernels apply, or call them? Then Replay would not hear of the answer."""
+    """Does a file ask whether compiled kernels apply, or call them? Then Replay would not hear of the answer."""
     return any(word in source for word in ("compiled(", "PLAIN", "from .cpu", "from .cuda"))
 
 
