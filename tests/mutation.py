@@ -79,13 +79,11 @@ SECONDS = 5  # of computing until a mutant counts as hanging
 # Which functions are mutated, and the layers whose cases judge them.
 WINDOWED = ("Conv2D", "DepthwiseConv2D", "MaxPool2D", "AvgPool2D", "ConvReLU")
 TARGETS = {
-    "kernels/conv.py": (
-        ("_plain_dx", "_plain_dw", "col2im", "im2col", "_groups"),
-        ("Conv2D", "ConvReLU", "ConvBNReLU"),
-    ),
-    "kernels/depthwise.py": (("_plain_dx", "_plain_dw"), ("DepthwiseConv2D", "SeparableConv2D")),
+    "kernels/conv.py": (("conv2d_dx", "conv2d_dw", "groups_of"), ("Conv2D", "ConvReLU", "ConvBNReLU")),
+    "kernels/im2col.py": (("im2col", "col2im"), ("Conv2D", "ConvReLU", "ConvBNReLU")),
+    "kernels/depthwise.py": (("depthwise2d_dx", "depthwise2d_dw"), ("DepthwiseConv2D", "SeparableConv2D")),
     "kernels/pool.py": (
-        ("_plain_max_dx", "_plain_avg_dx", "global_avg_pool_dx", "_weights", "_reach", "_padded", "_inside"),
+        ("max_pool_dx", "avg_pool_dx", "global_avg_pool_dx", "_weights", "_reach", "_padded", "_inside"),
         ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D"),
     ),
     "kernels/window.py": (("taps", "pad_images"), WINDOWED),
