@@ -72,8 +72,8 @@ class Conv2D(Layer):
 
     def _geometry(self, shape: Shape) -> tuple[Pair, Pads, Pair, int]:
         """What every kernel takes after its arrays, for an x of this shape. Raises ValueError for another shape."""
-        who, window = type(self).__name__, (self.kernel, self.stride, self.pad, self.dilation)
-        pads, _ = sliding(who, shape, self.in_channels, *window)
+        window = self.kernel, self.stride, self.pad, self.dilation
+        pads, _ = sliding(type(self).__name__, shape, self.in_channels, *window)
         return self.stride, pads, self.dilation, self.groups
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
@@ -118,7 +118,7 @@ class ConvReLU(Conv2D):
         return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
-        check_weights("ConvReLU", x, self.weight.data)
+        check_weights(type(self).__name__, x, self.weight.data)
         bias = None if self.bias is None else self.bias.data
         y = conv2d(x, self.weight.data, bias, *self._geometry(x.shape), relu=True, out=out)
         return y, y

@@ -20,8 +20,8 @@ from .elementwise import clear, cleared
 from .implicit_gemm import (
     BAND,
     PIXEL_BLOCK,
-    Gradient,
-    Product,
+    MultiplyWords,
+    TransposedWords,
     add_ranges,
     multiply,
     multiply_transposed,
@@ -36,8 +36,8 @@ from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import LANES
 from .winograd import (
     PLACES,
-    Convolution,
-    FilterGradients,
+    ConvolveWords,
+    FilterGradientWords,
     add_filter_gradients,
     convolve,
     filter_gradients,
@@ -158,7 +158,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
         sums = cleared((ranges * step // 4,))
     pieces = ranges * len(offsets) * -(-inputs // BAND)
     parts = min(pieces, (4 if ranges == RANGES else 2) * num_threads())  # each copies dy for itself
-    words = Gradient(
+    words = TransposedWords(
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         stride_h=stride[0], stride_w=stride[1], offsets=address(offsets), taps=len(offsets), inputs=inputs,
         dy=address(dy), dy_step=row_step(dy), N=dy.shape[0], OH=dy.shape[1], OW=dy.shape[2], outputs=dy.shape[3],
@@ -279,7 +279,7 @@ def convolve_directly(
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
     parts, across = share(pixels, channels, 1.0 * pixels * taps * depth * channels)
     nothing = constant_row(-np.inf, channels)
-    words = Product(
+    words = MultiplyWords(
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         stride_h=stride[0], stride_w=stride[1], offsets=address(offsets), taps=taps, depth=depth,
         weights=address(packed), channels=channels,
@@ -353,7 +353,7 @@ def convolve_by_winograd(
     patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
     threads = num_threads()
     nothing = constant_row(-np.inf, channels)
-    words = Convolution(
+    words = ConvolveWords(
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=filters.size // PLACES,
         channels=channels,
@@ -372,7 +372,7 @@ def add_dw_by_winograd(x: Array, dy: Array, dw: Array, pads: Pads) -> None:
     ranges = max(1, min(DW_RANGES, N * -(-OH // 2) * -(-OW // 2) // DW_PATCHES))
     step = -(-PLACES * inputs * outputs * 4 // 64) * 64
     sums = cleared((ranges * step // 4,))
-    words = FilterGradients(
+    words = FilterGradientWords(
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         top=pads[0][0], left=pads[1][0], inputs=inputs,
         dy=address(dy), dn=dy.strides[0], dh=dy.strides[1], dw=dy.strides[2], N=N, OH=OH, OW=OW, outputs=outputs,

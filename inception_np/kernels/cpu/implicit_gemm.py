@@ -104,16 +104,16 @@ def pad_rows(part, parts, arguments):
 # to add to what y holds. zeros, nothing: rows of zeros and of minus infinity. across: into how many of the parts the
 # output channels are divided; the pixels are divided into parts / across. chunk: pixels at once, at most. Range r of
 # `ranges` has its sums at dw + r * range_step.
-Product = namedtuple(
-    "Product",
+MultiplyWords = namedtuple(
+    "MultiplyWords",
     "x xn xh xw H W stride_h stride_w offsets taps depth weights channels "
     "y yn yh yw N OH OW zeros adds bias floor nothing across chunk",
 )
-Gradient = namedtuple(
-    "Gradient",
+TransposedWords = namedtuple(
+    "TransposedWords",
     "x xn xh xw H W stride_h stride_w offsets taps inputs dy dy_step N OH OW outputs dw ranges range_step zeros",
 )
-PRODUCT, GRADIENT = "q" * len(Product._fields), "q" * len(Gradient._fields)
+MULTIPLY, TRANSPOSED = "q" * len(MultiplyWords._fields), "q" * len(TransposedWords._fields)
 
 
 @helper
@@ -183,7 +183,7 @@ def fill_table(table, pixels, s, count, offsets, taps):
 @kernel
 def multiply(part, parts, arguments):
     """y[pixel, o] = sum over taps and channels of x * w: the convolution, and with w transposed its gradient to x."""
-    s = Product(*unpack(arguments, PRODUCT))
+    s = MultiplyWords(*unpack(arguments, MULTIPLY))
     vectors = (s.channels + WIDTH - 1) // WIDTH
     panels = 0
     v = 0
@@ -272,7 +272,7 @@ def multiply_transposed(part, parts, arguments):
     and x to columns once for each piece: a fraction of the work, which turns rows that lie kilobytes apart into two
     streams that are read front to back.
     """
-    s = Gradient(*unpack(arguments, GRADIENT))
+    s = TransposedWords(*unpack(arguments, TRANSPOSED))
     bands = (s.inputs + BAND - 1) // BAND
     band = ((s.inputs + bands - 1) // bands + ROWS - 1) // ROWS * ROWS
     per_range = s.taps * bands

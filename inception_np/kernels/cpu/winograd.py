@@ -183,15 +183,15 @@ def _transform_products(products, step, y, yh, yw, rows, columns, bias, floor, a
 # room: numbers from one of the 16 packed matrices in `filters` to the next. adds: 1 to add to what y holds. zeros,
 # nothing: rows of zeros and of minus infinity. chunk: patches at once, at most. Range r of the patches has its sums at
 # sums + r * range_step.
-Convolution = namedtuple(
-    "Convolution",
+ConvolveWords = namedtuple(
+    "ConvolveWords",
     "x xn xh xw H W top left depth filters room channels y yn yh yw N OH OW adds bias floor zeros nothing chunk",
 )
-FilterGradients = namedtuple(
-    "FilterGradients",
+FilterGradientWords = namedtuple(
+    "FilterGradientWords",
     "x xn xh xw H W top left inputs dy dn dh dw N OH OW outputs sums ranges range_step zeros chunk",
 )
-CONVOLUTION, FILTER_GRADIENTS = "q" * len(Convolution._fields), "q" * len(FilterGradients._fields)
+CONVOLVE, FILTER_GRADIENTS = "q" * len(ConvolveWords._fields), "q" * len(FilterGradientWords._fields)
 
 
 @helper
@@ -210,7 +210,7 @@ def _place_patch(places, s, patch):
 @kernel
 def convolve(part, parts, arguments):
     """y = max(floor, bias + x * w), or that added to y. Shared out: patches, in rows of 2x2 outputs."""
-    s = Convolution(*unpack(arguments, CONVOLUTION))
+    s = ConvolveWords(*unpack(arguments, CONVOLVE))
     high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
     patches = s.N * high * wide
     first, end = patches * part // parts, patches * (part + 1) // parts
@@ -348,7 +348,7 @@ def _transform_line(s, places, patch, line, V, v_step, Z, z_step):
 @kernel
 def filter_gradients(part, parts, arguments):
     """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places)."""
-    s = FilterGradients(*unpack(arguments, FILTER_GRADIENTS))
+    s = FilterGradientWords(*unpack(arguments, FILTER_GRADIENTS))
     chunk, inputs, outputs = s.chunk, s.inputs, s.outputs
     patches = s.N * ((s.OH + 1) // 2) * ((s.OW + 1) // 2)
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
