@@ -80,7 +80,7 @@ def training(net: Any, task: dict, kind: Any) -> tuple[Callable[[], Any], Callab
     """A training step as a user would write it, with the passes of Replay or of LayerByLayer."""
     from . import heap
     from .loss import total_loss
-    from .optim import SGD
+    from .training.optim import SGD
 
     x, labels = batch_of(net, task["batch"])
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from . import backend
-from .averages import Average
 from .kernels.clip import clip_norm
 from .kernels.cuda.aside import aside
 from .kernels.cuda.augment import augment, choices
@@ -31,6 +30,7 @@ from .layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_
 from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
 from .models.network import Network
+from .training.average import Average
 
 
 class CapturedStep:

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .data.files import atomic_write
 from .errors import explained
-from .files import atomic_write
 
 # fmt: off
 DTYPES = {

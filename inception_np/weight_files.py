@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from .preprocess import Preprocess
+from .data.preprocess import Preprocess
 from .tensorfile import read_tensors
 from .weights import State, as_numpy
 

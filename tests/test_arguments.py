@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numerics import snapshot
 
-from inception_np import bench, create_model, data, threads
+from inception_np import bench, create_model, threads
+from inception_np.__main__ import COMMANDS, Parser, main
 from inception_np.arguments import natural, number, positive, size, whole
 from inception_np.checkpoint import save
-from inception_np.cli import COMMANDS, Parser, main
+from inception_np.data import cifar10 as data
 
 NONE = ["", "nan", "inf", "-inf", "1e9999", "9" * 5000, "-1e999", "ten", "²", "٣", "1_0", " 3", "0x10", "1,5"]
 NO_WHOLE = [*NONE, "1.5", "1e3", "1" + 23 * "0"]  # what is no number for any option, and no whole one

@@ -23,8 +23,8 @@ from inception_np import (
     create_model,
     named_params,
 )
+from inception_np.__main__ import Parser
 from inception_np.bench_peers import to_onnx, to_torch
-from inception_np.cli import Parser
 from inception_np.errors import UsageError
 from inception_np.layer import walk
 

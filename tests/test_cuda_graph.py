@@ -11,15 +11,17 @@ import pytest
 import strict_cupy
 
 import inception_np as ip
-from inception_np import SGD, Mode, RMSProp, backend, cuda_graph, data, fits, train
-from inception_np.averages import Average, Lookahead
+from inception_np import SGD, Mode, RMSProp, backend, cuda_graph
 from inception_np.cuda_graph import CapturedStep
+from inception_np.data import cifar10 as data
+from inception_np.data.random import stream
 from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import relu
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
-from inception_np.random import stream
+from inception_np.training import fits, loop
+from inception_np.training.average import Average, Lookahead
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
@@ -106,7 +108,7 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
             layer.decay = decay
         x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = train.total_loss(y, labels, net.aux_weight, 0.1)
+        loss, dy = loop.total_loss(y, labels, net.aux_weight, 0.1)
         net.backward(dy, x, cache, into=False)
         lengths.append(float(clip_norm(optimiser.grad, clip or np.inf)))
         optimiser.lr = lr
@@ -296,7 +298,7 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
         else:
             x = backend.asarray(data.normalise(pictures[:4], MEAN, STD), "cuda")
             y, cache = net.forward(x, Mode(train=True, keep=True))
-            _, dy = train.total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
+            _, dy = loop.total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
             net.backward(dy, x, cache, into=False)
             optimiser.step()
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
@@ -333,7 +335,7 @@ def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatc
                 continue
             x = backend.asarray(data.normalise(pictures[index], MEAN, STD), "cuda")
             y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-            _, dy = train.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
+            _, dy = loop.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
             net.backward(dy, x, cache, into=False)
             optimiser.step()
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
@@ -432,12 +434,12 @@ def shrunk(whole):
 def trained(folder, device, monkeypatch, steps=None, **more):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
-    monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
-    monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
-    options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
+    monkeypatch.setattr(loop, "save", lambda net, path, about: None)  # small_network has no name to save it by
+    monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
+    options = loop.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
-            done = train.Run.train_step
+            done = loop.Run.train_step
 
             def train_step(self, index):
                 done(self, index)
@@ -445,13 +447,13 @@ def trained(folder, device, monkeypatch, steps=None, **more):
                     self.step += 1
                     self.stop(15)
 
-            stopping.setattr(train.Run, "train_step", train_step)
-            with pytest.raises(train.StoppedError):
-                train.train(folder, options)
-        line = train.train(folder, options, resume=True)
+            stopping.setattr(loop.Run, "train_step", train_step)
+            with pytest.raises(loop.StoppedError):
+                loop.train(folder, options)
+        line = loop.train(folder, options, resume=True)
     else:
-        line = train.train(folder, options)
-    return line, train.newest_state(folder)[0]
+        line = loop.train(folder, options)
+    return line, loop.newest_state(folder)[0]
 
 
 MORE = pytest.mark.parametrize(
@@ -507,7 +509,7 @@ def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
     monkeypatch.setattr(backend, "TF32", True)
     host_cuda.on_host(monkeypatch)
     cupy = strict_cupy.pretend(monkeypatch)
-    monkeypatch.setattr(train.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
+    monkeypatch.setattr(loop.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
     with pytest.raises(AssertionError):
         test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
             cupy, monkeypatch, tmp_path
@@ -530,7 +532,7 @@ def looked_ahead(folder, captured, monkeypatch):
     """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
     with monkeypatch.context() as how:
         if not captured:
-            how.setattr(train.Run, "captured_step", lambda self, batch_size: None)
+            how.setattr(loop.Run, "captured_step", lambda self, batch_size: None)
         return trained(folder, "cuda", how, **LOOKING)[1]
 
 

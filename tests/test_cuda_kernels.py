@@ -21,7 +21,9 @@ from numerics import strewn
 from on_device import gradients
 from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
-from inception_np import Mode, backend, create_model, data, list_models
+from inception_np import Mode, backend, create_model, list_models
+from inception_np.data import cifar10 as data
+from inception_np.data.random import stream
 from inception_np.kernels import (
     batchnorm,
     clip,
@@ -43,7 +45,6 @@ from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
-from inception_np.random import stream
 
 within_test = settings(suppress_health_check=[*HealthCheck])
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")

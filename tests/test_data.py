@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inception_np import data
+from inception_np.data import cifar10 as data
+from inception_np.data.random import stream
 from inception_np.errors import UsageError
-from inception_np.random import stream
 
 RECORD, FULL = data.RECORD, data.RECORD * data.RECORDS
 

@@ -18,7 +18,7 @@ from numerics import H, dot, gradients, mode, random_like
 import inception_np.models as models
 from inception_np.checkpoint import load, save
 from inception_np.compose import Concat, Residual, Sequential
-from inception_np.data import normalise, shapes10
+from inception_np.data.cifar10 import normalise, shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
@@ -31,8 +31,8 @@ from inception_np.models import MODELS, create_model, list_models
 from inception_np.models.blocks import scaled, tower
 from inception_np.models.network import smallest_image
 from inception_np.models.xception import normalised, segmented
-from inception_np.optim import SGD
 from inception_np.table import summary
+from inception_np.training.optim import SGD
 from reference import tables_later
 
 STAGES = json.loads((Path(__file__).parent / "data" / "stages.json").read_text())

@@ -8,7 +8,7 @@ from ..backend import Array, Shape, beside, on_gpu
 def uniform(rng: np.random.Generator, shape: Shape, like: Array) -> Array:
     """What rng.random(shape, float32) gives, in [0, 1), brought to where `like` lives; rng moves on as after that call.
 
-    A generator over Philox (random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
+    A generator over Philox (data/random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
     """
     if on_gpu(like):
         from .cuda import philox as cuda

@@ -24,7 +24,7 @@ from torch_twin import twin
 
 from inception_np import SGD, create_model
 from inception_np.cuda_graph import CapturedStep
-from inception_np.random import stream
+from inception_np.data.random import stream
 
 STEPS, TURNS, IMAGES = small((20, 7, 4096), (1, 2, 8))
 WIDTH = small(None, 1 / 32)

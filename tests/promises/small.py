@@ -20,21 +20,12 @@ from unittest import mock
 
 import numpy as np
 
-from inception_np import (
-    Concat,
-    ConvBNReLU,
-    ConvReLU,
-    Dropout,
-    GlobalAvgPool2D,
-    Linear,
-    Sequential,
-    cli,
-    files,
-    models,
-    train,
-)
+from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, models
+from inception_np import __main__ as cli
+from inception_np.data import files
 from inception_np.models.network import Network
 from inception_np.tensorfile import read_tensors
+from inception_np.training import loop
 
 
 def tiny_cifar(
@@ -74,7 +65,7 @@ def draw(run: Any) -> None:
         files.atomic_write(run.folder / name, name + json.dumps(run.history))
 
 
-few_images = cache(train.load)
+few_images = cache(loop.load)
 
 
 @contextlib.contextmanager
@@ -83,9 +74,9 @@ def small(pictures: bool = False) -> Iterator[None]:
     still = SimpleNamespace(**{**vars(time), "perf_counter": lambda: 0.0})
     with (
         mock.patch.dict(models.MODELS, tiny_cifar=models.Entry(tiny_cifar, (32, 32), ("paper",))),
-        mock.patch.object(train, "load", few_images),
-        mock.patch.object(train, "time", still),
-        mock.patch.object(train.Run, "draw", train.Run.draw if pictures else draw),
+        mock.patch.object(loop, "load", few_images),
+        mock.patch.object(loop, "time", still),
+        mock.patch.object(loop.Run, "draw", loop.Run.draw if pictures else draw),
         mock.patch("sys.argv", ["inception-np"]),
     ):
         yield

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from inception_np import create_model, threads, train
+from inception_np import create_model, threads
 from inception_np.checkpoint import save
+from inception_np.training import loop
 
 from . import small
 
@@ -76,7 +77,7 @@ def wrong(arguments, codes, text):
 def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, arguments, codes, text):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(threads, "_threads", threads.num_threads())
-    monkeypatch.setattr(train.Run, "go", lambda run: pytest.fail("it was taken for right"))
+    monkeypatch.setattr(loop.Run, "go", lambda run: pytest.fail("it was taken for right"))
     assert wrong(arguments.format(**places).split(), codes, text) is None
     assert not list(tmp_path.iterdir())
 
@@ -94,7 +95,7 @@ def test_a_command_line_that_is_right_is_not_wrong(places):
 
 
 def test_an_error_of_two_lines_is_seen(monkeypatch, places):
-    from inception_np import cli
+    from inception_np import __main__ as cli
 
     def broken(_args):
         raise cli.UsageError("--lr: got\n\nnan")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_np import data
-from inception_np.preprocess import open_image
+from inception_np.data import cifar10 as data
+from inception_np.data.preprocess import open_image
 
 from . import mutate, small
 from .faults import PLANTED

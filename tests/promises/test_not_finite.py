@@ -10,9 +10,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from inception_np import create_model, train
+from inception_np import create_model
 from inception_np.layer import named_buffers, named_params
 from inception_np.tensorfile import read_tensors
+from inception_np.training import loop
 
 from . import small
 from .faults import PLANTED
@@ -53,7 +54,7 @@ def cases() -> list[tuple[str, str, int]]:
 def poisoned(kind: str, path: str, step: int, fault: str = "") -> str | None:
     """NaN from that step of the run on; gradients once backward has run, the rest before the step."""
     put: Callable[[Any, str], None] = {f.__name__: f for f in (weight, gradient, velocity, running_average)}[kind]
-    train_step, gradients = train.Run.train_step, train.Run.gradients
+    train_step, gradients = loop.Run.train_step, loop.Run.gradients
 
     def here(run: Any) -> bool:
         return run.epoch * small.STEPS + run.step == step
@@ -71,8 +72,8 @@ def poisoned(kind: str, path: str, step: int, fault: str = "") -> str | None:
 
     with small.small(), small.folder() as folder, PLANTED[fault]():
         with (
-            mock.patch.object(train.Run, "train_step", stepped),
-            mock.patch.object(train.Run, "gradients", differentiated),
+            mock.patch.object(loop.Run, "train_step", stepped),
+            mock.patch.object(loop.Run, "gradients", differentiated),
         ):
             code, said = small.said(small.command(folder))
         if wrong := held(folder):

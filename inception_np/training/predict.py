@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray, beside
-from .inference import compile_inference
-from .layer import Layer, named_params
-from .preprocess import CROPS, Preprocess, open_image, prepare
+from ..backend import asarray, beside
+from ..data.preprocess import CROPS, Preprocess, open_image, prepare
+from ..inference import compile_inference
+from ..layer import Layer, named_params
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import explained
+from ..errors import explained
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from . import heap
-from .backend import compiled
-from .errors import RefusedError
-from .layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
-from .models import WIDEST, create_model, find
-from .models.network import Network
+from .. import heap
+from ..backend import compiled
+from ..errors import RefusedError
+from ..layer import Layer, Mode, named_buffers, named_params, walk, zero_grad
+from ..models import WIDEST, create_model, find
+from ..models.network import Network
 
 MANY_CLASSES = 50_000  # of classifiers that fit anywhere
 
@@ -59,7 +59,7 @@ def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_m
             source = source or heap.Heap(1 << bits)
     if source is None or not compiled(*weights):
         return _added_up(net, shape, train)
-    from .kernels.cpu.machine import Recording, Unrecordable
+    from ..kernels.cpu.machine import Recording, Unrecordable
 
     averages = [b.data.copy() for b in named_buffers(net).values()]
     heap.arrays_from(source)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from .backend import Array, array_module, asarray, beside
-from .data import normalise, views
-from .inference import compile_inference
-from .layer import Layer, Mode, named_params
-from .loss import softmax_cross_entropy
+from ..backend import Array, array_module, asarray, beside
+from ..data.cifar10 import normalise, views
+from ..inference import compile_inference
+from ..layer import Layer, Mode, named_params
+from ..loss import softmax_cross_entropy
 
 
 def evaluate(

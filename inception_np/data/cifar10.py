@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import Array, array_module, beside
-from .errors import UsageError, nearest
+from ..backend import Array, array_module, beside
+from ..errors import UsageError, nearest
 from .random import stream
 from .streams import say
 

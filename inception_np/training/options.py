@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from .errors import UsageError, nearest
+from ..errors import UsageError, nearest
 
 # airbench's recipe (Jordan 2024, arXiv:2404.00498) for 2.4 times the epochs, with a little cutout, as ReLU needs them
 SPEEDNET: dict[str, Any] = {
@@ -148,7 +148,7 @@ def check_save_every(seconds: float) -> None:
 
 def described(options: Options) -> str:
     """The text of options.json: the options, and what else a result may depend on."""
-    from . import __version__
+    from .. import __version__
 
     about = {
         **asdict(options),

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, asarray
-from .layer import Buffer, Layer, Param, named_params, walk
-from .layers.batchnorm import BatchNorm
+from ..backend import Array, asarray
+from ..layer import Buffer, Layer, Param, named_params, walk
+from ..layers.batchnorm import BatchNorm
 
 
 def is_finite(array: Array) -> bool:

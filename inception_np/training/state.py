@@ -18,14 +18,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .backend import Array, asarray
-from .data import NAMES
-from .errors import UsageError, nearest
-from .files import keep_as
-from .finite import is_finite
-from .models import ALIASES, list_models
+from ..backend import Array, asarray
+from ..data.cifar10 import NAMES
+from ..data.files import keep_as
+from ..errors import UsageError, nearest
+from ..models import ALIASES, list_models
+from ..tensorfile import read_tensors, write_tensors
 from .options import Options, check
-from .tensorfile import read_tensors, write_tensors
+from .watchdog import is_finite
 
 FORMAT = "inception_np training 1"
 NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray
-from .files import atomic_write
-from .layer import Buffer, Layer, Param, walk
+from ..backend import asarray
+from ..data.files import atomic_write
+from ..layer import Buffer, Layer, Param, walk
 
 
 def _figure(width: float, height: float) -> Any:

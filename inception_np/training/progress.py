@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from .streams import Quiet, say
+from ..data.streams import Quiet, say
 
 
 class Progress:

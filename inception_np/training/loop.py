@@ -23,27 +23,27 @@ from typing import Any
 
 import numpy as np
 
-from . import pictures, schedules
-from .averages import Average, Lookahead, warm_statistics
-from .backend import Array, beside, on_tensor_cores
-from .checkpoint import save
-from .data import alternating, augment, batches, load, normalise
-from .errors import RefusedError, StoppedError, UsageError
+from ..backend import Array, beside, on_tensor_cores
+from ..checkpoint import save
+from ..data.cifar10 import alternating, augment, batches, load, normalise
+from ..data.files import atomic_write, keep_as, locked, make_folder, sweep
+from ..data.preprocess import Preprocess
+from ..data.random import stream
+from ..data.streams import say
+from ..errors import RefusedError, StoppedError, UsageError
+from ..kernels.clip import clip_norm
+from ..layer import Layer, named_buffers, named_params, vectors, walk
+from ..layers.batchnorm import BatchNorm
+from ..layers.whitening import whiten
+from ..loss import total_loss
+from ..replay import Replay
+from . import plots, schedules
+from .average import Average, Lookahead, warm_statistics
 from .evaluate import evaluate
-from .files import atomic_write, keep_as, locked, make_folder, sweep
-from .finite import all_finite, first_bad_layer, first_not_finite, is_finite
 from .fits import check_batch, network_for
-from .kernels.clip import clip_norm
-from .layer import Layer, named_buffers, named_params, vectors, walk
-from .layers.batchnorm import BatchNorm
-from .layers.whitening import whiten
-from .loss import total_loss
 from .optim import SGD, RMSProp
 from .options import Options, check, check_save_every, described, flag, resolve
-from .preprocess import Preprocess
 from .progress import Progress
-from .random import stream
-from .replay import Replay
 from .signals import Interrupted, Signals, signal_name
 from .state import (
     NEWEST,
@@ -58,7 +58,7 @@ from .state import (
     stored_options,
     write_state,
 )
-from .streams import say
+from .watchdog import all_finite, first_bad_layer, first_not_finite, is_finite
 
 __all__ = ["FILES", "Options", "evaluate", "newest_state", "resolve", "stored_options", "train"]
 
@@ -205,7 +205,7 @@ class Run:
         o, data = self.options, self.data
         if not on_tensor_cores(self.weights):
             return None
-        from .cuda_graph import CapturedStep
+        from ..cuda_graph import CapturedStep
 
         return CapturedStep(
             self.net,
@@ -344,12 +344,10 @@ class Run:
         with self.average.in_place() if self.average else contextlib.nullcontext():
             if self.predicted is None:  # resumed after its last epoch
                 *_, self.predicted = self.test()
-            pictures.first_filters(self.net, folder / "filters.png")
-        pictures.learning_curves(self.history, folder / "curves.png")
-        pictures.confusion(data.test_labels, self.predicted, data.classes, folder / "confusion.png")
-        pictures.predictions(
-            data.test_images, data.test_labels, self.predicted, data.classes, folder / "predictions.png"
-        )
+            plots.first_filters(self.net, folder / "filters.png")
+        plots.learning_curves(self.history, folder / "curves.png")
+        plots.confusion(data.test_labels, self.predicted, data.classes, folder / "confusion.png")
+        plots.predictions(data.test_images, data.test_labels, self.predicted, data.classes, folder / "predictions.png")
 
     # What is said
 

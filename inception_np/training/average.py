@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
-from .backend import Array
-from .kernels.update import move_averages, pieces
-from .layer import Layer, named_buffers, vectors
-from .layers.batchnorm import BatchNorm
+from ..backend import Array
+from ..kernels.update import move_averages, pieces
+from ..layer import Layer, named_buffers, vectors
+from ..layers.batchnorm import BatchNorm
 
 
 def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from .data import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
-from .errors import UsageError
-from .kernels.window import ImageTooSmall
+from ..data.cifar10 import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
+from ..errors import UsageError
+from ..kernels.window import ImageTooSmall
+from ..models import MODELS, create_model
+from ..models.network import Network, smallest_image
 from .memory import check_memory, check_width
-from .models import MODELS, create_model
-from .models.network import Network, smallest_image
 
 CLASSES = 10  # of each data set
 

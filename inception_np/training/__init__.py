@@ -1,0 +1,1 @@
+"""Training and using a network. Read loop.py first."""
