@@ -1,7 +1,18 @@
-"""Numbers on the command line, as types for argparse: written in digits, finite, and of a length that a number has."""
+"""Arguments that several commands take: numbers, as types for argparse; a network's name; --threads; --json.
+
+A command stands in a module whose `add_parser(commands)` names it, adds its arguments and sets `run`, the function that
+takes the parsed arguments and returns the exit code. Numbers are written in digits, finite, and no longer than a number
+is. Nothing heavy is imported before a command runs.
+"""
 
 import argparse
 import re
+from typing import TYPE_CHECKING, TypeAlias
+
+from .errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def whole(text: str) -> int:
@@ -42,3 +53,36 @@ def size(text: str) -> tuple[int, int]:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def known_model(name: str, option: str) -> str:
+    """The name that a network is listed by; `name` may be an alias. Raises UsageError with the nearest names."""
+    from .models import ALIASES, find, list_models
+
+    if name not in ALIASES and name not in list_models():
+        raise UsageError(f"{option}: there is no network {name!r}; {nearest(name, [*list_models(), *ALIASES])}")
+    return find(name)[1]
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, metavar="N", help="one for each core by default")
+
+
+def use_threads(args: argparse.Namespace) -> int:
+    """Set the number of threads that --threads or the environment asks for, and return it.
+
+    Raises UsageError for a variable of the environment that is no number. Results have the same bits with any number
+    of threads, so that it is no option of a run.
+    """
+    from .threads import num_threads, set_num_threads
+
+    if args.threads is not None:
+        set_num_threads(args.threads)
+    try:
+        return num_threads()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")

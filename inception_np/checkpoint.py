@@ -161,7 +161,7 @@ def read(path: str | os.PathLike) -> tuple[Layer, dict[str, Any]]:
 def _check_weights_are_there(path: str | os.PathLike, model: Mapping[str, Any], held: int) -> None:
     """Refuse a file that asks for a network much larger than itself: making it would take minutes, or all memory."""
     from .models import MODELS
-    from .training.memory import readable, weights_of
+    from .models.size import readable, weights_of
 
     width, entry = model["options"].get("width"), MODELS.get(model["name"])
     if entry is None or not isinstance(width, (int, float)) or width <= 2 * entry.width:

@@ -30,14 +30,14 @@ from .layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_
 from .layers.batchnorm import BatchNorm
 from .loss import softmax_cross_entropy
 from .models.network import Network
-from .training.average import Average
+from .training.average import MovingAverage
 
 
 class CapturedStep:
     """The training step of one network, optimiser and batch size.
 
     images: (.., H, W, C) uint8 and labels: (..,), NumPy arrays that are brought to the device and stay there.
-    mean, std: (C,), as data.normalise takes them. pad, cutout: as data.augment takes them.
+    mean, std: (C,), as batches.normalise takes them. pad, cutout: as batches.augment takes them.
 
         step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
         step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
@@ -65,7 +65,7 @@ class CapturedStep:
         cutout: int = 0,
         smoothing: float = 0.0,
         clip: float = 0.0,
-        average: Average | None = None,
+        average: MovingAverage | None = None,
     ):
         if not backend.on_tensor_cores(optimiser.data):
             raise backend.DeviceError(
@@ -120,8 +120,8 @@ class CapturedStep:
     ) -> None:
         """One step on the images `index` (batch_size,); does not wait for the device.
 
-        crops: where crops and mirroring are drawn from, as data.augment does; None takes the images as they are.
-        dropout: a generator over Philox that nothing was drawn from. mirrored: as data.augment takes it.
+        crops: where crops and mirroring are drawn from, as batches.augment does; None takes the images as they are.
+        dropout: a generator over Philox that nothing was drawn from. mirrored: as batches.augment takes it.
         """
         words, skip = address(dropout)
         if skip:

@@ -19,6 +19,7 @@ from inception_np.models import create_model
 from inception_np.models.network import Network
 from inception_np.tensorfile import read_tensors
 from inception_np.training import fits, loop
+from inception_np.training.options import Options
 
 
 def tiny(name, *, num_classes, seed, **options):
@@ -54,7 +55,7 @@ def tiny_networks():
 
 
 # Dropout, an auxiliary head, augmentation, a schedule with warm-up, clipping and averages of the weights, batch norm.
-SMALL = loop.Options(
+SMALL = Options(
     model="tiny",
     train_images=48,
     test_images=20,

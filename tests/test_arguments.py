@@ -11,7 +11,7 @@ from inception_np import bench, create_model, threads
 from inception_np.__main__ import COMMANDS, Parser, main
 from inception_np.arguments import natural, number, positive, size, whole
 from inception_np.checkpoint import save
-from inception_np.data import cifar10 as data
+from inception_np.data import dataset
 
 NONE = ["", "nan", "inf", "-inf", "1e9999", "9" * 5000, "-1e999", "ten", "²", "٣", "1_0", " 3", "0x10", "1,5"]
 NO_WHOLE = [*NONE, "1.5", "1e3", "1" + 23 * "0"]  # what is no number for any option, and no whole one
@@ -76,7 +76,7 @@ def test_every_option_that_takes_a_number_is_found():
 
 @pytest.mark.parametrize("command, option, count", NUMBERS)
 def test_what_is_no_number_is_refused_at_once(capsys, monkeypatch, base, command, option, count):
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     for text in [*NONE, *["0"] * (option in MUST_BE_POSITIVE)]:
         began = time.perf_counter()
@@ -109,7 +109,7 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize("line, code, text", OUT_OF_RANGE, ids=[row[0] for row in OUT_OF_RANGE])
 def test_a_number_out_of_range_is_refused_at_once(capsys, monkeypatch, base, line, code, text):
     command, option, value = line.split()
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     began = time.perf_counter()
     assert main([command, *base[command], option, value]) == code
@@ -120,7 +120,7 @@ def test_a_number_out_of_range_is_refused_at_once(capsys, monkeypatch, base, lin
 
 def test_a_right_number_is_taken(monkeypatch, base):
     """So the tests above see a command that would start."""
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     for line in ("train --lr 0.1", "train --epochs 3", "eval --batch-size 7", "bench --seconds 0.5"):
         command, option, value = line.split()
@@ -173,7 +173,7 @@ def test_what_is_no_number_of_threads_in_the_environment_is_refused_at_once(
     capsys, monkeypatch, no_threads_yet, base, command, text
 ):
     monkeypatch.setenv("INCEPTION_NP_THREADS", text)
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     assert main([command, *base[command]]) == 2
     errors = capsys.readouterr().err
     assert errors == f"inception-np: error: INCEPTION_NP_THREADS: got {text!r}, wanted a whole number from 1\n"

@@ -425,7 +425,7 @@ def test_the_package_evaluates_nothing_and_writes_in_one_place():
             writes = writes or name.endswith((".write_text", ".write_bytes", ".tofile")) or name == "np.save"
             if writes and path.name != "files.py":
                 # into pooch's own temporary file, and to the kernel, which then forgets the peak of memory
-                assert name == "open" and path.name in ("cifar10.py", "bench_side.py"), f"{path}: {text}"
+                assert name == "open" and path.name in ("cifar10_archive.py", "bench_side.py"), f"{path}: {text}"
 
 
 def test_cast_networks_keep_their_numbers_through_a_file(tmp_path, model):

@@ -12,7 +12,8 @@ import pytest
 from inception_np import create_model
 from inception_np.__main__ import COMMANDS, main
 from inception_np.checkpoint import save
-from inception_np.data.cifar10 import CIFAR10_FILES, RECORD, RECORDS
+from inception_np.data.cifar10_archive import CIFAR10_FILES, RECORD, RECORDS
+from inception_np.models import command as models_command
 from inception_np.tensorfile import write_tensors
 
 HELP_SECONDS = 0.25
@@ -371,7 +372,7 @@ def test_a_mistake_of_ours_is_not_hidden(capsys, monkeypatch):
     def broken(_args):
         raise KeyError("oh")
 
-    monkeypatch.setitem(COMMANDS, "models", (*COMMANDS["models"][:2], broken))
+    monkeypatch.setattr(models_command, "print_models", broken)
     with pytest.raises(KeyError):
         main(["models"])
     monkeypatch.setenv("INCEPTION_NP_TRACEBACK", "1")
@@ -383,7 +384,7 @@ def test_ctrl_c_says_no_more_than_is_true(capsys, monkeypatch):
     def interrupted(_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "models", (*COMMANDS["models"][:2], interrupted))
+    monkeypatch.setattr(models_command, "print_models", interrupted)
     code, _, errors = run(capsys, "models")
     assert code == 130 and errors == "inception-np: stopped\n"
 

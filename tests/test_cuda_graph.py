@@ -13,15 +13,19 @@ import strict_cupy
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp, backend, cuda_graph
 from inception_np.cuda_graph import CapturedStep
-from inception_np.data import cifar10 as data
+from inception_np.data import batches, dataset
 from inception_np.data.random import stream
+from inception_np.errors import StoppedError
 from inception_np.kernels.clip import clip_norm
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import relu
 from inception_np.layer import move, named_buffers, vectors, walk
+from inception_np.loss import total_loss
 from inception_np.models.network import Network
-from inception_np.training import fits, loop
-from inception_np.training.average import Average, Lookahead
+from inception_np.training import fits, loop, results, step
+from inception_np.training.average import Lookahead, MovingAverage
+from inception_np.training.options import Options
+from inception_np.training.state import newest_state
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
@@ -98,17 +102,17 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     optimiser = optimisers(net, name)
     norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
     decays = [layer.decay for layer in norms]
-    average = Average(net, ema) if ema else None
+    average = MovingAverage(net, ema) if ema else None
     loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
-        x = data.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
-        x = data.normalise(x, MEAN, STD)
+        x = batches.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
+        x = batches.normalise(x, MEAN, STD)
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
         for layer, decay in zip(norms, decays, strict=True):
             layer.decay = decay
         x, labels = backend.asarray(x, device), backend.asarray(classes[index], device)
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = loop.total_loss(y, labels, net.aux_weight, 0.1)
+        loss, dy = total_loss(y, labels, net.aux_weight, 0.1)
         net.backward(dy, x, cache, into=False)
         lengths.append(float(clip_norm(optimiser.grad, clip or np.inf)))
         optimiser.lr = lr
@@ -123,7 +127,7 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
 def captured(name, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     net = move(small_network(), "cuda")
     optimiser = optimisers(net, name)
-    average = Average(net, ema) if ema else None
+    average = MovingAverage(net, ema) if ema else None
     for mean in average.means if average else ():
         mean += 0.5  # not what they average
     before = state(net, optimiser, average)
@@ -296,9 +300,9 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
             step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
             step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
         else:
-            x = backend.asarray(data.normalise(pictures[:4], MEAN, STD), "cuda")
+            x = backend.asarray(batches.normalise(pictures[:4], MEAN, STD), "cuda")
             y, cache = net.forward(x, Mode(train=True, keep=True))
-            _, dy = loop.total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
+            _, dy = total_loss(y, backend.asarray(classes[:4], "cuda"), 0, 0)
             net.backward(dy, x, cache, into=False)
             optimiser.step()
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
@@ -333,9 +337,9 @@ def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatc
             if capture:
                 step(index, crops=None, dropout=stream(0, "dropout", i))
                 continue
-            x = backend.asarray(data.normalise(pictures[index], MEAN, STD), "cuda")
+            x = backend.asarray(batches.normalise(pictures[index], MEAN, STD), "cuda")
             y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-            _, dy = loop.total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
+            _, dy = total_loss(y, backend.asarray(classes[index], "cuda"), net.aux_weight, 0)
             net.backward(dy, x, cache, into=False)
             optimiser.step()
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
@@ -390,7 +394,7 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     monkeypatch.setattr(cupy, "matmul", cublas)
     net = ip.create_model(name, width=1 / 16, num_classes=10, device="cuda")
     pictures = np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64)
-    more = {"clip": 1.0, "average": Average(net, 0.9)}
+    more = {"clip": 1.0, "average": MovingAverage(net, 0.9)}
     step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD, **more)
     for kernel in ("sum_squares", "clip_norm", "move_averages"):
         assert launched.count(kernel) == 2, f"{kernel}: once before the capture and once in it, for all arrays"
@@ -434,9 +438,9 @@ def shrunk(whole):
 def trained(folder, device, monkeypatch, steps=None, **more):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
-    monkeypatch.setattr(loop, "save", lambda net, path, about: None)  # small_network has no name to save it by
-    monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
-    options = loop.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
+    monkeypatch.setattr(results, "save", lambda net, path, about: None)  # small_network has no name to save it by
+    monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(dataset.load(*args, **sizes)))
+    options = Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
             done = loop.Run.train_step
@@ -448,12 +452,12 @@ def trained(folder, device, monkeypatch, steps=None, **more):
                     self.stop(15)
 
             stopping.setattr(loop.Run, "train_step", train_step)
-            with pytest.raises(loop.StoppedError):
+            with pytest.raises(StoppedError):
                 loop.train(folder, options)
         line = loop.train(folder, options, resume=True)
     else:
         line = loop.train(folder, options)
-    return line, loop.newest_state(folder)[0]
+    return line, newest_state(folder)[0]
 
 
 MORE = pytest.mark.parametrize(
@@ -509,7 +513,7 @@ def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
     monkeypatch.setattr(backend, "TF32", True)
     host_cuda.on_host(monkeypatch)
     cupy = strict_cupy.pretend(monkeypatch)
-    monkeypatch.setattr(loop.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
+    monkeypatch.setattr(loop.Run, "mirrored", lambda run, index: batches.alternating(20, 0, 0)[index])
     with pytest.raises(AssertionError):
         test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
             cupy, monkeypatch, tmp_path
@@ -532,7 +536,7 @@ def looked_ahead(folder, captured, monkeypatch):
     """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
     with monkeypatch.context() as how:
         if not captured:
-            how.setattr(loop.Run, "captured_step", lambda self, batch_size: None)
+            how.setattr(step, "on_tensor_cores", lambda x: False)
         return trained(folder, "cuda", how, **LOOKING)[1]
 
 
@@ -558,7 +562,13 @@ def test_lookahead_that_comes_too_early_or_leaves_a_part_out_is_found(fault, mon
     elif fault == "no way back":
         monkeypatch.setattr(Lookahead, "move", lambda self, rate, **_: move(self, rate))
     else:
-        monkeypatch.setattr(Lookahead, "update", lambda self, done: update(self, done - 1))
+
+        def one_behind(self):
+            self.updates -= 1
+            update(self)
+            self.updates += 1
+
+        monkeypatch.setattr(Lookahead, "update", one_behind)
     with pytest.raises(AssertionError):
         got = looked_ahead(tmp_path / "captured", True, monkeypatch)
         for name, values in wanted.items():
@@ -574,7 +584,7 @@ def test_lookahead_is_two_launches_and_waits_for_nothing(cupy, monkeypatch):
     lookahead = Lookahead(move(small_network(), "cuda"), 13)
     strict_cupy.syncs["count"] = 0
     begun = strict_cupy.Stream.begun
-    for done in range(1, 14):
-        lookahead.update(done)
+    for _ in range(13):
+        lookahead.update()
     assert launched == ["move_averages"] * 3, "after steps 5, 10 and 13"
     assert strict_cupy.syncs["count"] == 0 and strict_cupy.Stream.begun - begun == 6

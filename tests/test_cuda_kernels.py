@@ -22,7 +22,7 @@ from on_device import gradients
 from strategies import LAYERS, flags, pairs, planes, seeds, windows
 
 from inception_np import Mode, backend, create_model, list_models
-from inception_np.data import cifar10 as data
+from inception_np.data import batches
 from inception_np.data.random import stream
 from inception_np.kernels import (
     batchnorm,
@@ -411,13 +411,13 @@ def augmented(cupy, n, plane, c, pad, cutout, drawn):
     told = None if rng.integers(2) else rng.integers(2, size=n) > 0
     wanted = images[index]
     if cropped:
-        wanted = data.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
+        wanted = batches.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
     colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
     x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
     choice = augment.choices(index, plane, pad, cutout, crops[1], told)
     near = [cupy.asarray(a) for a in (images, labels, choice)]
     augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, cutout, x, chosen)
-    np.testing.assert_array_equal(x.get(), data.normalise(wanted, mean, std))
+    np.testing.assert_array_equal(x.get(), batches.normalise(wanted, mean, std))
     np.testing.assert_array_equal(chosen.get(), labels[index])
 
 

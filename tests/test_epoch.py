@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from inception_np import backend
-from inception_np.data.cifar10 import batches, channel_statistics, normalise, shapes10
+from inception_np.data.batches import batches, channel_statistics, normalise
 from inception_np.data.random import stream
+from inception_np.data.shapes10 import shapes10
 from inception_np.layer import Mode, walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm

@@ -16,6 +16,7 @@ from inception_np.layer import Layer, Mode, Param, named_buffers, named_params
 from inception_np.models import create_model
 from inception_np.tensorfile import read_tensors
 from inception_np.training import loop, watchdog
+from inception_np.training.average import MovingAverage
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 
@@ -170,7 +171,7 @@ def test_a_run_stops_in_the_step_that_made_a_number_not_finite(tmp_path, monkeyp
 
 def poison(monkeypatch, name, value, epoch, step):
     """Put the value into the array of that name at the end of that step's update."""
-    update = loop.Average.update
+    update = MovingAverage.update
 
     def poisoned(average):
         update(average)
@@ -184,7 +185,7 @@ def poison(monkeypatch, name, value, epoch, step):
         make(run, *args, **keywords)
         run.average.run = run
 
-    monkeypatch.setattr(loop.Average, "update", poisoned)
+    monkeypatch.setattr(MovingAverage, "update", poisoned)
     monkeypatch.setattr(loop.Run, "__init__", made)
 
 

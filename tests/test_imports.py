@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "inception_np"
 
 # A module imports only from its own floor or from lower ones. Whatever is not named (loss, table, ...) lives
-# above the models and below training.
+# above the models and below training. A command (command.py) stands beside what it runs, on the floor of `__main__`.
 FLOORS = (
     ("heap", "threads", "errors"),
     ("backend",),
@@ -48,7 +48,8 @@ def imported(tree):
 
 def upward(path, source):
     """The imports of a file at `path` (relative to the package) that point to a higher floor."""
-    here = FLOOR.get(Path(path).parts[0].removesuffix(".py"), IN_BETWEEN)
+    top, command = Path(path).parts[0].removesuffix(".py"), "command" in Path(path).name
+    here = FLOOR["__main__"] if command else FLOOR.get(top, IN_BETWEEN)
     for level, module, names in imported(ast.parse(source)):
         parents = Path(path).parts[:-1]
         base = parents[: len(parents) - level + 1] if level else ()

@@ -24,6 +24,7 @@ from inception_np.layers.pool import GlobalAvgPool2D
 from inception_np.models.network import Network
 from inception_np.training import fits, loop, memory
 from inception_np.training.memory import activations, arrays_of_a_pass, available, largest_batch, needed
+from inception_np.training.options import resolve
 
 TOLERANCE = 0.15
 
@@ -63,7 +64,7 @@ def watched(net, shape, vectors, images=0, **options):
     said.append(memory.needed(net, shape, vectors, **options) + images)
 
 fits.check_memory = watched
-options = loop.resolve(**{"train_images": 2 * given["batch_size"], "test_images": 300, "epochs": 1, **given})
+options = resolve(**{"train_images": 2 * given["batch_size"], "test_images": 300, "epochs": 1, **given})
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
     before = resident()
     forget_peak()
@@ -188,7 +189,7 @@ def test_activations_are_those_of_every_layer_that_computes():
 
 # Refused, with what would fit
 
-OPTIONS = loop.resolve(
+OPTIONS = resolve(
     model="inception_v1_cifar", width=1 / 16, train_images=3000, test_images=64, epochs=1, batch_size=3000, lr=0.01
 )
 
@@ -319,7 +320,7 @@ def test_a_run_that_cannot_be_is_refused_before_its_images_are_drawn(tmp_path, m
 
 
 def test_a_batch_size_that_nobody_asked_for_is_never_above_the_images():
-    assert loop.resolve(train_images=20).batch_size == 20
-    assert loop.resolve(train_images=20, model="inception_v1_cifar").batch_size == 20
-    assert loop.resolve(train_images=500).batch_size == 32
-    assert loop.resolve(train_images=20, batch_size=64).batch_size == 64
+    assert resolve(train_images=20).batch_size == 20
+    assert resolve(train_images=20, model="inception_v1_cifar").batch_size == 20
+    assert resolve(train_images=500).batch_size == 32
+    assert resolve(train_images=20, batch_size=64).batch_size == 64

@@ -18,7 +18,8 @@ from numerics import H, dot, gradients, mode, random_like
 import inception_np.models as models
 from inception_np.checkpoint import load, save
 from inception_np.compose import Concat, Residual, Sequential
-from inception_np.data.cifar10 import normalise, shapes10
+from inception_np.data.batches import normalise
+from inception_np.data.shapes10 import shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm

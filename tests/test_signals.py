@@ -15,7 +15,9 @@ from small_runs import ARGUMENTS, DRAW, SMALL, same_bits, timeless, tiny_network
 from inception_np import __main__ as cli
 from inception_np import checkpoint
 from inception_np.errors import StoppedError
-from inception_np.training import fits, loop, plots, state
+from inception_np.training import command as training_command
+from inception_np.training import fits, loop, plots, results, state
+from inception_np.training.average import MovingAverage
 from inception_np.training.signals import Interrupted, Signals
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
@@ -107,7 +109,10 @@ PARTS = {
         (loop, "write_state"),
         "in epoch 2 after 0 of 3 steps, all is saved; continue with",
     ),
-    "while the checkpoint is written": ((loop, "save"), "in epoch 2 after 0 of 3 steps, all is saved; continue with"),
+    "while the checkpoint is written": (
+        (results, "save"),
+        "in epoch 2 after 0 of 3 steps, all is saved; continue with",
+    ),
     "in the test": ((loop, "evaluate"), "in epoch 1 after 3 of 3 steps, all is saved; continue with"),
     "while a picture is drawn": (
         (plots, "confusion"),
@@ -138,7 +143,7 @@ def test_a_signal_in_any_part_of_a_run_saves_what_is_there_and_says_so(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "draw", DRAW)
         interrupting(patch, owner, name, number)
-        patch.setitem(cli.COMMANDS, "train", (*cli.COMMANDS["train"][:2], lambda _: loop.train(tmp_path, SMALL) and 0))
+        patch.setattr(training_command, "run", lambda _: loop.train(tmp_path, SMALL) and 0)
         code = cli.main(["train"])
     errors = capsys.readouterr().err
     assert code == 128 + number
@@ -167,7 +172,7 @@ def test_a_run_taken_up_and_stopped_before_its_next_step_is_said_to_be_as_it_was
         monkeypatch.context() as patch,
         pytest.raises(StoppedError, match=r"before the next step; the run in .* is as"),
     ):
-        interrupting(patch, loop, "newest_state", signal.SIGINT)
+        interrupting(patch, state, "newest_state", signal.SIGINT)
         loop.train(tmp_path, SMALL, resume=True)
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
@@ -204,7 +209,7 @@ def nothing_deferred(signals):
 @pytest.mark.parametrize(
     ("part", "owner", "name", "fault"),
     [
-        ("in the test", loop.Average, "in_place", averages_left_in_place),
+        ("in the test", MovingAverage, "in_place", averages_left_in_place),
         ("in a step", loop.Signals, "deferred", nothing_deferred),
         ("in a step", loop.Run, "save", lambda run: None),
         ("while the data is read", loop, "stopped_outside", lambda number, *_: KeyboardInterrupt(number)),
@@ -263,7 +268,8 @@ def stopped(_):
 def say(text):
     print(text, file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-cli.COMMANDS["models"] = (*cli.COMMANDS["models"][:2], stopped)
+from inception_np.models import command
+command.print_models = stopped
 cli.say = say
 sys.exit(cli.main(["models"]))
 """

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params
-from inception_np.data.cifar10 import shapes10
+from inception_np.data.shapes10 import shapes10
 from inception_np.init import dirac, he_normal
 from inception_np.layer import walk
 from inception_np.layers import whitening
 from inception_np.layers.whitening import PatchWhitening, whiten
 from inception_np.training import loop
+from inception_np.training.options import resolve
 
 FILTERS = "whiten.conv.weight"
 
@@ -106,7 +107,7 @@ def test_replayed_and_compiled_it_gives_what_its_layers_give(low_memory):
 
 
 OPTIONS = replace(
-    loop.resolve(data="cifar10", model="speednet_cifar"),
+    resolve(data="cifar10", model="speednet_cifar"),
     **{"data": "shapes10", "width": 1 / 8, "train_images": 40, "test_images": 10, "batch_size": 8, "epochs": 2},
 )
 
@@ -140,20 +141,20 @@ def test_filters_are_fitted_to_the_first_images_alone(monkeypatch):
 
 
 def test_the_recipe_is_for_cifar10_and_gives_way_to_what_is_asked_for():
-    usual = loop.resolve(data="cifar10", model="speednet_cifar")
+    usual = resolve(data="cifar10", model="speednet_cifar")
     assert (usual.batch_size, usual.schedule, usual.lookahead, usual.flip, usual.tta, usual.pad) == (
         *(1024, "triangular", True, "alternating", True, 2),
     )
-    assert loop.resolve(data="cifar10", model="speednet_cifar", lr=0.5, tta=False, flip="random") == replace(
+    assert resolve(data="cifar10", model="speednet_cifar", lr=0.5, tta=False, flip="random") == replace(
         usual, lr=0.5, tta=False, flip="random"
     )
-    plain = loop.resolve(data="cifar10", model="speednet_cifar", augment=False)
+    plain = resolve(data="cifar10", model="speednet_cifar", augment=False)
     assert (plain.cutout, plain.flip, plain.augment) == (0, "random", False)
-    averaged = loop.resolve(data="cifar10", model="speednet_cifar", ema=0.99)
+    averaged = resolve(data="cifar10", model="speednet_cifar", ema=0.99)
     assert averaged.ema == 0.99 and not averaged.lookahead
     for options in (usual, plain, averaged):
         loop.check(options)
-    assert asdict(loop.resolve(model="speednet_cifar"))["schedule"] == "cosine"
+    assert asdict(resolve(model="speednet_cifar"))["schedule"] == "cosine"
 
 
 @pytest.mark.parametrize(

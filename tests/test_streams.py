@@ -12,12 +12,12 @@ from small_runs import ARGUMENTS, SMALL, command, same_bits, tiny_networks, unin
 
 from inception_np import __main__ as cli
 from inception_np.data import streams
-from inception_np.training import loop, progress
+from inception_np.training import loop, progress, results
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 
 SHORT = [*ARGUMENTS.split(), "--epochs", "2"]
-FILES = {"options.json", "state.safetensors", "state.previous.safetensors", "lock", *loop.FILES}
+FILES = {"options.json", "state.safetensors", "state.previous.safetensors", "lock", *results.FILES}
 
 
 class Broken(io.StringIO):

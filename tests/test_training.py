@@ -29,15 +29,18 @@ from small_runs import (
 
 from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential
 from inception_np.checkpoint import load, read
-from inception_np.data.cifar10 import alternating
+from inception_np.data.batches import alternating
 from inception_np.errors import StoppedError, UsageError
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
-from inception_np.loss import softmax_cross_entropy
+from inception_np.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model
 from inception_np.tensorfile import read_tensors
-from inception_np.training import evaluate, loop, schedules
-from inception_np.training.average import Lookahead
+from inception_np.training import evaluate, loop, plots, schedules, state
+from inception_np.training import step as step_module
+from inception_np.training.average import Lookahead, MovingAverage
+from inception_np.training.options import Options, resolve
+from reference.views import six_views
 
 KILLS = 4
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
@@ -128,7 +131,7 @@ def test_slow_weights_that_resume_would_forget_are_noticed(tmp_path, monkeypatch
     """The planted fault of the test above: they begin again from the fast ones."""
 
     def forget(run):
-        for slow, fast in zip(run.lookahead.means, run.lookahead.arrays, strict=True):
+        for slow, fast in zip(run.average.means, run.average.arrays, strict=True):
             slow[...] = fast
 
     assert not same_bits(look_again(tmp_path, monkeypatch, steps, forget), weights_of(looking))
@@ -151,7 +154,7 @@ def mirrored_in(folder, monkeypatch):
     Raises AssertionError for an image that was seen twice in an epoch.
     """
     seen, here = {}, []
-    step, augment = loop.Run.train_step, loop.augment
+    step, augment = loop.Run.train_step, step_module.augment
 
     def train_step(self, index):
         here[:] = self.epoch, index
@@ -163,7 +166,7 @@ def mirrored_in(folder, monkeypatch):
             seen[here[0], int(image)] = bool(flag)
         return augment(images, *args, mirrored=mirrored, **more)
 
-    monkeypatch.setattr(loop, "augment", told)
+    monkeypatch.setattr(step_module, "augment", told)
     with monkeypatch.context() as stopping:
         stopping.setattr(loop.Run, "train_step", train_step)
         stop_after(stopping, 5)
@@ -248,7 +251,7 @@ def test_the_checkpoint_holds_the_averaged_weights_and_what_its_pictures_looked_
 
 def test_a_small_network_learns_to_tell_shapes_apart(tmp_path):
     """Of few images, but by heart: the loss falls by far more than half."""
-    options = loop.Options(
+    options = Options(
         model="tiny but wide", train_images=64, test_images=20, batch_size=16, epochs=100, lr=0.3,
         augment=False,
     )  # fmt: skip
@@ -281,8 +284,8 @@ def test_a_damaged_newest_state_is_noticed_and_the_one_before_is_used(tmp_path, 
     for _ in range(20):
         at, bit = rng.randrange(len(good)), rng.randrange(8)
         path.write_bytes(good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
-        state = loop.newest_state(tmp_path / "damaged")
-        assert json.loads(state.metadata["progress"])["epoch"] == 1 and "state.safetensors: " in state.skipped
+        found = state.newest_state(tmp_path / "damaged")
+        assert json.loads(found.metadata["progress"])["epoch"] == 1 and "state.safetensors: " in found.skipped
     loop.train(tmp_path / "damaged", options, resume=True)
     assert "\ngoing back to state.previous.safetensors\n" in capsys.readouterr().err
     assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "damaged"))
@@ -421,13 +424,13 @@ def test_total_loss_adds_the_heads_with_their_weight_and_its_gradient_follows():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 6)
     logits, a, b = rng.standard_normal((3, 6, 4))
-    loss, (dlogits, daux) = loop.total_loss((logits, {"4a": a, "4d": b}), labels, 0.3, 0.1)
+    loss, (dlogits, daux) = total_loss((logits, {"4a": a, "4d": b}), labels, 0.3, 0.1)
     alone = [softmax_cross_entropy(z, labels, smoothing=0.1) for z in (logits, a, b)]
     np.testing.assert_allclose(loss, alone[0][0] + 0.3 * alone[1][0] + 0.3 * alone[2][0], rtol=1e-14)
     np.testing.assert_array_equal(dlogits, alone[0][1])
     for name, (_, gradient) in zip(("4a", "4d"), alone[1:], strict=True):
         np.testing.assert_allclose(daux[name], 0.3 * gradient, rtol=1e-14)
-    assert loop.total_loss(logits, labels, 0.3, 0.1)[0] == float(alone[0][0])
+    assert total_loss(logits, labels, 0.3, 0.1)[0] == float(alone[0][0])
 
 
 def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
@@ -441,7 +444,7 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
 
     def loss_of():
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(2)))
-        return (*loop.total_loss(y, labels, net.aux_weight, 0.1), cache)
+        return (*total_loss(y, labels, net.aux_weight, 0.1), cache)
 
     _, dy, cache = loss_of()
     net.backward(dy, x, cache)
@@ -478,7 +481,7 @@ def test_the_norm_to_clip_is_summed_in_float64():
 
 def test_averages_follow_their_equation_and_leave_the_weights_alone():
     net = create_model("bn_inception_cifar", width=1 / 16)
-    average = loop.Average(net, 0.9)
+    average = MovingAverage(net, 0.9)
     rng, expected = np.random.default_rng(0), [a.astype(np.float64) for a in average.arrays]
     for updates in range(100):
         for array in average.arrays:
@@ -511,7 +514,7 @@ def steps_by_lookahead(steps):
             net.backward(softmax_cross_entropy(y, labels)[1], x, cache)
             optimiser.step()
             if ours:
-                lookahead.update(t)
+                lookahead.update()
                 continue
             if t % 5 == 0:
                 d = 0.95**5 * (t / steps) ** 3
@@ -552,9 +555,13 @@ def without(part):
         def move(self, rate, *, back=False):
             super().move(rate, back=back and part != "way back")
 
-        def update(self, done):
-            if part != "last step" or done % 5 == 0:
-                super().update(done - (part == "count"))
+        def update(self):
+            if part == "last step" and (self.updates + 1) % 5:
+                self.updates += 1
+                return
+            self.updates -= part == "count"
+            super().update()
+            self.updates += part == "count"
 
     return Faulty
 
@@ -574,7 +581,8 @@ def test_lookahead_does_nothing_at_the_beginning_and_pulls_back_at_the_end(done,
     slow = [mean.copy() for mean in lookahead.means]
     for array in lookahead.arrays:
         array += 1
-    lookahead.update(done)
+    lookahead.updates = done - 1
+    lookahead.update()
     for array, mean, before in zip(lookahead.arrays, lookahead.means, slow, strict=True):
         np.testing.assert_allclose(array, before + (1 if kept == 1 else 1 - kept), atol=1e-4)
         np.testing.assert_array_equal(mean, before if kept == 1 else array)
@@ -583,7 +591,7 @@ def test_lookahead_does_nothing_at_the_beginning_and_pulls_back_at_the_end(done,
 def test_a_run_with_lookahead_ends_with_its_slow_weights(looking):
     run = loop.Run(looking, LOOKING, False)
     run.restore()
-    for fast, slow in zip(run.lookahead.arrays, run.lookahead.means, strict=True):
+    for fast, slow in zip(run.average.arrays, run.average.means, strict=True):
         np.testing.assert_array_equal(fast, slow)
     found = weights_of(looking)
     for path in {**named_params(run.net), **named_buffers(run.net)}:
@@ -593,7 +601,7 @@ def test_a_run_with_lookahead_ends_with_its_slow_weights(looking):
 @pytest.mark.parametrize("array", [0, -1])
 def test_a_slow_weight_that_is_not_finite_stops_the_run(tmp_path, array):
     run = loop.Run(tmp_path, LOOKING, False)
-    run.lookahead.means[array][0] = math.inf
+    run.average.means[array][0] = math.inf
     with pytest.raises(ValueError, match=r"a slow weight \(--lookahead\) is not finite in epoch 1, step 1"):
         run.train_step(np.arange(16))
 
@@ -605,16 +613,6 @@ def test_evaluate_counts_the_last_images_too(monkeypatch):
     parts = loop.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 10)
     assert whole[0] == parts[0] and np.array_equal(whole[2], parts[2])
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
-
-
-def six_views(images):
-    """(weight, images) of the six views, written out for (N, H, W, C)."""
-    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
-    for weight, move in ((1 / 4, 0), (1 / 8, -1), (1 / 8, 1)):
-        at, left = abs(rows + move), abs(columns + move)
-        at, left = (np.where(a < len(a), a, 2 * len(a) - 2 - a) for a in (at, left))
-        yield weight, images[:, at][:, :, left]
-        yield weight, images[:, at][:, :, left[::-1]]
 
 
 def check_tta(net, images, labels, mean, std, batch_size):
@@ -693,8 +691,8 @@ def test_evaluation_may_be_stopped_before_every_view():
 def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
     drawn = []
     for name in ("first_filters", "learning_curves", "predictions"):
-        monkeypatch.setattr(loop.plots, name, lambda *_: None)
-    monkeypatch.setattr(loop.plots, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    monkeypatch.setattr(plots, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
     monkeypatch.setattr(loop.Run, "draw", DRAW)
     options = replace(REAL, tta=True)
     loop.train(tmp_path, options)
@@ -736,18 +734,18 @@ def test_the_rate_of_each_step_is_the_schedule_in_its_middle(tmp_path, monkeypat
 
 
 def test_options_not_given_suit_the_data_set_and_the_network():
-    usual = loop.resolve()
+    usual = resolve()
     assert (usual.model, usual.data, usual.width) == ("inception_resnet_v2_cifar", "shapes10", 1 / 8)
-    assert loop.resolve(model="xception_cifar").width is None
-    assert loop.resolve(data="cifar10").weight_decay > 0 and loop.resolve(data="cifar10").width is None
-    slow, fast = loop.resolve(model="inception_v1_cifar"), loop.resolve(model="inception_v3_cifar")
+    assert resolve(model="xception_cifar").width is None
+    assert resolve(data="cifar10").weight_decay > 0 and resolve(data="cifar10").width is None
+    slow, fast = resolve(model="inception_v1_cifar"), resolve(model="inception_v3_cifar")
     assert slow.lr < fast.lr and slow.clip and not fast.clip
-    assert loop.resolve(model="inception_v1", preset="torchvision").lr == fast.lr
-    assert loop.resolve(optimizer="rmsprop").lr == 0.045
-    assert loop.resolve(optimizer="rmsprop", lr=0.5, epochs=7) == loop.Options(
+    assert resolve(model="inception_v1", preset="torchvision").lr == fast.lr
+    assert resolve(optimizer="rmsprop").lr == 0.045
+    assert resolve(optimizer="rmsprop", lr=0.5, epochs=7) == Options(
         optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8, augment=False
     )
-    assert loop.resolve(data="cifar10").augment and not usual.augment
+    assert resolve(data="cifar10").augment and not usual.augment
 
 
 @pytest.mark.parametrize(
@@ -778,5 +776,5 @@ def test_the_folder_of_a_run_need_not_exist(tmp_path):
 @pytest.mark.slow
 def test_training_without_any_options_passes_90_per_cent(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Run, "draw", DRAW)
-    assert loop.train(tmp_path, loop.resolve())["test_accuracy"] > 0.9
+    assert loop.train(tmp_path, resolve())["test_accuracy"] > 0.9
     assert (tmp_path / "predictions.png").exists()

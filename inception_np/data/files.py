@@ -1,8 +1,8 @@
-"""Every byte that the package writes goes through here.
+"""Every file that the package writes is written here.
 
 A file is either the old one or the new one, also after a power cut: the new content is written to
-a file beside it and forced to the disk, the name is moved over (`os.replace` is atomic), and the
-folder's entry is forced to the disk.
+a temporary file in the same folder and forced to the disk, which is then renamed to the old one's
+name (`os.replace` is atomic), and the folder's entry is forced to the disk.
 """
 
 import contextlib
@@ -16,30 +16,30 @@ from typing import TextIO
 Bytes = bytes | bytearray | memoryview
 
 
-def atomic_write(path: str | os.PathLike, content: str | Bytes | Iterable[Bytes]) -> None:
+def atomic_write(path: str | os.PathLike[str], content: str | Bytes | Iterable[Bytes]) -> None:
     """Put `content` (text, bytes, or pieces of bytes one after the other) into `path`.
 
     Raises OSError of one line that names the path, the bytes needed and the bytes free; `path`
-    then holds what it held before, and nothing is left beside it.
+    then holds what it held before, and no temporary file is left.
     """
     path = Path(path)
     if isinstance(content, str):
         content = content.encode()
     pieces = [content] if isinstance(content, Bytes) else list(content)
-    beside = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         if isinstance(error, OSError):
-            raise _explained(error, path, sum(map(_size, pieces))) from error
+            raise _cannot_write(error, path, sum(map(_size, pieces))) from error
         raise
 
 
@@ -47,7 +47,7 @@ def _size(piece: Bytes) -> int:
     return piece.nbytes if isinstance(piece, memoryview) else len(piece)
 
 
-def _explained(error: OSError, path: Path, needed: int) -> OSError:
+def _cannot_write(error: OSError, path: Path, needed: int) -> OSError:
     reason = error.strerror or str(error)
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
@@ -69,7 +69,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(entry)
 
 
-def make_folder(path: str | os.PathLike) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make the folder and those above it. Raises OSError of one line that names it."""
     path = Path(path)
     try:
@@ -87,29 +87,29 @@ def keep_as(path: Path, other: Path) -> None:
     """
     if other.exists() and os.path.samefile(path, other):
         return  # a rename of one name of a file over another name of it does nothing, and would leave both
-    beside = other.with_name(f".{other.name}.tmp{os.getpid()}")
+    temporary = other.with_name(f".{other.name}.tmp{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        beside.unlink()
+        temporary.unlink()
     try:
-        os.link(path, beside)
+        os.link(path, temporary)
     except OSError:  # a file system without links
         atomic_write(other, path.read_bytes())
         return
     try:
-        os.replace(beside, other)
+        os.replace(temporary, other)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         if isinstance(error, OSError):
-            raise _explained(error, other, 0) from error
+            raise _cannot_write(error, other, 0) from error
         raise
 
 
 def sweep(folder: Path, own: Iterable[str] = ()) -> None:
     """Remove what killed processes left half written in `folder`.
 
-    own: the names of files that only the caller writes, because it holds the folder's lock. What is left beside
-    those goes in any case; what is left beside others goes if no process has the number of the one that wrote it.
+    own: the names of files that only the caller writes, because it holds the folder's lock. Temporary files of those
+    are removed in any case; those of other files if no process has the number of the one that wrote them.
     """
     own = set(own)
     for left in folder.glob(".*.tmp*"):

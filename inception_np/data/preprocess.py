@@ -108,13 +108,6 @@ def open_image(path: str | Path, channels: int = 3) -> "Image":
         raise ValueError(f"{path}: {explained(error).removeprefix(f'{path}: ')}") from None
 
 
-def normalise(pixels: np.ndarray, how: Preprocess) -> np.ndarray:
-    """(pixels - mean) / std as float32. pixels: (..., C) in 0..255, red first."""
-    if how.bgr:
-        pixels = pixels[..., ::-1]
-    return (pixels - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
-
-
 def prepare(image: "Image", how: Preprocess, crops: int = 1) -> Iterator[np.ndarray]:
     """The network's inputs for one picture: `crops` arrays (H, W, C), float32.
 
@@ -132,9 +125,10 @@ def prepare(image: "Image", how: Preprocess, crops: int = 1) -> Iterator[np.ndar
     if crops not in CROPS:
         raise ValueError(f"prepare: got crops={crops}, wanted one of {', '.join(map(str, CROPS))}")
     cut = {1: _one, 10: _ten, 144: _hundred_forty_four}[crops]
+    mean, std = (np.array(values, np.float32) for values in (how.mean, how.std))
     for crop in cut(image, how):
-        pixels = np.asarray(crop, np.float32)
-        yield normalise(pixels.reshape(*how.size, len(how.mean)), how)
+        pixels = np.asarray(crop, np.float32).reshape(*how.size, len(how.mean))
+        yield ((pixels[..., ::-1] if how.bgr else pixels) - mean) / std
 
 
 def _filter(how: Preprocess) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ..backend import Array, array_module, asarray, beside
-from ..data.cifar10 import normalise, views
+from ..data.batches import normalise, views
 from ..inference import compile_inference
 from ..layer import Layer, Mode, named_params
 from ..loss import softmax_cross_entropy

@@ -1,13 +1,13 @@
 """Does a run fit its data and the machine? Looked at before its images are drawn, so that a refusal comes at once."""
 
-from typing import Any
-
-from ..data.cifar10 import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
+from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
 from ..errors import UsageError
 from ..kernels.window import ImageTooSmall
 from ..models import MODELS, create_model
 from ..models.network import Network, smallest_image
-from .memory import check_memory, check_width
+from ..models.size import check_width
+from .memory import check_memory
+from .options import Options
 
 CLASSES = 10  # of each data set
 
@@ -20,7 +20,7 @@ def check_batch(batch_size: int, images: int) -> None:
         raise UsageError(f"--batch-size: got {batch_size}; there are {images:,} training images, give at most so many")
 
 
-def network_for(o: Any, force: bool) -> Network:
+def network_for(o: Options, force: bool) -> Network:
     """The network of a run with these Options, freshly drawn. force: even if it may not fit into memory.
 
     Raises UsageError for a network that there is not, or that the images are too small for, and RefusedError for want
@@ -35,8 +35,9 @@ def network_for(o: Any, force: bool) -> Network:
         if checked:
             check_width(o.model, o.width, copies)
         aux = None if o.aux else False
-        options = {"width": o.width, "aux": aux, "preset": o.preset, "seed": o.seed, "device": o.device}
-        net = create_model(o.model, num_classes=CLASSES, **options)
+        net = create_model(
+            o.model, num_classes=CLASSES, width=o.width, aux=aux, preset=o.preset, seed=o.seed, device=o.device
+        )
     except (ValueError, TypeError) as error:
         raise UsageError(f"--model: {error}; see inception-np models") from error
     check_image(net)

@@ -5,7 +5,9 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
@@ -144,6 +146,15 @@ def check_save_every(seconds: float) -> None:
     """Raise UsageError for what is no number of seconds. It is no option of `Options`: results do not depend on it."""
     if not _has_type(seconds, float) or not 0 <= seconds < math.inf:
         raise UsageError(f"--save-every: got {seconds!r}; give a number of seconds from 0")
+
+
+def check_unchanged(given: Mapping[str, Any], stored: Options, folder: Path) -> None:
+    """Raise UsageError for an option that is given otherwise than the run in the folder has it."""
+    for name, value in given.items():
+        if value != getattr(stored, name):
+            raise UsageError(
+                f"{flag(name)}: got {value}, the run in {folder} has {getattr(stored, name)}; leave it out to resume"
+            )
 
 
 def described(options: Options) -> str:

@@ -89,7 +89,8 @@ def predict_images(
             logits = asarray(infer(x), "cpu").astype(np.float64)
             e = np.exp(logits - logits.max(1, keepdims=True))
             total = total + (e / e.sum(1, keepdims=True)).sum(0)
-        return total / crops
+        mean: np.ndarray = total / crops
+        return mean
 
     return [Prediction(str(path), probabilities(path)) for path in paths]
 

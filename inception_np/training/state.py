@@ -18,13 +18,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..backend import Array, asarray
-from ..data.cifar10 import NAMES
+from ..backend import Array, asarray, beside
+from ..data.dataset import NAMES
 from ..data.files import keep_as
+from ..data.streams import say
 from ..errors import UsageError, nearest
 from ..models import ALIASES, list_models
 from ..tensorfile import read_tensors, write_tensors
-from .options import Options, check
+from .options import Options, check, check_unchanged
 from .watchdog import is_finite
 
 FORMAT = "inception_np training 1"
@@ -100,6 +101,25 @@ def stored_options(folder: Path) -> Options:
         if chosen not in known:
             _refuse(state, f"options.{field}", f"got {chosen!r}, {nearest(chosen, known)}")
     return options
+
+
+def restore_state(folder: Path, options: Options, steps: int, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Copy the newest whole state of a run with these options into its arrays. Returns how far it had come.
+
+    steps: in an epoch. All arrays are changed or none. Raises UsageError for other options than the run has, and
+    ValueError for a state that is damaged or not this run's.
+    """
+    state = newest_state(folder)
+    if state.skipped:
+        say(f"{state.skipped}\ngoing back to {state.path.name}")
+    check_unchanged(asdict(options), options_of(state), folder)
+    progress = progress_of(state, options, steps, options.batch_size)
+    check_tensors(state, arrays)
+    if state.skipped:  # or the next save would keep the damaged file as the previous state
+        keep_as(state.path, folder / NEWEST)
+    for name, array in arrays.items():
+        array[...] = beside(state.tensors[name], array)
+    return progress
 
 
 def options_of(state: State) -> Options:

@@ -18,11 +18,11 @@ from dry import DRY, cupy, small
 from test_cuda_sources import OPTIONS, SOURCES
 
 from inception_np import SGD, Mode, backend
-from inception_np.data.cifar10 import augment, normalise
+from inception_np.data.batches import augment, normalise
 from inception_np.data.random import stream
 from inception_np.kernels.cuda import launch
 from inception_np.layer import vectors
-from inception_np.training import loop
+from inception_np.loss import total_loss
 
 MODELS = small(["inception_v3_cifar", "xception_cifar", "inception_v1_cifar"], ["inception_v1_cifar"])
 BATCH = small(64, 2)
@@ -62,7 +62,7 @@ def eager_steps(name, number):
         x = augment(images[index], 4, (120,) * 3, stream(0, "augment", i))
         x = backend.asarray(normalise(x, (120,) * 3, (60,) * 3), "cuda")
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = loop.total_loss(y, backend.asarray(labels[index], "cuda"), 0, 0)
+        loss, dy = total_loss(y, backend.asarray(labels[index], "cuda"), 0, 0)
         net.backward(dy, x, cache, into=False)
         optimiser.step()
         losses.append(float(loss))

@@ -7,11 +7,11 @@ import pytest
 
 from inception_np import SGD, Mode, backend, create_model, list_models
 from inception_np.cuda_graph import CapturedStep
-from inception_np.data.cifar10 import augment, normalise
+from inception_np.data.batches import augment, normalise
 from inception_np.data.random import stream
 from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx
 from inception_np.layer import named_params, vectors
-from inception_np.training import loop
+from inception_np.loss import total_loss
 
 pytestmark = pytest.mark.gpu
 BATCH = 64
@@ -125,7 +125,7 @@ def test_twenty_steps_follow_the_cpu(cupy, tf32, monkeypatch):
         index = stream(0, "shuffle", i).permutation(256)[:BATCH]
         x = normalise(augment(images[index], 4, (120,) * 3, stream(0, "augment", i)), (120,) * 3, (60,) * 3)
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout", i)))
-        loss, dy = loop.total_loss(y, labels[index], 0, 0)
+        loss, dy = total_loss(y, labels[index], 0, 0)
         net.backward(dy, x, cache, into=False)
         optimiser.step()
         assert losses[i] == pytest.approx(float(loss), rel=1e-2), f"step {i}"

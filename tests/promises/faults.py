@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from inception_np import SGD, checkpoint, tensorfile
-from inception_np.data import cifar10 as data
-from inception_np.data import files
+from inception_np.data import cifar10, cifar10_archive, files
 from inception_np.data.random import stream
+from inception_np.errors import StoppedError
 from inception_np.threads import num_threads
-from inception_np.training import loop
+from inception_np.training import loop, results, step
 
 
 @contextlib.contextmanager
@@ -31,7 +31,9 @@ def written_in_place() -> Iterator[None]:
             for piece in pieces:
                 file.write(piece.encode() if isinstance(piece, str) else piece)
 
-    with mock.patch.object(loop, "atomic_write", in_place), mock.patch.object(tensorfile, "atomic_write", in_place):
+    with contextlib.ExitStack() as stack:
+        for module in (loop, results, tensorfile):
+            stack.enter_context(mock.patch.object(module, "atomic_write", in_place))
         yield
 
 
@@ -55,7 +57,7 @@ def not_saved() -> AbstractContextManager:
     """A run that ends at a signal and says that all is saved, without saving."""
 
     def stop(run: Any, number: int) -> None:
-        raise loop.StoppedError(
+        raise StoppedError(
             f"train: stopped in epoch {run.epoch + 1} after {run.step} of {run.steps} steps, all is saved", number
         )
 
@@ -98,12 +100,12 @@ def broadcast() -> AbstractContextManager:
 
 def any_label() -> AbstractContextManager:
     """Labels that are not looked at."""
-    return mock.patch.object(data, "CIFAR10_CLASSES", range(256))
+    return mock.patch.object(cifar10, "CIFAR10_CLASSES", range(256))
 
 
 def extracted() -> AbstractContextManager:
     """An archive that is unpacked beside itself."""
-    read = data._archive_files
+    read = cifar10_archive.archive_files
 
     def unpack(path: Any) -> Any:
         found = read(path)
@@ -111,7 +113,7 @@ def extracted() -> AbstractContextManager:
             archive.extractall(path.parent)
         return found
 
-    return mock.patch.object(data, "_archive_files", unpack)
+    return mock.patch.object(cifar10, "archive_files", unpack)
 
 
 def unguarded() -> AbstractContextManager:
@@ -123,7 +125,8 @@ def unguarded() -> AbstractContextManager:
 def blind() -> Iterator[None]:
     """A run that takes every number for a finite one."""
     with (
-        mock.patch.object(loop, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf)),
+        mock.patch.object(loop, "math", SimpleNamespace(isfinite=lambda _: True)),
+        mock.patch.object(step, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf)),
         mock.patch.object(loop, "all_finite", lambda _: True),
         mock.patch.object(loop.Run, "check_finite", lambda *_: None),
     ):

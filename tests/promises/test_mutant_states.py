@@ -19,7 +19,7 @@ from test_checkpoint import mutant
 from inception_np import __main__ as cli
 from inception_np.errors import UsageError
 from inception_np.layer import named_buffers, named_params
-from inception_np.training import loop
+from inception_np.training import loop, state
 from inception_np.training.state import ADDED
 
 from . import crash, mutate, small
@@ -66,7 +66,7 @@ def resumed(folder: Path) -> tuple[loop.Run, str]:
         mock.patch.object(os, "fsync", lambda _: None),
         contextlib.redirect_stderr(said),
     ):
-        loop.train(folder, loop.stored_options(folder), resume=True)
+        loop.train(folder, state.stored_options(folder), resume=True)
     return kept[0], said.getvalue()
 
 
