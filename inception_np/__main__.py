@@ -119,7 +119,7 @@ def run(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen: argparse.ArgumentParser = parser
     if argv and not argv[0].startswith("-"):
-        chosen = _command(argv[0], commands)
+        chosen = command_parser(argv[0], commands)
     else:
         for name, (title, _) in COMMANDS.items():
             commands.add_parser(name, help=title)
@@ -132,7 +132,7 @@ def run(argv: list[str]) -> int:
     return code
 
 
-def _command(name: str, commands: Any) -> argparse.ArgumentParser:
+def command_parser(name: str, commands: Any) -> argparse.ArgumentParser:
     """The parser of one command, added to `commands` by its module."""
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command; {nearest(name, list(COMMANDS))}")

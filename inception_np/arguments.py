@@ -7,12 +7,8 @@ is. Nothing heavy is imported before a command runs.
 
 import argparse
 import re
-from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import UsageError, nearest
-
-if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def whole(text: str) -> int:
@@ -24,15 +20,17 @@ def whole(text: str) -> int:
 
 def positive(text: str) -> int:
     """A whole number from 1."""
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {_short(text)}, wanted a whole number from 1")
-    return int(text)
+    return _from(1, text)
 
 
 def natural(text: str) -> int:
     """A whole number from 0."""
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"got {_short(text)}, wanted a whole number from 0")
+    return _from(0, text)
+
+
+def _from(least: int, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"got {_short(text)}, wanted a whole number from {least}")
     return int(text)
 
 
@@ -71,8 +69,8 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 def use_threads(args: argparse.Namespace) -> int:
     """Set the number of threads that --threads or the environment asks for, and return it.
 
-    Raises UsageError for a variable of the environment that is no number. Results have the same bits with any number
-    of threads, so that it is no option of a run.
+    Raises UsageError for a variable of the environment that is no number. Results have the same bits with any number of
+    threads, so that it is no option of a run.
     """
     from .threads import num_threads, set_num_threads
 

@@ -8,7 +8,7 @@ import pytest
 from numerics import snapshot
 
 from inception_np import bench, create_model, threads
-from inception_np.__main__ import COMMANDS, Parser, main
+from inception_np.__main__ import COMMANDS, Parser, command_parser, main
 from inception_np.arguments import natural, number, positive, size, whole
 from inception_np.checkpoint import save
 from inception_np.data import dataset
@@ -65,7 +65,7 @@ MUST_BE_POSITIVE = {"--threads", "--epochs", "--batch-size", "--batch", "--round
 NUMBERS = [
     (command, action.option_strings[0], action.nargs or 1)
     for command in COMMANDS
-    for action in [a for p in [Parser()] if COMMANDS[command][1](p) is None for a in p._actions]
+    for action in command_parser(command, Parser().add_subparsers())._actions
     if action.option_strings and action.type is not None
 ]
 

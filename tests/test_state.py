@@ -513,7 +513,7 @@ def test_states_that_are_taken_as_they_are_would_be_noticed(stopped, monkeypatch
         "progress_of": lambda state, *_: json.loads(state.metadata["progress"]),
         "options_of": lambda state: SMALL,
     }
-    monkeypatch.setattr(loop, part, plain[part])
+    monkeypatch.setattr(state, part, plain[part])
     fault = {"check_tensors": "one number for all", "progress_of": "a step below 0", "options_of": "an option as text"}
     with pytest.raises(AssertionError):
         test_a_state_that_no_run_could_have_written_is_refused_by_field_and_changes_nothing(stopped, fault[part])

@@ -44,13 +44,11 @@ def augment(
 ) -> np.ndarray:
     """A random crop of each image with a border of `pad` pixels, mirrored half of the time, a square cut out of it.
 
-    images: (N, H, W, C) uint8; so is the result. The border has the colour `fill`, (C,). Image n
-    uses the numbers u[n] of u = rng.random((N, 3)): it is taken from row floor(u0 (2 pad + 1)) and
-    column floor(u1 (2 pad + 1)) of the bordered image, and mirrored where u2 < 1/2.
-    mirrored: (N,) bool, the images to mirror instead; the same numbers are drawn.
-    Cutout (DeVries & Taylor 2017, section 3.2): then v = rng.random((N, 2)), and the square of
-    `cutout` pixels around row floor(v0 H) and column floor(v1 W) gets the colour `fill`. It may
-    hang over the edge.
+    images: (N, H, W, C) uint8; so is the result. The border has the colour `fill`, (C,). Image n uses the numbers u[n]
+    of u = rng.random((N, 3)): it is taken from row floor(u0 (2 pad + 1)) and column floor(u1 (2 pad + 1)) of the
+    bordered image, and mirrored where u2 < 1/2. mirrored: (N,) bool, the images to mirror instead; the same numbers are
+    drawn. Cutout (DeVries & Taylor 2017, section 3.2): then v = rng.random((N, 2)), and the square of `cutout` pixels
+    around row floor(v0 H) and column floor(v1 W) gets the colour `fill`. It may hang over the edge.
     """
     count, height, width, channels = images.shape
     u = rng.random((count, 3))
@@ -103,9 +101,8 @@ def views(images: Array) -> Iterator[tuple[float, Array]]:
 def batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
     """The order of one epoch: indices of `count` images in random batches of `batch_size`.
 
-    What is left over at the end does not make a batch (a single image would have no batch
-    statistics); the order is another in each epoch, so that none is left out for long. The order
-    follows from the seed and the epoch alone.
+    The images left over at the end make no batch (a single image would have no batch statistics); the order differs
+    from epoch to epoch, so that none is left out for long. It follows from the seed and the epoch alone.
     """
     order = stream(seed, "shuffle", epoch).permutation(count)
     size = min(batch_size, count)

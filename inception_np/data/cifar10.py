@@ -28,12 +28,10 @@ def cifar10(
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """((images, labels) for training, (images, labels) for testing). Krizhevsky 2009.
 
-    folder: holds the six `.bin` files, or `cifar-10-batches-bin/`, or the official archive, which
-    is read in place: nothing is unpacked. None: the user's cache folder, into which the archive is
-    downloaded once, its size and SHA-256 checked.
-    subset: the last training file and the test file may be shorter, and later ones missing.
-    Raises ValueError naming the file, the byte and what was expected there; OSError if a file is
-    missing or the download fails.
+    folder: holds the six `.bin` files, or `cifar-10-batches-bin/`, or the official archive, which is read in place:
+    nothing is unpacked. None: the user's cache folder, into which the archive is downloaded once, its size and SHA-256
+    checked. subset: the last training file and the test file may be shorter, and later ones missing. Raises ValueError
+    naming the file, the byte and what was expected there; OSError if a file is missing or the download fails.
     """
     if folder is None:
         files = archive_files(downloaded())
@@ -42,7 +40,8 @@ def cifar10(
     parts = {name: _records(content, where, subset) for name, (content, where) in files.items()}
     train = [parts[name] for name in CIFAR10_FILES[:-1] if name in parts]
     names = [name for name in CIFAR10_FILES if name not in parts]
-    if names and not (subset and train and names == _tail(names) and "test_batch.bin" in parts):
+    last = CIFAR10_FILES[5 - len(names) : 5]  # as many training files as there are names
+    if names and not (subset and train and names == last and "test_batch.bin" in parts):
         where = folder if folder is not None else CIFAR10_ARCHIVE
         raise FileNotFoundError(
             f"{where}: {', '.join(names)} missing, wanted {', '.join(CIFAR10_FILES)}; "
@@ -57,11 +56,6 @@ def cifar10(
     images = np.concatenate([part[0] for part in train])
     labels = np.concatenate([part[1] for part in train])
     return (images, labels), parts["test_batch.bin"]
-
-
-def _tail(names: list[str]) -> list[str]:
-    """The last training files, as many as there are names."""
-    return CIFAR10_FILES[5 - len(names) : 5]
 
 
 def _found_files(folder: Path) -> dict[str, tuple[bytes, str]]:

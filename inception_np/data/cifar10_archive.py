@@ -74,11 +74,7 @@ def downloaded(url: str = CIFAR10_URL, folder: Path | None = None) -> Path:
         say(f"fetching {url} ({CIFAR10_BYTES:,} bytes) into {folder}")
     try:
         found = pooch.retrieve(
-            url,
-            known_hash=f"sha256:{CIFAR10_SHA256}",
-            fname=CIFAR10_ARCHIVE,
-            path=folder,
-            downloader=_fetch,
+            url, known_hash=f"sha256:{CIFAR10_SHA256}", fname=CIFAR10_ARCHIVE, path=folder, downloader=_fetch
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

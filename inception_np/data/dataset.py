@@ -22,7 +22,7 @@ TEST_IMAGES = {"shapes10": 2_000, "cifar10": 10_000}
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images with what a batch needs to know about them."""
+    """Training and test images, and what making batches of them takes."""
 
     name: str
     classes: tuple[str, ...]
@@ -45,9 +45,9 @@ def load(
 ) -> Dataset:
     """The data set of that name; of its images only the first `train` and `test` if given.
 
-    folder: where the files are (cifar10; without it they are looked for, and put, in the user's
-    cache folder). subset: accept copies with fewer images than the official files.
-    Raises UsageError for an unknown name, ValueError for a broken file, OSError for a missing one.
+    folder: where the files are (cifar10; without it they are looked for, and put, in the user's cache folder). subset:
+    accept copies with fewer images than the official files. Raises UsageError for an unknown name and for more images
+    than there are, ValueError for a broken file, OSError for a missing one.
     """
     check_request(name, train, test)
     if name == "shapes10":
@@ -57,10 +57,7 @@ def load(
     else:
         classes, pad = CIFAR10_CLASSES, 4
         train_set, test_set = cifar10(folder, subset=subset)
-        for option, count, (_, labels) in (
-            ("--train-images", train, train_set),
-            ("--test-images", test, test_set),
-        ):
+        for option, count, (_, labels) in (("--train-images", train, train_set), ("--test-images", test, test_set)):
             if count is not None and count > len(labels):
                 raise UsageError(f"{option}: got {count}; {name} has {len(labels)}")
         train_set = (train_set[0][:train], train_set[1][:train])
@@ -70,7 +67,7 @@ def load(
 
 
 def check_request(name: str, train: int | None, test: int | None) -> None:
-    """Raise UsageError for an unknown data set, and for a number of images that none has."""
+    """Raise UsageError for an unknown data set, and for a number of images that no data set has."""
     if name not in NAMES:
         raise UsageError(f"--data: there is no data set {name!r}; {nearest(name, NAMES)}")
     for option, count in (("--train-images", train), ("--test-images", test)):

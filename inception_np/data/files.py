@@ -1,8 +1,8 @@
 """Every file that the package writes is written here.
 
-A file is either the old one or the new one, also after a power cut: the new content is written to
-a temporary file in the same folder and forced to the disk, which is then renamed to the old one's
-name (`os.replace` is atomic), and the folder's entry is forced to the disk.
+A file is either the old one or the new one, also after a power cut: the new content is written to a temporary file in
+the same folder and forced to the disk, which is then renamed to the old one's name (`os.replace` is atomic), and the
+folder's entry is forced to the disk.
 """
 
 import contextlib
@@ -19,28 +19,39 @@ Bytes = bytes | bytearray | memoryview
 def atomic_write(path: str | os.PathLike[str], content: str | Bytes | Iterable[Bytes]) -> None:
     """Put `content` (text, bytes, or pieces of bytes one after the other) into `path`.
 
-    Raises OSError of one line that names the path, the bytes needed and the bytes free; `path`
-    then holds what it held before, and no temporary file is left.
+    Raises OSError of one line that names the path, the bytes needed and the bytes free; `path` then holds what it held
+    before, and no temporary file is left.
     """
     path = Path(path)
     if isinstance(content, str):
         content = content.encode()
     pieces = [content] if isinstance(content, Bytes) else list(content)
+    with _replacing(path, sum(map(_size, pieces))) as temporary:
+        _write(temporary, pieces)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, needed: int) -> Iterator[Path]:
+    """The block makes a temporary file of `needed` bytes, which then takes the place of `path`."""
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise _cannot_write(error, path, sum(map(_size, pieces))) from error
+            raise _cannot_write(error, path, needed) from error
         raise
+
+
+def _write(path: Path, pieces: Iterable[Bytes]) -> None:
+    with open(path, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _size(piece: Bytes) -> int:
@@ -87,22 +98,13 @@ def keep_as(path: Path, other: Path) -> None:
     """
     if other.exists() and os.path.samefile(path, other):
         return  # a rename of one name of a file over another name of it does nothing, and would leave both
-    temporary = other.with_name(f".{other.name}.tmp{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        os.link(path, temporary)
-    except OSError:  # a file system without links
-        atomic_write(other, path.read_bytes())
-        return
-    try:
-        os.replace(temporary, other)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+    with _replacing(other, path.stat().st_size) as temporary:
+        with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise _cannot_write(error, other, 0) from error
-        raise
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            _write(temporary, [path.read_bytes()])
 
 
 def sweep(folder: Path, own: Iterable[str] = ()) -> None:
@@ -130,7 +132,7 @@ def _alive(process: int) -> bool:
 
 
 def _holder(file: TextIO) -> str:
-    """The process that holds the lock. It writes its number down just after it got it: until then another is there."""
+    """The process that holds the lock. It writes its number once it has the lock; before that an older one stands."""
     for _ in range(100):
         file.seek(0)
         holder = file.read(32).strip()
@@ -144,8 +146,8 @@ def _holder(file: TextIO) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process. Raises OSError naming the process that holds it.
 
-    The operating system drops the lock when its holder ends, however that happens, so a lock
-    file left behind stops nobody.
+    The operating system drops the lock when its holder ends, however that happens: a lock file left behind locks
+    nothing.
     """
     path = folder / "lock"
     try:

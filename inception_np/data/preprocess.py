@@ -2,14 +2,14 @@
 
     x = (pixels - mean) / std        pixels 0..255, mean and std per channel on the same scale
 
-Networks differ in size, in mean and std, in the filter that shrinks the photograph and in the
-order of the channels; the wrong choice costs accuracy and raises no error. So the choice is a
-value, `Preprocess`, that is stored with the weights, and nothing is hidden in any `forward`.
+Networks differ in size, in mean and std, in the filter that shrinks the photograph and in the order of the channels;
+the wrong choice costs accuracy and raises no error. So the choice is a value, `Preprocess`, that is stored with the
+weights, and nothing is hidden in any `forward`.
 
-Sizes follow one convention, that of torchvision and timm: the shorter side is brought to `resize`
-pixels, the longer one in proportion (rounded down), by Pillow's filters, whose support grows with
-the reduction (what other libraries call antialias); the centre crop begins at
-round((side - size) / 2). At resize = size / 0.875 the crop covers 87.5 % of the shorter side.
+Sizes follow one convention, that of torchvision and timm: the shorter side is brought to `resize` pixels, the longer
+one in proportion (rounded down), by Pillow's filters, whose support grows with the reduction (what other libraries call
+antialias); the centre crop begins at round((side - size) / 2). At resize = size / 0.875 the crop covers 87.5 % of the
+shorter side.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Preprocess:
     resize         what the shorter side becomes before cropping; None is size / 0.875, rounded
     interpolation  "nearest", "bilinear", "bicubic" or "lanczos", as Pillow defines them
     mean, std      per channel, in pixel values 0..255, in the order of the network's channels
-    bgr            does the network want blue first (Caffe's networks do)?
+    bgr            whether the network wants blue first, as Caffe's networks do
 
     Raises ValueError for sizes below 1, an unknown filter, a standard deviation of 0.
     """
@@ -152,13 +152,7 @@ def _at(image: "Image", left: int, top: int, how: Preprocess) -> "Image":
 def _five(image: "Image", how: Preprocess) -> list["Image"]:
     """Top left, top right, bottom left, bottom right, centre."""
     right, bottom = image.size[0] - how.size[1], image.size[1] - how.size[0]
-    corners = [
-        (0, 0),
-        (right, 0),
-        (0, bottom),
-        (right, bottom),
-        (round(right / 2), round(bottom / 2)),
-    ]
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
     return [_at(image, left, top, how) for left, top in corners]
 
 

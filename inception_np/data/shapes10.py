@@ -56,10 +56,7 @@ def _star(x: Array, y: Array) -> Array:
 def _heart(x: Array, y: Array) -> Array:
     """A square with a disc on each of two sides that meet."""
     x, y = x + 0.2, y + 0.2
-    return np.minimum(
-        _box(x, y, 0.52, 0.52),
-        np.minimum(_disc(x - 0.52, y, 0.52), _disc(x, y - 0.52, 0.52)),
-    )
+    return np.minimum(_box(x, y, 0.52, 0.52), np.minimum(_disc(x - 0.52, y, 0.52), _disc(x, y - 0.52, 0.52)))
 
 
 def _arrow(x: Array, y: Array) -> Array:
@@ -88,11 +85,10 @@ SHAPES10_MOST = 1_000_000  # images of which it has no end: 3 GB
 def shapes10(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` images of an endless data set: (count, 32, 32, 3) uint8, labels int64.
 
-    Each image shows one of the ten SHAPES in a random colour, size, place and rotation before a
-    background that runs from one random colour to another, under random noise. Shape and
-    background have the same distribution of colours, so that the mean image of every class is the
-    same grey and a linear model has nothing to go by. split: "train" or "test"; their images
-    differ, and do not depend on the seed of a training run.
+    Each image shows one of the ten SHAPES in a random colour, size, place and rotation before a background that runs
+    from one random colour to another, under random noise. Shape and background have the same distribution of colours,
+    so that the mean image of every class is the same grey and a linear model has nothing to go by. split: "train" or
+    "test"; their images differ, and do not depend on the seed of a training run.
     """
     chunks = [
         _draw_shapes(stream(("train", "test").index(split), "shapes10", number))

@@ -2,16 +2,12 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from ..arguments import add_json, known_model, number, positive, size
 from ..errors import UsageError, nearest
 
-if TYPE_CHECKING:
-    from ..arguments import Commands
 
-
-def add_parser(commands: "Commands") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("models")
     parser.set_defaults(run=print_models)
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="such as '*_cifar'")

@@ -13,8 +13,8 @@ from .options import Options
 def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:
     """Let batch norm's running averages forget their beginning, 0 and 1, as `MovingAverage` does.
 
-    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and
-    until then a network that trains well tests badly. norms: the layers with their own decay.
+    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and until then a network
+    that trains well tests badly. norms: the layers with their own decay.
     """
     for layer, decay in norms:
         layer.decay = min(decay, (1 + updates) / (10 + updates))
@@ -59,8 +59,8 @@ class MovingAverage(WeightAverage):
 
         mean = d mean + (1 - d) weight        d = min(decay, (1 + updates) / (10 + updates))
 
-    The second term lets it forget the random beginning, as in TensorFlow's
-    ExponentialMovingAverage, which the Rethinking paper (section 8) evaluates with.
+    The second term lets it forget the random beginning, as in TensorFlow's ExponentialMovingAverage, which the
+    Rethinking paper (section 8) evaluates with.
     """
 
     name = "average"

@@ -4,16 +4,13 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..arguments import add_json, add_threads, positive, use_threads, whole
 from ..errors import UsageError
 
-if TYPE_CHECKING:
-    from ..arguments import Commands
 
-
-def add_parser(commands: "Commands") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("eval")
     parser.set_defaults(run=run_eval)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")

@@ -2,17 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..arguments import add_threads, known_model, number, positive, use_threads, whole
 from ..data.streams import say
 from ..errors import UsageError
 
-if TYPE_CHECKING:
-    from ..arguments import Commands
 
-
-def add_parser(commands: "Commands") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Options of the run have no default here, so that --resume can tell which were given. See options.resolve."""
     parser = commands.add_parser("train")
     parser.set_defaults(run=run)

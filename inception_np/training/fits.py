@@ -1,4 +1,4 @@
-"""Does a run fit its data and the machine? Looked at before its images are drawn, so that a refusal comes at once."""
+"""Whether a run fits its data and the machine, found out before its images are drawn: a refusal comes at once."""
 
 from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
 from ..errors import UsageError
@@ -21,9 +21,9 @@ def check_batch(batch_size: int, images: int) -> None:
 
 
 def network_for(o: Options, force: bool) -> Network:
-    """The network of a run with these Options, freshly drawn. force: even if it may not fit into memory.
+    """The network of a run with these options, newly initialised. force: even if it may not fit into memory.
 
-    Raises UsageError for a network that there is not, or that the images are too small for, and RefusedError for want
+    Raises UsageError for a network that does not exist or that the images are too small for, and RefusedError for want
     of memory.
     """
     check_request(o.data, o.train_images, o.test_images)

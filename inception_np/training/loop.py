@@ -6,10 +6,9 @@
     state.safetensors        all that --resume needs (state.py), and state.previous.safetensors
     curves.png filters.png confusion.png predictions.png
 
-A run can be stopped anywhere and taken up again, and ends with the same bits: what is random is
-drawn by seed, epoch and step (data/random.py), and everything else is in the state. The state is
-written at the end of each epoch and once a minute within it; log, checkpoint and pictures follow
-from it, and are written again when a run is taken up.
+A run can be stopped anywhere and taken up again, and ends with the same bits: what is random is drawn by seed, epoch
+and step (data/random.py), and everything else is in the state. The state is written at the end of each epoch and once a
+minute within it; log, checkpoint and pictures follow from it, and are written again when a run is taken up.
 """
 
 import contextlib
@@ -31,12 +30,13 @@ from ..errors import RefusedError, StoppedError
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
-from . import results, schedules
+from . import results
 from .average import average_for, warm_statistics
 from .evaluate import evaluate
 from .fits import check_batch, network_for
 from .options import Options, check, check_save_every, described
 from .progress import Progress
+from .schedules import SCHEDULES, warm_up
 from .signals import Interrupted, Signals, signal_name
 from .state import NEWEST, PREVIOUS, Pace, check_folder, holds_run, restore_state, write_state
 from .step import NotFiniteError, optimiser_for, training_step
@@ -55,13 +55,13 @@ def train(
 ) -> dict[str, Any]:
     """Train a network and leave what is listed above in the folder `output`.
 
-    resume: take up the run in `output`, with the same options. force: start although the memory
-    estimate says that it will not fit. save_every: seconds between two saves within an epoch; 0 is
-    after every step. Such a save writes the state alone, and saves are at least 100 times as far
-    apart as one takes, which keeps them below 1 % of the time. Returns the last line of the log.
+    resume: take up the run in `output`, with the same options. force: start although the memory estimate says that it
+    will not fit. save_every: seconds between two saves within an epoch; 0 is after every step. Such a save writes the
+    state alone, and saves are at least 100 times as far apart as one takes, which keeps them below 1 % of the time.
+    Returns the last line of the log.
 
-    Raises UsageError for options that do not fit together, RefusedError for want of memory,
-    StoppedError after a signal, ValueError for broken data and for numbers that are not finite.
+    Raises UsageError for options that do not fit together, RefusedError for want of memory, StoppedError after a
+    signal, ValueError for broken data and for numbers that are not finite.
     """
     check(options)
     check_save_every(save_every)
@@ -99,12 +99,7 @@ class Run:
     """One run: the network, the optimiser, the average of the weights, and how far it has come."""
 
     def __init__(
-        self,
-        folder: Path,
-        options: Options,
-        force: bool,
-        signals: Signals | None = None,
-        save_every: float = 60.0,
+        self, folder: Path, options: Options, force: bool, signals: Signals | None = None, save_every: float = 60.0
     ) -> None:
         o = self.options = options
         self.folder = folder
@@ -123,7 +118,7 @@ class Run:
         self.average = average_for(self.net, o, o.epochs * self.steps)
         statistics = [b.data for b in named_buffers(self.net).values()]
         self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
-        self.schedule = schedules.named(o.schedule, o.lr, o.epochs, o.warm_up)
+        self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs), o.warm_up)
         self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
         self.epoch, self.step = 0, 0
         self.sums = new_sums()

@@ -32,8 +32,8 @@ def preprocess_for(model: Any, about: Mapping[str, Any] | None = None) -> Prepro
     """How photographs are prepared for a model: as its checkpoint says (about["preprocess"]).
 
     Without that, the centre 87.5 % at the model's own image size, pixels in -1 .. 1. Raises ValueError where what the
-    checkpoint says is no preprocessing, or has another size or number of channels than the model's images, and
-    TypeError for a model of your own, which does not say what its images are.
+    checkpoint says is no preprocessing, or has another number of channels than the model's images, and TypeError for a
+    model of your own, which does not say what its images are.
     """
     if not about or "preprocess" not in about:
         height, width, channels = getattr(model, "image", (0, 0, 0))

@@ -4,8 +4,8 @@
                                   metadata: the options, and how far the run has come
     state.previous.safetensors    the same of the save before, should the newer one be damaged
 
-Reading checks everything, as reading a checkpoint does, before anything of the run is changed: no array and no field
-is missing, left over, of another shape or type, or not finite. An error names the file and the field.
+Reading checks everything, as reading a checkpoint does, before anything of the run is changed: no array and no field is
+missing, left over, of another shape or type, or not finite. An error names the file and the field.
 """
 
 import contextlib

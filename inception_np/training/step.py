@@ -9,7 +9,8 @@ Replay runs them without Python), and `GraphStep` launches all of them as one CU
 """
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ..kernels.clip import clip_norm
 from ..loss import total_loss
 from ..models.network import Network
 from ..replay import Replay
-from .average import MovingAverage, WeightAverage
+from .average import Lookahead, MovingAverage, WeightAverage
 from .optim import SGD, RMSProp
 from .options import Options
 from .watchdog import first_bad_layer
@@ -36,14 +37,20 @@ class NotFiniteError(ArithmeticError):
         self.culprit = culprit
 
 
-class TrainingStep(Protocol):
-    """What the loop knows of a step.
+@dataclass
+class TrainingStep:
+    """What the loop knows of a step. average: what follows the weights, None for nothing.
 
     steps_between_totals: how often the loop asks for the totals, and sees whether they are finite. On a GPU it waits
     for the device each time.
     """
 
-    steps_between_totals: int
+    net: Network
+    optimiser: SGD | RMSProp
+    data: Dataset
+    options: Options
+    average: WeightAverage | None
+    steps_between_totals: ClassVar[int] = 1
 
     def __call__(
         self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
@@ -53,29 +60,27 @@ class TrainingStep(Protocol):
         crops: where crops, mirroring and cutout are drawn from; None takes the images as they are. dropout: a new
         generator. mirrored: (batch,) bool, the images to mirror; None draws them. May raise NotFiniteError.
         """
+        raise NotImplementedError
 
     def totals(self) -> tuple[float, int]:
         """The sum of the losses of all images, and how many were right, since the last call."""
+        raise NotImplementedError
 
 
 def training_step(
     net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
 ) -> TrainingStep:
-    """The step of a run: a CUDA graph where INCEPTION_NP_TF32=1 allows it, which cuBLAS would not."""
+    """The step of a run: a CUDA graph where INCEPTION_NP_TF32=1 allows one (cuBLAS would not), or else eager."""
     kind = GraphStep if on_tensor_cores(optimiser.data) else EagerStep
     return kind(net, optimiser, data, options, average)
 
 
-class EagerStep:
+@dataclass
+class EagerStep(TrainingStep):
     """One operation after another. A loss or a gradient that is not finite is found before the weights move."""
 
-    steps_between_totals = 1
-
-    def __init__(
-        self, net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
-    ) -> None:
-        self.net, self.optimiser, self.data, self.options, self.average = net, optimiser, data, options, average
-        self.passes = Replay(net, low_memory=options.low_memory)
+    def __post_init__(self) -> None:
+        self.passes = Replay(self.net, low_memory=self.options.low_memory)
         self.loss, self.right = 0.0, 0
 
     def __call__(
@@ -119,40 +124,40 @@ class EagerStep:
         return found
 
 
-class GraphStep:
+@dataclass
+class GraphStep(TrainingStep):
     """The whole step as one CUDA graph, which the host does not wait for. Lookahead comes after it."""
 
-    steps_between_totals = 16
+    steps_between_totals: ClassVar[int] = 16
 
-    def __init__(
-        self, net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
-    ) -> None:
+    def __post_init__(self) -> None:
         from ..cuda_graph import CapturedStep
 
-        captured = average if isinstance(average, MovingAverage) else None
-        self.average = None if captured else average
-        self.step = CapturedStep(
-            net,
-            optimiser,
+        data, o = self.data, self.options
+        self.captured = CapturedStep(
+            self.net,
+            self.optimiser,
             data.train_images,
             data.train_labels,
-            options.batch_size,
+            o.batch_size,
             mean=data.mean,
             std=data.std,
-            pad=data.pad if options.augment else 0,
-            cutout=options.cutout,
-            smoothing=options.smoothing,
-            clip=options.clip,
-            average=captured,
+            pad=data.pad if o.augment else 0,
+            cutout=o.cutout,
+            smoothing=o.smoothing,
+            clip=o.clip,
+            average=self.average if isinstance(self.average, MovingAverage) else None,
         )
-        self.totals = self.step.totals
 
     def __call__(
         self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
     ) -> None:
-        self.step(index, crops=crops, dropout=dropout, mirrored=mirrored)
-        if self.average:  # on the null stream, which waits for the step and the next step for it
+        self.captured(index, crops=crops, dropout=dropout, mirrored=mirrored)
+        if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
             self.average.update()
+
+    def totals(self) -> tuple[float, int]:
+        return self.captured.totals()
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp:
