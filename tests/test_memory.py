@@ -55,7 +55,8 @@ NOT_FITTED = [  # the constants in memory.py were chosen without a look at these
 
 CHILD = """
 import contextlib, io, json, sys, tempfile
-from inception_np.training import fits, memory, loop
+from inception_np.training import fits, loop, memory
+from inception_np.training.options import resolve
 from inception_np.bench_side import forget_peak, resident
 
 given, said = json.loads(sys.argv[1]), []
