@@ -25,7 +25,7 @@ _HOME = {
     "layers.pool": ("AdaptiveAvgPool2D", "AvgPool2D", "Flatten", "GlobalAvgPool2D", "MaxPool2D"),
     "layers.whitening": ("PatchWhitening",),
     "layers.loss": ("softmax_cross_entropy",),
-    "optim": ("SGD", "RMSProp"),
+    "training.optim": ("SGD", "RMSProp"),
     "models": ("create_model", "list_models"),
     "runtime.inference": ("compile_inference",),
     "runtime.replay": ("Replay",),

@@ -1,6 +1,6 @@
 """Runs that are short: of tiny networks in this process, and of a small real one in a process of its own.
 
-A test module that imports the fixture `tiny_networks` trains the networks "tiny" and "tiny but wide" by `train.train`.
+A test module that imports the fixture `tiny_networks` trains the networks "tiny" and "tiny but wide" by `loop.train`.
 """
 
 import json
@@ -14,9 +14,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, fits, train
+from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential
 from inception_np.models import create_model
 from inception_np.models.network import Network
+from inception_np.training import fits, loop
+from inception_np.training.options import Options
 from inception_np.weights.tensorfile import read_tensors
 
 
@@ -47,13 +49,13 @@ def tiny_networks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fits, "create_model", tiny)
         patch.setattr(fits, "check_width", lambda name, width, vectors: None)
-        patch.setattr(train, "load", cache(train.load))
-        patch.setattr(train.Run, "draw", lambda self: None)
+        patch.setattr(loop, "load", cache(loop.load))
+        patch.setattr(loop.Run, "draw", lambda self: None)
         yield
 
 
 # Dropout, an auxiliary head, augmentation, a schedule with warm-up, clipping and averages of the weights, batch norm.
-SMALL = train.Options(
+SMALL = Options(
     model="tiny",
     train_images=48,
     test_images=20,
@@ -80,7 +82,7 @@ def same_bits(a, b):
     return list(a) == list(b) and all(a[k].tobytes() == b[k].tobytes() for k in a)
 
 
-DRAW = train.Run.draw
+DRAW = loop.Run.draw
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +90,14 @@ def uninterrupted(tmp_path_factory, tiny_networks):
     folders = {}
     for options in (SMALL, REAL):
         folders[options.model] = tmp_path_factory.mktemp("whole")
-        train.train(folders[options.model], options)
+        loop.train(folders[options.model], options)
     return folders
 
 
 def stop_after(monkeypatch, steps):
     """Pretend that Ctrl-C comes during the step of that number, counted from the start of the process."""
     count = 0
-    original = train.Run.train_step
+    original = loop.Run.train_step
 
     def counted(self, index):
         nonlocal count
@@ -104,7 +106,7 @@ def stop_after(monkeypatch, steps):
         if count == steps:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train.Run, "train_step", counted)
+    monkeypatch.setattr(loop.Run, "train_step", counted)
 
 
 def timeless(folder):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from numerics import snapshot
 
-from inception_np import create_model, data
-from inception_np.arguments import natural, number, positive, size, whole
+from inception_np import create_model
+from inception_np.__main__ import COMMANDS, Parser, command_parser, main
 from inception_np.backend import threads
-from inception_np.cli import COMMANDS, Parser, main
+from inception_np.data import dataset
 from inception_np.runtime.bench import command as bench
+from inception_np.training.arguments import natural, number, positive, size, whole
 from inception_np.weights.checkpoint import save
 
 NONE = ["", "nan", "inf", "-inf", "1e9999", "9" * 5000, "-1e999", "ten", "²", "٣", "1_0", " 3", "0x10", "1,5"]
@@ -66,7 +67,7 @@ MUST_BE_POSITIVE = {"--threads", "--epochs", "--batch-size", "--batch", "--round
 NUMBERS = [
     (command, action.option_strings[0], action.nargs or 1)
     for command in COMMANDS
-    for action in [a for p in [Parser()] if COMMANDS[command][1](p) is None for a in p._actions]
+    for action in command_parser(command, Parser().add_subparsers())._actions
     if action.option_strings and action.type is not None
 ]
 
@@ -77,7 +78,7 @@ def test_every_option_that_takes_a_number_is_found():
 
 @pytest.mark.parametrize("command, option, count", NUMBERS)
 def test_what_is_no_number_is_refused_at_once(capsys, monkeypatch, base, command, option, count):
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     for text in [*NONE, *["0"] * (option in MUST_BE_POSITIVE)]:
         began = time.perf_counter()
@@ -110,7 +111,7 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize("line, code, text", OUT_OF_RANGE, ids=[row[0] for row in OUT_OF_RANGE])
 def test_a_number_out_of_range_is_refused_at_once(capsys, monkeypatch, base, line, code, text):
     command, option, value = line.split()
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     began = time.perf_counter()
     assert main([command, *base[command], option, value]) == code
@@ -121,7 +122,7 @@ def test_a_number_out_of_range_is_refused_at_once(capsys, monkeypatch, base, lin
 
 def test_a_right_number_is_taken(monkeypatch, base):
     """So the tests above see a command that would start."""
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     monkeypatch.setattr(bench, "_process", started)
     for line in ("train --lr 0.1", "train --epochs 3", "eval --batch-size 7", "bench --seconds 0.5"):
         command, option, value = line.split()
@@ -174,7 +175,7 @@ def test_what_is_no_number_of_threads_in_the_environment_is_refused_at_once(
     capsys, monkeypatch, no_threads_yet, base, command, text
 ):
     monkeypatch.setenv("INCEPTION_NP_THREADS", text)
-    monkeypatch.setattr(data, "shapes10", started)
+    monkeypatch.setattr(dataset, "shapes10", started)
     assert main([command, *base[command]]) == 2
     errors = capsys.readouterr().err
     assert errors == f"inception-np: error: INCEPTION_NP_THREADS: got {text!r}, wanted a whole number from 1\n"

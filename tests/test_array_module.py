@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from on_device import gradients
 
 from inception_np import SGD, Mode, RMSProp, backend, create_model, list_models, softmax_cross_entropy
-from inception_np.evaluate import evaluate
 from inception_np.layer import Layer, named_buffers, vectors
 from inception_np.models.network import smallest_image
 from inception_np.testing import LAYERS, networks
+from inception_np.training.evaluate import evaluate
 
 within_test = settings(suppress_health_check=[*HealthCheck])  # the fixture is the same for every example
 

@@ -2,6 +2,7 @@
 
 import json
 
+import commands
 import numpy as np
 import pytest
 
@@ -23,7 +24,6 @@ from inception_np import (
     named_params,
 )
 from inception_np.backend.errors import UsageError
-from inception_np.cli import Parser
 from inception_np.layer import walk
 from inception_np.runtime.bench import command as bench
 from inception_np.runtime.bench.onnx_graph import to_onnx
@@ -126,9 +126,7 @@ def test_float32_gradients_are_no_further_from_the_true_ones_than_pytorchs(name)
 
 
 def arguments(*words):
-    parser = Parser()
-    bench.add_arguments(parser)
-    return parser.parse_args(words)
+    return commands.arguments("bench", *words)
 
 
 QUICK = ("--rounds", "1", "--repeats", "3", "--seconds", "0.1", "--batch", "2")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from inception_np import create_model
-from inception_np.cli import COMMANDS, main
-from inception_np.data import CIFAR10_FILES, RECORD, RECORDS
+from inception_np.__main__ import COMMANDS, main
+from inception_np.data.cifar10_archive import CIFAR10_FILES, RECORD, RECORDS
+from inception_np.models import command as models_command
 from inception_np.weights.checkpoint import save
 from inception_np.weights.tensorfile import write_tensors
 
@@ -69,7 +70,7 @@ def test_help_comes_in_under_a_quarter_of_a_second():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from inception_np.cli import main; main(['--help']); main(['train', '--help']);"
+        "import sys; from inception_np.__main__ import main; main(['--help']); main(['train', '--help']);"
         "print([m for m in ('numpy', 'numba', 'matplotlib', 'rich', 'PIL', 'safetensors') if m in sys.modules])"
     )
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
@@ -137,9 +138,9 @@ def test_train_eval_and_predict_fit_together(capsys, tmp_path, picture):
 
 
 def test_train_takes_flip(capsys, tmp_path, monkeypatch):
-    from inception_np import train
+    from inception_np.training import loop
 
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
     told = "--augment", "--flip", "alternating"
     assert run(capsys, "train", *TINY.split(), *told, "--output", tmp_path)[0] == 0
     assert json.loads((tmp_path / "options.json").read_text())["flip"] == "alternating"
@@ -149,9 +150,9 @@ def test_train_takes_flip(capsys, tmp_path, monkeypatch):
 
 
 def test_train_and_eval_take_tta(capsys, tmp_path, monkeypatch):
-    from inception_np import train
+    from inception_np.training import loop
 
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
     assert run(capsys, "train", *TINY.split(), "--tta", "--output", tmp_path)[0] == 0
     last = json.loads((tmp_path / "log.jsonl").read_text())
     losses = {}
@@ -191,10 +192,10 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_speed_and_time_left(tmp
 
 
 def test_train_without_an_output_makes_a_new_folder_each_time(capsys, tmp_path, monkeypatch):
-    from inception_np import train
+    from inception_np.training import loop
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
     for name in ("inception_v1_cifar-shapes10", "inception_v1_cifar-shapes10-2"):
         code, output, _ = run(capsys, "train", *TINY.split())
         assert code == 0 and (tmp_path / "runs" / name / "checkpoint.safetensors").exists() and name in output
@@ -352,9 +353,9 @@ def test_a_device_that_is_not_there_is_refused_with_code_3_and_auto_falls_back(c
 
 
 def test_resume_refuses_other_options_than_the_run_has(capsys, tmp_path, monkeypatch):
-    from inception_np import train
+    from inception_np.training import loop
 
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
     assert run(capsys, "train", *TINY.split(), "--output", tmp_path)[0] == 0
     code, _, errors = run(capsys, "train", "--resume", "--output", tmp_path, "--lr", "0.5")
     assert code == 2 and f"--lr: got 0.5, the run in {tmp_path} has 0.01; " in errors
@@ -371,7 +372,7 @@ def test_a_mistake_of_ours_is_not_hidden(capsys, monkeypatch):
     def broken(_args):
         raise KeyError("oh")
 
-    monkeypatch.setitem(COMMANDS, "models", (*COMMANDS["models"][:2], broken))
+    monkeypatch.setattr(models_command, "print_models", broken)
     with pytest.raises(KeyError):
         main(["models"])
     monkeypatch.setenv("INCEPTION_NP_TRACEBACK", "1")
@@ -383,7 +384,7 @@ def test_ctrl_c_says_no_more_than_is_true(capsys, monkeypatch):
     def interrupted(_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "models", (*COMMANDS["models"][:2], interrupted))
+    monkeypatch.setattr(models_command, "print_models", interrupted)
     code, _, errors = run(capsys, "models")
     assert code == 130 and errors == "inception-np: stopped\n"
 

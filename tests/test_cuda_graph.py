@@ -12,15 +12,20 @@ import strict_cupy
 from training_step import eager_step
 
 import inception_np as ip
-from inception_np import SGD, Mode, RMSProp, backend, data, fits, train
-from inception_np.averages import Average, Lookahead
+from inception_np import SGD, Mode, RMSProp, backend
+from inception_np.backend.errors import StoppedError
+from inception_np.data import batches, dataset
+from inception_np.data.random import stream
 from inception_np.kernels.cuda import aside, conv, launch
 from inception_np.kernels.elementwise import add_to, relu
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
-from inception_np.random import stream
 from inception_np.runtime import graph as cuda_graph
 from inception_np.runtime.graph import CapturedStep
+from inception_np.training import fits, loop, results, step
+from inception_np.training.average import Lookahead, MovingAverage
+from inception_np.training.options import Options
+from inception_np.training.state import newest_state
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
@@ -104,11 +109,11 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     optimiser = optimisers(net, name)
     norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
     decays = [layer.decay for layer in norms]
-    average = Average(net, ema) if ema else None
+    average = MovingAverage(net, ema) if ema else None
     loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
-        x = data.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
-        x = data.normalise(x, MEAN, STD)
+        x = batches.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
+        x = batches.normalise(x, MEAN, STD)
         decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
         for layer, decay in zip(norms, decays, strict=True):
             layer.decay = decay
@@ -125,7 +130,7 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
 def captured(name, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
     net = move(small_network(), "cuda")
     optimiser = optimisers(net, name)
-    average = Average(net, ema) if ema else None
+    average = MovingAverage(net, ema) if ema else None
     for mean in average.means if average else ():
         mean += 0.5  # not what they average
     before = state(net, optimiser, average)
@@ -292,7 +297,7 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
             step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
             step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
         else:
-            eager_step(net, optimiser, data.normalise(pictures[:4], MEAN, STD), classes[:4])
+            eager_step(net, optimiser, batches.normalise(pictures[:4], MEAN, STD), classes[:4])
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     assert (weights[0] == weights[1]).all() == seen
 
@@ -326,7 +331,7 @@ def test_the_graph_of_every_network_equals_its_eager_step(name, cupy, monkeypatc
             if capture:
                 step(index, crops=None, dropout=rng)
             else:
-                eager_step(net, optimiser, data.normalise(pictures[index], MEAN, STD), classes[index], rng)
+                eager_step(net, optimiser, batches.normalise(pictures[index], MEAN, STD), classes[index], rng)
         weights.append(backend.asarray(vectors(net)[0], "cpu"))
     np.testing.assert_array_equal(*weights)
 
@@ -379,7 +384,7 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     monkeypatch.setattr(cupy, "matmul", cublas)
     net = ip.create_model(name, width=1 / 16, num_classes=10, device="cuda")
     pictures = np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64)
-    more = {"clip": 1.0, "average": Average(net, 0.9)}
+    more = {"clip": 1.0, "average": MovingAverage(net, 0.9)}
     step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD, **more)
     for kernel in ("sum_squares", "clip_norm", "move_averages"):
         assert launched.count(kernel) == 2, f"{kernel}: once before the capture and once in it, for all arrays"
@@ -423,12 +428,12 @@ def shrunk(whole):
 def trained(folder, device, monkeypatch, steps=None, **more):
     """A short run of `train` on a network as small as this file's; with steps, stopped there and taken up again."""
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
-    monkeypatch.setattr(train, "save", lambda net, path, about: None)  # small_network has no name to save it by
-    monkeypatch.setattr(train, "load", lambda *args, **sizes: shrunk(data.load(*args, **sizes)))
-    options = train.Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
+    monkeypatch.setattr(results, "save", lambda net, path, about: None)  # small_network has no name to save it by
+    monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(dataset.load(*args, **sizes)))
+    options = Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
-            done = train.Run.train_step
+            done = loop.Run.train_step
 
             def train_step(self, index):
                 done(self, index)
@@ -436,13 +441,13 @@ def trained(folder, device, monkeypatch, steps=None, **more):
                     self.step += 1
                     self.stop(15)
 
-            stopping.setattr(train.Run, "train_step", train_step)
-            with pytest.raises(train.StoppedError):
-                train.train(folder, options)
-        line = train.train(folder, options, resume=True)
+            stopping.setattr(loop.Run, "train_step", train_step)
+            with pytest.raises(StoppedError):
+                loop.train(folder, options)
+        line = loop.train(folder, options, resume=True)
     else:
-        line = train.train(folder, options)
-    return line, train.newest_state(folder)[0]
+        line = loop.train(folder, options)
+    return line, newest_state(folder)[0]
 
 
 MORE = pytest.mark.parametrize(
@@ -495,7 +500,7 @@ def test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_
 def test_launches_that_do_not_alternate_would_be_noticed(monkeypatch, tmp_path):
     """The planted fault of the test above."""
     cupy = stand_in(monkeypatch)
-    monkeypatch.setattr(train.Run, "mirrored", lambda run, index: data.alternating(20, 0, 0)[index])
+    monkeypatch.setattr(loop.Run, "mirrored", lambda run, index: batches.alternating(20, 0, 0)[index])
     with pytest.raises(AssertionError):
         test_a_captured_run_that_alternates_shows_every_image_both_ways_and_resumes_with_the_same_bits(
             cupy, monkeypatch, tmp_path
@@ -518,7 +523,7 @@ def looked_ahead(folder, captured, monkeypatch):
     """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
     with monkeypatch.context() as how:
         if not captured:
-            how.setattr(train.Run, "captured_step", lambda self, batch_size: None)
+            how.setattr(step, "on_tensor_cores", lambda x: False)
         return trained(folder, "cuda", how, **LOOKING)[1]
 
 
@@ -541,7 +546,13 @@ def test_lookahead_that_comes_too_early_or_leaves_a_part_out_is_found(fault, mon
     elif fault == "no way back":
         monkeypatch.setattr(Lookahead, "move", lambda self, rate, **_: move(self, rate))
     else:
-        monkeypatch.setattr(Lookahead, "update", lambda self, done: update(self, done - 1))
+
+        def one_behind(self):
+            self.updates -= 1
+            update(self)
+            self.updates += 1
+
+        monkeypatch.setattr(Lookahead, "update", one_behind)
     with pytest.raises(AssertionError):
         got = looked_ahead(tmp_path / "captured", True, monkeypatch)
         for name, values in wanted.items():
@@ -557,7 +568,7 @@ def test_lookahead_is_two_launches_and_waits_for_nothing(cupy, monkeypatch):
     lookahead = Lookahead(move(small_network(), "cuda"), 13)
     strict_cupy.syncs["count"] = 0
     begun = strict_cupy.Stream.begun
-    for done in range(1, 14):
-        lookahead.update(done)
+    for _ in range(13):
+        lookahead.update()
     assert launched == ["move_averages"] * 3, "after steps 5, 10 and 13"
     assert strict_cupy.syncs["count"] == 0 and strict_cupy.Stream.begun - begun == 6

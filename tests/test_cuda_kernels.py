@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from numerics import strewn
 from on_device import gradients
 
-from inception_np import Mode, backend, create_model, data, list_models
+from inception_np import Mode, backend, create_model, list_models
+from inception_np.data import batches
+from inception_np.data.random import stream
 from inception_np.kernels import (
     batchnorm,
     clip,
@@ -42,7 +44,6 @@ from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
 from inception_np.models.network import smallest_image
-from inception_np.random import stream
 from inception_np.testing import LAYERS, flags, pairs, seeds, shapes, windows
 
 within_test = settings(suppress_health_check=[*HealthCheck])
@@ -410,13 +411,13 @@ def augmented(cupy, n, plane, c, pad, cutout, drawn):
     told = None if rng.integers(2) else rng.integers(2, size=n) > 0
     wanted = images[index]
     if cropped:
-        wanted = data.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
+        wanted = batches.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
     colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
     x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
     choice = augment.choices(index, plane, pad, cutout, crops[1], told)
     near = [cupy.asarray(a) for a in (images, labels, choice)]
     augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, cutout, x, chosen)
-    np.testing.assert_array_equal(x.get(), data.normalise(wanted, mean, std))
+    np.testing.assert_array_equal(x.get(), batches.normalise(wanted, mean, std))
     np.testing.assert_array_equal(chosen.get(), labels[index])
 
 

@@ -12,47 +12,48 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inception_np import data
 from inception_np.backend.errors import UsageError
-from inception_np.random import stream
+from inception_np.data import batches, cifar10, cifar10_archive, dataset, shapes10
+from inception_np.data.random import stream
+from reference.views import six_views
 
-RECORD, FULL = data.RECORD, data.RECORD * data.RECORDS
+RECORD, FULL = cifar10_archive.RECORD, cifar10_archive.RECORD * cifar10_archive.RECORDS
 
 
 # shapes10
 
 
 def test_shapes10_is_the_same_every_time_and_a_prefix_of_itself():
-    images, labels = data.shapes10("train", 1500)
-    again, labels_again = data.shapes10("train", 300)
+    images, labels = shapes10.shapes10("train", 1500)
+    again, labels_again = shapes10.shapes10("train", 300)
     assert images.shape == (1500, 32, 32, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[:300], again)
     np.testing.assert_array_equal(labels[:300], labels_again)
 
 
 def test_shapes10_has_as_many_images_of_each_class_and_other_test_images():
-    images, labels = data.shapes10("train", 1000)
+    images, labels = shapes10.shapes10("train", 1000)
     np.testing.assert_array_equal(np.bincount(labels), 100)
-    test_images, _ = data.shapes10("test", 1000)
+    test_images, _ = shapes10.shapes10("test", 1000)
     train = {image.tobytes() for image in images}
     assert not any(image.tobytes() in train for image in test_images)
 
 
-@pytest.mark.parametrize("name", data.SHAPES)
+@pytest.mark.parametrize("name", shapes10.SHAPES)
 def test_each_shape_fits_its_circle_and_is_not_a_speck(name):
     x, y = np.meshgrid(np.linspace(-1.5, 1.5, 301), np.linspace(-1.5, 1.5, 301))
-    inside = data.SHAPES[name](x, y) < 0
+    inside = shapes10.SHAPES[name](x, y) < 0
     assert np.hypot(x, y)[inside].max() < 1.09
     assert 0.4 < inside.sum() * 0.01**2 < 2.6
 
 
 def test_a_linear_model_stays_under_20_per_cent_on_shapes10():
-    images, labels = data.shapes10("train", 6000)
-    test_images, test_labels = data.shapes10("test", 2000)
-    mean, std = data.channel_statistics(images)
+    images, labels = shapes10.shapes10("train", 6000)
+    test_images, test_labels = shapes10.shapes10("test", 2000)
+    mean, std = batches.channel_statistics(images)
 
     def features(images):
-        x = data.normalise(images, mean, std).reshape(len(images), -1)
+        x = batches.normalise(images, mean, std).reshape(len(images), -1)
         return np.concatenate([x, np.ones((len(x), 1), np.float32)], 1)
 
     x, test_x = features(images), features(test_images)
@@ -67,7 +68,7 @@ def test_a_linear_model_stays_under_20_per_cent_on_shapes10():
 
 def test_the_linear_model_would_notice_a_class_that_shows_in_its_mean_colour():
     """The planted fault of the test above: were one class brighter, a linear model would find it."""
-    images, labels = data.shapes10("train", 2000)
+    images, labels = shapes10.shapes10("train", 2000)
     images[labels == 3] //= 2
     means = images.reshape(len(images), -1).mean(1)
     assert abs(means[labels == 3].mean() - means[labels != 3].mean()) > 30
@@ -79,20 +80,20 @@ def test_the_linear_model_would_notice_a_class_that_shows_in_its_mean_colour():
 def test_statistics_and_normalisation_give_mean_0_and_deviation_1():
     images = np.random.default_rng(0).integers(0, 256, (50, 7, 5, 3)).astype(np.uint8)
     images[..., 1] //= 3
-    mean, std = data.channel_statistics(images)
+    mean, std = batches.channel_statistics(images)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, images.std((0, 1, 2)), rtol=1e-12)
-    x = data.normalise(images, mean, std, np.float64)
+    x = batches.normalise(images, mean, std, np.float64)
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-12)
-    assert data.normalise(images, mean, std).dtype == np.float32
+    assert batches.normalise(images, mean, std).dtype == np.float32
 
 
 def test_augment_crops_and_mirrors_as_its_equations_say():
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (40, 6, 9, 3)).astype(np.uint8)
     pad, fill = 2, (10.4, 20.0, 30.0)
-    got = data.augment(images, pad, fill, stream(5, "augment", 1, 2))
+    got = batches.augment(images, pad, fill, stream(5, "augment", 1, 2))
     u = stream(5, "augment", 1, 2).random((40, 3))
     mirrored = 0
     for n, image in enumerate(images):
@@ -111,8 +112,8 @@ def test_augment_crops_and_mirrors_as_its_equations_say():
 def test_augment_cuts_a_square_out_as_its_equations_say(pad, cutout):
     images = np.random.default_rng(1).integers(50, 256, (40, 6, 9, 3)).astype(np.uint8)
     fill = (10.4, 20.0, 30.0)
-    got = data.augment(images, pad, fill, stream(5, "augment", 1, 2), cutout=cutout)
-    wanted = data.augment(images, pad, fill, stream(5, "augment", 1, 2))
+    got = batches.augment(images, pad, fill, stream(5, "augment", 1, 2), cutout=cutout)
+    wanted = batches.augment(images, pad, fill, stream(5, "augment", 1, 2))
     rng = stream(5, "augment", 1, 2)
     rng.random((40, 3))
     for n, (v0, v1) in enumerate(rng.random((40, 2))):
@@ -130,10 +131,10 @@ def check_mirroring(cutout):
     pad, fill = (0 if cutout else 2), (10, 20, 30)  # without a border, only the square has its colour
     by_chance = stream(5, "augment", 1, 2).random((40, 3))[:, 2] < 0.5
     rng = stream(5, "augment", 1, 2)
-    usual, following = data.augment(images, pad, fill, rng, cutout=cutout), rng.random()
+    usual, following = batches.augment(images, pad, fill, rng, cutout=cutout), rng.random()
     for wanted in (by_chance, ~by_chance, np.arange(40) < 10):
         rng = stream(5, "augment", 1, 2)
-        got = data.augment(images, pad, fill, rng, cutout=cutout, mirrored=wanted)
+        got = batches.augment(images, pad, fill, rng, cutout=cutout, mirrored=wanted)
         assert rng.random() == following
         if cutout:
             np.testing.assert_array_equal((got == fill).all(-1), (usual == fill).all(-1))
@@ -153,7 +154,7 @@ def test_augment_mirrors_the_images_it_is_told_to_and_crops_as_without(cutout):
 @pytest.mark.parametrize("fault", ["not looked at", "fewer numbers"])
 def test_mirroring_of_other_images_or_crops_would_be_noticed(monkeypatch, fault, cutout):
     """The planted faults of the test above."""
-    whole = data.augment
+    whole = batches.augment
 
     def faulty(images, pad, fill, rng, *, cutout, mirrored=None):
         if mirrored is not None and fault == "fewer numbers":
@@ -162,7 +163,7 @@ def test_mirroring_of_other_images_or_crops_would_be_noticed(monkeypatch, fault,
             return whole(images, pad, fill, more, cutout=cutout, mirrored=mirrored)
         return whole(images, pad, fill, rng, cutout=cutout)
 
-    monkeypatch.setattr(data, "augment", faulty)
+    monkeypatch.setattr(batches, "augment", faulty)
     with pytest.raises(AssertionError):
         check_mirroring(cutout)
 
@@ -170,19 +171,19 @@ def test_mirroring_of_other_images_or_crops_would_be_noticed(monkeypatch, fault,
 def check_alternating():
     """Of 1000 images, about half are mirrored in each epoch, and each is mirrored in every other one."""
     for seed in (0, 7):
-        epochs = [data.alternating(1000, seed, epoch) for epoch in range(5)]
+        epochs = [batches.alternating(1000, seed, epoch) for epoch in range(5)]
         for mirrored, after in itertools.pairwise(epochs):
             assert mirrored.shape == (1000,) and mirrored.dtype == bool
             assert 420 < mirrored.sum() < 580, "five standard deviations from half"
             np.testing.assert_array_equal(after, ~mirrored)
-    assert 400 < (data.alternating(1000, 0, 0) != data.alternating(1000, 7, 0)).sum() < 600, "the seed draws them"
-    np.testing.assert_array_equal(data.alternating(1000, 0, 1), ~data.alternating(1000, 0, 0))
+    assert 400 < (batches.alternating(1000, 0, 0) != batches.alternating(1000, 7, 0)).sum() < 600, "the seed draws them"
+    np.testing.assert_array_equal(batches.alternating(1000, 0, 1), ~batches.alternating(1000, 0, 0))
 
 
 def test_over_two_epochs_each_image_is_seen_once_mirrored_and_once_not():
     check_alternating()
     with pytest.raises(ValueError, match="read-only"):
-        data.alternating(1000, 0, 1)[0] = True
+        batches.alternating(1000, 0, 1)[0] = True
 
 
 ALTERNATING_FAULTS = {
@@ -196,7 +197,7 @@ ALTERNATING_FAULTS = {
 @pytest.mark.parametrize("fault", ALTERNATING_FAULTS)
 def test_images_that_do_not_alternate_would_be_noticed(monkeypatch, fault):
     """The planted faults of the test above."""
-    monkeypatch.setattr(data, "alternating", ALTERNATING_FAULTS[fault])
+    monkeypatch.setattr(batches, "alternating", ALTERNATING_FAULTS[fault])
     with pytest.raises(AssertionError):
         check_alternating()
 
@@ -204,28 +205,8 @@ def test_images_that_do_not_alternate_would_be_noticed(monkeypatch, fault):
 def test_augment_does_not_touch_its_images():
     images = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
     before = images.copy()
-    data.augment(images, 2, (0, 0, 0), stream(0, "augment"))
+    batches.augment(images, 2, (0, 0, 0), stream(0, "augment"))
     np.testing.assert_array_equal(images, before)
-
-
-def six_views(images):
-    """[(weight, views)] pixel by pixel: (down, right) is where a view's window begins in the image."""
-    height, width = images.shape[1:3]
-
-    def inside(at, size):
-        """The place that a place beyond the border is the reflection of."""
-        return -at if at < 0 else 2 * (size - 1) - at if at >= size else at
-
-    found = []
-    for weight, down, right in ((0.25, 0, 0), (0.125, -1, -1), (0.125, 1, 1)):
-        plain, mirrored = np.empty_like(images), np.empty_like(images)
-        for i in range(height):
-            for j in range(width):
-                plain[:, i, j] = images[:, inside(i + down, height), inside(j + right, width)]
-        for j in range(width):
-            mirrored[:, :, j] = plain[:, :, width - 1 - j]
-        found += [(weight, plain), (weight, mirrored)]
-    return found
 
 
 VIEW_SHAPES = [(3, 5, 8, 3), (1, 2, 2, 3), (2, 2, 7, 1), (4, 9, 2, 3), (2, 3, 3, 2), (1, 32, 32, 3)]
@@ -235,7 +216,7 @@ VIEW_SHAPES = [(3, 5, 8, 3), (1, 2, 2, 3), (2, 2, 7, 1), (4, 9, 2, 3), (2, 3, 3,
 def test_the_six_views_are_those_of_their_definition(shape):
     images = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
     before = images.copy()
-    found, wanted = list(data.views(images)), six_views(images)
+    found, wanted = list(batches.views(images)), six_views(images)
     assert [weight for weight, _ in found] == [weight for weight, _ in wanted]
     assert sum(weight for weight, _ in found) == 1
     for (_, view), (_, right) in zip(found, wanted, strict=True):
@@ -278,7 +259,7 @@ VIEW_FAULTS = {
 @pytest.mark.parametrize("fault", VIEW_FAULTS)
 def test_other_views_would_be_noticed(monkeypatch, fault):
     """The planted faults of the test above."""
-    monkeypatch.setattr(data, "views", VIEW_FAULTS[fault](data.views))
+    monkeypatch.setattr(batches, "views", VIEW_FAULTS[fault](batches.views))
     with pytest.raises((AssertionError, ValueError)):
         test_the_six_views_are_those_of_their_definition(VIEW_SHAPES[0])
 
@@ -286,17 +267,17 @@ def test_other_views_would_be_noticed(monkeypatch, fault):
 @pytest.mark.parametrize("shape", [(2, 1, 5, 3), (2, 5, 1, 3), (1, 1, 1, 3)])
 def test_images_of_one_pixel_have_no_views(shape):
     with pytest.raises(ValueError, match=rf"views: got images of {shape[1]}x{shape[2]}, wanted 2x2 or more; "):
-        list(data.views(np.zeros(shape, np.uint8)))
+        list(batches.views(np.zeros(shape, np.uint8)))
 
 
 def test_batches_cover_the_images_once_and_differ_by_epoch_and_seed():
-    first = list(data.batches(103, 10, seed=3, epoch=0))
+    first = list(batches.batches(103, 10, seed=3, epoch=0))
     assert [len(b) for b in first] == [10] * 10
     assert len(np.unique(np.concatenate(first))) == 100
-    np.testing.assert_array_equal(first, list(data.batches(103, 10, seed=3, epoch=0)))
-    assert not np.array_equal(first, list(data.batches(103, 10, seed=3, epoch=1)))
-    assert not np.array_equal(first, list(data.batches(103, 10, seed=4, epoch=0)))
-    assert [len(b) for b in data.batches(7, 10, seed=0, epoch=0)] == [7]
+    np.testing.assert_array_equal(first, list(batches.batches(103, 10, seed=3, epoch=0)))
+    assert not np.array_equal(first, list(batches.batches(103, 10, seed=3, epoch=1)))
+    assert not np.array_equal(first, list(batches.batches(103, 10, seed=4, epoch=0)))
+    assert [len(b) for b in batches.batches(7, 10, seed=0, epoch=0)] == [7]
 
 
 def test_streams_are_addressed_by_seed_purpose_and_place():
@@ -324,12 +305,12 @@ def test_streams_are_philox_with_the_documented_key_and_counter():
 
 def test_load_refuses_unknown_names_and_counts():
     with pytest.raises(UsageError, match="the nearest is shapes10"):
-        data.load("shapes")
+        dataset.load("shapes")
     with pytest.raises(UsageError, match="--train-images: got 0"):
-        data.load("shapes10", train=0)
-    small = data.load("shapes10", train=200, test=100)
+        dataset.load("shapes10", train=0)
+    small = dataset.load("shapes10", train=200, test=100)
     assert len(small.train_labels) == 200 and len(small.test_labels) == 100
-    assert small.classes[small.test_labels[0]] in data.SHAPES
+    assert small.classes[small.test_labels[0]] in shapes10.SHAPES
 
 
 # cifar10
@@ -344,10 +325,10 @@ def records(count, seed):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A full set of six files of random pixels (180 MB, so once per module)."""
-    folder = tmp_path_factory.mktemp("cifar") / data.CIFAR10_FOLDER
+    folder = tmp_path_factory.mktemp("cifar") / cifar10_archive.CIFAR10_FOLDER
     folder.mkdir()
-    rows = records(data.RECORDS, 0)
-    for k, name in enumerate(data.CIFAR10_FILES):
+    rows = records(cifar10_archive.RECORDS, 0)
+    for k, name in enumerate(cifar10_archive.CIFAR10_FILES):
         (folder / name).write_bytes(np.roll(rows, k, axis=0).tobytes())
     return folder
 
@@ -361,7 +342,7 @@ def small(tmp_path):
 
 
 def test_cifar10_reads_labels_and_planes(small):
-    (images, labels), (test_images, _) = data.cifar10(small, subset=True)
+    (images, labels), (test_images, _) = cifar10.cifar10(small, subset=True)
     rows = records(30, 1)
     np.testing.assert_array_equal(labels, rows[:, 0])
     np.testing.assert_array_equal(images[7, 3, 5], rows[7, [1 + 101, 1 + 1024 + 101, 1 + 2048 + 101]])
@@ -370,10 +351,10 @@ def test_cifar10_reads_labels_and_planes(small):
 
 def test_cifar10_reads_the_whole_set_from_either_folder(whole):
     for folder in (whole, whole.parent):
-        (images, labels), (test_images, _) = data.cifar10(folder)
+        (images, labels), (test_images, _) = cifar10.cifar10(folder)
         assert images.shape == (50_000, 32, 32, 3) and len(test_images) == 10_000
-    rows = records(data.RECORDS, 0)
-    assert labels[data.RECORDS + 1] == rows[0, 0]  # the second file is rolled by one
+    rows = records(cifar10_archive.RECORDS, 0)
+    assert labels[cifar10_archive.RECORDS + 1] == rows[0, 0]  # the second file is rolled by one
 
 
 def make_archive(path, members):
@@ -381,7 +362,7 @@ def make_archive(path, members):
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for member, content in members:
             if isinstance(member, str):
-                member = tarfile.TarInfo(f"{data.CIFAR10_FOLDER}/{member}")
+                member = tarfile.TarInfo(f"{cifar10_archive.CIFAR10_FOLDER}/{member}")
                 member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return path
@@ -390,13 +371,13 @@ def make_archive(path, members):
 def test_cifar10_reads_the_archive_in_place(tmp_path):
     train, test = records(30, 1), records(20, 2)
     make_archive(
-        tmp_path / data.CIFAR10_ARCHIVE,
+        tmp_path / cifar10_archive.CIFAR10_ARCHIVE,
         [("data_batch_1.bin", train.tobytes()), ("../readme.html", b"x"), ("test_batch.bin", test.tobytes())],
     )
-    (_, labels), (_, test_labels) = data.cifar10(tmp_path, subset=True)
+    (_, labels), (_, test_labels) = cifar10.cifar10(tmp_path, subset=True)
     np.testing.assert_array_equal(labels, train[:, 0])
     np.testing.assert_array_equal(test_labels, test[:, 0])
-    assert [p.name for p in tmp_path.iterdir()] == [data.CIFAR10_ARCHIVE]
+    assert [p.name for p in tmp_path.iterdir()] == [cifar10_archive.CIFAR10_ARCHIVE]
 
 
 def broken(folder, name, change):
@@ -442,17 +423,17 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_broken_cifar10_files_are_named_with_byte_and_expectation(small, fault):
     spoil, text = BROKEN[fault]
-    data.cifar10(small, subset=True)
+    cifar10.cifar10(small, subset=True)
     spoil(small)
     with pytest.raises((ValueError, OSError)) as caught:
-        data.cifar10(small, subset=True)
+        cifar10.cifar10(small, subset=True)
     message = str(caught.value)
     assert text in message and str(small) in message and "\n" not in message and ";" in message
 
 
 def test_a_file_cut_between_records_is_refused_unless_a_subset_is_asked_for(small):
     with pytest.raises(ValueError, match=r"test_batch.bin|data_batch_1.bin") as caught:
-        data.cifar10(small)
+        cifar10.cifar10(small)
     assert "say --subset" in str(caught.value)
 
 
@@ -463,13 +444,13 @@ def test_missing_folders_and_other_versions_say_what_to_fetch(tmp_path):
     ):
         make()
         with pytest.raises((ValueError, OSError), match=text):
-            data.cifar10(tmp_path)
+            cifar10.cifar10(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        data.cifar10(tmp_path / "nowhere")
+        cifar10.cifar10(tmp_path / "nowhere")
 
 
 def link(kind, target):
-    member = tarfile.TarInfo(f"{data.CIFAR10_FOLDER}/data_batch_1.bin")
+    member = tarfile.TarInfo(f"{cifar10_archive.CIFAR10_FOLDER}/data_batch_1.bin")
     member.type, member.linkname = kind, target
     return member
 
@@ -494,24 +475,24 @@ EVIL = {
 
 @pytest.mark.parametrize("kind", EVIL)
 def test_evil_archives_are_refused_and_nothing_is_written(tmp_path, kind):
-    make_archive(tmp_path / data.CIFAR10_ARCHIVE, EVIL[kind])
+    make_archive(tmp_path / cifar10_archive.CIFAR10_ARCHIVE, EVIL[kind])
     with pytest.raises((ValueError, OSError)):
-        data.cifar10(tmp_path, subset=True)
-    assert [p.name for p in tmp_path.iterdir()] == [data.CIFAR10_ARCHIVE]
+        cifar10.cifar10(tmp_path, subset=True)
+    assert [p.name for p in tmp_path.iterdir()] == [cifar10_archive.CIFAR10_ARCHIVE]
 
 
 def test_an_archive_that_claims_a_terabyte_or_is_cut_or_is_no_archive_is_refused(tmp_path):
-    path = tmp_path / data.CIFAR10_ARCHIVE
-    header = huge(f"{data.CIFAR10_FOLDER}/padding").tobuf()
+    path = tmp_path / cifar10_archive.CIFAR10_ARCHIVE
+    header = huge(f"{cifar10_archive.CIFAR10_FOLDER}/padding").tobuf()
     path.write_bytes(gzip.compress(header + bytes(1024)))
     with pytest.raises(ValueError, match="larger than CIFAR-10 is"):
-        data.cifar10(tmp_path)
+        cifar10.cifar10(tmp_path)
     make_archive(path, [("data_batch_1.bin", records(30, 1).tobytes())])
     content = path.read_bytes()
     for spoiled in (content[: len(content) // 2], b"<html>", b"", content[:200] + b"junk" * 50 + content[400:]):
         path.write_bytes(spoiled)
         with pytest.raises(ValueError, match="not a whole gzipped archive"):
-            data.cifar10(tmp_path)
+            cifar10.cifar10(tmp_path)
 
 
 # Downloads, from a server on this machine
@@ -547,8 +528,8 @@ def server():
 
 def test_a_download_is_kept_only_if_its_bytes_are_right(server, tmp_path, monkeypatch, capsys):
     right = bytes(range(256)) * 40
-    monkeypatch.setattr(data, "CIFAR10_BYTES", len(right))
-    monkeypatch.setattr(data, "CIFAR10_SHA256", hashlib.sha256(right).hexdigest())
+    monkeypatch.setattr(cifar10_archive, "CIFAR10_BYTES", len(right))
+    monkeypatch.setattr(cifar10_archive, "CIFAR10_SHA256", hashlib.sha256(right).hexdigest())
     wrong = {
         "not there": (None, None),
         "cut": (right, 5000),
@@ -559,23 +540,23 @@ def test_a_download_is_kept_only_if_its_bytes_are_right(server, tmp_path, monkey
     for what, (content, cut) in wrong.items():
         server.content, server.cut = content, cut
         with pytest.raises(OSError, match="could not be fetched") as caught:
-            data._downloaded(server.url, tmp_path)
+            cifar10_archive.downloaded(server.url, tmp_path)
         assert "--data-dir" in str(caught.value) and "\n" not in str(caught.value), what
         assert not list(tmp_path.iterdir()), what
     server.content, server.cut = right, None
-    assert data._downloaded(server.url, tmp_path).read_bytes() == right
+    assert cifar10_archive.downloaded(server.url, tmp_path).read_bytes() == right
     server.content = None  # now from the cache
-    assert data._downloaded(server.url, tmp_path).read_bytes() == right
+    assert cifar10_archive.downloaded(server.url, tmp_path).read_bytes() == right
 
 
 def test_without_a_network_one_line_says_what_to_fetch_and_where_to_put_it(tmp_path):
     with pytest.raises(OSError, match="put it into a folder, and give that as --data-dir") as caught:
-        data._downloaded("http://127.0.0.1:9/cifar.tar.gz", tmp_path)
+        cifar10_archive.downloaded("http://127.0.0.1:9/cifar.tar.gz", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_the_real_cifar10_has_its_images_and_every_class_equally(cifar10_folder):
-    real = data.load("cifar10", str(cifar10_folder))
+    real = dataset.load("cifar10", str(cifar10_folder))
     assert real.train_images.shape == (50_000, 32, 32, 3) and real.test_images.shape == (10_000, 32, 32, 3)
     assert np.bincount(real.train_labels).tolist() == [5000] * 10
     assert np.bincount(real.test_labels).tolist() == [1000] * 10

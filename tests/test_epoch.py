@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from inception_np import backend
-from inception_np.data import batches, channel_statistics, normalise, shapes10
+from inception_np.data.batches import batches, channel_statistics, normalise
+from inception_np.data.random import stream
+from inception_np.data.shapes10 import shapes10
 from inception_np.layer import Mode, walk
 from inception_np.layers.activation import Dropout
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.layers.whitening import whiten
 from inception_np.models import create_model, list_models
-from inception_np.optim import RMSProp
-from inception_np.random import stream
 from inception_np.runtime.replay import Replay
-from inception_np.schedules import cosine, warm_up
-from inception_np.train import evaluate, warm_statistics
+from inception_np.training.loop import evaluate, warm_statistics
+from inception_np.training.optim import RMSProp
+from inception_np.training.schedules import cosine, warm_up
 
 pytestmark = [
     pytest.mark.long,

@@ -15,8 +15,8 @@ from inception_np.kernels.window import ImageTooSmall
 from inception_np.layer import Layer, Mode, named_params
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.linear import Linear
-from inception_np.optim import SGD
 from inception_np.testing import LAYERS, Names, mode, random_like
+from inception_np.training.optim import SGD
 
 # A call that makes something: its error, and what it says.
 MAKING = [

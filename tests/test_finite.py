@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from small_runs import SMALL, same_bits, tiny_networks, uninterrupted, weights_of
 
-from inception_np import ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, cli, finite, train
+from inception_np import ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential
+from inception_np import __main__ as cli
 from inception_np.layer import Layer, Mode, Param, named_buffers, named_params
 from inception_np.models import create_model
+from inception_np.training import loop, watchdog
+from inception_np.training.average import MovingAverage
 from inception_np.weights.checkpoint import load, save
 from inception_np.weights.tensorfile import read_tensors
 
@@ -41,23 +44,23 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS)
 def test_the_first_number_that_is_not_finite_is_named_by_its_layer(path, value):
     net = network()
-    assert finite.first_not_finite(net) is None
+    assert watchdog.first_not_finite(net) is None
     named_params(net)["fc.weight"].data[2, 3] = value if path != "fc.bias" else 0
     slots = named_params(net) | named_buffers(net)
     slots[path].data.flat[1] = value
-    assert finite.first_not_finite(net) == PATHS[path]
-    assert (finite.first_not_finite(net, Param) == PATHS[path]) == (path in named_params(net))
+    assert watchdog.first_not_finite(net) == PATHS[path]
+    assert (watchdog.first_not_finite(net, Param) == PATHS[path]) == (path in named_params(net))
 
 
 def test_a_sum_tells_of_every_value_that_is_not_finite_and_of_no_other():
     good = [np.zeros(0, np.float32), np.full((3, 4), 3e38, np.float32), np.ones(5), np.float32([-3e38, 3e38])]
-    assert finite.all_finite(good)
+    assert watchdog.all_finite(good)
     for value in VALUES:
         for array in good[1:]:
             bad = array.copy()
             bad.flat[1] = value
-            assert not finite.all_finite([*good, bad])
-    assert not finite.all_finite([np.float32([math.inf, -math.inf])])
+            assert not watchdog.all_finite([*good, bad])
+    assert not watchdog.all_finite([np.float32([math.inf, -math.inf])])
 
 
 def passes(net):
@@ -85,8 +88,8 @@ def test_the_search_finds_every_parameter_and_running_average(path, value):
         )
     slots[path].data.flat[1] = value
     if path in named_buffers(net):  # training moves them away from here, but not NaN and infinity
-        assert finite.first_bad_layer(net, lambda: None) == PATHS[path]
-    assert finite.first_bad_layer(net, passes(net)) == PATHS[path]
+        assert watchdog.first_bad_layer(net, lambda: None) == PATHS[path]
+    assert watchdog.first_bad_layer(net, passes(net)) == PATHS[path]
 
 
 def silenced(y, cache):
@@ -114,7 +117,7 @@ def test_with_finite_parameters_the_search_finds_the_layer_or_its_gradient(where
     net = network()
     net.layers = {"a": net.layers["a"], "wild": Overflow(where), **{k: net.layers[k] for k in ("b", "pool", "fc")}}
     before = {name: array.data.copy() for name, array in named_params(net).items()}
-    found = finite.first_bad_layer(net, passes(net))
+    found = watchdog.first_bad_layer(net, passes(net))
     assert found == ("layer wild (Overflow)" if where == "forward" else "the gradient in layer wild (Overflow)")
     assert not any("forward" in vars(layer) for layer in net.layers.values())
     assert all(np.array_equal(p.data, before[name]) for name, p in named_params(net).items())
@@ -130,7 +133,7 @@ def test_a_gradient_that_only_a_parent_computes_is_found_in_the_parent(monkeypat
         return dx
 
     monkeypatch.setattr(type(net.layers["a"].bn), "gradient", broken)
-    assert finite.first_bad_layer(net, passes(net)) == "the gradient in layer a (ConvBNReLU)"
+    assert watchdog.first_bad_layer(net, passes(net)) == "the gradient in layer a (ConvBNReLU)"
 
 
 # In a run
@@ -158,7 +161,7 @@ def test_a_run_stops_in_the_step_that_made_a_number_not_finite(tmp_path, monkeyp
     with pytest.raises(
         ValueError, match=rf"^train: {text} in epoch 2, step 2 \(lr .*\); the state before it is in"
     ) as e:
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     assert str(e.value).count(str(tmp_path / "state.safetensors")) == 1 and "--lr" in str(e.value)
     for file in ("state", "state.previous", "checkpoint"):
         path = tmp_path / f"{file}.safetensors"
@@ -168,7 +171,7 @@ def test_a_run_stops_in_the_step_that_made_a_number_not_finite(tmp_path, monkeyp
 
 def poison(monkeypatch, name, value, epoch, step):
     """Put the value into the array of that name at the end of that step's update."""
-    update = train.Average.update
+    update = MovingAverage.update
 
     def poisoned(average):
         update(average)
@@ -176,34 +179,34 @@ def poison(monkeypatch, name, value, epoch, step):
         if (run.epoch, run.step) == (epoch, step):
             array_of(run, name).flat[1] = value
 
-    make = train.Run.__init__
+    make = loop.Run.__init__
 
     def made(run, *args, **keywords):
         make(run, *args, **keywords)
         run.average.run = run
 
-    monkeypatch.setattr(train.Average, "update", poisoned)
-    monkeypatch.setattr(train.Run, "__init__", made)
+    monkeypatch.setattr(MovingAverage, "update", poisoned)
+    monkeypatch.setattr(loop.Run, "__init__", made)
 
 
 @pytest.mark.parametrize("name", ["net/3a.b3.conv.bn.var", "optimizer/velocity", "average/1"])
 def test_nothing_that_is_not_finite_is_saved_even_if_no_step_has_seen_it(tmp_path, monkeypatch, name):
     """Where a step is not looked at, as on a GPU: every save looks, and so does the end of an epoch."""
     poison(monkeypatch, name, math.nan, epoch=0, step=2)
-    monkeypatch.setattr(train, "all_finite", lambda arrays: True)
+    monkeypatch.setattr(loop, "all_finite", lambda arrays: True)
     with pytest.raises(
         ValueError, match=r"is not finite in epoch 1, step 3 .*; nothing was saved before it: lower --lr"
     ):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     assert not list(tmp_path.glob("*.safetensors"))
     with pytest.raises(ValueError, match=r"is not finite in epoch 1, step 3 .*; the state before it is in "):
-        train.train(tmp_path, SMALL, save_every=0)
+        loop.train(tmp_path, SMALL, save_every=0)
     assert all(np.isfinite(a).all() for a in read_tensors(tmp_path / "state.safetensors")[0].values())
 
 
 def test_a_run_that_saves_without_looking_is_noticed(tmp_path, monkeypatch):
     """The planted fault of the tests above."""
-    monkeypatch.setattr(train.Run, "check_finite", lambda *_: None)
+    monkeypatch.setattr(loop.Run, "check_finite", lambda *_: None)
     for name in ("net/3a.b3.conv.bn.var", "optimizer/velocity"):
         with monkeypatch.context() as planted, pytest.raises((AssertionError, pytest.fail.Exception)):
             test_a_run_stops_in_the_step_that_made_a_number_not_finite(
@@ -216,23 +219,23 @@ def test_a_variance_that_overflows_while_the_loss_stays_finite_is_noticed(tmp_pa
     with pytest.raises(
         ValueError, match=r"the running variance of layer .* is not finite in epoch 1, step \d"
     ) as found:
-        train.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
+        loop.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
     assert "nothing was saved before it" in str(found.value)
 
 
 def test_a_test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    evaluate, calls = train.evaluate, []
+    evaluate, calls = loop.evaluate, []
 
     def overflowing(*args, **keywords):
         calls.append(1)
         accuracy, loss, predicted = evaluate(*args, **keywords)
         return accuracy, math.nan if len(calls) == 2 else loss, predicted
 
-    monkeypatch.setattr(train, "evaluate", overflowing)
+    monkeypatch.setattr(loop, "evaluate", overflowing)
     with pytest.raises(
         ValueError, match="the test loss is nan although every number of the network is finite in epoch 2"
     ):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert len(lines) == 1 and math.isfinite(json.loads(lines[0])["test_loss"])
     monkeypatch.undo()
@@ -240,11 +243,11 @@ def test_a_test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
 def test_a_run_stopped_by_a_number_goes_on_from_its_last_good_state(tmp_path, monkeypatch, uninterrupted):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "load", train.load)
+        patch.setattr(loop, "load", loop.load)
         poison(patch, "average/0", math.inf, epoch=2, step=0)
         with pytest.raises(ValueError, match=r"is not finite in epoch 3, step 1"):
-            train.train(tmp_path, SMALL)
-    train.train(tmp_path, SMALL, resume=True)
+            loop.train(tmp_path, SMALL)
+    loop.train(tmp_path, SMALL, resume=True)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
 
 
@@ -315,7 +318,7 @@ def test_eval_and_predict_say_so_where_only_the_result_is_not_finite(tmp_path, c
 
 def test_a_command_that_does_not_look_is_noticed(tmp_path, capsys, good, picture, monkeypatch):
     """The planted fault: an infinite variance gives finite logits, and a wrong number without a word."""
-    monkeypatch.setattr(finite, "first_not_finite", lambda *_: None)
+    monkeypatch.setattr(watchdog, "first_not_finite", lambda *_: None)
     with pytest.raises(AssertionError):
         test_eval_and_predict_name_the_checkpoint_and_its_first_number_that_is_not_finite(
             tmp_path, capsys, good, picture, "bn.var", "the running variance", math.inf
@@ -329,4 +332,4 @@ def test_what_is_finite_is_measured_and_predicted(capsys, good, picture):
 
 
 def test_dropout_has_no_numbers_to_look_at():
-    assert finite.first_not_finite(Sequential(drop=Dropout(0.5))) is None
+    assert watchdog.first_not_finite(Sequential(drop=Dropout(0.5))) is None

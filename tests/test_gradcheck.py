@@ -9,6 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,7 +39,7 @@ from inception_np import (
 )
 from inception_np.gradcheck.check import METHODS
 from inception_np.gradcheck.command import LAYERS as READY
-from inception_np.gradcheck.command import LINEAR, add_arguments, run
+from inception_np.gradcheck.command import LINEAR
 from inception_np.gradcheck.complex_step import _jitter
 from inception_np.gradcheck.kinks import margin
 from inception_np.gradcheck.policies import POLICIES
@@ -730,14 +731,7 @@ def test_a_gradient_of_nan_is_wrong(own):
 
 
 def command(*words):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        code = run(parser.parse_args(words))
-    text = printed.getvalue()
+    code, text = commands.command("gradcheck", *words)
     return code, json.loads(text) if "--json" in words else text
 
 

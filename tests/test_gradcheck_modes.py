@@ -1,10 +1,8 @@
 """Both modes are checked where they differ: a fault in evaluation alone is found by default, and named."""
 
-import argparse
-import io
 import json
-from contextlib import redirect_stdout
 
+import commands
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +24,7 @@ from inception_np import (
     create_model,
 )
 from inception_np.gradcheck.check import METHODS
-from inception_np.gradcheck.command import add_arguments, randomise_vectors, run
+from inception_np.gradcheck.command import randomise_vectors
 from inception_np.gradcheck.policies import POLICIES
 from inception_np.models.network import Network
 from inception_np.testing import LAYERS, networks
@@ -440,12 +438,8 @@ class Twice(Layer):
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        code = run(parser.parse_args(words))
-    return code, json.loads(printed.getvalue())
+    code, text = commands.command("gradcheck", *words)
+    return code, json.loads(text)
 
 
 def test_the_command_checks_both_modes_unless_one_is_asked_for(tmp_path):

@@ -1,7 +1,6 @@
 """The lines that repeat a failure: run by themselves, they make the same layer and x and give the same report, or there
 are none."""
 
-import argparse
 import io
 import itertools
 import os
@@ -12,6 +11,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +44,6 @@ from inception_np import (
     create_model,
 )
 from inception_np.gradcheck.check import METHODS
-from inception_np.gradcheck.command import add_arguments, run
 from inception_np.gradcheck.snippet import Lines, snippet
 from inception_np.layer import flatten
 from inception_np.testing import LAYERS, networks, randomise
@@ -473,12 +472,7 @@ class Half(Layer):
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        code = run(parser.parse_args(words))
-    return code, printed.getvalue()
+    return commands.command("gradcheck", *words)
 
 
 COMMANDS = [

@@ -9,17 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "inception_np"
 
-# above the models and below training.
+# A module imports only from its own floor or from lower ones. Whatever is not named (gradcheck, weights, testing) lives
+# above the models and below training. A command (command.py) stands beside what it runs, on the floor of `__main__`.
 FLOORS = (
-    ("files", "random", "schedules"),
     ("backend",),
+    ("data",),
     ("kernels",),
     ("layer",),
     ("layers", "compose"),
     ("models",),
     (),
-    ("train",),
-    ("cli", "__main__"),
+    ("runtime", "training"),
+    ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 IN_BETWEEN = FLOORS.index(())
@@ -29,7 +30,7 @@ CUPY = {"backend/__init__.py", "kernels/cuda/launch.py", "runtime/graph.py"}  # 
 RUNS_CODE = {"pickle", "cPickle", "dill", "marshal", "shelve", "importlib", "runpy"}
 ALLOWED = {
     ("__init__.py", "importlib"): "public names are looked up in a table of our own modules",
-    ("cli.py", "importlib"): "commands are looked up in a table of our own modules",
+    ("__main__.py", "importlib"): "commands are looked up in a table of our own modules",
     ("gradcheck/command.py", "importlib"): "checks a layer in a file that the user names on the command line",
     ("kernels/dispatch.py", "importlib"): "a kernel's twins are files of our own, of the same name",
     ("testing.py", "eval"): "makes the layer that a strategy of its own wrote down",
@@ -48,7 +49,8 @@ def imported(tree):
 
 def upward(path, source):
     """The imports of a file at `path` (relative to the package) that point to a higher floor."""
-    here = FLOOR.get(Path(path).parts[0].removesuffix(".py"), IN_BETWEEN)
+    top, command = Path(path).parts[0].removesuffix(".py"), "command" in Path(path).name
+    here = FLOOR["__main__"] if command else FLOOR.get(top, IN_BETWEEN)
     for level, module, names in imported(ast.parse(source)):
         parents = Path(path).parts[:-1]
         base = parents[: len(parents) - level + 1] if level else ()
@@ -88,16 +90,16 @@ def test_imports_point_one_way():
         ("kernels/conv.py", "def f():\n    from ..layers.conv import Conv2D"),
         ("kernels/cpu/conv.py", "from ... import compose"),
         ("layers/conv.py", "import inception_np.models"),
-        ("layers/conv.py", "from inception_np.train import train"),
+        ("layers/conv.py", "from inception_np.training.loop import train"),
         ("backend/__init__.py", "from ..kernels import conv"),
-        ("models/blocks.py", "from ..optim import SGD"),
-        ("optim.py", "from . import cli"),
-        ("train.py", "from .cli import main"),
+        ("models/blocks.py", "from ..training.optim import SGD"),
+        ("weights/convert.py", "from ..training import loop"),
+        ("training/loop.py", "from ..__main__ import main"),
     ],
 )
 def test_an_import_that_points_up_is_caught(path, source):
     assert list(upward(path, source))
-    assert not list(upward("cli.py", source.replace("...", ".").replace("..", ".")))
+    assert not list(upward("__main__.py", source.replace("...", ".").replace("..", ".")))
 
 
 def test_only_three_files_import_cupy():

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from numerics import snapshot
 
-from inception_np import create_model, fits, memory, train
+from inception_np import create_model
 from inception_np.backend.errors import RefusedError, UsageError
 from inception_np.compose import Sequential
 from inception_np.layer import Layer, vectors
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.linear import Linear
 from inception_np.layers.pool import GlobalAvgPool2D
-from inception_np.memory import activations, arrays_of_a_pass, available, largest_batch, needed
 from inception_np.models.network import Network
+from inception_np.training import fits, loop, memory
+from inception_np.training.memory import activations, arrays_of_a_pass, available, largest_batch, needed
+from inception_np.training.options import resolve
 
 TOLERANCE = 0.15
 
@@ -53,8 +55,9 @@ NOT_FITTED = [  # the constants in memory.py were chosen without a look at these
 
 CHILD = """
 import contextlib, io, json, sys, tempfile
-from inception_np import fits, memory, train
-from inception_np.runtime.bench.side import forget_peak, resident
+from inception_np.runtime.bench.side import (forget_peak, resident)
+from inception_np.training import (fits, loop, memory)
+from inception_np.training.options import (resolve)
 
 given, said = json.loads(sys.argv[1]), []
 
@@ -62,11 +65,11 @@ def watched(net, shape, vectors, images=0, **options):
     said.append(memory.needed(net, shape, vectors, **options) + images)
 
 fits.check_memory = watched
-options = train.resolve(**{"train_images": 2 * given["batch_size"], "test_images": 300, "epochs": 1, **given})
+options = resolve(**{"train_images": 2 * given["batch_size"], "test_images": 300, "epochs": 1, **given})
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
     before = resident()
     forget_peak()
-    train.train(folder + "/run", options)
+    loop.train(folder + "/run", options)
 print(json.dumps([said[0], resident("VmHWM") - before]))
 """
 
@@ -187,7 +190,7 @@ def test_activations_are_those_of_every_layer_that_computes():
 
 # Refused, with what would fit
 
-OPTIONS = train.resolve(
+OPTIONS = resolve(
     model="inception_v1_cifar", width=1 / 16, train_images=3000, test_images=64, epochs=1, batch_size=3000, lr=0.01
 )
 
@@ -202,23 +205,23 @@ def test_a_run_that_would_not_fit_is_refused_at_once_with_a_batch_size_that_fits
     room = low + (high - low) // 40
     monkeypatch.setattr(memory, "available", lambda: int((room + 3064 * 3080) / 0.9))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "load", no_images)
+        patch.setattr(loop, "load", no_images)
         with pytest.raises(
             RefusedError, match=r"^--batch-size: 3000 images need about .*; --batch-size \d+ fits"
         ) as caught:
-            train.train(tmp_path / "new", OPTIONS)
+            loop.train(tmp_path / "new", OPTIONS)
     assert not (tmp_path / "new").exists()
     fits_in = int(str(caught.value).split("--batch-size ")[-1].split()[0])
     assert 2 < fits_in < 3000 and needed(net, (fits_in, 32, 32, 3), 2, test=64) <= room
     assert needed(net, (round(fits_in * 1.3), 32, 32, 3), 2, test=64) > room  # and not much larger ones do
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
-    assert train.train(tmp_path / "new", replace(OPTIONS, batch_size=fits_in))["epoch"] == 1
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
+    assert loop.train(tmp_path / "new", replace(OPTIONS, batch_size=fits_in))["epoch"] == 1
 
 
 def test_where_no_batch_fits_it_says_so_and_force_tries_anyway(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 1 << 20)
     with pytest.raises(RefusedError, match="no batch size fits: choose a smaller network"):
-        train.train(tmp_path / "new", replace(OPTIONS, batch_size=16))
+        loop.train(tmp_path / "new", replace(OPTIONS, batch_size=16))
     fits.network_for(OPTIONS, True)
 
 
@@ -232,7 +235,7 @@ def test_the_largest_batch_is_near_the_largest(monkeypatch):
 
 LIMITED = """
 import resource, sys
-from inception_np.cli import main
+from inception_np.__main__ import main
 limit = int(sys.argv[1]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.exit(main(sys.argv[2:]))
@@ -258,9 +261,9 @@ def test_under_a_limit_on_addresses_a_batch_that_is_named_runs(tmp_path):
 
 
 def test_memory_that_ends_in_the_run_is_one_line_with_what_takes_less_and_the_state_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Run, "draw", lambda self: None)
+    monkeypatch.setattr(loop.Run, "draw", lambda self: None)
     options = replace(OPTIONS, train_images=32, batch_size=16, epochs=2)
-    step, steps = train.Run.train_step, []
+    step, steps = loop.Run.train_step, []
 
     def ends(self, index):
         steps.append(len(index))
@@ -268,13 +271,13 @@ def test_memory_that_ends_in_the_run_is_one_line_with_what_takes_less_and_the_st
             raise MemoryError("Unable to allocate 3.00 GiB for an array with shape (1, 2)")
         step(self, index)
 
-    monkeypatch.setattr(train.Run, "train_step", ends)
+    monkeypatch.setattr(loop.Run, "train_step", ends)
     with pytest.raises(RefusedError) as caught:
-        train.train(tmp_path / "run", options)
+        loop.train(tmp_path / "run", options)
     line = str(caught.value)
     assert line.startswith("--batch-size: out of memory with 16 images in epoch 2, step 2; --batch-size 8 ")
     assert f"up to its last save is in {tmp_path / 'run'}, --resume" in line and "\n" not in line
-    assert train.train(tmp_path / "run", options, resume=True)["epoch"] == 2
+    assert loop.train(tmp_path / "run", options, resume=True)["epoch"] == 2
 
 
 def test_there_is_memory_to_be_had():
@@ -309,16 +312,16 @@ def test_there_is_memory_to_be_had():
     ids=lambda x: str(x)[:40],
 )
 def test_a_run_that_cannot_be_is_refused_before_its_images_are_drawn(tmp_path, monkeypatch, wrong, text):
-    monkeypatch.setattr(train, "load", no_images)
+    monkeypatch.setattr(loop, "load", no_images)
     options = replace(OPTIONS, **{"train_images": 64, "batch_size": 16, **wrong})
     with pytest.raises(UsageError) as caught:
-        train.train(tmp_path / "new", options)
+        loop.train(tmp_path / "new", options)
     assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_size_that_nobody_asked_for_is_never_above_the_images():
-    assert train.resolve(train_images=20).batch_size == 20
-    assert train.resolve(train_images=20, model="inception_v1_cifar").batch_size == 20
-    assert train.resolve(train_images=500).batch_size == 32
-    assert train.resolve(train_images=20, batch_size=64).batch_size == 64
+    assert resolve(train_images=20).batch_size == 20
+    assert resolve(train_images=20, model="inception_v1_cifar").batch_size == 20
+    assert resolve(train_images=500).batch_size == 32
+    assert resolve(train_images=20, batch_size=64).batch_size == 64

@@ -10,9 +10,10 @@ from PIL import Image
 
 import inception_np
 from inception_np import create_model, list_models, load, save
+from inception_np.__main__ import main
 from inception_np.backend.errors import explained
-from inception_np.cli import main
 from inception_np.compose import Sequential
+from inception_np.data.preprocess import Preprocess
 from inception_np.layer import Buffer, Layer, Param, cast, check_children, flatten, move
 from inception_np.layers.activation import ReLU
 from inception_np.layers.batchnorm import BatchNorm
@@ -20,9 +21,8 @@ from inception_np.layers.conv import Conv2D, ConvReLU
 from inception_np.layers.linear import Linear
 from inception_np.layers.pool import GlobalAvgPool2D
 from inception_np.models import Network
-from inception_np.optim import SGD, RMSProp
-from inception_np.predict import predict_images
-from inception_np.preprocess import Preprocess
+from inception_np.training.optim import SGD, RMSProp
+from inception_np.training.predict import predict_images
 from inception_np.weights.tensorfile import read_tensors
 
 # What save writes, load reads
@@ -267,7 +267,7 @@ def test_a_file_that_may_not_be_read_is_named_with_what_to_do(capsys, monkeypatc
     if "{c}" in command:
         monkeypatch.setattr("PIL.Image.open", refuse)
     elif "cifar10" in command:
-        monkeypatch.setattr("inception_np.data._found_files", refuse)
+        monkeypatch.setattr("inception_np.data.cifar10._found_files", refuse)
     else:
         monkeypatch.setattr("numpy.fromfile", refuse)
     assert main(line) == 1

@@ -17,7 +17,8 @@ from numerics import H, dot, gradients
 
 import inception_np.models as models
 from inception_np.compose import Concat, Residual, Sequential
-from inception_np.data import normalise, shapes10
+from inception_np.data.batches import normalise
+from inception_np.data.shapes10 import shapes10
 from inception_np.layer import Mode, cast, flatten, named_params, vectors, walk
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
@@ -31,8 +32,8 @@ from inception_np.models.blocks import at_width, tower
 from inception_np.models.network import smallest_image
 from inception_np.models.summary import summary
 from inception_np.models.xception import normalised, segmented
-from inception_np.optim import SGD
 from inception_np.testing import mode, random_like
+from inception_np.training.optim import SGD
 from inception_np.weights.checkpoint import load, save
 from reference import tables_later
 

@@ -39,7 +39,7 @@ from inception_np import (
 from inception_np.layer import cast, named_buffers, of_kind
 from inception_np.layers.pool import AdaptiveAvgPool2D
 from inception_np.models.network import Network
-from inception_np.train import evaluate
+from inception_np.training.loop import evaluate
 
 fast = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
 SHAPE = (3, 7, 6, 3)

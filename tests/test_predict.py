@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inception_np import Mode, create_model, save
-from inception_np.cli import main
+from inception_np.__main__ import main
+from inception_np.data.preprocess import FILTERS, IMAGENET_MEAN, IMAGENET_STD, Preprocess, open_image, prepare
 from inception_np.models import Network
-from inception_np.predict import predict_images, preprocess_for, top
-from inception_np.preprocess import FILTERS, IMAGENET_MEAN, IMAGENET_STD, Preprocess, open_image, prepare
+from inception_np.training.predict import predict_images, preprocess_for, top
 
 
 def picture(height, width, seed=0):

@@ -12,9 +12,12 @@ import time
 import pytest
 from small_runs import ARGUMENTS, DRAW, SMALL, same_bits, timeless, tiny_networks, uninterrupted, weights_of
 
-from inception_np import cli, fits, pictures, state, train
+from inception_np import __main__ as cli
 from inception_np.backend.errors import StoppedError
-from inception_np.signals import Interrupted, Signals
+from inception_np.training import command as training_command
+from inception_np.training import fits, loop, plots, results, state
+from inception_np.training.average import MovingAverage
+from inception_np.training.signals import Interrupted, Signals
 from inception_np.weights import checkpoint
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
@@ -63,7 +66,7 @@ def test_a_signal_in_a_destructor_is_kept_for_the_next_check(monkeypatch):
 
 
 def test_a_signal_that_a_destructor_lost_would_be_noticed(monkeypatch):
-    monkeypatch.setattr("inception_np.signals._in_destructor", lambda frame: False)
+    monkeypatch.setattr("inception_np.training.signals._in_destructor", lambda frame: False)
     with pytest.raises(AssertionError):
         test_a_signal_in_a_destructor_is_kept_for_the_next_check(monkeypatch)
 
@@ -98,18 +101,21 @@ def test_in_another_thread_nothing_is_handled_and_nothing_fails():
 
 # A signal in each part of a run: (what is called there, does it belong to the loop, is a state there already?)
 PARTS = {
-    "while the data is read": ((train, "load"), "before the first step; nothing was to be saved"),
+    "while the data is read": ((loop, "load"), "before the first step; nothing was to be saved"),
     "while the network is made": ((fits, "create_model"), "before the first step; nothing was to be saved"),
-    "before the first step": ((train.Run, "header"), "in epoch 1 after 0 of 3 steps, all is saved; continue with"),
-    "in a step": ((train.Run, "train_step"), "in epoch 1 after 1 of 3 steps, all is saved; continue with"),
+    "before the first step": ((loop.Run, "header"), "in epoch 1 after 0 of 3 steps, all is saved; continue with"),
+    "in a step": ((loop.Run, "train_step"), "in epoch 1 after 1 of 3 steps, all is saved; continue with"),
     "while the state is written": (
-        (train, "write_state"),
+        (loop, "write_state"),
         "in epoch 2 after 0 of 3 steps, all is saved; continue with",
     ),
-    "while the checkpoint is written": ((train, "save"), "in epoch 2 after 0 of 3 steps, all is saved; continue with"),
-    "in the test": ((train, "evaluate"), "in epoch 1 after 3 of 3 steps, all is saved; continue with"),
+    "while the checkpoint is written": (
+        (results, "save"),
+        "in epoch 2 after 0 of 3 steps, all is saved; continue with",
+    ),
+    "in the test": ((loop, "evaluate"), "in epoch 1 after 3 of 3 steps, all is saved; continue with"),
     "while a picture is drawn": (
-        (pictures, "confusion"),
+        (plots, "confusion"),
         "after the last epoch; all is saved, but pictures may be mis",
     ),
 }
@@ -135,9 +141,9 @@ def test_a_signal_in_any_part_of_a_run_saves_what_is_there_and_says_so(
 ):
     (owner, name), text = PARTS[part]
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "draw", DRAW)
+        patch.setattr(loop.Run, "draw", DRAW)
         interrupting(patch, owner, name, number)
-        patch.setitem(cli.COMMANDS, "train", (*cli.COMMANDS["train"][:2], lambda _: train.train(tmp_path, SMALL) and 0))
+        patch.setattr(training_command, "run", lambda _: loop.train(tmp_path, SMALL) and 0)
         code = cli.main(["train"])
     errors = capsys.readouterr().err
     assert code == 128 + number
@@ -151,7 +157,7 @@ def test_a_signal_in_any_part_of_a_run_saves_what_is_there_and_says_so(
         assert f"in epoch {progress['epoch'] + 1} after {progress['step']} of 3 steps" in last
     if saved:
         assert checkpoint.read_tensors(tmp_path / "checkpoint.safetensors")
-    train.train(tmp_path, SMALL, resume=saved)
+    loop.train(tmp_path, SMALL, resume=saved)
     whole = uninterrupted[SMALL.model]
     assert same_bits(weights_of(tmp_path), weights_of(whole)) and timeless(tmp_path) == timeless(whole)
     assert not list(tmp_path.glob(".*"))
@@ -159,29 +165,29 @@ def test_a_signal_in_any_part_of_a_run_saves_what_is_there_and_says_so(
 
 def test_a_run_taken_up_and_stopped_before_its_next_step_is_said_to_be_as_it_was(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        interrupting(patch, train.Run, "train_step", signal.SIGINT)
-        train.train(tmp_path, SMALL)
+        interrupting(patch, loop.Run, "train_step", signal.SIGINT)
+        loop.train(tmp_path, SMALL)
     before = (tmp_path / "state.safetensors").read_bytes()
     with (
         monkeypatch.context() as patch,
         pytest.raises(StoppedError, match=r"before the next step; the run in .* is as"),
     ):
-        interrupting(patch, train, "newest_state", signal.SIGINT)
-        train.train(tmp_path, SMALL, resume=True)
+        interrupting(patch, state, "newest_state", signal.SIGINT)
+        loop.train(tmp_path, SMALL, resume=True)
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
 def test_a_signal_in_the_last_save_is_not_forgotten(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StoppedError, match="after the last epoch; all is saved"):
-        original = train.Run.save_results
+        original = loop.Run.save_results
 
         def save_results(run):
             original(run)
             if run.epoch == SMALL.epochs:
                 at_once(signal.SIGTERM)
 
-        patch.setattr(train.Run, "save_results", save_results)
-        train.train(tmp_path, SMALL)
+        patch.setattr(loop.Run, "save_results", save_results)
+        loop.train(tmp_path, SMALL)
     assert len(timeless(tmp_path)) == SMALL.epochs
 
 
@@ -203,10 +209,10 @@ def nothing_deferred(signals):
 @pytest.mark.parametrize(
     ("part", "owner", "name", "fault"),
     [
-        ("in the test", train.Average, "in_place", averages_left_in_place),
-        ("in a step", train.Signals, "deferred", nothing_deferred),
-        ("in a step", train.Run, "save", lambda run: None),
-        ("while the data is read", train, "stopped_outside", lambda number, *_: KeyboardInterrupt(number)),
+        ("in the test", MovingAverage, "in_place", averages_left_in_place),
+        ("in a step", loop.Signals, "deferred", nothing_deferred),
+        ("in a step", loop.Run, "save", lambda run: None),
+        ("while the data is read", loop, "stopped_outside", lambda number, *_: KeyboardInterrupt(number)),
     ],
 )
 def test_signals_that_lose_or_mix_up_something_would_be_noticed(
@@ -224,15 +230,16 @@ def test_signals_that_lose_or_mix_up_something_would_be_noticed(
 
 TWICE = """
 import os, signal, sys, time
-from inception_np import cli, train
-step, first, second = train.Run.train_step, int(sys.argv.pop(1)), int(sys.argv.pop(1))
+from inception_np import __main__ as cli
+from inception_np.training import loop
+step, first, second = loop.Run.train_step, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 def train_step(run, index):
     step(run, index)
     if run.epoch == 1:
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), second)
         time.sleep(60)
-train.Run.train_step = train_step
+loop.Run.train_step = train_step
 sys.exit(cli.main())
 """
 
@@ -255,13 +262,14 @@ def test_a_second_signal_ends_the_process_at_once_and_damages_nothing(tmp_path, 
 def test_a_second_signal_while_the_first_is_being_reported_is_no_traceback(tmp_path):
     program = """
 import os, signal, sys
-from inception_np import cli
+from inception_np import __main__ as cli
 def stopped(_):
     os.kill(os.getpid(), signal.SIGTERM)
 def say(text):
     print(text, file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-cli.COMMANDS["models"] = (*cli.COMMANDS["models"][:2], stopped)
+from inception_np.models import command
+command.print_models = stopped
 cli.say = say
 sys.exit(cli.main(["models"]))
 """
@@ -271,7 +279,7 @@ sys.exit(cli.main(["models"]))
 
 LATE = """
 import atexit, os, signal, sys
-from inception_np import cli
+from inception_np import __main__ as cli
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
 {planted}
 sys.exit(cli.main())
@@ -283,6 +291,6 @@ sys.exit(cli.main())
 )
 def test_a_signal_while_the_process_ends_does_not_change_its_code(planted, code):
     """The second is the planted fault: the handlers from before come back, and the process dies."""
-    program = LATE.format(planted=planted and "from inception_np.signals import Signals; " + planted)
+    program = LATE.format(planted=planted and "from inception_np.training.signals import Signals; " + planted)
     done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, timeout=60)
     assert done.returncode == code and done.stderr == ""

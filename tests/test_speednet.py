@@ -5,12 +5,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params, train
-from inception_np.data import shapes10
+from inception_np import Mode, Replay, compile_inference, create_model, load, named_buffers, named_params
+from inception_np.data.shapes10 import shapes10
 from inception_np.layer import walk
 from inception_np.layers import whitening
 from inception_np.layers.init import dirac, he_normal
 from inception_np.layers.whitening import PatchWhitening, whiten
+from inception_np.training import loop
+from inception_np.training.options import resolve
 
 FILTERS = "whiten.conv.weight"
 
@@ -105,15 +107,15 @@ def test_replayed_and_compiled_it_gives_what_its_layers_give(low_memory):
 
 
 OPTIONS = replace(
-    train.resolve(data="cifar10", model="speednet_cifar"),
+    resolve(data="cifar10", model="speednet_cifar"),
     **{"data": "shapes10", "width": 1 / 8, "train_images": 40, "test_images": 10, "batch_size": 8, "epochs": 2},
 )
 
 
 def test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path):
-    train.train(tmp_path, OPTIONS)
+    loop.train(tmp_path, OPTIONS)
     images, _ = shapes10("train", 40)
-    run = train.Run(tmp_path / "other", OPTIONS, False)
+    run = loop.Run(tmp_path / "other", OPTIONS, False)
     wanted = create_model("speednet_cifar", width=1 / 8, num_classes=10)
     whiten(wanted, images, run.data.mean, run.data.std)
     found = named_buffers(load(tmp_path / "checkpoint.safetensors"))[FILTERS].data
@@ -123,7 +125,7 @@ def test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path):
 
 
 def test_training_without_whitening_would_be_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "whiten", lambda net, *images: None)
+    monkeypatch.setattr(loop, "whiten", lambda net, *images: None)
     with pytest.raises(AssertionError):
         test_training_whitens_before_its_first_step_and_keeps_the_filters(tmp_path)
 
@@ -139,20 +141,20 @@ def test_filters_are_fitted_to_the_first_images_alone(monkeypatch):
 
 
 def test_the_recipe_is_for_cifar10_and_gives_way_to_what_is_asked_for():
-    usual = train.resolve(data="cifar10", model="speednet_cifar")
+    usual = resolve(data="cifar10", model="speednet_cifar")
     assert (usual.batch_size, usual.schedule, usual.lookahead, usual.flip, usual.tta, usual.pad) == (
         *(1024, "triangular", True, "alternating", True, 2),
     )
-    assert train.resolve(data="cifar10", model="speednet_cifar", lr=0.5, tta=False, flip="random") == replace(
+    assert resolve(data="cifar10", model="speednet_cifar", lr=0.5, tta=False, flip="random") == replace(
         usual, lr=0.5, tta=False, flip="random"
     )
-    plain = train.resolve(data="cifar10", model="speednet_cifar", augment=False)
+    plain = resolve(data="cifar10", model="speednet_cifar", augment=False)
     assert (plain.cutout, plain.flip, plain.augment) == (0, "random", False)
-    averaged = train.resolve(data="cifar10", model="speednet_cifar", ema=0.99)
+    averaged = resolve(data="cifar10", model="speednet_cifar", ema=0.99)
     assert averaged.ema == 0.99 and not averaged.lookahead
     for options in (usual, plain, averaged):
-        train.check(options)
-    assert asdict(train.resolve(model="speednet_cifar"))["schedule"] == "cosine"
+        loop.check(options)
+    assert asdict(resolve(model="speednet_cifar"))["schedule"] == "cosine"
 
 
 @pytest.mark.parametrize(

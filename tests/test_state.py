@@ -22,8 +22,10 @@ from small_runs import (
     weights_of,
 )
 
-from inception_np import cli, files, state, train
+from inception_np import __main__ as cli
 from inception_np.backend.errors import StoppedError, UsageError
+from inception_np.data import files
+from inception_np.training import loop, state
 from inception_np.weights.tensorfile import read_tensors, write_tensors
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
@@ -82,21 +84,21 @@ def killed_before(operation):
 
 def taken_up(folder, options, save_every):
     """The outcome of a run that is started again in its folder, as a user would."""
-    train.train(folder, options, resume=state.holds_run(folder), save_every=save_every)
+    loop.train(folder, options, resume=state.holds_run(folder), save_every=save_every)
     return outcome(folder)
 
 
 def unlike(tmp_path, monkeypatch, options, save_every):
     """The writes before which a kill changes the run's outcome, and after the last how many writes there were."""
-    monkeypatch.setattr(train.Run, "draw", draw_quickly)
-    train.train(tmp_path / "first", options, save_every=save_every)  # kernels that it compiles are written down too
+    monkeypatch.setattr(loop.Run, "draw", draw_quickly)
+    loop.train(tmp_path / "first", options, save_every=save_every)  # kernels that it compiles are written down too
     with killed_before(None) as done:
-        train.train(tmp_path / "whole", options, save_every=save_every)
+        loop.train(tmp_path / "whole", options, save_every=save_every)
     whole = outcome(tmp_path / "whole")
     for operation in range(len(done)):
         folder = tmp_path / str(operation)
         with killed_before(operation), pytest.raises(Killed):
-            train.train(folder, options, save_every=save_every)
+            loop.train(folder, options, save_every=save_every)
         if taken_up(folder, options, save_every) != whole:
             yield f"{operation}: {done[operation]}"
     yield len(done)
@@ -124,10 +126,10 @@ def test_a_restore_that_forgets_the_files_that_follow_is_noticed(tmp_path, monke
         return save
 
     with monkeypatch.context() as planted:
-        planted.setattr(train.Run, "save_results", forgetful(train.Run.save_results))
+        planted.setattr(loop.Run, "save_results", forgetful(loop.Run.save_results))
         with pytest.raises(FileNotFoundError, match=r"checkpoint|log"):
             list(unlike(tmp_path / "files", planted, replace(SHORT, epochs=1), 1e6))
-    monkeypatch.setattr(train, "sweep", lambda *_: None)
+    monkeypatch.setattr(loop, "sweep", lambda *_: None)
     assert next(unlike(tmp_path / "leftovers", monkeypatch, replace(SHORT, epochs=1), 1e6)) == "0: fsync"
 
 
@@ -166,7 +168,7 @@ def test_what_is_left_beside_the_files_of_a_run_goes_whoever_has_the_number_of_i
     dead = tmp_path / ".mine.tmp99999999999999999999"
     for path in (ours, theirs, dead):
         path.write_bytes(b"")
-    files.sweep(tmp_path, train.OURS)
+    files.sweep(tmp_path, loop.OURS)
     assert [path.exists() for path in (ours, theirs, dead)] == [False, True, False]
 
 
@@ -188,25 +190,25 @@ def test_eval_sweeps_the_folder_of_a_run_that_was_killed_and_no_other_folder(tmp
 
 def test_a_run_that_another_one_was_faster_than_changes_nothing(tmp_path, monkeypatch):
     """The other one starts, and ends, after this one has looked for it and before it has the lock."""
-    theirs, original = {}, train.make_folder
+    theirs, original = {}, loop.make_folder
 
     def make_folder(folder):
         if not theirs:
             theirs["now"] = True
-            train.train(tmp_path, SMALL)
+            loop.train(tmp_path, SMALL)
             theirs["now"] = contents(tmp_path)
         return original(folder)
 
-    monkeypatch.setattr(train, "make_folder", make_folder)
+    monkeypatch.setattr(loop, "make_folder", make_folder)
     with pytest.raises(UsageError, match="already holds a run; add --resume"):
-        train.train(tmp_path, replace(SMALL, seed=6))
+        loop.train(tmp_path, replace(SMALL, seed=6))
     assert contents(tmp_path) == theirs["now"]
 
 
 def test_a_check_made_only_before_the_lock_is_noticed(tmp_path, monkeypatch):
     """The planted fault: the second look sees nothing."""
     answers = iter([False, False] + [False] * 10)
-    monkeypatch.setattr(train, "check_folder", lambda *_: next(answers))
+    monkeypatch.setattr(loop, "check_folder", lambda *_: next(answers))
     with pytest.raises(pytest.fail.Exception):
         test_a_run_that_another_one_was_faster_than_changes_nothing(tmp_path, monkeypatch)
 
@@ -236,19 +238,19 @@ def contents(folder):
 def steps_saved(monkeypatch):
     """The (epoch, step) of every state that is written from now on."""
     found = []
-    original = train.write_state
+    original = loop.write_state
 
     def write_state(folder, arrays, options, progress):
         found.append((progress["epoch"], progress["step"]))
         original(folder, arrays, options, progress)
 
-    monkeypatch.setattr(train, "write_state", write_state)
+    monkeypatch.setattr(loop, "write_state", write_state)
     return found
 
 
 def test_save_every_0_saves_after_each_step_and_the_result_is_the_same(tmp_path, monkeypatch, uninterrupted):
     found = steps_saved(monkeypatch)
-    train.train(tmp_path, SMALL, save_every=0)
+    loop.train(tmp_path, SMALL, save_every=0)
     whole = uninterrupted[SMALL.model]
     assert found == [(e, s) for e in range(3) for s in (1, 2, 3)] + [(3, 0)] or found == sorted(
         {(e, s) for e in range(3) for s in (1, 2, 3)} | {(e, 0) for e in (1, 2, 3)}
@@ -258,7 +260,7 @@ def test_save_every_0_saves_after_each_step_and_the_result_is_the_same(tmp_path,
 
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_a_kill_within_an_epoch_loses_only_what_came_after_the_last_save(tmp_path, monkeypatch, uninterrupted, steps):
-    original, count = train.Run.train_step, 0
+    original, count = loop.Run.train_step, 0
 
     def train_step(run, index):
         nonlocal count
@@ -268,24 +270,24 @@ def test_a_kill_within_an_epoch_loses_only_what_came_after_the_last_save(tmp_pat
         count += 1
 
     with monkeypatch.context() as killing, pytest.raises(Killed):
-        killing.setattr(train.Run, "train_step", train_step)
-        train.train(tmp_path, SMALL, save_every=0)
+        killing.setattr(loop.Run, "train_step", train_step)
+        loop.train(tmp_path, SMALL, save_every=0)
     progress = json.loads(state.newest_state(tmp_path).metadata["progress"])
     assert 3 * progress["epoch"] + progress["step"] == steps
-    train.train(tmp_path, SMALL, resume=True, save_every=7)  # it is no option of the run: another value is none too
+    loop.train(tmp_path, SMALL, resume=True, save_every=7)  # it is no option of the run: another value is none too
     whole = uninterrupted[SMALL.model]
     assert same_bits(weights_of(tmp_path), weights_of(whole)) and timeless(tmp_path) == timeless(whole)
 
 
 def test_a_state_without_the_averages_within_the_epoch_is_noticed(tmp_path, monkeypatch, uninterrupted):
     """The planted fault of the test above: the sums of the epoch begin again."""
-    arrays = train.Run.arrays
+    arrays = loop.Run.arrays
 
     def forgetful(run):
         found = arrays(run)
         return {k: np.zeros_like(v) if run.step and k.startswith("average") else v for k, v in found.items()}
 
-    monkeypatch.setattr(train.Run, "arrays", forgetful)
+    monkeypatch.setattr(loop.Run, "arrays", forgetful)
     with pytest.raises(AssertionError):
         test_a_kill_within_an_epoch_loses_only_what_came_after_the_last_save(tmp_path, monkeypatch, uninterrupted, 4)
 
@@ -320,7 +322,7 @@ def test_saves_are_so_far_apart_and_take_at_most_a_hundredth_of_the_time(monkeyp
 def test_a_minute_passes_between_saves_unless_told_otherwise(tmp_path, monkeypatch):
     """Steps of 25 seconds: after the third of an epoch a minute is over."""
     found, now = steps_saved(monkeypatch), 0.0
-    original = train.Run.train_step
+    original = loop.Run.train_step
 
     def train_step(run, index):
         nonlocal now
@@ -328,15 +330,15 @@ def test_a_minute_passes_between_saves_unless_told_otherwise(tmp_path, monkeypat
         now += 25
 
     monkeypatch.setattr(state.time, "monotonic", lambda: now)
-    monkeypatch.setattr(train.Run, "train_step", train_step)
-    train.train(tmp_path, replace(SMALL, batch_size=6, epochs=1))
+    monkeypatch.setattr(loop.Run, "train_step", train_step)
+    loop.train(tmp_path, replace(SMALL, batch_size=6, epochs=1))
     assert found == [(0, 3), (0, 6), (1, 0)]
 
 
 @pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, "60", None, True])
 def test_what_is_no_number_of_seconds_is_refused(tmp_path, wrong):
     with pytest.raises(UsageError, match=r"^--save-every: got .+; give a number of seconds from 0"):
-        train.train(tmp_path / "new", SMALL, save_every=wrong)
+        loop.train(tmp_path / "new", SMALL, save_every=wrong)
     assert not (tmp_path / "new").exists()
 
 
@@ -347,7 +349,7 @@ def test_the_command_line_hands_the_seconds_on_and_keeps_them_out_of_the_options
         found.update(keywords)
         return {"test_accuracy": 0.5, "test_loss": 1.0, "epoch": 1}
 
-    monkeypatch.setattr(train, "train", fake)
+    monkeypatch.setattr(loop, "train", fake)
     for arguments, seconds in (([], 60.0), (["--save-every", "0"], 0.0), (["--save-every", "2.5"], 2.5)):
         assert cli.main(["train", "--output", str(tmp_path), *arguments]) == 0
         assert found["save_every"] == seconds
@@ -363,7 +365,7 @@ def stopped(tmp_path, monkeypatch):
     with monkeypatch.context() as stopping:
         stop_after(stopping, 4)
         with pytest.raises(StoppedError):
-            train.train(tmp_path, SMALL)
+            loop.train(tmp_path, SMALL)
     (tmp_path / "state.previous.safetensors").unlink()
     return tmp_path
 
@@ -477,7 +479,7 @@ NONSENSE = {
 
 def resumed(folder):
     """Take up the run in the folder. Returns the run, changed or not, and the error if there was one."""
-    run = train.Run(folder, SMALL, False)
+    run = loop.Run(folder, SMALL, False)
     before = {name: array.copy() for name, array in run.arrays().items()}
     counters = run.epoch, run.step, dict(run.sums), list(run.history), run.average.updates
     try:
@@ -499,7 +501,7 @@ def test_a_state_that_no_run_could_have_written_is_refused_by_field_and_changes_
         raise error
     assert "; " in str(error) and "\n" not in str(error)
     with pytest.raises(ValueError, match=r"state.safetensors: "):
-        train.train(stopped, SMALL, resume=True)
+        loop.train(stopped, SMALL, resume=True)
     assert contents(stopped) == before
 
 
@@ -511,7 +513,7 @@ def test_states_that_are_taken_as_they_are_would_be_noticed(stopped, monkeypatch
         "progress_of": lambda state, *_: json.loads(state.metadata["progress"]),
         "options_of": lambda state: SMALL,
     }
-    monkeypatch.setattr(train, part, plain[part])
+    monkeypatch.setattr(state, part, plain[part])
     fault = {"check_tensors": "one number for all", "progress_of": "a step below 0", "options_of": "an option as text"}
     with pytest.raises(AssertionError):
         test_a_state_that_no_run_could_have_written_is_refused_by_field_and_changes_nothing(stopped, fault[part])
@@ -519,7 +521,7 @@ def test_states_that_are_taken_as_they_are_would_be_noticed(stopped, monkeypatch
 
 def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninterrupted):
     rewrite(stopped, lambda *_: None)
-    train.train(stopped, SMALL, resume=True)
+    loop.train(stopped, SMALL, resume=True)
     assert same_bits(weights_of(stopped), weights_of(uninterrupted[SMALL.model]))
 
 
@@ -531,7 +533,7 @@ def without_added(_, texts):
 def test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(stopped, uninterrupted):
     rewrite(stopped, without_added)
     assert state.options_of(state.newest_state(stopped)) == SMALL
-    train.train(stopped, SMALL, resume=True)
+    loop.train(stopped, SMALL, resume=True)
     assert same_bits(weights_of(stopped), weights_of(uninterrupted[SMALL.model]))
     assert state.options_of(state.newest_state(stopped)) == SMALL
 
@@ -556,7 +558,7 @@ def test_the_command_line_names_the_file_whose_options_no_run_could_have(stopped
 
 def test_a_run_is_not_taken_up_with_other_options_than_its_own(stopped):
     with pytest.raises(UsageError, match=r"--lr: got 0.1, the run in .* has 0.05; leave it out"):
-        train.train(stopped, replace(SMALL, lr=0.1), resume=True)
+        loop.train(stopped, replace(SMALL, lr=0.1), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "removed"])
@@ -564,7 +566,7 @@ def test_the_state_before_a_damaged_one_is_kept_until_a_whole_one_is_there(
     tmp_path, monkeypatch, uninterrupted, capsys, damage
 ):
     """Killed while the first state after the damage is written."""
-    train.train(tmp_path, SMALL)
+    loop.train(tmp_path, SMALL)
     newest = tmp_path / "state.safetensors"
     if damage == "cut":
         newest.write_bytes(newest.read_bytes()[:-1])
@@ -576,17 +578,17 @@ def test_the_state_before_a_damaged_one_is_kept_until_a_whole_one_is_there(
 
     with monkeypatch.context() as killing, pytest.raises(Killed):
         killing.setattr(state, "write_tensors", killed)
-        train.train(tmp_path, SMALL, resume=True)
+        loop.train(tmp_path, SMALL, resume=True)
     assert capsys.readouterr().err.count("going back to state.previous.safetensors") == 1
-    train.train(tmp_path, SMALL, resume=True)
+    loop.train(tmp_path, SMALL, resume=True)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
 
 
 def test_two_damaged_states_are_refused_by_name(tmp_path):
-    train.train(tmp_path, SHORT)
+    loop.train(tmp_path, SHORT)
     for name in ("state.safetensors", "state.previous.safetensors"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=r"state.previous.safetensors: data: "):
-        train.train(tmp_path, SHORT, resume=True)
+        loop.train(tmp_path, SHORT, resume=True)
     assert contents(tmp_path) == before

@@ -10,12 +10,14 @@ import time
 import pytest
 from small_runs import ARGUMENTS, SMALL, command, same_bits, tiny_networks, uninterrupted, wait_for, weights_of
 
-from inception_np import cli, progress, streams, train
+from inception_np import __main__ as cli
+from inception_np.data import streams
+from inception_np.training import loop, progress, results
 
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 
 SHORT = [*ARGUMENTS.split(), "--epochs", "2"]
-FILES = {"options.json", "state.safetensors", "state.previous.safetensors", "lock", *train.FILES}
+FILES = {"options.json", "state.safetensors", "state.previous.safetensors", "lock", *results.FILES}
 
 
 class Broken(io.StringIO):
@@ -52,7 +54,7 @@ def test_quiet_drops_what_cannot_be_written_and_results_raise_it():
 @pytest.mark.parametrize("stream", [None, Broken(0, GONE), Broken(0, FULL), Broken(2, OSError(5, "I/O error"))])
 def test_a_run_ends_with_the_same_bits_whoever_listens(tmp_path, monkeypatch, uninterrupted, stream):
     monkeypatch.setattr(sys, "stderr", stream)
-    train.train(tmp_path, SMALL)
+    loop.train(tmp_path, SMALL)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
 
 
@@ -71,7 +73,7 @@ def test_the_bar_of_a_terminal_that_is_gone_ends_nothing(tmp_path, monkeypatch, 
     terminal = Broken(3, OSError(5, "Input/output error"))
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    train.train(tmp_path, SMALL)
+    loop.train(tmp_path, SMALL)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model])) and terminal.getvalue()
 
 
@@ -89,9 +91,13 @@ ENDS = {
 SEEN = ("the reader of standard error is gone", "standard error is closed", "standard output is full")
 
 
-WITHOUT_PICTURES = (
-    "import sys; from inception_np import cli, train; train.Run.draw = lambda run: None; sys.exit(cli.main())"
-)
+WITHOUT_PICTURES = """
+import sys
+from inception_np import __main__ as cli
+from inception_np.training import loop
+loop.Run.draw = lambda run: None
+sys.exit(cli.main())
+"""
 
 
 def without_pictures(folder, *more):
@@ -145,7 +151,9 @@ def test_the_exit_code_is_not_the_streams(arguments, redirection, code, buffered
 
 def test_a_stream_that_is_left_as_it_is_would_be_noticed(tmp_path):
     """The planted fault: Python tries once more when it ends, and the code is 120."""
-    program = "import sys; from inception_np import cli; cli.drop = lambda stream: None; sys.exit(cli.main())"
+    program = (
+        "import sys; from inception_np import __main__ as cli; cli.drop = lambda stream: None; sys.exit(cli.main())"
+    )
     line = f"{subprocess.list2cmdline([sys.executable, '-c', program])} --version >/dev/full"
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     assert subprocess.run(["bash", "-c", line], stderr=subprocess.DEVNULL, env=environment).returncode == 120

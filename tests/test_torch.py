@@ -21,8 +21,8 @@ from inception_np.layers.loss import softmax_cross_entropy
 from inception_np.layers.lrn import LRN
 from inception_np.layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
 from inception_np.layers.whitening import PatchWhitening
-from inception_np.optim import SGD
 from inception_np.testing import LAYERS, Case, flags, networks, seeds
+from inception_np.training.optim import SGD
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

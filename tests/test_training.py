@@ -27,16 +27,20 @@ from small_runs import (
     weights_of,
 )
 
-from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential, evaluate, schedules, train
-from inception_np.averages import Lookahead
+from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential
 from inception_np.backend.errors import StoppedError, UsageError
-from inception_np.data import alternating
+from inception_np.data.batches import alternating
 from inception_np.kernels.clip import clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
-from inception_np.layers.loss import softmax_cross_entropy
+from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model
+from inception_np.training import evaluate, loop, plots, schedules, state
+from inception_np.training import step as step_module
+from inception_np.training.average import Lookahead, MovingAverage
+from inception_np.training.options import Options, resolve
 from inception_np.weights.checkpoint import load, read
 from inception_np.weights.tensorfile import read_tensors
+from reference.views import six_views
 
 KILLS = 4
 __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
@@ -46,9 +50,9 @@ __all__ = ["tiny_networks", "uninterrupted"]  # fixtures
 def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, uninterrupted, steps):
     stop_after(monkeypatch, steps)
     with pytest.raises(StoppedError, match="--resume --output"):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     monkeypatch.undo()
-    train.train(tmp_path, SMALL, resume=True)
+    loop.train(tmp_path, SMALL, resume=True)
     whole = uninterrupted[SMALL.model]
     assert same_bits(weights_of(tmp_path), weights_of(whole))
     assert timeless(tmp_path) == timeless(whole)
@@ -58,9 +62,9 @@ def test_a_real_network_with_rmsprop_resumes_with_the_same_bits(tmp_path, monkey
     for steps in (2, 3):
         stop_after(monkeypatch, steps)
         with pytest.raises(StoppedError):
-            train.train(tmp_path, REAL, resume=(tmp_path / "state.safetensors").exists())
+            loop.train(tmp_path, REAL, resume=(tmp_path / "state.safetensors").exists())
         monkeypatch.undo()
-    train.train(tmp_path, REAL, resume=True)
+    loop.train(tmp_path, REAL, resume=True)
     assert same_bits(weights_of(tmp_path), weights_of(uninterrupted[REAL.model]))
 
 
@@ -80,16 +84,16 @@ def test_whatever_resume_would_forget_is_noticed(tmp_path, monkeypatch, uninterr
     """The planted faults of the two tests above."""
     stop_after(monkeypatch, 5)
     with pytest.raises(StoppedError):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     monkeypatch.undo()
-    restore = train.Run.restore
+    restore = loop.Run.restore
 
     def faulty(self):
         restore(self)
         FAULTS[fault](self)
 
-    monkeypatch.setattr(train.Run, "restore", faulty)
-    train.train(tmp_path, SMALL, resume=True)
+    monkeypatch.setattr(loop.Run, "restore", faulty)
+    loop.train(tmp_path, SMALL, resume=True)
     assert not same_bits(weights_of(tmp_path), weights_of(uninterrupted[SMALL.model]))
 
 
@@ -99,7 +103,7 @@ LOOKING = replace(SMALL, ema=0.0, lookahead=True)  # 9 steps: slow weights move 
 @pytest.fixture(scope="module")
 def looking(tmp_path_factory, tiny_networks):
     folder = tmp_path_factory.mktemp("looking")
-    train.train(folder, LOOKING)
+    loop.train(folder, LOOKING)
     return folder
 
 
@@ -108,10 +112,10 @@ def look_again(folder, monkeypatch, steps, fault=lambda run: None):
     with monkeypatch.context() as stopping:
         stop_after(stopping, steps)
         with pytest.raises(StoppedError):
-            train.train(folder, LOOKING)
-    restore = train.Run.restore
-    monkeypatch.setattr(train.Run, "restore", lambda run: (restore(run), fault(run)))
-    train.train(folder, LOOKING, resume=True)
+            loop.train(folder, LOOKING)
+    restore = loop.Run.restore
+    monkeypatch.setattr(loop.Run, "restore", lambda run: (restore(run), fault(run)))
+    loop.train(folder, LOOKING, resume=True)
     return weights_of(folder)
 
 
@@ -127,15 +131,15 @@ def test_slow_weights_that_resume_would_forget_are_noticed(tmp_path, monkeypatch
     """The planted fault of the test above: they begin again from the fast ones."""
 
     def forget(run):
-        for slow, fast in zip(run.lookahead.means, run.lookahead.arrays, strict=True):
+        for slow, fast in zip(run.average.means, run.average.arrays, strict=True):
             slow[...] = fast
 
     assert not same_bits(look_again(tmp_path, monkeypatch, steps, forget), weights_of(looking))
 
 
 def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_does_not(tmp_path, uninterrupted):
-    train.train(tmp_path / "again", SMALL)
-    train.train(tmp_path / "other", replace(SMALL, seed=6))
+    loop.train(tmp_path / "again", SMALL)
+    loop.train(tmp_path / "other", replace(SMALL, seed=6))
     whole = weights_of(uninterrupted[SMALL.model])
     assert same_bits(weights_of(tmp_path / "again"), whole)
     assert not same_bits(weights_of(tmp_path / "other"), whole)
@@ -150,7 +154,7 @@ def mirrored_in(folder, monkeypatch):
     Raises AssertionError for an image that was seen twice in an epoch.
     """
     seen, here = {}, []
-    step, augment = train.Run.train_step, train.augment
+    step, augment = loop.Run.train_step, step_module.augment
 
     def train_step(self, index):
         here[:] = self.epoch, index
@@ -162,14 +166,14 @@ def mirrored_in(folder, monkeypatch):
             seen[here[0], int(image)] = bool(flag)
         return augment(images, *args, mirrored=mirrored, **more)
 
-    monkeypatch.setattr(train, "augment", told)
+    monkeypatch.setattr(step_module, "augment", told)
     with monkeypatch.context() as stopping:
-        stopping.setattr(train.Run, "train_step", train_step)
+        stopping.setattr(loop.Run, "train_step", train_step)
         stop_after(stopping, 5)
         with pytest.raises(StoppedError):
-            train.train(folder, ALTERNATING)
-    monkeypatch.setattr(train.Run, "train_step", train_step)
-    train.train(folder, ALTERNATING, resume=True)
+            loop.train(folder, ALTERNATING)
+    monkeypatch.setattr(loop.Run, "train_step", train_step)
+    loop.train(folder, ALTERNATING, resume=True)
     return seen
 
 
@@ -184,7 +188,7 @@ def check_alternating_run(folder, monkeypatch):
 def test_a_run_that_alternates_mirrors_each_image_in_every_other_epoch_and_resumes_with_the_same_bits(
     tmp_path, monkeypatch, uninterrupted
 ):
-    train.train(tmp_path / "whole", ALTERNATING)
+    loop.train(tmp_path / "whole", ALTERNATING)
     check_alternating_run(tmp_path / "stopped", monkeypatch)
     whole = weights_of(tmp_path / "whole")
     assert same_bits(weights_of(tmp_path / "stopped"), whole)
@@ -208,7 +212,7 @@ ALTERNATING_FAULTS = {
 @pytest.mark.parametrize("fault", ALTERNATING_FAULTS)
 def test_a_run_that_does_not_alternate_would_be_noticed(tmp_path, monkeypatch, fault):
     """The planted faults of the test above."""
-    monkeypatch.setattr(train.Run, "mirrored", ALTERNATING_FAULTS[fault])
+    monkeypatch.setattr(loop.Run, "mirrored", ALTERNATING_FAULTS[fault])
     with pytest.raises(AssertionError):
         check_alternating_run(tmp_path, monkeypatch)
 
@@ -219,9 +223,9 @@ def test_a_run_that_does_not_alternate_would_be_noticed(tmp_path, monkeypatch, f
 def test_a_run_leaves_its_options_log_checkpoint_and_pictures(tmp_path, monkeypatch):
     from PIL import Image
 
-    monkeypatch.setattr(train.Run, "draw", DRAW)
+    monkeypatch.setattr(loop.Run, "draw", DRAW)
     folder = tmp_path
-    train.train(folder, SMALL)
+    loop.train(folder, SMALL)
     options = json.loads((folder / "options.json").read_text())
     assert options["lr"] == SMALL.lr and options["versions"]["numpy"] == np.__version__
     log = timeless(folder)
@@ -240,49 +244,49 @@ def test_the_checkpoint_holds_the_averaged_weights_and_what_its_pictures_looked_
     assert np.array_equal(vectors(net)[0], state["average/0"])
     assert about["data"] == "shapes10" and about["classes"][0] == "disc" and about["preprocess"]["size"] == [32, 32]
     last = timeless(folder)[-1]
-    images, labels = train.load("shapes10", train=1, test=20).test_images, train.load("shapes10", test=20).test_labels
-    accuracy, loss, _ = train.evaluate(net, images, labels, about["preprocess"]["mean"], about["preprocess"]["std"])
+    images, labels = loop.load("shapes10", train=1, test=20).test_images, loop.load("shapes10", test=20).test_labels
+    accuracy, loss, _ = loop.evaluate(net, images, labels, about["preprocess"]["mean"], about["preprocess"]["std"])
     assert (accuracy, loss) == (last["test_accuracy"], last["test_loss"])
 
 
 def test_a_small_network_learns_to_tell_shapes_apart(tmp_path):
     """Of few images, but by heart: the loss falls by far more than half."""
-    options = train.Options(
+    options = Options(
         model="tiny but wide", train_images=64, test_images=20, batch_size=16, epochs=100, lr=0.3,
         augment=False,
     )  # fmt: skip
-    train.train(tmp_path, options)
+    loop.train(tmp_path, options)
     log = timeless(tmp_path)
     assert log[-1]["train_loss"] < 0.5 * log[0]["train_loss"]
 
 
 def test_a_finished_run_resumed_changes_nothing_and_draws_its_pictures(tmp_path, monkeypatch):
-    train.train(tmp_path, SMALL)
+    loop.train(tmp_path, SMALL)
     before = weights_of(tmp_path)
-    monkeypatch.setattr(train.Run, "draw", DRAW)
-    train.train(tmp_path, SMALL, resume=True)
+    monkeypatch.setattr(loop.Run, "draw", DRAW)
+    loop.train(tmp_path, SMALL, resume=True)
     assert same_bits(before, weights_of(tmp_path)) and (tmp_path / "confusion.png").exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten_and_one_without_not_resumed(tmp_path, uninterrupted):
     with pytest.raises(UsageError, match="already holds a run"):
-        train.train(uninterrupted[SMALL.model], SMALL)
+        loop.train(uninterrupted[SMALL.model], SMALL)
     with pytest.raises(UsageError, match="no run"):
-        train.train(tmp_path, SMALL, resume=True)
+        loop.train(tmp_path, SMALL, resume=True)
 
 
 def test_a_damaged_newest_state_is_noticed_and_the_one_before_is_used(tmp_path, uninterrupted, capsys):
     options = replace(SMALL, epochs=2, schedule="constant")
-    train.train(tmp_path / "whole", options)
-    train.train(tmp_path / "damaged", options)
+    loop.train(tmp_path / "whole", options)
+    loop.train(tmp_path / "damaged", options)
     path = tmp_path / "damaged" / "state.safetensors"
     good, rng = path.read_bytes(), random.Random(0)
     for _ in range(20):
         at, bit = rng.randrange(len(good)), rng.randrange(8)
         path.write_bytes(good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :])
-        state = train.newest_state(tmp_path / "damaged")
-        assert json.loads(state.metadata["progress"])["epoch"] == 1 and "state.safetensors: " in state.skipped
-    train.train(tmp_path / "damaged", options, resume=True)
+        found = state.newest_state(tmp_path / "damaged")
+        assert json.loads(found.metadata["progress"])["epoch"] == 1 and "state.safetensors: " in found.skipped
+    loop.train(tmp_path / "damaged", options, resume=True)
     assert "\ngoing back to state.previous.safetensors\n" in capsys.readouterr().err
     assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "damaged"))
 
@@ -290,7 +294,7 @@ def test_a_damaged_newest_state_is_noticed_and_the_one_before_is_used(tmp_path, 
 def test_a_write_that_fails_stops_the_run_with_the_old_state_in_place(tmp_path, monkeypatch):
     stop_after(monkeypatch, 4)
     with pytest.raises(StoppedError):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     monkeypatch.undo()
     before = (tmp_path / "state.safetensors").read_bytes()
 
@@ -299,15 +303,15 @@ def test_a_write_that_fails_stops_the_run_with_the_old_state_in_place(tmp_path, 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        train.train(tmp_path, SMALL, resume=True)
+        loop.train(tmp_path, SMALL, resume=True)
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
 def test_a_folder_in_use_is_refused_with_the_process_that_uses_it(tmp_path):
-    with train.locked(tmp_path), pytest.raises(OSError, match=f"in use by process {os.getpid()}"):
-        train.train(tmp_path, SMALL)
+    with loop.locked(tmp_path), pytest.raises(OSError, match=f"in use by process {os.getpid()}"):
+        loop.train(tmp_path, SMALL)
     (tmp_path / "lock").write_text("999999")  # left behind by a process that was killed
-    with train.locked(tmp_path):
+    with loop.locked(tmp_path):
         pass
 
 
@@ -360,14 +364,14 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number, code):
 
 def poisoned(monkeypatch, path, step, value=math.inf):
     """Put a value into the weight of that path before that step."""
-    original = train.Run.train_step
+    original = loop.Run.train_step
 
     def poison(self, index):
         if self.step == step:
             named_params(self.net)[path].data.flat[0] = value
         original(self, index)
 
-    monkeypatch.setattr(train.Run, "train_step", poison)
+    monkeypatch.setattr(loop.Run, "train_step", poison)
 
 
 @pytest.mark.parametrize("path", ["conv1.weight", "3a.b3.conv.bn.gamma", "3a.b3.reduce.bias", "fc.weight"])
@@ -375,27 +379,27 @@ def poisoned(monkeypatch, path, step, value=math.inf):
 def test_a_value_that_is_not_finite_stops_the_run_and_names_the_layer(tmp_path, monkeypatch, path, value):
     poisoned(monkeypatch, path, 1, value)
     with pytest.raises(ValueError, match="in epoch 1, step 2") as caught:
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     layer = path.split(".")[0]
     assert f"layer {layer}" in str(caught.value) and "--lr" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_state_before_a_value_that_is_not_finite_is_kept(tmp_path, monkeypatch):
-    original = train.Run.train_step
+    original = loop.Run.train_step
 
     def poison(self, index):
         if self.epoch == 1:
             self.weights[0] = math.nan
         original(self, index)
 
-    monkeypatch.setattr(train.Run, "train_step", poison)
+    monkeypatch.setattr(loop.Run, "train_step", poison)
     with pytest.raises(ValueError, match=r"epoch 2, step 1.*state.safetensors"):
-        train.train(tmp_path, SMALL)
+        loop.train(tmp_path, SMALL)
     assert all(np.isfinite(a).all() for a in weights_of(tmp_path).values())
 
 
 def test_a_gradient_that_is_not_finite_is_named_while_the_loss_still_is(tmp_path, monkeypatch):
-    run = train.Run(tmp_path, SMALL, False)
+    run = loop.Run(tmp_path, SMALL, False)
     pool = run.net.trunk.layers["pool"]
     backward = type(pool).backward
 
@@ -410,7 +414,7 @@ def test_a_gradient_that_is_not_finite_is_named_while_the_loss_still_is(tmp_path
 
 def test_a_rate_that_is_too_large_ends_in_that_error_and_no_warning(tmp_path):
     with pytest.raises(ValueError, match="not finite in epoch 1, step"):
-        train.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
+        loop.train(tmp_path, replace(SMALL, lr=1e5, clip=0.0, warm_up=0))
 
 
 # The pieces of a step
@@ -420,13 +424,13 @@ def test_total_loss_adds_the_heads_with_their_weight_and_its_gradient_follows():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 6)
     logits, a, b = rng.standard_normal((3, 6, 4))
-    loss, (dlogits, daux) = train.total_loss((logits, {"4a": a, "4d": b}), labels, 0.3, 0.1)
+    loss, (dlogits, daux) = total_loss((logits, {"4a": a, "4d": b}), labels, 0.3, 0.1)
     alone = [softmax_cross_entropy(z, labels, smoothing=0.1) for z in (logits, a, b)]
     np.testing.assert_allclose(loss, alone[0][0] + 0.3 * alone[1][0] + 0.3 * alone[2][0], rtol=1e-14)
     np.testing.assert_array_equal(dlogits, alone[0][1])
     for name, (_, gradient) in zip(("4a", "4d"), alone[1:], strict=True):
         np.testing.assert_allclose(daux[name], 0.3 * gradient, rtol=1e-14)
-    assert train.total_loss(logits, labels, 0.3, 0.1)[0] == float(alone[0][0])
+    assert total_loss(logits, labels, 0.3, 0.1)[0] == float(alone[0][0])
 
 
 def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
@@ -440,7 +444,7 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
 
     def loss_of():
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(2)))
-        return (*train.total_loss(y, labels, net.aux_weight, 0.1), cache)
+        return (*total_loss(y, labels, net.aux_weight, 0.1), cache)
 
     _, dy, cache = loss_of()
     net.backward(dy, x, cache)
@@ -459,7 +463,7 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_loss(tmp_path):
 def test_clipping_bounds_the_norm_of_the_whole_gradient(tmp_path):
     moved = []
     for clip in (0.0, 1e-3):
-        run = train.Run(tmp_path, replace(SMALL, clip=clip, momentum=0.0, weight_decay=0.0, ema=0.0), False)
+        run = loop.Run(tmp_path, replace(SMALL, clip=clip, momentum=0.0, weight_decay=0.0, ema=0.0), False)
         run.schedule = schedules.constant(1.0)
         before = run.weights.copy()
         run.train_step(np.arange(16))
@@ -477,7 +481,7 @@ def test_the_norm_to_clip_is_summed_in_float64():
 
 def test_averages_follow_their_equation_and_leave_the_weights_alone():
     net = create_model("bn_inception_cifar", width=1 / 16)
-    average = train.Average(net, 0.9)
+    average = MovingAverage(net, 0.9)
     rng, expected = np.random.default_rng(0), [a.astype(np.float64) for a in average.arrays]
     for updates in range(100):
         for array in average.arrays:
@@ -510,7 +514,7 @@ def steps_by_lookahead(steps):
             net.backward(softmax_cross_entropy(y, labels)[1], x, cache)
             optimiser.step()
             if ours:
-                lookahead.update(t)
+                lookahead.update()
                 continue
             if t % 5 == 0:
                 d = 0.95**5 * (t / steps) ** 3
@@ -551,9 +555,13 @@ def without(part):
         def move(self, rate, *, back=False):
             super().move(rate, back=back and part != "way back")
 
-        def update(self, done):
-            if part != "last step" or done % 5 == 0:
-                super().update(done - (part == "count"))
+        def update(self):
+            if part == "last step" and (self.updates + 1) % 5:
+                self.updates += 1
+                return
+            self.updates -= part == "count"
+            super().update()
+            self.updates += part == "count"
 
     return Faulty
 
@@ -573,16 +581,17 @@ def test_lookahead_does_nothing_at_the_beginning_and_pulls_back_at_the_end(done,
     slow = [mean.copy() for mean in lookahead.means]
     for array in lookahead.arrays:
         array += 1
-    lookahead.update(done)
+    lookahead.updates = done - 1
+    lookahead.update()
     for array, mean, before in zip(lookahead.arrays, lookahead.means, slow, strict=True):
         np.testing.assert_allclose(array, before + (1 if kept == 1 else 1 - kept), atol=1e-4)
         np.testing.assert_array_equal(mean, before if kept == 1 else array)
 
 
 def test_a_run_with_lookahead_ends_with_its_slow_weights(looking):
-    run = train.Run(looking, LOOKING, False)
+    run = loop.Run(looking, LOOKING, False)
     run.restore()
-    for fast, slow in zip(run.lookahead.arrays, run.lookahead.means, strict=True):
+    for fast, slow in zip(run.average.arrays, run.average.means, strict=True):
         np.testing.assert_array_equal(fast, slow)
     found = weights_of(looking)
     for path in {**named_params(run.net), **named_buffers(run.net)}:
@@ -591,34 +600,24 @@ def test_a_run_with_lookahead_ends_with_its_slow_weights(looking):
 
 @pytest.mark.parametrize("array", [0, -1])
 def test_a_slow_weight_that_is_not_finite_stops_the_run(tmp_path, array):
-    run = train.Run(tmp_path, LOOKING, False)
-    run.lookahead.means[array][0] = math.inf
+    run = loop.Run(tmp_path, LOOKING, False)
+    run.average.means[array][0] = math.inf
     with pytest.raises(ValueError, match=r"a slow weight \(--lookahead\) is not finite in epoch 1, step 1"):
         run.train_step(np.arange(16))
 
 
 def test_evaluate_counts_the_last_images_too(monkeypatch):
     net = create_model("inception_v1_cifar", width=1 / 16)
-    data = train.load("shapes10", train=10, test=23)
-    whole = train.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 23)
-    parts = train.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 10)
+    data = loop.load("shapes10", train=10, test=23)
+    whole = loop.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 23)
+    parts = loop.evaluate(net, data.test_images, data.test_labels, data.mean, data.std, 10)
     assert whole[0] == parts[0] and np.array_equal(whole[2], parts[2])
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
 
 
-def six_views(images):
-    """(weight, images) of the six views, written out for (N, H, W, C)."""
-    rows, columns = np.arange(images.shape[1]), np.arange(images.shape[2])
-    for weight, move in ((1 / 4, 0), (1 / 8, -1), (1 / 8, 1)):
-        at, left = abs(rows + move), abs(columns + move)
-        at, left = (np.where(a < len(a), a, 2 * len(a) - 2 - a) for a in (at, left))
-        yield weight, images[:, at][:, :, left]
-        yield weight, images[:, at][:, :, left[::-1]]
-
-
 def check_tta(net, images, labels, mean, std, batch_size):
     """Evaluation by six views is that of the mean logits, each from the layers' own passes in float64."""
-    found = train.evaluate(net, images, labels, mean, std, batch_size, tta=True)
+    found = loop.evaluate(net, images, labels, mean, std, batch_size, tta=True)
     exact = cast(net, np.float64)
     logits = np.zeros((len(images), 10))
     for weight, view in six_views(images):
@@ -645,10 +644,10 @@ def test_evaluation_by_six_views_is_that_of_their_mean_logits(batch_size):
 
 def test_batches_do_not_change_an_evaluation_by_six_views():
     net, given = few_images()
-    whole, parts = (train.evaluate(net, *given, size, tta=True) for size in (23, 10))
+    whole, parts = (loop.evaluate(net, *given, size, tta=True) for size in (23, 10))
     assert whole[0] == parts[0] and np.array_equal(whole[2], parts[2])
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
-    assert abs(train.evaluate(net, *given, 23)[1] - whole[1]) > 1e-4 * whole[1]
+    assert abs(loop.evaluate(net, *given, 23)[1] - whole[1]) > 1e-4 * whole[1]
 
 
 TTA_FAULTS = {
@@ -676,7 +675,7 @@ def test_a_network_that_sees_no_mirroring_and_no_move_is_evaluated_as_without():
     net = Sequential(pool=GlobalAvgPool2D(), fc=Linear(3, 10, rng=rng))
     colours, labels = rng.integers(0, 256, (23, 1, 1, 3), np.uint8), rng.integers(0, 10, 23)
     given = np.repeat(np.repeat(colours, 5, 1), 4, 2), labels, (120.0,) * 3, (60.0,) * 3, 10
-    plain, six = train.evaluate(net, *given), train.evaluate(net, *given, tta=True)
+    plain, six = loop.evaluate(net, *given), loop.evaluate(net, *given, tta=True)
     assert plain[0] == six[0] and np.array_equal(plain[2], six[2])
     np.testing.assert_allclose(six[1], plain[1], rtol=1e-6)
 
@@ -685,28 +684,28 @@ def test_evaluation_may_be_stopped_before_every_view():
     net, given = few_images()
     for tta, count in ((False, 3), (True, 18)):
         calls = []
-        train.evaluate(net, *given, 10, tta=tta, pause=lambda calls=calls: calls.append(1))
+        loop.evaluate(net, *given, 10, tta=tta, pause=lambda calls=calls: calls.append(1))
         assert len(calls) == count
 
 
 def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
     drawn = []
     for name in ("first_filters", "learning_curves", "predictions"):
-        monkeypatch.setattr(train.pictures, name, lambda *_: None)
-    monkeypatch.setattr(train.pictures, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
-    monkeypatch.setattr(train.Run, "draw", DRAW)
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    monkeypatch.setattr(plots, "confusion", lambda labels, predicted, *_: drawn.append(predicted))
+    monkeypatch.setattr(loop.Run, "draw", DRAW)
     options = replace(REAL, tta=True)
-    train.train(tmp_path, options)
-    train.train(tmp_path, options, resume=True)
-    data, last = train.load("shapes10", train=48, test=20), timeless(tmp_path)[-1]
+    loop.train(tmp_path, options)
+    loop.train(tmp_path, options, resume=True)
+    data, last = loop.load("shapes10", train=48, test=20), timeless(tmp_path)[-1]
     net = read(tmp_path / "checkpoint.safetensors")[0]
     given = data.test_images, data.test_labels, data.mean, data.std
-    accuracy, loss, predicted = train.evaluate(net, *given, tta=True)
-    assert (last["test_accuracy"], last["test_loss"]) == (accuracy, loss) and loss != train.evaluate(net, *given)[1]
+    accuracy, loss, predicted = loop.evaluate(net, *given, tta=True)
+    assert (last["test_accuracy"], last["test_loss"]) == (accuracy, loss) and loss != loop.evaluate(net, *given)[1]
     assert len(drawn) == 2 and all(np.array_equal(classes, predicted) for classes in drawn)
     assert json.loads((tmp_path / "options.json").read_text())["tta"] is True
     with pytest.raises(UsageError, match=r"--tta: got False, the run in .* has True; leave it out to resume"):
-        train.train(tmp_path, replace(options, tta=False), resume=True)
+        loop.train(tmp_path, replace(options, tta=False), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -728,25 +727,25 @@ def test_schedules_give_the_rates_of_their_equations(schedule, expected):
 
 
 def test_the_rate_of_each_step_is_the_schedule_in_its_middle(tmp_path, monkeypatch):
-    run = train.Run(tmp_path, replace(SMALL, warm_up=0), False)
+    run = loop.Run(tmp_path, replace(SMALL, warm_up=0), False)
     run.epoch, run.step = 1, 2
     run.train_step(np.arange(16))
     assert run.optimiser.lr == schedules.cosine(SMALL.lr, 3)(1 + 2.5 / 3)
 
 
 def test_options_not_given_suit_the_data_set_and_the_network():
-    usual = train.resolve()
+    usual = resolve()
     assert (usual.model, usual.data, usual.width) == ("inception_resnet_v2_cifar", "shapes10", 1 / 8)
-    assert train.resolve(model="xception_cifar").width is None
-    assert train.resolve(data="cifar10").weight_decay > 0 and train.resolve(data="cifar10").width is None
-    slow, fast = train.resolve(model="inception_v1_cifar"), train.resolve(model="inception_v3_cifar")
+    assert resolve(model="xception_cifar").width is None
+    assert resolve(data="cifar10").weight_decay > 0 and resolve(data="cifar10").width is None
+    slow, fast = resolve(model="inception_v1_cifar"), resolve(model="inception_v3_cifar")
     assert slow.lr < fast.lr and slow.clip and not fast.clip
-    assert train.resolve(model="inception_v1", preset="torchvision").lr == fast.lr
-    assert train.resolve(optimizer="rmsprop").lr == 0.045
-    assert train.resolve(optimizer="rmsprop", lr=0.5, epochs=7) == train.Options(
+    assert resolve(model="inception_v1", preset="torchvision").lr == fast.lr
+    assert resolve(optimizer="rmsprop").lr == 0.045
+    assert resolve(optimizer="rmsprop", lr=0.5, epochs=7) == Options(
         optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8, augment=False
     )
-    assert train.resolve(data="cifar10").augment and not usual.augment
+    assert resolve(data="cifar10").augment and not usual.augment
 
 
 @pytest.mark.parametrize(
@@ -763,7 +762,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
 )  # fmt: skip
 def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):
     with pytest.raises(UsageError, match=r"^--[a-z-]+: .+; .+"):
-        train.train(tmp_path / "new", replace(SMALL, **wrong))
+        loop.train(tmp_path / "new", replace(SMALL, **wrong))
     assert not (tmp_path / "new").exists()
 
 
@@ -771,11 +770,11 @@ def test_the_folder_of_a_run_need_not_exist(tmp_path):
     assert not Path(tmp_path / "a").exists()
     with pytest.raises(OSError, match="cannot be made"):
         (tmp_path / "file").write_text("")
-        train.train(tmp_path / "file" / "below", SMALL)
+        loop.train(tmp_path / "file" / "below", SMALL)
 
 
 @pytest.mark.slow
 def test_training_without_any_options_passes_90_per_cent(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Run, "draw", DRAW)
-    assert train.train(tmp_path, train.resolve())["test_accuracy"] > 0.9
+    monkeypatch.setattr(loop.Run, "draw", DRAW)
+    assert loop.train(tmp_path, resolve())["test_accuracy"] > 0.9
     assert (tmp_path / "predictions.png").exists()

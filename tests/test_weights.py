@@ -8,12 +8,12 @@ import peers
 import pytest
 
 from inception_np import Sequential, create_model, load_state_dict, named_params, state_dict
-from inception_np.cli import main
+from inception_np.__main__ import main
+from inception_np.data.preprocess import Preprocess
 from inception_np.layer import walk
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D
 from inception_np.layers.pool import AvgPool2D, MaxPool2D
-from inception_np.preprocess import Preprocess
 from inception_np.weights.command import PREPROCESS, imagenet_classes
 from inception_np.weights.convert import load_foreign
 from inception_np.weights.keras_names import keras_positions

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import natural, positive
 from ..backend.errors import UsageError, nearest
+from ..training.arguments import natural, positive
 
 if TYPE_CHECKING:
     from ..layer import Layer
@@ -54,8 +54,10 @@ LINEAR = (
 ADJOINT, NORM, ELEMENT, NETWORK, HESSIAN = 1e-14, 1e-13, 1e-11, 1e-12, 1e-11
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `inception-np gradcheck`."""
+def add_parser(commands: Any) -> None:
+    """Add `inception-np gradcheck` to a parser's commands."""
+    parser = commands.add_parser("gradcheck")
+    parser.set_defaults(run=run)
     parser.add_argument("what", metavar="NAME|LAYER", help="a network, NETWORK:PART, a layer, FILE.py:CLASS, or all")
     parser.add_argument("--input", metavar="NxHxWxC", help="the shape of x; needed for a layer of your own")
     parser.add_argument(

@@ -15,6 +15,6 @@ def follows_philox(rng: np.random.Generator) -> bool:
 def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
     """What rng.random(shape, float32) gives, in [0, 1), brought to where `like` lives; rng moves on as after that call.
 
-    A generator over Philox (random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
+    A generator over Philox (data/random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
     """
     return beside(rng.random(shape, np.float32), like)

@@ -1,6 +1,6 @@
-"""One step of an optimiser over flat vectors, in place; the mathematics is in optim.py. The gradient ends up zero.
+"""One step of an optimiser over flat vectors, in place (the mathematics: training/optim.py). The gradient ends at zero.
 
-And one step of the running averages of averages.py, in place too.
+And one step of the running averages of training/average.py, in place too.
 """
 
 from ..backend import Array, on_gpu

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..averages import Average
 from ..kernels.clip import clip_norm
 from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices
@@ -30,13 +29,14 @@ from ..kernels.cuda.philox import DeviceStream, address
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
 from ..layers.loss import softmax_cross_entropy
 from ..models.network import Network
+from ..training.average import MovingAverage
 
 
 class CapturedStep:
     """The training step of one network, optimiser and batch size.
 
     images: (.., H, W, C) uint8 and labels: (..,), NumPy arrays that are brought to the device and stay there.
-    mean, std: (C,), as data.normalise takes them. pad, cutout: as data.augment takes them.
+    mean, std: (C,), as batches.normalise takes them. pad, cutout: as batches.augment takes them.
 
         step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
         step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
@@ -64,7 +64,7 @@ class CapturedStep:
         cutout: int = 0,
         smoothing: float = 0.0,
         clip: float = 0.0,
-        average: Average | None = None,
+        average: MovingAverage | None = None,
     ):
         if not backend.on_tensor_cores(optimiser.data):
             raise backend.DeviceError(
@@ -117,8 +117,8 @@ class CapturedStep:
     ) -> None:
         """One step on the images `index` (batch_size,); does not wait for the device.
 
-        crops: where crops and mirroring are drawn from, as data.augment does; None takes the images as they are.
-        dropout: a generator over Philox that nothing was drawn from. mirrored: as data.augment takes it.
+        crops: where crops and mirroring are drawn from, as batches.augment does; None takes the images as they are.
+        dropout: a generator over Philox that nothing was drawn from. mirrored: as batches.augment takes it.
         """
         words, skip = address(dropout)
         if skip:

@@ -20,8 +20,8 @@ import numpy as np
 from .. import models
 from ..backend import asarray, beside
 from ..layer import Layer, cast
-from ..memory import readable, weights_of
 from ..models.network import signature
+from ..models.size import readable, weights_of
 from .convert import from_native, listed, load_foreign, named_arrays
 from .tensorfile import Tensors, read_tensors, write_tensors
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..arguments import number
+from ..data.preprocess import Preprocess
 from ..models import create_model, find
-from ..preprocess import Preprocess
+from ..training.arguments import number
 from .checkpoint import save
 from .convert import Given, load_foreign, resolve_names
 from .names import SOURCES, LayerNames, layer_names
@@ -34,8 +34,10 @@ def imagenet_classes() -> list[str]:
     return Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `inception-np import`."""
+def add_parser(commands: Any) -> None:
+    """Add `inception-np import` to a parser's commands."""
+    parser = commands.add_parser("import")
+    parser.set_defaults(run=run)
     parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .weights.h5, .keras, .pt or .pth")
     parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")

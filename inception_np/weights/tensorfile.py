@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..backend.errors import explained
-from ..files import atomic_write
+from ..data.files import atomic_write
 
 Tensors = dict[str, np.ndarray]  # by name
 Refuse = Callable[[str, str], NoReturn]  # raises the ValueError of one line about a field of a file

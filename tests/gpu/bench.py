@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from dry import DRY, TORCH, cupy, seconds, small, wait
 
 from inception_np import SGD, create_model
-from inception_np.random import stream
+from inception_np.data.random import stream
 from inception_np.runtime.bench.peers import to_torch
 from inception_np.runtime.graph import CapturedStep
 

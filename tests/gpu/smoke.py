@@ -19,10 +19,10 @@ from test_cuda_sources import OPTIONS, SOURCES
 from training_step import eager_step
 
 from inception_np import SGD, backend
-from inception_np.data import augment, normalise
+from inception_np.data.batches import augment, normalise
+from inception_np.data.random import stream
 from inception_np.kernels.cuda import launch
 from inception_np.layer import vectors
-from inception_np.random import stream
 
 MODELS = small(["inception_v3_cifar", "xception_cifar", "inception_v1_cifar"], ["inception_v1_cifar"])
 BATCH = small(64, 2)

@@ -7,10 +7,10 @@ import pytest
 from training_step import eager_step
 
 from inception_np import SGD, Mode, backend, create_model, list_models
-from inception_np.data import augment, normalise
+from inception_np.data.batches import augment, normalise
+from inception_np.data.random import stream
 from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx
 from inception_np.layer import named_params, vectors
-from inception_np.random import stream
 from inception_np.runtime.graph import CapturedStep
 
 pytestmark = pytest.mark.gpu

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from inception_np import cli, files
+from inception_np import __main__ as cli
+from inception_np.data import files
 
 from . import small
 

@@ -13,9 +13,12 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from inception_np import SGD, data, files, train
+from inception_np import SGD
+from inception_np.backend.errors import StoppedError
 from inception_np.backend.threads import num_threads
-from inception_np.random import stream
+from inception_np.data import cifar10, cifar10_archive, files
+from inception_np.data.random import stream
+from inception_np.training import loop, results, step
 from inception_np.weights import checkpoint, tensorfile
 from inception_np.weights.convert import named_arrays
 
@@ -30,45 +33,47 @@ def written_in_place() -> Iterator[None]:
             for piece in pieces:
                 file.write(piece.encode() if isinstance(piece, str) else piece)
 
-    with mock.patch.object(train, "atomic_write", in_place), mock.patch.object(tensorfile, "atomic_write", in_place):
+    with contextlib.ExitStack() as stack:
+        for module in (loop, results, tensorfile):
+            stack.enter_context(mock.patch.object(module, "atomic_write", in_place))
         yield
 
 
 def other_streams() -> AbstractContextManager:
     """Random numbers that depend on the process: dropout and crops are drawn anew after a kill."""
-    return mock.patch.object(train, "stream", lambda seed, *where: stream(seed + os.getpid(), *where))
+    return mock.patch.object(loop, "stream", lambda seed, *where: stream(seed + os.getpid(), *where))
 
 
 def forgotten(forget: Callable[[Any], None]) -> Callable[[], AbstractContextManager]:
     """A restore that leaves something as it is in a new run."""
-    restore = train.Run.restore
+    restore = loop.Run.restore
 
     def forgetful(run: Any) -> None:
         restore(run)
         forget(run)
 
-    return lambda: mock.patch.object(train.Run, "restore", forgetful)
+    return lambda: mock.patch.object(loop.Run, "restore", forgetful)
 
 
 def not_saved() -> AbstractContextManager:
     """A run that ends at a signal and says that all is saved, without saving."""
 
     def stop(run: Any, number: int) -> None:
-        raise train.StoppedError(
+        raise StoppedError(
             f"train: stopped in epoch {run.epoch + 1} after {run.step} of {run.steps} steps, all is saved", number
         )
 
-    return mock.patch.object(train.Run, "stop", stop)
+    return mock.patch.object(loop.Run, "stop", stop)
 
 
 def deaf() -> AbstractContextManager:
     """Signals that nobody looks at."""
-    return mock.patch.object(train.Signals, "__enter__", lambda signals: signals)
+    return mock.patch.object(loop.Signals, "__enter__", lambda signals: signals)
 
 
 def unlocked() -> AbstractContextManager:
     """A folder that nobody holds."""
-    return mock.patch.object(train, "locked", lambda folder: contextlib.nullcontext())
+    return mock.patch.object(loop, "locked", lambda folder: contextlib.nullcontext())
 
 
 @contextlib.contextmanager
@@ -97,12 +102,12 @@ def broadcast() -> AbstractContextManager:
 
 def any_label() -> AbstractContextManager:
     """Labels that are not looked at."""
-    return mock.patch.object(data, "CIFAR10_CLASSES", range(256))
+    return mock.patch.object(cifar10, "CIFAR10_CLASSES", range(256))
 
 
 def extracted() -> AbstractContextManager:
     """An archive that is unpacked beside itself."""
-    read = data._archive_files
+    read = cifar10_archive.archive_files
 
     def unpack(path: Any) -> Any:
         found = read(path)
@@ -110,7 +115,7 @@ def extracted() -> AbstractContextManager:
             archive.extractall(path.parent)
         return found
 
-    return mock.patch.object(data, "_archive_files", unpack)
+    return mock.patch.object(cifar10, "archive_files", unpack)
 
 
 def unguarded() -> AbstractContextManager:
@@ -122,9 +127,10 @@ def unguarded() -> AbstractContextManager:
 def blind() -> Iterator[None]:
     """A run that takes every number for a finite one."""
     with (
-        mock.patch.object(train, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf)),
-        mock.patch.object(train, "all_finite", lambda _: True),
-        mock.patch.object(train.Run, "check_finite", lambda *_: None),
+        mock.patch.object(loop, "math", SimpleNamespace(isfinite=lambda _: True)),
+        mock.patch.object(step, "math", SimpleNamespace(isfinite=lambda _: True, inf=math.inf)),
+        mock.patch.object(loop, "all_finite", lambda _: True),
+        mock.patch.object(loop.Run, "check_finite", lambda *_: None),
     ):
         yield
 

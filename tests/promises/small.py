@@ -18,21 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from inception_np import (
-    Concat,
-    ConvBNReLU,
-    ConvReLU,
-    Dropout,
-    GlobalAvgPool2D,
-    Linear,
-    Sequential,
-    cli,
-    files,
-    models,
-    train,
-)
+from inception_np import Concat, ConvBNReLU, ConvReLU, Dropout, GlobalAvgPool2D, Linear, Sequential, models
+from inception_np import __main__ as cli
+from inception_np.data import files
 from inception_np.models.blocks import Request
 from inception_np.models.network import Network
+from inception_np.training import loop
 from inception_np.weights.tensorfile import read_tensors
 
 
@@ -66,7 +57,7 @@ def draw(run: Any) -> None:
         files.atomic_write(run.folder / name, name + json.dumps(run.history))
 
 
-few_images = cache(train.load)
+few_images = cache(loop.load)
 
 
 @contextlib.contextmanager
@@ -75,9 +66,9 @@ def small(pictures: bool = False) -> Iterator[None]:
     still = SimpleNamespace(**{**vars(time), "perf_counter": lambda: 0.0})
     with (
         mock.patch.dict(models.MODELS, tiny_cifar=models.Entry(tiny_cifar, 32, ("paper",))),
-        mock.patch.object(train, "load", few_images),
-        mock.patch.object(train, "time", still),
-        mock.patch.object(train.Run, "draw", train.Run.draw if pictures else draw),
+        mock.patch.object(loop, "load", few_images),
+        mock.patch.object(loop, "time", still),
+        mock.patch.object(loop.Run, "draw", loop.Run.draw if pictures else draw),
         mock.patch("sys.argv", ["inception-np"]),
     ):
         yield

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from inception_np import create_model, train
+from inception_np import create_model
 from inception_np.backend import threads
+from inception_np.training import loop
 from inception_np.weights.checkpoint import save
 
 from . import small
@@ -77,7 +78,7 @@ def wrong(arguments, codes, text):
 def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, arguments, codes, text):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(threads, "_threads", threads.num_threads())
-    monkeypatch.setattr(train.Run, "go", lambda run: pytest.fail("it was taken for right"))
+    monkeypatch.setattr(loop.Run, "go", lambda run: pytest.fail("it was taken for right"))
     assert wrong(arguments.format(**places).split(), codes, text) is None
     assert not list(tmp_path.iterdir())
 
@@ -95,11 +96,12 @@ def test_a_command_line_that_is_right_is_not_wrong(places):
 
 
 def test_an_error_of_two_lines_is_seen(monkeypatch, places):
-    from inception_np import cli
+    from inception_np import __main__ as cli
+    from inception_np.models import command
 
     def broken(_args):
         raise cli.UsageError("--lr: got\n\nnan")
 
     monkeypatch.setattr(cli, "exit_code", lambda error: 0)
-    monkeypatch.setitem(cli.COMMANDS, "models", (*cli.COMMANDS["models"][:2], broken))
+    monkeypatch.setattr(command, "print_models", broken)
     assert wrong(["models"], (2,), "--lr")

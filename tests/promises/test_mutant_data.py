@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inception_np import data
-from inception_np.preprocess import open_image
+from inception_np.data import cifar10, cifar10_archive
+from inception_np.data.preprocess import open_image
 
 from . import mutate, small
 from .faults import PLANTED
 
-RECORD = data.RECORD
+RECORD = cifar10_archive.RECORD
 FILES = ("data_batch_1.bin", "test_batch.bin")
 
 
@@ -73,7 +73,7 @@ def damaged_cifar10(seed: int, fault: str = "") -> str | None:
         for name, content in zip(FILES, contents, strict=True):
             (folder / name).write_bytes(content)
         try:
-            found = data.cifar10(folder, subset=True)
+            found = cifar10.cifar10(folder, subset=True)
         except Exception as error:
             whole = all(by_hand(content) for content in contents)
             return "whole records were refused" if whole else refused_in_a_line(folder, error)
@@ -86,7 +86,7 @@ def archive() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for number, name in enumerate(FILES, 1):
-            member = tarfile.TarInfo(f"{data.CIFAR10_FOLDER}/{name}")
+            member = tarfile.TarInfo(f"{cifar10_archive.CIFAR10_FOLDER}/{name}")
             member.size = len(records(number))
             tar.addfile(member, io.BytesIO(records(number)))
     return file.getvalue()
@@ -100,12 +100,12 @@ def damaged_archive(seed: int, fault: str = "") -> str | None:
     else:
         content, inside = gzip.compress(mutate.scrambled(archive(), rng), 1, mtime=0), True
     with small.folder() as folder, PLANTED[fault]():
-        (folder / data.CIFAR10_ARCHIVE).write_bytes(content)
+        (folder / cifar10_archive.CIFAR10_ARCHIVE).write_bytes(content)
         try:
-            found = data.cifar10(folder, subset=True)
+            found = cifar10.cifar10(folder, subset=True)
         except Exception as error:
             return refused_in_a_line(folder, error)
-        if [path.name for path in folder.iterdir()] != [data.CIFAR10_ARCHIVE]:
+        if [path.name for path in folder.iterdir()] != [cifar10_archive.CIFAR10_ARCHIVE]:
             return "something was written"
     if not inside:
         return compared(found, [records(1), records(2)])

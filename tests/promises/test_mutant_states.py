@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from test_checkpoint import mutant
 
-from inception_np import cli, train
+from inception_np import __main__ as cli
 from inception_np.backend.errors import UsageError
 from inception_np.layer import named_buffers, named_params
-from inception_np.state import ADDED
+from inception_np.training import loop, state
+from inception_np.training.state import ADDED
 
 from . import crash, mutate, small
 from .faults import PLANTED
@@ -30,7 +31,7 @@ def states() -> tuple[bytes, bytes]:
     """(the newest state, the one before) of a run that was stopped in the middle of its second epoch."""
     with small.small(), small.folder() as folder:
         for batch in (small.STEPS, 1):
-            original, done = train.Run.train_step, [0]
+            original, done = loop.Run.train_step, [0]
 
             def stopped(run: Any, index: Any, original: Any = original, done: list = done, batch: int = batch) -> None:
                 original(run, index)
@@ -38,7 +39,7 @@ def states() -> tuple[bytes, bytes]:
                 if done[0] == batch:
                     os.kill(os.getpid(), crash.signal.SIGINT)
 
-            with mock.patch.object(train.Run, "train_step", stopped):
+            with mock.patch.object(loop.Run, "train_step", stopped):
                 assert small.said(small.command(folder))[0] == 130
         return tuple((folder / f"{name}.safetensors").read_bytes() for name in ("state", "state.previous"))
 
@@ -50,22 +51,22 @@ def few(name: str, *_: Any, train: Any = None, test: Any = None, **__: Any) -> A
     return small.few_images("shapes10", train=min(train or 64, 64), test=min(test or 20, 20))
 
 
-def resumed(folder: Path) -> tuple[train.Run, str]:
+def resumed(folder: Path) -> tuple[loop.Run, str]:
     """(the run as it was taken up, before it goes on, what was said). Raises what train raises."""
-    kept: list[train.Run] = []
+    kept: list[loop.Run] = []
     said = io.StringIO()
 
-    def go(run: train.Run) -> dict[str, Any]:
+    def go(run: loop.Run) -> dict[str, Any]:
         kept.append(run)
         return {}
 
     with (
-        mock.patch.object(train.Run, "go", go),
-        mock.patch.object(train, "load", few),
+        mock.patch.object(loop.Run, "go", go),
+        mock.patch.object(loop, "load", few),
         mock.patch.object(os, "fsync", lambda _: None),
         contextlib.redirect_stderr(said),
     ):
-        train.train(folder, train.stored_options(folder), resume=True)
+        loop.train(folder, state.stored_options(folder), resume=True)
     return kept[0], said.getvalue()
 
 
@@ -118,7 +119,7 @@ def changed_state(seed: int, fault: str = "") -> str | None:
         return misread(run, content)
 
 
-def misread(run: train.Run, content: bytes) -> str | None:
+def misread(run: loop.Run, content: bytes) -> str | None:
     """What a run took up that the state does not say, or did not take up that it says; or None."""
     arrays, metadata = mutate.unpacked(content)
     _, usual = mutate.unpacked(states()[0])
@@ -152,7 +153,7 @@ def equal(a: Any, b: Any) -> bool:
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
-def nonsense(run: train.Run, progress: dict[str, Any], usual: dict[str, Any]) -> str | None:
+def nonsense(run: loop.Run, progress: dict[str, Any], usual: dict[str, Any]) -> str | None:
     """Counters that no run has, or None."""
     counts = [progress["epoch"], progress["step"], progress["updates"], progress["sums"]["images"]]
     counts += [progress["sums"]["right"]]

@@ -10,8 +10,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from inception_np import create_model, train
+from inception_np import create_model
 from inception_np.layer import named_buffers, named_params
+from inception_np.training import loop
+from inception_np.training.step import EagerStep
 from inception_np.weights.tensorfile import read_tensors
 
 from . import small
@@ -53,26 +55,29 @@ def cases() -> list[tuple[str, str, int]]:
 def poisoned(kind: str, path: str, step: int, fault: str = "") -> str | None:
     """NaN from that step of the run on; gradients once backward has run, the rest before the step."""
     put: Callable[[Any, str], None] = {f.__name__: f for f in (weight, gradient, velocity, running_average)}[kind]
-    train_step, gradients = train.Run.train_step, train.Run.gradients
+    train_step, gradients = loop.Run.train_step, EagerStep.gradients
+
+    running: list[Any] = []
 
     def here(run: Any) -> bool:
         return run.epoch * small.STEPS + run.step == step
 
     def stepped(run: Any, index: Any) -> None:
+        running[:] = [run]
         if kind != "gradient" and here(run):
             put(run, path)
         train_step(run, index)
 
-    def differentiated(run: Any, *arguments: Any) -> Any:
-        result = gradients(run, *arguments)
-        if kind == "gradient" and here(run):
-            put(run, path)
+    def differentiated(its_step: Any, *arguments: Any) -> Any:
+        result = gradients(its_step, *arguments)
+        if kind == "gradient" and here(running[0]):
+            put(running[0], path)
         return result
 
     with small.small(), small.folder() as folder, PLANTED[fault]():
         with (
-            mock.patch.object(train.Run, "train_step", stepped),
-            mock.patch.object(train.Run, "gradients", differentiated),
+            mock.patch.object(loop.Run, "train_step", stepped),
+            mock.patch.object(EagerStep, "gradients", differentiated),
         ):
             code, said = small.said(small.command(folder))
         if wrong := held(folder):

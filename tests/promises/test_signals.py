@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from inception_np import train
+from inception_np.training import loop
 from inception_np.weights.tensorfile import read_tensors
 
 from . import crash, small
@@ -28,9 +28,9 @@ def longer(folder: Path) -> list[str]:
 
 def stopped_after(batch: int, fault: str = "") -> str | None:
     """Ctrl-C comes while a batch is computed; then the run is resumed."""
-    original, done = train.Run.train_step, 0
+    original, done = loop.Run.train_step, 0
 
-    def stopped(run: train.Run, index: object) -> None:
+    def stopped(run: loop.Run, index: object) -> None:
         nonlocal done
         original(run, index)
         done += 1
@@ -39,7 +39,7 @@ def stopped_after(batch: int, fault: str = "") -> str | None:
 
     wanted = small.reference(*TWELVE)
     with small.folder() as folder, small.small(), PLANTED[fault]():
-        with mock.patch.object(train.Run, "train_step", stopped):
+        with mock.patch.object(loop.Run, "train_step", stopped):
             code, said = crash.Child(longer(folder)).end()
         if wrong := badly_ended(folder, 130, code, said):
             return wrong

@@ -1,4 +1,4 @@
-// A batch of training images from a data set that lies on the device as uint8 (data.py): gathered, cropped from a
+// A batch of training images from a data set that lies on the device as uint8 (data/batches.py): gathered, cropped from a
 // border of one colour, mirrored, a square cut out, normalised.
 #include "common.cuh"
 

@@ -1,4 +1,4 @@
-"""Launches of augment.cu: batches made on the GPU, with the bits that data.augment and data.normalise give."""
+"""Launches of augment.cu: batches made on the GPU, with the bits of `augment` and `normalise` in data/batches.py."""
 
 import numpy as np
 
@@ -15,9 +15,9 @@ def choices(
     mirrored: np.ndarray | None = None,
 ) -> np.ndarray:
     """(N, 6) int32: the image, the crop's row and column, whether it is mirrored, and the row and column where the
-    square is cut out, drawn as data.augment does for images of H, W = plane.
+    square is cut out, drawn as data.batches.augment does for images of H, W = plane.
 
-    rng=None takes the images as they are. mirrored: as data.augment takes it.
+    rng=None takes the images as they are. mirrored: as data.batches.augment takes it.
     """
     choice = np.empty((len(index), 6), np.int32)
     choice[:, 0], choice[:, 1:3], choice[:, 3], choice[:, 4:] = index, pad, 0, plane

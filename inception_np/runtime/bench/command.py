@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ...arguments import number, positive
 from ...backend.errors import RefusedError, UsageError
+from ...training.arguments import number, positive
 
 Row = dict[str, Any]
 
@@ -36,8 +36,10 @@ PRESETS = ("torchvision", "timm")  # released networks whose padding PyTorch can
 NATIVE = ("inception_v1", "inception_v3", "inception_v4", "inception_resnet_v2", "xception")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `inception-np bench`."""
+def add_parser(commands: Any) -> None:
+    """Add `inception-np bench` to a parser's commands."""
+    parser = commands.add_parser("bench")
+    parser.set_defaults(run=run)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: the five largest)")
     parser.add_argument("--task", choices=("train", "infer"), default="train", help="a training step, or inference")
     parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: 8, or 128 for _cifar)")

@@ -85,7 +85,7 @@ def training(net: Any, task: Task, passes_of: Any) -> Calls:
     """A training step as a user would write it. passes_of: Replay or LayerByLayer, which runs its passes."""
     from ...backend import arena
     from ...layers.loss import total_loss
-    from ...optim import SGD
+    from ...training.optim import SGD
 
     x, labels = batch_of(net, task["batch"])
     optimiser = SGD(net, 0.01, momentum=0.9, weight_decay=1e-4)

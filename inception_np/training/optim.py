@@ -10,14 +10,14 @@ the Inception papers' eps = 1.0 belongs; s begins at 1, also as in TensorFlow.
 
 import math
 
-from .backend import Array, zeros
-from .kernels.update import rmsprop_step, sgd_step
-from .layer import Layer, check_children, vectors
-from .layers.check import check_number
+from ..backend import Array, zeros
+from ..kernels.update import rmsprop_step, sgd_step
+from ..layer import Layer, check_children, vectors
+from ..layers.check import check_number
 
 
 class _Optimizer:
-    """Holds the layer's two vectors, which flattening makes; `state` maps names to its own vectors, for checkpoints."""
+    """Holds the layer's parameter and gradient vectors; `state` maps names to vectors of its own, for checkpoints."""
 
     def __init__(self, layer: Layer, lr: float, numbers: dict[str, float]):
         if not isinstance(layer, Layer):
@@ -54,13 +54,7 @@ class SGD(_Optimizer):
     """
 
     def __init__(
-        self,
-        layer: Layer,
-        lr: float,
-        *,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
+        self, layer: Layer, lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
     ):
         super().__init__(layer, lr, {"momentum": momentum, "weight_decay": weight_decay})
         if nesterov and not momentum:
@@ -74,13 +68,7 @@ class SGD(_Optimizer):
         """Use the gradients and set them to zero."""
         self._check()
         sgd_step(
-            self.data,
-            self.grad,
-            self.state.get("velocity"),
-            self.lr,
-            self.momentum,
-            self.weight_decay,
-            self.nesterov,
+            self.data, self.grad, self.state.get("velocity"), self.lr, self.momentum, self.weight_decay, self.nesterov
         )
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from .backend import Array, array_module, asarray, beside
-from .data import normalise, views
-from .layer import Layer, Mode, named_params
-from .layers.loss import softmax_cross_entropy
-from .runtime.inference import compile_inference
+from ..backend import Array, array_module, asarray, beside
+from ..data.batches import normalise, views
+from ..layer import Layer, Mode, named_params
+from ..layers.loss import softmax_cross_entropy
+from ..runtime.inference import compile_inference
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
 
     tta: test-time augmentation. An image's logits are then the weighted mean over its six `views`, of which H and W
     must be at least 2. pause: called before every forward pass, and may raise. The loss is NaN or infinite, without a
-    warning, where numbers of the network or its logits are.
+    warning, where the network's numbers or its logits are.
     """
     like = next(iter(named_params(net).values())).data
     batch_size = min(batch_size, len(labels))
@@ -41,9 +41,9 @@ def evaluate(
 
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            here = beside(images[part], like)
-            seen: Iterable[tuple[float, Array]] = views(here) if tta else [(1.0, here)]
-            logits = asarray(sum(weight * logits_of(view) for weight, view in seen), "cpu")
+            batch = beside(images[part], like)
+            weighted: Iterable[tuple[float, Array]] = views(batch) if tta else [(1.0, batch)]
+            logits = asarray(sum(weight * logits_of(view) for weight, view in weighted), "cpu")
             predicted[part] = logits.argmax(1)
             loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
     return float((predicted == labels).mean()), loss / len(labels), predicted

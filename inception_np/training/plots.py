@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG files: drawn by Matplotlib without a display."""
+"""The plots of a run, as PNG files: drawn by Matplotlib without a display."""
 
 import io
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray
-from .files import atomic_write
-from .layer import Buffer, Layer, Param, walk
+from ..backend import asarray
+from ..data.files import atomic_write
+from ..layer import Buffer, Layer, Param, walk
 
 
 def _figure(width: float, height: float) -> Any:
@@ -19,9 +19,9 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _write(figure: Any, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    atomic_write(path, picture.getvalue())
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    atomic_write(path, png.getvalue())
 
 
 def learning_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
@@ -29,11 +29,7 @@ def learning_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure = _figure(9, 3.6)
     epochs = [line["epoch"] for line in history]
     for axes, what, scale, label in zip(
-        figure.subplots(1, 2),
-        ("loss", "accuracy"),
-        (1, 100),
-        ("loss", "accuracy, %"),
-        strict=True,
+        figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("loss", "accuracy, %"), strict=True
     ):
         for split, style in (("train", "--"), ("test", "-")):
             values = [scale * line[f"{split}_{what}"] for line in history]
@@ -51,7 +47,7 @@ def learning_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
 def first_filters(layer: Layer, path: Path) -> bool:
     """The first convolution's filters as colour images, each stretched over its own range.
 
-    False, and no picture, if no weight of the layer reads one or three channels.
+    Draws nothing and returns False if that convolution reads neither one nor three channels.
     """
     slots = (slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer)))
     weight = next((slot.data for slot in slots if slot.data.ndim == 4), None)
@@ -83,10 +79,10 @@ def tile(images: np.ndarray, columns: int, margin: int) -> np.ndarray:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """How often each class was taken for each: one row per true class, in per cent of the row."""
+    """The confusion matrix: one row per true class, one column per predicted class, in per cent of the row."""
     count = len(classes)
-    table = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-    share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    counts = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.5 * min(count, 40)
     figure = _figure(side + 0.6, side)
     axes = figure.subplots()
@@ -104,11 +100,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
 
 
 def predictions(
-    images: np.ndarray,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    classes: Sequence[str],
-    path: Path,
+    images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path
 ) -> None:
     """A sheet of test images, each with the predicted class, and the true one where it differs.
 

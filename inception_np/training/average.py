@@ -3,29 +3,43 @@
 import contextlib
 from collections.abc import Iterator
 
-from .backend import Array
-from .kernels.update import move_averages, pieces
-from .layer import Layer, named_buffers, vectors
-from .layers.batchnorm import BatchNorm
+from ..backend import Array
+from ..kernels.update import move_averages, pieces
+from ..layer import Layer, named_buffers, vectors
+from ..layers.batchnorm import BatchNorm
+from .options import Options
 
 
 def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:
-    """Let batch norm's running averages forget their beginning, 0 and 1, as `Average` does.
+    """Let batch norm's running averages forget their beginning, 0 and 1, as `MovingAverage` does.
 
-    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and
-    until then a network that trains well tests badly. norms: the layers with their own decay.
+    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and until then a network
+    that trains well tests badly. norms: the layers with their own decay.
     """
     for layer, decay in norms:
         layer.decay = min(decay, (1 + updates) / (10 + updates))
 
 
-class Copies:
-    """A copy of the weights and of batch norm's statistics, which moves towards them."""
+class WeightAverage:
+    """A copy of the weights and of batch norm's statistics, which follows them.
+
+    name       of its arrays in the state: name/0 is the weights', name/1, ... those of the statistics
+    arrays     the network's own
+    means      their copies
+    updates    how many steps have been counted
+    """
+
+    name: str
 
     def __init__(self, net: Layer) -> None:
         self.arrays = [vectors(net)[0], *(b.data for b in named_buffers(net).values())]
         self.means = [array.copy() for array in self.arrays]
         self.pieces = pieces(self.means, self.arrays)
+        self.updates = 0
+
+    def update(self) -> None:
+        """To be called after each step of the optimiser."""
+        raise NotImplementedError
 
     def move(self, rate: float | Array, *, back: bool = False) -> None:
         """mean += rate (weight - mean), and with `back`, weight = mean after it.
@@ -34,19 +48,26 @@ class Copies:
         """
         move_averages(self.means, self.arrays, rate, self.pieces, back=back)
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within this block the network has the weights that it is tested and saved with."""
+        yield
 
-class Average(Copies):
-    """Running averages of the weights and of batch norm's statistics.
+
+class MovingAverage(WeightAverage):
+    """Running averages of the weights and of batch norm's statistics, to test and to save.
 
         mean = d mean + (1 - d) weight        d = min(decay, (1 + updates) / (10 + updates))
 
-    The second term lets it forget the random beginning, as in TensorFlow's
-    ExponentialMovingAverage, which the Rethinking paper (section 8) evaluates with.
+    The second term lets it forget the random beginning, as in TensorFlow's ExponentialMovingAverage, which the
+    Rethinking paper (section 8) evaluates with.
     """
+
+    name = "average"
 
     def __init__(self, net: Layer, decay: float) -> None:
         super().__init__(net)
-        self.decay, self.updates = decay, 0
+        self.decay = decay
 
     def update(self) -> None:
         self.move(self.next_rate())
@@ -59,7 +80,6 @@ class Average(Copies):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within this block the network has the averages for weights."""
         weights = [array.copy() for array in self.arrays]
         for array, mean in zip(self.arrays, self.means, strict=True):
             array[...] = mean
@@ -70,7 +90,7 @@ class Average(Copies):
                 array[...] = weight
 
 
-class Lookahead(Copies):
+class Lookahead(WeightAverage):
     """Slow weights and statistics, to which training returns every k = 5 steps; the steps move the fast ones.
 
         slow = d slow + (1 - d) fast        fast = slow        d = 0.95^5 (t / T)^3
@@ -83,15 +103,23 @@ class Lookahead(Copies):
     constant; d of t, and the statistics, as in airbench (Jordan 2024, arXiv 2404.00498).
     """
 
+    name = "lookahead"
     EVERY = 5
 
     def __init__(self, net: Layer, steps: int) -> None:
         super().__init__(net)
         self.steps = steps
 
-    def update(self, done: int) -> None:
-        """To be called after each step. done: how many are done, this one included."""
-        if done % self.EVERY == 0:
-            self.move(1 - 0.95**5 * (done / self.steps) ** 3, back=True)
-        elif done == self.steps > self.EVERY:
+    def update(self) -> None:
+        self.updates += 1
+        if self.updates % self.EVERY == 0:
+            self.move(1 - 0.95**5 * (self.updates / self.steps) ** 3, back=True)
+        elif self.updates == self.steps > self.EVERY:
             self.move(0.0, back=True)
+
+
+def average_for(net: Layer, options: Options, steps: int) -> WeightAverage | None:
+    """The average that a run of so many steps keeps, if any: options allow one of --ema and --lookahead."""
+    if options.ema:
+        return MovingAverage(net, options.ema)
+    return Lookahead(net, steps) if options.lookahead else None

@@ -1,13 +1,13 @@
-"""Does a run fit its data and the machine? Looked at before its images are drawn, so that a refusal comes at once."""
+"""Whether a run fits its data and the machine, found out before its images are drawn: a refusal comes at once."""
 
-from typing import Any
-
-from .backend.errors import UsageError
-from .data import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
-from .kernels.window import ImageTooSmall
-from .memory import check_memory, check_width
-from .models import MODELS, create_model
-from .models.network import Network, smallest_image
+from ..backend.errors import UsageError
+from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
+from ..kernels.window import ImageTooSmall
+from ..models import MODELS, create_model
+from ..models.network import Network, smallest_image
+from ..models.size import check_width
+from .memory import check_memory
+from .options import Options
 
 CLASSES = 10  # of each data set
 
@@ -20,10 +20,10 @@ def check_batch(batch_size: int, images: int) -> None:
         raise UsageError(f"--batch-size: got {batch_size}; there are {images:,} training images, give at most so many")
 
 
-def network_for(o: Any, force: bool) -> Network:
-    """The network of a run with these Options, freshly drawn. force: even if it may not fit into memory.
+def network_for(o: Options, force: bool) -> Network:
+    """The network of a run with these options, newly initialised. force: even if it may not fit into memory.
 
-    Raises UsageError for a network that there is not, or that the images are too small for, and RefusedError for want
+    Raises UsageError for a network that does not exist or that the images are too small for, and RefusedError for want
     of memory.
     """
     check_request(o.data, o.train_images, o.test_images)
@@ -35,8 +35,9 @@ def network_for(o: Any, force: bool) -> Network:
         if checked:
             check_width(o.model, o.width, copies)
         aux = None if o.aux else False
-        options = {"width": o.width, "aux": aux, "preset": o.preset, "seed": o.seed, "device": o.device}
-        net = create_model(o.model, num_classes=CLASSES, **options)
+        net = create_model(
+            o.model, num_classes=CLASSES, width=o.width, aux=aux, preset=o.preset, seed=o.seed, device=o.device
+        )
     except (ValueError, TypeError) as error:
         raise UsageError(f"--model: {error}; see inception-np models") from error
     check_image(net)

@@ -1,17 +1,17 @@
 """What a run says while it runs, on standard error: a bar on a terminal, plain lines in a pipe.
 
-What cannot be written is dropped (streams.py): a full disk, a closed terminal or a reader that went away ends no run.
+What cannot be written is dropped (data/streams.py): a run goes on without its terminal, its reader or disk space.
 """
 
 import sys
 import time
 from typing import Any
 
-from .streams import Quiet, say
+from ..data.streams import Quiet, say
 
 
 class Progress:
-    """Use it in a `with` block; `step` after every batch, `epoch` after every epoch."""
+    """The progress of a run, to be used in a `with` block."""
 
     SILENCE = 10.0  # seconds between two lines within an epoch
 
@@ -45,13 +45,13 @@ class Progress:
             say(text)
 
     def step(self, epoch: int, step: int, sums: dict[str, Any]) -> None:
-        """epoch: those finished. sums: of loss, right answers, images and seconds in this one."""
+        """To be called after a step. epoch: how many are finished. step, sums: of the present one (state.SUMS)."""
         done, now = epoch * self.steps + step, time.monotonic()
         if self.first is None:
             self.first, self.started = done, now
         if not self.bar and now - self.spoke < self.SILENCE:
             return
-        if done == self.first:  # nothing to tell the time by
+        if done == self.first:  # no time of a step is known yet
             return
         rate = (now - self.started) / (done - self.first)
         text = (
@@ -66,7 +66,7 @@ class Progress:
             self.spoke = now
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """line: what log.jsonl gets."""
+        """To be called after an epoch, with its line of log.jsonl."""
         width = len(str(self.epochs))
         self.say(
             f"epoch {line['epoch']:{width}}/{self.epochs}  loss {line['train_loss']:.3f}  "

@@ -3,20 +3,16 @@
 import contextlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backend import Shape, arena, compiled
-from .backend.errors import RefusedError
-from .backend.program import Trace, Untraceable, empty
-from .layer import Layer, Mode, named_buffers, named_params, walk, watch, zero_grad
-from .models import WIDEST, create_model, find
-from .models.network import Network
-
-MANY_CLASSES = 50_000  # of classifiers that fit anywhere
-
+from ..backend import Shape, arena, compiled
+from ..backend.errors import RefusedError
+from ..backend.program import Trace, Untraceable, empty
+from ..layer import Layer, Mode, named_buffers, named_params, walk, watch, zero_grad
+from ..models.network import Network
+from ..models.size import available, readable
 
 # What a run takes beside what depends on its network: compiler, kernels and libraries; what evaluating adds; pictures.
 # Fitted, like the shares below, to the peaks that tests/test_memory.py measures.
@@ -27,16 +23,16 @@ MANY = 512
 
 
 def needed(
-    net: Network, shape: tuple[int, ...], vectors: int, *, ema: bool = False, low_memory: bool = False, test: int = 2000
+    net: Network, shape: tuple[int, ...], copies: int, *, ema: bool = False, low_memory: bool = False, test: int = 2000
 ) -> int:
     """The bytes that training takes at its highest: shape (N, H, W, C) is a batch, test the number of test images.
 
-    vectors: how many arrays as large as the weights there are beside them (gradient, velocity, averages ...).
+    copies: how many arrays as large as the weights there are beside them (gradient, velocity, averages ...).
     """
-    weights = sum(p.data.nbytes for p in named_params(net).values())
+    weights = int(sum(p.data.nbytes for p in named_params(net).values()))
     step = arrays_of_a_pass(net, shape, train=True, low_memory=low_memory)
     maps = arrays_of_a_pass(net, (min(EVALUATED, test), *shape[1:]), train=False)
-    always = PROCESS + round((1 + vectors + LOOSE) * weights) + step
+    always = PROCESS + round((1 + copies + LOOSE) * weights) + step
     norm = (2 if ema else 1) * weights  # the gradient's squares, and the averages' difference
     plan = EVALUATING + round((PLANNED + ema) * weights + PLAN_MAPS * maps)
     return always + max(norm, plan, DRAWING)
@@ -84,20 +80,21 @@ def _added_up(net: Network, shape: tuple[int, ...], train: bool) -> int:
     """Every layer's output is kept or made again; at the widest place there are two gradients too."""
     elements = activations(net, shape[1:])
     kept = sum(elements) if train else max(elements)
-    return (kept + 3 * max(elements)) * shape[0] * next(iter(named_params(net).values())).data.itemsize
+    size = int(next(iter(named_params(net).values())).data.itemsize)
+    return (kept + 3 * max(elements)) * shape[0] * size
 
 
-def check_memory(net: Network, shape: tuple[int, ...], vectors: int, images: int = 0, **options: Any) -> None:
+def check_memory(net: Network, shape: tuple[int, ...], copies: int, images: int = 0, **options: Any) -> None:
     """Raise RefusedError if training will not fit: what it takes, and a batch size that fits.
 
     images: the bytes of the data set. The rest as in `needed`.
     """
     room = 0.9 * available() - images
-    wanted = needed(net, shape, vectors, **options)
+    wanted = needed(net, shape, copies, **options)
     if wanted <= room:
         return
-    fits = largest_batch(net, shape, vectors, room, **options)
-    least = needed(net, (2, *shape[1:]), vectors, **options)
+    fits = largest_batch(net, shape, copies, room, **options)
+    least = needed(net, (2, *shape[1:]), copies, **options)
     each = (wanted - least) / max(1, shape[0] - 2)
     other = "fewer --train-images" if images > wanted else "a smaller network"
     advice = f"--batch-size {fits} fits" if fits else f"no batch size fits: choose {other}"
@@ -107,14 +104,14 @@ def check_memory(net: Network, shape: tuple[int, ...], vectors: int, images: int
     )
 
 
-def largest_batch(net: Network, shape: tuple[int, ...], vectors: int, room: float, **options: Any) -> int:
+def largest_batch(net: Network, shape: tuple[int, ...], copies: int, room: float, **options: Any) -> int:
     """A batch size near the largest that `needed` finds room for, or 0 where 2 images are too many."""
     low, high = 2, shape[0]
-    below = needed(net, (low, *shape[1:]), vectors, **options)
+    below = needed(net, (low, *shape[1:]), copies, **options)
     if below > room:
         return 0
     for _ in range(8):  # nearly a straight line, so that two or three do
-        above = needed(net, (high, *shape[1:]), vectors, **options)
+        above = needed(net, (high, *shape[1:]), copies, **options)
         if above <= room:
             return high
         guess = low + int((high - low) * (room - below) / (above - below))
@@ -122,35 +119,6 @@ def largest_batch(net: Network, shape: tuple[int, ...], vectors: int, room: floa
         if high <= low:
             return low
     return low
-
-
-def check_width(name: str, width: float | None, vectors: int, classes: int | None = None) -> None:
-    """Raise RefusedError for a network whose weights alone will not fit, before it is made. vectors: as in `needed`."""
-    entry = find(name)[0]
-    wide = width is not None and 2 * entry.width < width <= WIDEST  # create_model refuses what is no width
-    if not wide and (classes or 0) <= MANY_CLASSES:
-        return
-    wanted = (1 + vectors) * weights_of(name, width if wide else None, classes)
-    if wanted > 0.9 * available():
-        what = f"--width: {width:g}" if wide else f"--classes: {classes}"
-        less = f"a width nearer to {entry.width:g}" if wide else "fewer classes"
-        raise RefusedError(
-            f"{what} makes about {readable(wanted)} of weights, {readable(available())} are free; choose {less}"
-        )
-
-
-def weights_of(name: str, width: float | None = None, classes: int | None = None) -> float:
-    """About how many bytes the weights of a network take that is not made.
-
-    They grow with the square of the width, and the classifiers' with the classes, so that they can be told from those
-    of the network as it usually is.
-    """
-    entry = find(name)[0]
-    params = named_params(create_model(name)).values()
-    factor = 1.0 if width is None else width / entry.width
-    body = sum(p.data.nbytes for p in params) * factor**2
-    heads = sum(p.data.nbytes for p in params if p.data.shape[-1] == entry.classes) * factor
-    return body + heads * (classes or 0) / entry.classes
 
 
 def activations(net: Network, image: tuple[int, ...]) -> list[int]:
@@ -170,34 +138,3 @@ def activations(net: Network, image: tuple[int, ...]) -> list[int]:
 
 def _inner(layer: Layer) -> bool:
     return any(isinstance(child, Layer) for child in layer.children().values())
-
-
-def available() -> int:
-    """Bytes that this process may still take: the machine's or its control group's, the smaller."""
-    limits: list[int] = []
-    with contextlib.suppress(ImportError, OSError, ValueError):  # ulimit -v
-        import resource
-
-        most = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if most != resource.RLIM_INFINITY:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            limits.append(max(0, most - taken))
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit, used = (group / name for name in ("memory.max", "memory.current"))
-        if limit.exists() and limit.read_text().strip() != "max":
-            limits.append(int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(limits, default=2**63)
-
-
-def readable(count: float) -> str:
-    """'1.5 GiB'"""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:,.1f} GiB"

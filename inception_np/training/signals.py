@@ -4,11 +4,11 @@
         read()                          a signal raises Interrupted here
         with signals.deferred():
             for batch in batches:
-                signals.check()         and only here: what stands between two checks is always finished
+                signals.check()         and only here: what is between two checks is always finished
                 step(batch)
 
-A second signal ends the process at once with exit code 128 + its number. Files survive that: each is
-written beside the old one and moved over it (files.py).
+A second signal ends the process at once with exit code 128 + its number. That damages no file: each is replaced as a
+whole (data/files.py).
 """
 
 import contextlib
@@ -31,17 +31,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Handles the three signals within a `with` block; the handlers from before come back after it.
+    """Handles the three signals within a `with` block, and restores the handlers from before after it.
 
-    A SIGHUP that the process was started to ignore (nohup) stays ignored. Outside the main thread, where Python
-    handles no signals, it does nothing. of_process: the process ends after this block. Until then signals are ignored,
-    and its exit code stays what it is.
+    A SIGHUP that the process was started to ignore (nohup) stays ignored. Outside the main thread, where Python handles
+    no signals, it does nothing. of_process: the process ends after this block. Until then signals are ignored, and its
+    exit code stays what it is.
     """
 
     def __init__(self, of_process: bool = False) -> None:
         self.of_process = of_process
         self.caught = 0  # the number of the first signal
-        self.last = False  # does the next signal end the process, even if it is the first?
+        self.last = False  # set: the next signal ends the process, even if it is the first
         self._deferred = False
         self._before: dict[int, Any] = {}
 
@@ -86,7 +86,7 @@ class Signals:
 
 
 def _in_destructor(frame: FrameType | None) -> bool:
-    """Is a __del__ running? Python prints what that raises, and drops it: the next `check` raises instead."""
+    """Whether a __del__ is running. Python prints and drops what that raises: the next `check` raises instead."""
     while frame and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     return frame is not None
@@ -97,7 +97,7 @@ def signal_name(number: int) -> str:
 
 
 def _leave(number: int) -> NoReturn:
-    """End the process at once. A bar on a terminal has hidden the cursor, which comes back."""
+    """End the process at once. A progress bar has hidden the terminal's cursor, which is shown again."""
     with contextlib.suppress(Exception):
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), b"\x1b[?25h\n")

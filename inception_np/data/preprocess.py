@@ -2,14 +2,14 @@
 
     x = (pixels - mean) / std        pixels 0..255, mean and std per channel on the same scale
 
-Networks differ in size, in mean and std, in the filter that shrinks the photograph and in the
-order of the channels; the wrong choice costs accuracy and raises no error. So the choice is a
-value, `Preprocess`, that is stored with the weights, and nothing is hidden in any `forward`.
+Networks differ in size, in mean and std, in the filter that shrinks the photograph and in the order of the channels;
+the wrong choice costs accuracy and raises no error. So the choice is a value, `Preprocess`, that is stored with the
+weights, and nothing is hidden in any `forward`.
 
-Sizes follow one convention, that of torchvision and timm: the shorter side is brought to `resize`
-pixels, the longer one in proportion (rounded down), by Pillow's filters, whose support grows with
-the reduction (what other libraries call antialias); the centre crop begins at
-round((side - size) / 2). At resize = size / 0.875 the crop covers 87.5 % of the shorter side.
+Sizes follow one convention, that of torchvision and timm: the shorter side is brought to `resize` pixels, the longer
+one in proportion (rounded down), by Pillow's filters, whose support grows with the reduction (what other libraries call
+antialias); the centre crop begins at round((side - size) / 2). At resize = size / 0.875 the crop covers 87.5 % of the
+shorter side.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend.errors import explained
+from ..backend.errors import explained
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ class Preprocess:
     resize         what the shorter side becomes before cropping; None is size / 0.875, rounded
     interpolation  "nearest", "bilinear", "bicubic" or "lanczos", as Pillow defines them
     mean, std      per channel, in pixel values 0..255, in the order of the network's channels
-    bgr            does the network want blue first (Caffe's networks do)?
+    bgr            whether the network wants blue first, as Caffe's networks do
 
     Raises ValueError for sizes below 1, an unknown filter, a standard deviation of 0.
     """
@@ -108,13 +108,6 @@ def open_image(path: str | Path, channels: int = 3) -> "Image":
         raise ValueError(f"{path}: {explained(error).removeprefix(f'{path}: ')}") from None
 
 
-def normalise(pixels: np.ndarray, how: Preprocess) -> np.ndarray:
-    """(pixels - mean) / std as float32. pixels: (..., C) in 0..255, red first."""
-    if how.bgr:
-        pixels = pixels[..., ::-1]
-    return (pixels - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
-
-
 def prepare(image: "Image", how: Preprocess, crops: int = 1) -> Iterator[np.ndarray]:
     """The network's inputs for one picture: `crops` arrays (H, W, C), float32.
 
@@ -132,9 +125,10 @@ def prepare(image: "Image", how: Preprocess, crops: int = 1) -> Iterator[np.ndar
     if crops not in CROPS:
         raise ValueError(f"prepare: got crops={crops}, wanted one of {', '.join(map(str, CROPS))}")
     cut = {1: _one, 10: _ten, 144: _hundred_forty_four}[crops]
+    mean, std = (np.array(values, np.float32) for values in (how.mean, how.std))
     for crop in cut(image, how):
-        pixels = np.asarray(crop, np.float32)
-        yield normalise(pixels.reshape(*how.size, len(how.mean)), how)
+        pixels = np.asarray(crop, np.float32).reshape(*how.size, len(how.mean))
+        yield ((pixels[..., ::-1] if how.bgr else pixels) - mean) / std
 
 
 def _filter(how: Preprocess) -> Any:
@@ -158,13 +152,7 @@ def _at(image: "Image", left: int, top: int, how: Preprocess) -> "Image":
 def _five(image: "Image", how: Preprocess) -> list["Image"]:
     """Top left, top right, bottom left, bottom right, centre."""
     right, bottom = image.size[0] - how.size[1], image.size[1] - how.size[0]
-    corners = [
-        (0, 0),
-        (right, 0),
-        (0, bottom),
-        (right, bottom),
-        (round(right / 2), round(bottom / 2)),
-    ]
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
     return [_at(image, left, top, how) for left, top in corners]
 
 

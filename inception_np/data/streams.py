@@ -1,7 +1,7 @@
-"""The standard streams of a process, whoever listens at their other ends.
+"""Standard output and standard error, where their reader may go away and their disk may be full.
 
-Standard error carries progress, and drops what cannot be written. Standard output carries results, and an error of
-writing them is one of the command.
+Progress goes to standard error; what of it cannot be written is dropped. Results go to standard output; if they cannot
+be written, the command fails.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from typing import Any
 
 
 class _Wrapped:
-    """A text stream around another one. None, as `sys.stderr` is in a process started without one, takes nothing."""
+    """A text stream around another one, or around None, which `sys.stderr` is in a process started without one."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.error: Exception | None = None  # the first of writing
+        self.error: Exception | None = None  # the first that a write ended in
 
     def write(self, text: str) -> int:
         self._try("write", text)
@@ -42,24 +42,24 @@ class _Wrapped:
             self._failed()
 
     def _failed(self) -> None:
-        """Called where an error is handled."""
+        """Called while such an error is handled."""
 
     def __getattr__(self, name: str) -> Any:  # fileno, encoding
         return getattr(self._stream, name)
 
 
 class Quiet(_Wrapped):
-    """A stream whose writes never fail: what the one below does not take is dropped."""
+    """A stream whose writes never fail: what cannot be written is dropped."""
 
 
 class Results(_Wrapped):
-    """A stream that remembers the first error of writing, and raises all of them."""
+    """A stream that raises every error of writing, and remembers the first."""
 
     def _failed(self) -> None:
         raise
 
     def reader_is_gone(self) -> bool:
-        """Is the error that a pipe has no reader any more, or that a terminal was closed?"""
+        """Whether the error is that a pipe has lost its reader, or that a terminal was closed."""
         if isinstance(self.error, OSError) and self.error.errno == errno.EIO:
             with contextlib.suppress(OSError, ValueError):
                 return stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
@@ -72,7 +72,7 @@ def say(text: str) -> None:
 
 
 def open_standard_streams() -> None:
-    """Give the process the standard streams that it was started without, so that no file gets their numbers."""
+    """Open the standard streams that the process was started without, so that no other file gets their numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -81,6 +81,6 @@ def open_standard_streams() -> None:
 
 
 def drop(stream: Any) -> None:
-    """Let what a stream holds back go nowhere: else Python tries again when it ends, and makes the exit code 120."""
+    """Discard what a stream has buffered: else Python writes it as it ends, and changes the exit code to 120."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""Which number of a network was the first that is not finite: NaN, or beyond what its type can hold."""
+"""Watch for numbers that are not finite (NaN, or beyond what their type can hold), and name the first of them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, asarray
-from .layer import Buffer, Layer, Param, named_params, walk, watch
-from .layers.batchnorm import BatchNorm
+from ..backend import Array, asarray
+from ..layer import Buffer, Layer, Param, named_params, walk, watch
+from ..layers.batchnorm import BatchNorm
 
 
 def is_finite(array: Array) -> bool:
+    """Whether all numbers of an array are finite, on any device."""
     return bool(np.isfinite(asarray(array, "cpu")).all())
 
 
 def all_finite(arrays: Iterable[np.ndarray]) -> bool:
-    """Are all numbers finite? A sum tells it faster than a look at each: it is not finite where one of them is not."""
+    """Whether all numbers are finite. A sum, which is faster than a look at each, is finite only if they are."""
     with np.errstate(all="ignore"):
         return all(math.isfinite(np.add.reduce(a, axis=None)) or is_finite(a) for a in arrays)
 
@@ -48,8 +49,8 @@ class _FoundError(Exception):
     """Carries a layer's name out of the network."""
 
 
-def first_bad_layer(net: Layer, again: Callable[[], Any]) -> str:
-    """What was not finite first when `again()` runs: a parameter, or else a layer's result or gradient.
+def first_bad_layer(net: Layer, passes: Callable[[], Any]) -> str:
+    """What is not finite first while `passes()` runs the network: a parameter, or else a layer's result or gradient.
 
     All parameters are looked at before anything runs, also those of layers that only their parent calls. Running
     averages come last: training moves them, but does not compute with them.
@@ -75,14 +76,14 @@ def first_bad_layer(net: Layer, again: Callable[[], Any]) -> str:
         parameter.grad[...] = 0
     try:
         with watch(net, forward=forward, backward=backward):
-            again()
+            passes()
     except _FoundError as found:
         return str(found)
     return first_not_finite(net, Buffer) or "the loss"
 
 
 def _all_finite(result: Any) -> bool:
-    """Are all arrays finite of a layer's result: an array, None, or (logits, {head: logits})?"""
+    """Whether all arrays of a layer's result are finite: an array, None, or (logits, {head: logits})."""
     if isinstance(result, tuple):
         return all(map(_all_finite, result))
     if isinstance(result, dict):

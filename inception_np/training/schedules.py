@@ -51,25 +51,18 @@ def triangular(lr: float, epochs: float, *, peak: float = 0.23, start: float = 0
 def warm_up(schedule: Schedule, epochs: float) -> Schedule:
     """`schedule`, times t / epochs during the first epochs. Goyal et al. 2017, section 2.2.
 
-    At t = 0 the rate is 0; the training loop asks for the rate in the middle of each step,
-    so that its first step moves too.
+    At t = 0 the rate is 0. The training loop takes the rate in the middle of each step, which is above 0 in the first.
     """
     if epochs <= 0:
         return schedule
     return lambda t: schedule(t) * min(t / epochs, 1.0)
 
 
-def named(name: str, lr: float, epochs: int, warm_up_epochs: float) -> Schedule:
-    """The schedule of a run of so many epochs: "cosine", "triangular", "step", "exponential" or "constant", after the
-    warm-up."""
-    if name == "cosine":
-        schedule = cosine(lr, epochs)
-    elif name == "triangular":
-        schedule = triangular(lr, epochs)
-    elif name == "step":  # a tenth after half, and again after three quarters of the run
-        schedule = step(lr, [0.5 * epochs, 0.75 * epochs])
-    elif name == "exponential":  # Rethinking, section 8
-        schedule = exponential(lr, 0.94, 2)
-    else:
-        schedule = constant(lr)
-    return warm_up(schedule, warm_up_epochs)
+# The schedules of a run: name -> schedule of the highest rate and the number of epochs.
+SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
+    "cosine": cosine,
+    "triangular": triangular,
+    "step": lambda lr, epochs: step(lr, [0.5 * epochs, 0.75 * epochs]),
+    "exponential": lambda lr, epochs: exponential(lr, 0.94, 2),  # Rethinking, section 8
+    "constant": lambda lr, epochs: constant(lr),
+}

@@ -5,35 +5,28 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
 import numpy as np
 
-from .backend.errors import UsageError, nearest
+from ..backend.errors import UsageError, nearest
+from .schedules import SCHEDULES
 
 # airbench's recipe (Jordan 2024, arXiv:2404.00498) for 2.4 times the epochs, with a little cutout, as ReLU needs them
 SPEEDNET: dict[str, Any] = {
-    "epochs": 24,
-    "batch_size": 1024,
-    "lr": 1.5,
-    "schedule": "triangular",
-    "warm_up": 0.0,
-    "momentum": 0.85,
-    "weight_decay": 1.33e-3,
-    "smoothing": 0.2,
-    "lookahead": True,
-    "pad": 2,
-    "flip": "alternating",
-    "cutout": 4,
+    "epochs": 24, "batch_size": 1024, "lr": 1.5, "schedule": "triangular", "warm_up": 0.0, "momentum": 0.85,
+    "weight_decay": 1.33e-3, "smoothing": 0.2, "lookahead": True, "pad": 2, "flip": "alternating", "cutout": 4,
     "tta": True,
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is made of. Two runs with equal options and seed end with equal weights."""
+    """What a run is made of. Two runs with equal options end with equal weights."""
 
     model: str = "inception_resnet_v2_cifar"
     preset: str = "paper"
@@ -70,9 +63,9 @@ class Options:
 def resolve(**given: Any) -> Options:
     """The options of a run: those given, and for the others what suits its data set and network.
 
-    Without any: a narrow Inception-ResNet on shapes10. GoogLeNet has no batch norm, and RMSProp as
-    the papers use it has an epsilon of 1 under its root: both want a smaller learning rate.
-    speednet_cifar comes with a recipe of its own for CIFAR-10.
+    Without any: a narrow Inception-ResNet on shapes10. GoogLeNet has no batch norm, and RMSProp as the papers use it
+    has an epsilon of 1 under its root: both want a smaller learning rate. speednet_cifar comes with a recipe of its own
+    for CIFAR-10.
     """
     chosen: dict[str, Any] = {}
     cifar10 = given.get("data", "shapes10") == "cifar10"
@@ -84,11 +77,7 @@ def resolve(**given: Any) -> Options:
             chosen["width"] = 1 / 8
     googlenet = given.get("model", "").startswith("inception_v1")
     if googlenet and given.get("preset", "paper") in ("paper", "caffe"):
-        chosen |= (
-            {"batch_size": 64, "lr": 0.05, "weight_decay": 1e-4}
-            if cifar10
-            else {"batch_size": 64, "lr": 0.03, "clip": 2.0}
-        )
+        chosen |= {"batch_size": 64, **({"lr": 0.05, "weight_decay": 1e-4} if cifar10 else {"lr": 0.03, "clip": 2.0})}
     if given.get("model") == "speednet_cifar" and cifar10:
         chosen |= {**SPEEDNET, "lookahead": not given.get("ema")}
     if given.get("augment") is False:
@@ -111,7 +100,7 @@ def check(options: Options) -> None:
     for option, chosen, known in (
         ("--flip", o.flip, ["random", "alternating"]),
         ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
-        ("--schedule", o.schedule, ["cosine", "triangular", "step", "exponential", "constant"]),
+        ("--schedule", o.schedule, list(SCHEDULES)),
     ):
         if chosen not in known:
             raise UsageError(f"{option}: got {chosen!r}; {nearest(chosen, known)}")
@@ -141,14 +130,23 @@ def check(options: Options) -> None:
 
 
 def check_save_every(seconds: float) -> None:
-    """Raise UsageError for what is no number of seconds. It is no option of `Options`: results do not depend on it."""
+    """Raise UsageError for what is no number of seconds. Results do not depend on it: it is not in `Options`."""
     if not _has_type(seconds, float) or not 0 <= seconds < math.inf:
         raise UsageError(f"--save-every: got {seconds!r}; give a number of seconds from 0")
 
 
+def check_unchanged(given: Mapping[str, Any], stored: Options, folder: Path) -> None:
+    """Raise UsageError for an option whose value differs from the one that the run in the folder has."""
+    for name, value in given.items():
+        if value != getattr(stored, name):
+            raise UsageError(
+                f"{flag(name)}: got {value}, the run in {folder} has {getattr(stored, name)}; leave it out to resume"
+            )
+
+
 def described(options: Options) -> str:
     """The text of options.json: the options, and what else a result may depend on."""
-    from . import __version__
+    from .. import __version__
 
     about = {
         **asdict(options),

@@ -4,8 +4,8 @@
                                   metadata: the options, and how far the run has come
     state.previous.safetensors    the same of the save before, should the newer one be damaged
 
-Reading checks everything, as reading a checkpoint does, before anything of the run is changed: no array and no field
-is missing, left over, of another shape or type, or not finite. An error names the file and the field.
+Reading checks everything, as reading a checkpoint does, before anything of the run is changed: no array and no field is
+missing, left over, of another shape or type, or not finite. An error names the file and the field.
 """
 
 import contextlib
@@ -18,14 +18,15 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .backend import Array, asarray
-from .backend.errors import UsageError, nearest
-from .data import NAMES
-from .files import keep_as
-from .finite import is_finite
-from .models import ALIASES, list_models
-from .options import Options, check
-from .weights.tensorfile import read_tensors, write_tensors
+from ..backend import Array, asarray, beside
+from ..backend.errors import UsageError, nearest
+from ..data.dataset import NAMES
+from ..data.files import keep_as
+from ..data.streams import say
+from ..models import ALIASES, list_models
+from ..weights.tensorfile import read_tensors, write_tensors
+from .options import Options, check, check_unchanged
+from .watchdog import is_finite
 
 FORMAT = "inception_np training 1"
 NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
@@ -100,6 +101,25 @@ def stored_options(folder: Path) -> Options:
         if chosen not in known:
             _refuse(state, f"options.{field}", f"got {chosen!r}, {nearest(chosen, known)}")
     return options
+
+
+def restore_state(folder: Path, options: Options, steps: int, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Copy the newest whole state of a run with these options into its arrays. Returns how far it had come.
+
+    steps: in an epoch. All arrays are changed or none. Raises UsageError for other options than the run has, and
+    ValueError for a state that is damaged or not this run's.
+    """
+    state = newest_state(folder)
+    if state.skipped:
+        say(f"{state.skipped}\ngoing back to {state.path.name}")
+    check_unchanged(asdict(options), options_of(state), folder)
+    progress = progress_of(state, options, steps, options.batch_size)
+    check_tensors(state, arrays)
+    if state.skipped:  # or the next save would keep the damaged file as the previous state
+        keep_as(state.path, folder / NEWEST)
+    for name, array in arrays.items():
+        array[...] = beside(state.tensors[name], array)
+    return progress
 
 
 def options_of(state: State) -> Options:

@@ -1,7 +1,7 @@
-"""Every byte that the package writes goes through here.
+"""Every file that the package writes is written here.
 
-A file is either the old one or the new one, also after a power cut: the new content is written to
-a file beside it and forced to the disk, the name is moved over (`os.replace` is atomic), and the
+A file is either the old one or the new one, also after a power cut: the new content is written to a temporary file in
+the same folder and forced to the disk, which is then renamed to the old one's name (`os.replace` is atomic), and the
 folder's entry is forced to the disk.
 """
 
@@ -16,38 +16,49 @@ from typing import TextIO
 Bytes = bytes | bytearray | memoryview
 
 
-def atomic_write(path: str | os.PathLike, content: str | Bytes | Iterable[Bytes]) -> None:
+def atomic_write(path: str | os.PathLike[str], content: str | Bytes | Iterable[Bytes]) -> None:
     """Put `content` (text, bytes, or pieces of bytes one after the other) into `path`.
 
-    Raises OSError of one line that names the path, the bytes needed and the bytes free; `path`
-    then holds what it held before, and nothing is left beside it.
+    Raises OSError of one line that names the path, the bytes needed and the bytes free; `path` then holds what it held
+    before, and no temporary file is left.
     """
     path = Path(path)
     if isinstance(content, str):
         content = content.encode()
     pieces = [content] if isinstance(content, Bytes) else list(content)
-    beside = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    with _replacing(path, sum(map(_size, pieces))) as temporary:
+        _write(temporary, pieces)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, needed: int) -> Iterator[Path]:
+    """The block makes a temporary file of `needed` bytes, which then takes the place of `path`."""
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         if isinstance(error, OSError):
-            raise _explained(error, path, sum(map(_size, pieces))) from error
+            raise _cannot_write(error, path, needed) from error
         raise
+
+
+def _write(path: Path, pieces: Iterable[Bytes]) -> None:
+    with open(path, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _size(piece: Bytes) -> int:
     return piece.nbytes if isinstance(piece, memoryview) else len(piece)
 
 
-def _explained(error: OSError, path: Path, needed: int) -> OSError:
+def _cannot_write(error: OSError, path: Path, needed: int) -> OSError:
     reason = error.strerror or str(error)
     try:
         free = f"{shutil.disk_usage(path.parent).free:,} are free"
@@ -69,7 +80,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(entry)
 
 
-def make_folder(path: str | os.PathLike) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make the folder and those above it. Raises OSError of one line that names it."""
     path = Path(path)
     try:
@@ -87,29 +98,20 @@ def keep_as(path: Path, other: Path) -> None:
     """
     if other.exists() and os.path.samefile(path, other):
         return  # a rename of one name of a file over another name of it does nothing, and would leave both
-    beside = other.with_name(f".{other.name}.tmp{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        beside.unlink()
-    try:
-        os.link(path, beside)
-    except OSError:  # a file system without links
-        atomic_write(other, path.read_bytes())
-        return
-    try:
-        os.replace(beside, other)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        if isinstance(error, OSError):
-            raise _explained(error, other, 0) from error
-        raise
+    with _replacing(other, path.stat().st_size) as temporary:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            _write(temporary, [path.read_bytes()])
 
 
 def sweep(folder: Path, own: Iterable[str] = ()) -> None:
     """Remove what killed processes left half written in `folder`.
 
-    own: the names of files that only the caller writes, because it holds the folder's lock. What is left beside
-    those goes in any case; what is left beside others goes if no process has the number of the one that wrote it.
+    own: the names of files that only the caller writes, because it holds the folder's lock. Temporary files of those
+    are removed in any case; those of other files if no process has the number of the one that wrote them.
     """
     own = set(own)
     for left in folder.glob(".*.tmp*"):
@@ -130,7 +132,7 @@ def _alive(process: int) -> bool:
 
 
 def _holder(file: TextIO) -> str:
-    """The process that holds the lock. It writes its number down just after it got it: until then another is there."""
+    """The process that holds the lock. It writes its number once it has the lock; before that an older one stands."""
     for _ in range(100):
         file.seek(0)
         holder = file.read(32).strip()
@@ -144,8 +146,8 @@ def _holder(file: TextIO) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process. Raises OSError naming the process that holds it.
 
-    The operating system drops the lock when its holder ends, however that happens, so a lock
-    file left behind stops nobody.
+    The operating system drops the lock when its holder ends, however that happens: a lock file left behind locks
+    nothing.
     """
     path = folder / "lock"
     try:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import asarray, beside
-from .layer import Layer, named_params
-from .preprocess import CROPS, Preprocess, open_image, prepare
-from .runtime.inference import compile_inference
+from ..backend import asarray, beside
+from ..data.preprocess import CROPS, Preprocess, open_image, prepare
+from ..layer import Layer, named_params
+from ..runtime.inference import compile_inference
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def preprocess_for(model: Any, about: Mapping[str, Any] | None = None) -> Prepro
     """How photographs are prepared for a model: as its checkpoint says (about["preprocess"]).
 
     Without that, the centre 87.5 % at the model's own image size, pixels in -1 .. 1. Raises ValueError where what the
-    checkpoint says is no preprocessing, or has another size or number of channels than the model's images, and
-    TypeError for a model of your own, which does not say what its images are.
+    checkpoint says is no preprocessing, or has another number of channels than the model's images, and TypeError for a
+    model of your own, which does not say what its images are.
     """
     if not about or "preprocess" not in about:
         height, width, channels = getattr(model, "image", (0, 0, 0))
@@ -89,7 +89,8 @@ def predict_images(
             logits = asarray(infer(x), "cpu").astype(np.float64)
             e = np.exp(logits - logits.max(1, keepdims=True))
             total = total + (e / e.sum(1, keepdims=True)).sum(0)
-        return total / crops
+        mean: np.ndarray = total / crops
+        return mean
 
     return [Prediction(str(path), probabilities(path)) for path in paths]
 

@@ -1,0 +1,119 @@
+"""`inception-np eval` and `inception-np predict`: what a checkpoint is good for."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..backend.errors import UsageError
+from .arguments import add_json, add_threads, positive, use_threads, whole
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("eval")
+    parser.set_defaults(run=run_eval)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")
+    parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; what it was trained on by default")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of cifar10 are")
+    parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
+    parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
+    parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation: mean logits of six views")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
+    add_threads(parser)
+    add_json(parser)
+
+    parser = commands.add_parser("predict")
+    parser.set_defaults(run=run_predict)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train, save or import wrote")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, ...")
+    parser.add_argument("--crops", type=whole, choices=(1, 10, 144), default=1, help="crops averaged (GoogLeNet)")
+    add_threads(parser)
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes to print")
+    add_json(parser)
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    from ..backend import device
+    from ..data.dataset import load
+    from ..layer import move
+    from .evaluate import evaluate
+
+    where = device(args.device)
+    use_threads(args)
+    net, about = _network(args.checkpoint)
+    name = args.data or about.get("data")
+    if name is None:
+        raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
+    if "preprocess" in about:  # then the training images are not needed for their mean
+        data = load(name, args.data_dir, train=1, test=args.test_images, subset=args.subset)
+        mean, std = tuple(about["preprocess"]["mean"]), tuple(about["preprocess"]["std"])
+    else:
+        data = load(name, args.data_dir, test=args.test_images, subset=args.subset)
+        mean, std = data.mean, data.std
+    classes = getattr(net, "num_classes", len(data.classes))
+    if classes != len(data.classes):
+        raise UsageError(f"--data: {name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
+    images, labels = data.test_images, data.test_labels
+    accuracy, loss, _ = evaluate(move(net, where), images, labels, mean, std, args.batch_size, tta=args.tta)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"{args.checkpoint}: the loss is {loss} although all its numbers are finite; its logits are too large, "
+            "train with a smaller --lr"
+        )
+    if args.json:
+        print(json.dumps({"accuracy": accuracy, "loss": loss, "images": len(labels)}))
+    else:
+        print(f"accuracy {accuracy:.2%} of {len(labels):,} test images of {name}, loss {loss:.4f}")
+    return 0
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from .predict import predict_images, preprocess_for, top
+
+    use_threads(args)
+    net, about = _network(args.checkpoint)
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        predictions = predict_images(net, args.images, preprocess=preprocess_for(net, about), crops=args.crops)
+    found = []
+    for prediction in predictions:
+        if not np.isfinite(prediction.probabilities).all():
+            raise ValueError(
+                f"{prediction.path}: its probabilities are not finite although all numbers of {args.checkpoint} are; "
+                "its logits are too large, train with a smaller --lr"
+            )
+        found.append((prediction.path, top(prediction.probabilities, about.get("classes"), args.top)))
+    if args.json:
+        rows = [
+            {"image": path, "predictions": [{"class": c, "probability": p} for c, p in best]} for path, best in found
+        ]
+        print(json.dumps(rows))
+        return 0
+    for path, best in found:
+        print(path)
+        for name, probability in best:
+            print(f"  {probability:7.2%}  {name}")
+    return 0
+
+
+def _rows(best: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "probability": probability} for name, probability in best]
+
+
+def _network(path: str) -> tuple[Any, dict[str, Any]]:
+    """(network, what is said about it) of a checkpoint. Raises ValueError for one with numbers that are not finite."""
+    from ..data.files import sweep
+    from ..weights.checkpoint import read
+    from .watchdog import first_not_finite
+
+    folder = Path(path).parent
+    if (folder / "lock").exists():  # a run's, which may have been killed and never taken up
+        sweep(folder)
+    net, about = read(path)
+    culprit = first_not_finite(net)
+    if culprit:
+        raise ValueError(f"{path}: {culprit} holds NaN or infinity; take a checkpoint from before that")
+    return net, about

@@ -1,0 +1,100 @@
+"""`inception-np train`."""
+
+import argparse
+from pathlib import Path
+
+from ..backend.errors import UsageError
+from ..data.streams import say
+from .arguments import add_threads, known_model, number, positive, use_threads, whole
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Options of the run have no default here, so that --resume can tell which were given. See options.resolve."""
+    parser = commands.add_parser("train")
+    parser.set_defaults(run=run)
+    add = parser.add_argument_group("what").add_argument
+    add("--model", metavar="NAME", help="a network, see `inception-np models`")
+    add("--preset", metavar="P", help="paper (default), or whose released network")
+    add("--width", type=number, metavar="X", help="factor on the paper's channel counts")
+    add("--no-aux", dest="aux", action="store_false", default=None, help="leave auxiliary heads out")
+    add("--data", metavar="NAME", help="shapes10 (default, generated) or cifar10")
+    add("--data-dir", metavar="DIR", help="where the files of cifar10 are")
+    add("--train-images", type=positive, metavar="N", help="only the first N training images")
+    add("--test-images", type=positive, metavar="N", help="only the first N test images")
+    add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
+    add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
+    add("--pad", type=whole, metavar="N", help="border that crops are taken from, in pixels; cifar10: 4")
+    add("--cutout", type=whole, metavar="N", help="cut a square of N pixels out of every training image")
+    add("--flip", metavar="NAME", help="mirror images at random (default), or alternating from epoch to epoch")
+    add = parser.add_argument_group("how").add_argument
+    add("--epochs", type=positive, metavar="N")
+    add("--batch-size", type=positive, metavar="N")
+    add("--optimizer", metavar="NAME", help="sgd (default) or rmsprop")
+    add("--lr", type=number, metavar="X", help="learning rate at its highest")
+    add("--momentum", type=number, metavar="X")
+    add("--no-nesterov", dest="nesterov", action="store_false", default=None)
+    add("--weight-decay", type=number, metavar="X")
+    add("--schedule", metavar="NAME", help="cosine (default), triangular, step, exponential (the papers') or constant")
+    add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
+    add("--smoothing", type=number, metavar="X", help="label smoothing")
+    add("--clip", type=number, metavar="X", help="largest norm of the gradient")
+    add("--ema", type=number, metavar="X", help="decay of a running average of the weights")
+    add("--lookahead", action=argparse.BooleanOptionalAction, help="pull the weights back to slow ones every 5 steps")
+    add("--tta", action=argparse.BooleanOptionalAction, help="test-time augmentation: mean logits of six views")
+    add("--seed", type=whole, metavar="N")
+    add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
+    add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
+    add_threads(parser)
+    add = parser.add_argument_group("where").add_argument
+    add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")
+    add("--resume", action="store_true", help="take up the run in --output where it stopped")
+    add("--force", action="store_true", help="start even if it may not fit into memory")
+    add("--save-every", type=number, default=60.0, metavar="SECONDS", help="save within an epoch; 60 by default")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or take a run up, and print what it leaves. Raises what train raises."""
+    use_threads(args)
+    from dataclasses import fields
+
+    from .loop import train
+    from .options import Options, check_unchanged, resolve
+    from .results import FILES
+    from .state import stored_options
+
+    names = [field.name for field in fields(Options)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.model:
+        given["model"] = known_model(args.model, "--model")
+    if args.device == "auto":
+        from ..backend import device
+
+        given["device"] = device("auto")
+        say(f"inception-np: running on {given['device']}")
+    if args.resume:
+        if args.output is None:
+            raise UsageError("--resume: which run? add --output DIR")
+        options = stored_options(Path(args.output))
+        check_unchanged(given, options, Path(args.output))
+    else:
+        options = resolve(**given)
+    folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data}")
+    last = train(folder, options, resume=args.resume, force=args.force, save_every=args.save_every)
+    print(
+        f"test accuracy {last['test_accuracy']:.2%}, test loss {last['test_loss']:.4f} "
+        f"after {last['epoch']} epochs; in {folder}:"
+    )
+    for name, what in FILES.items():
+        if (folder / name).exists():
+            print(f"  {name:24} {what}")
+    return 0
+
+
+def _new_folder(name: str) -> Path:
+    """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    number = 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not folder.exists():
+            return folder
+        number += 1

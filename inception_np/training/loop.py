@@ -1,0 +1,352 @@
+"""Training: the loop, and what it leaves in the output folder.
+
+    options.json             every option of the run, and the versions it ran with
+    log.jsonl                one line per epoch
+    checkpoint.safetensors   the weights, for eval, predict and load
+    state.safetensors        all that --resume needs (state.py), and state.previous.safetensors
+    curves.png filters.png confusion.png predictions.png
+
+A run can be stopped anywhere and taken up again, and ends with the same bits: what is random is drawn by seed, epoch
+and step (data/random.py), and everything else is in the state. The state is written at the end of each epoch and once a
+minute within it; log, checkpoint and pictures follow from it, and are written again when a run is taken up.
+"""
+
+import contextlib
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..backend.errors import RefusedError, StoppedError
+from ..data.batches import alternating, batches
+from ..data.dataset import load
+from ..data.files import atomic_write, locked, make_folder, sweep
+from ..data.random import stream
+from ..layer import named_buffers, named_params, vectors, walk
+from ..layers.batchnorm import BatchNorm
+from ..layers.whitening import whiten
+from . import results
+from .average import average_for, warm_statistics
+from .evaluate import evaluate
+from .fits import check_batch, network_for
+from .options import Options, check, check_save_every, described
+from .progress import Progress
+from .schedules import SCHEDULES, warm_up
+from .signals import Interrupted, Signals, signal_name
+from .state import NEWEST, PREVIOUS, Pace, check_folder, holds_run, restore_state, write_state
+from .step import NotFiniteError, optimiser_for, training_step
+from .watchdog import all_finite, first_not_finite, is_finite
+
+OURS = (NEWEST, PREVIOUS, "options.json", *results.FILES)  # what only the holder of the folder's lock writes
+
+
+def train(
+    output: str | os.PathLike[str],
+    options: Options,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    save_every: float = 60.0,
+) -> dict[str, Any]:
+    """Train a network and leave what is listed above in the folder `output`.
+
+    resume: take up the run in `output`, with the same options. force: start although the memory estimate says that it
+    will not fit. save_every: seconds between two saves within an epoch; 0 is after every step. Such a save writes the
+    state alone, and saves are at least 100 times as far apart as one takes, which keeps them below 1 % of the time.
+    Returns the last line of the log.
+
+    Raises UsageError for options that do not fit together, RefusedError for want of memory, StoppedError after a
+    signal, ValueError for broken data and for numbers that are not finite.
+    """
+    check(options)
+    check_save_every(save_every)
+    folder = Path(output)
+    check_folder(folder, resume)
+    run: Run | None = None
+    with Signals() as signals:
+        try:
+            run = Run(folder, options, force, signals, save_every)
+            with locked(make_folder(folder)):
+                check_folder(folder, resume)  # another process may have been here meanwhile
+                sweep(folder, OURS)
+                if resume:
+                    run.restore()
+                return run.go()
+        except Interrupted as stopped:
+            raise stopped_outside(stopped.number, folder, run) from None
+        except MemoryError as error:
+            raise RefusedError(run.out_of_memory() if run else "") from error
+
+
+def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedError:
+    """The error for a signal before the first step of this process or after its last."""
+    again = f"inception-np train --resume --output {folder}"
+    if run and run.epoch == run.options.epochs:
+        what = f"after the last epoch; all is saved, but pictures may be missing: draw them with: {again}"
+    elif holds_run(folder):
+        what = f"before the next step; the run in {folder} is as it was, continue with: {again}"
+    else:
+        what = "before the first step; nothing was to be saved"
+    return StoppedError(f"train: stopped by {signal_name(number)} {what}", number)
+
+
+class Run:
+    """One run: the network, the optimiser, the average of the weights, and how far it has come."""
+
+    def __init__(
+        self, folder: Path, options: Options, force: bool, signals: Signals | None = None, save_every: float = 60.0
+    ) -> None:
+        o = self.options = options
+        self.folder = folder
+        self.signals = signals or Signals()
+        self.pace = Pace(save_every)
+        self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
+        self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
+        check_batch(o.batch_size, len(self.data.train_labels))
+        if o.pad is not None:
+            self.data = replace(self.data, pad=o.pad)
+        whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
+        self.weights = vectors(self.net)[0]
+        self.optimiser = optimiser_for(self.net, o)
+        self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
+        self.steps = len(self.data.train_labels) // o.batch_size  # in an epoch
+        self.average = average_for(self.net, o, o.epochs * self.steps)
+        statistics = [b.data for b in named_buffers(self.net).values()]
+        self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
+        self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs), o.warm_up)
+        self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
+        self.epoch, self.step = 0, 0
+        self.sums = new_sums()
+        self.history: list[dict[str, Any]] = []
+        self.saved: tuple[int, int] | None = None  # the epoch and step that all files are of
+        self.predicted: np.ndarray | None = None
+
+    @property
+    def done(self) -> int:
+        """The steps that the run has taken."""
+        return self.epoch * self.steps + self.step
+
+    def go(self) -> dict[str, Any]:
+        """From where the run is to its end. Returns the last line of the log."""
+        o = self.options
+        atomic_write(self.folder / "options.json", described(o))
+        with self.signals.deferred(), Progress(o.epochs, self.steps) as progress:
+            if self.epoch == 0 and self.step == 0:
+                progress.say(self.header())
+            for line in self.history:
+                progress.epoch(line)
+            try:
+                while self.epoch < o.epochs:
+                    self.train_epoch(progress)
+                    self.finish_epoch(progress)
+            except Interrupted as stopped:
+                self.stop(stopped.number)
+        self.draw()
+        return self.history[-1]
+
+    def header(self) -> str:
+        """The line that a run begins with."""
+        o, data = self.options, self.data
+        count = sum(p.data.size for p in named_params(self.net).values())
+        return (
+            f"{o.model}, {count:,} parameters, on {data.name}: {len(data.train_labels):,} training and "
+            f"{len(data.test_labels):,} test images, {o.epochs} epochs of {self.steps} batches of "
+            f"{o.batch_size}; {self.folder}"
+        )
+
+    def train_epoch(self, progress: Progress) -> None:
+        """The steps of the epoch that are still to be taken."""
+        o = self.options
+        started = time.perf_counter() - self.sums["seconds"]
+        for step, index in enumerate(batches(len(self.data.train_labels), o.batch_size, o.seed, self.epoch)):
+            if step < self.step:
+                continue  # done before the run was stopped
+            self.signals.check()
+            self.train_step(index)
+            self.step = step + 1
+            all_added = self.step % self.training_step.steps_between_totals == 0 or self.step == self.steps
+            if all_added:
+                self.add_totals()
+            self.sums["seconds"] = time.perf_counter() - started
+            progress.step(self.epoch, self.step, self.sums)
+            if all_added and self.pace.due():
+                self.save_state()
+        self.signals.check()
+
+    def train_step(self, index: np.ndarray) -> None:
+        """One batch forward, backward and into the weights."""
+        o, where = self.options, (self.epoch, self.step)
+        warm_statistics(self.norms, self.done)
+        self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
+        crops = stream(o.seed, "augment", *where) if o.augment else None
+        dropout = stream(o.seed, "dropout", *where)
+        try:
+            self.training_step(index, crops=crops, dropout=dropout, mirrored=self.mirrored(index))
+        except NotFiniteError as found:
+            raise self.error(str(found), self.step + 1, f", first found in {found.culprit}") from None
+        if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
+            self.check_finite(self.step + 1)
+        self.sums["images"] += len(index)
+
+    def mirrored(self, index: np.ndarray) -> np.ndarray | None:
+        """Which of these images --flip alternating mirrors in this epoch; None for --flip random."""
+        if self.options.flip == "random":
+            return None
+        chosen: np.ndarray = alternating(len(self.data.train_labels), self.options.seed, self.epoch)[index]
+        return chosen
+
+    def add_totals(self) -> None:
+        """Add the losses of the steps since the last call to the sums of the epoch."""
+        loss, right = self.training_step.totals()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"train: the loss is not finite in epoch {self.epoch + 1}, step {self.step} or the "
+                f"{self.training_step.steps_between_totals - 1} before; "
+                "a smaller --lr may help; without INCEPTION_NP_TF32=1 every step is looked at"
+            )
+        self.sums["loss"] += loss
+        self.sums["right"] += right
+
+    def finish_epoch(self, progress: Progress) -> None:
+        """Test, write down the epoch, and save."""
+        sums = self.sums
+        self.check_finite()
+        with self.in_place():
+            accuracy, loss, self.predicted = self.test(pause=self.signals.check)
+        if not math.isfinite(loss):
+            raise self.error(f"the test loss is {loss} although every number of the network is finite")
+        line = {
+            "epoch": self.epoch + 1,
+            "train_loss": sums["loss"] / sums["images"],
+            "train_accuracy": sums["right"] / sums["images"],
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "lr": self.schedule(self.epoch + 1 - 0.5 / self.steps),
+            "images": sums["images"],
+            "seconds": round(sums["seconds"], 3),
+        }
+        self.history.append(line)
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, new_sums()
+        self.save()
+        progress.epoch(line)
+
+    def in_place(self) -> contextlib.AbstractContextManager[None]:
+        """Within this block the network has the weights that are tested and saved."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
+
+    def test(self, **how: Any) -> tuple[float, float, np.ndarray]:
+        """What `evaluate` gives for the test images, as the options say."""
+        data = self.data
+        where = (data.test_images, data.test_labels, data.mean, data.std)
+        return evaluate(self.net, *where, tta=self.options.tta, **how)
+
+    def draw(self) -> None:
+        """The pictures of the run as it is."""
+        with self.in_place():
+            if self.predicted is None:  # resumed after its last epoch
+                *_, self.predicted = self.test()
+            results.draw(self.folder, self.net, self.data, self.history, self.predicted)
+
+    # What is kept
+
+    def arrays(self) -> dict[str, Array]:
+        """All arrays of the run by their names in the state."""
+        slots = named_params(self.net) | named_buffers(self.net)
+        return {f"net/{path}": slot.data for path, slot in slots.items()} | self.arrays_beside()
+
+    def arrays_beside(self) -> dict[str, Array]:
+        """Those that the network does not have: the optimiser's and the average's."""
+        found = {f"optimizer/{name}": vector for name, vector in self.optimiser.state.items()}
+        if self.average:
+            found |= {f"{self.average.name}/{i}": mean for i, mean in enumerate(self.average.means)}
+        return found
+
+    def save(self) -> None:
+        """The state first: the other files follow from it."""
+        self.save_state()
+        self.save_results()
+
+    def save_state(self) -> None:
+        """The arrays, the options, and how far the run has come."""
+        self.check_finite()
+        progress = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
+        progress["updates"] = self.done if self.options.ema else 0
+        with self.pace.measured():
+            write_state(self.folder, self.arrays(), self.options, progress)
+
+    def save_results(self) -> None:
+        """What follows from the state: the checkpoint and the log."""
+        with self.in_place():
+            results.save_checkpoint(self.folder, self.net, self.data, self.epoch)
+        results.save_log(self.folder, self.history)
+        self.saved = (self.epoch, self.step)
+
+    def restore(self) -> None:
+        """The opposite of save, from the newer of the two states that is whole. All or nothing is changed."""
+        progress = restore_state(self.folder, self.options, self.steps, self.arrays())
+        self.epoch, self.step = progress["epoch"], progress["step"]
+        self.sums, self.history = progress["sums"], progress["history"]
+        if self.average:
+            self.average.updates = self.done
+        self.save_results()
+
+    def stop(self, number: int) -> None:
+        """Save and leave, because of a signal."""
+        self.add_totals()
+        if self.saved != (self.epoch, self.step):
+            self.save()
+        raise StoppedError(
+            f"train: stopped by {signal_name(number)} in epoch {self.epoch + 1} after {self.step} of {self.steps} "
+            f"steps, all is saved; continue with: inception-np train --resume --output {self.folder}",
+            number,
+        )
+
+    # What goes wrong
+
+    def check_finite(self, step: int | None = None) -> None:
+        """Raise ValueError if any number of the run is not finite: nothing that is not is ever saved."""
+        culprit = first_not_finite(self.net)
+        for name, array in self.arrays_beside().items():
+            if not culprit and not is_finite(array):
+                kind, _, name = name.partition("/")
+                culprit = BESIDE[kind].format(name)
+        if culprit:
+            raise self.error(f"{culprit} is not finite", step)
+
+    def error(self, what: str, step: int | None = None, culprit: str = "") -> ValueError:
+        """The error for a number that is not finite, seen in that step of the epoch."""
+        step = self.step if step is None else step
+        newest = self.folder / NEWEST
+        kept = f"the state before it is in {newest}" if newest.exists() else "nothing was saved before it"
+        return ValueError(
+            f"train: {what} in epoch {self.epoch + 1}, step {step} (lr {self.optimiser.lr:.3g}){culprit}; "
+            f"{kept}: lower --lr, add --warm-up 1 or --clip 2"
+        )
+
+    def out_of_memory(self) -> str:
+        """What is said where memory ended although it was thought to be enough."""
+        o = self.options
+        less = f"--batch-size {o.batch_size // 2}" if o.batch_size >= 4 else "a smaller network"
+        before = f"; the run up to its last save is in {self.folder}, --resume takes it up once there is more"
+        return (
+            f"--batch-size: out of memory with {o.batch_size} images in epoch {self.epoch + 1}, step {self.step + 1}; "
+            f"{less} in another folder takes about half{before if holds_run(self.folder) else ''}"
+        )
+
+
+# How errors call the arrays beside the network.
+BESIDE = {
+    "optimizer": "the optimiser's {}",
+    "average": "a running average of the weights (--ema)",
+    "lookahead": "a slow weight (--lookahead)",
+}
+
+
+def new_sums() -> dict[str, Any]:
+    """What is added up over an epoch."""
+    return {"loss": 0.0, "right": 0, "images": 0, "seconds": 0.0}

@@ -1,0 +1,169 @@
+"""One step of training: a batch of images goes through the network and back, and the weights move.
+
+    step = training_step(net, optimiser, data, options, average)
+    step(index, crops=..., dropout=..., mirrored=...)        one step on the images `index`
+    loss, right = step.totals()                              sums over the images since the last call
+
+This is the only place that tells the two kinds apart: `EagerStep` launches one operation after another (on the CPU,
+Replay runs them without Python), and `GraphStep` launches all of them as one CUDA graph.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..backend import Array, beside, on_tensor_cores
+from ..data.batches import augment, normalise
+from ..data.dataset import Dataset
+from ..kernels.clip import clip_norm
+from ..layers.loss import total_loss
+from ..models.network import Network
+from ..runtime.replay import Replay
+from .average import Lookahead, MovingAverage, WeightAverage
+from .optim import SGD, RMSProp
+from .options import Options
+from .watchdog import first_bad_layer
+
+Generator = np.random.Generator
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or the gradient of a step is NaN or infinite; the weights have not moved. culprit: where it began."""
+
+    def __init__(self, what: str, culprit: str) -> None:
+        super().__init__(what)
+        self.culprit = culprit
+
+
+@dataclass
+class TrainingStep:
+    """What the loop knows of a step. average: what follows the weights, None for nothing.
+
+    steps_between_totals: how often the loop asks for the totals, and sees whether they are finite. On a GPU it waits
+    for the device each time.
+    """
+
+    net: Network
+    optimiser: SGD | RMSProp
+    data: Dataset
+    options: Options
+    average: WeightAverage | None
+    steps_between_totals: ClassVar[int] = 1
+
+    def __call__(
+        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+    ) -> None:
+        """One step on the training images `index`, (batch,), with the optimiser's learning rate of the moment.
+
+        crops: where crops, mirroring and cutout are drawn from; None takes the images as they are. dropout: a new
+        generator. mirrored: (batch,) bool, the images to mirror; None draws them. May raise NotFiniteError.
+        """
+        raise NotImplementedError
+
+    def totals(self) -> tuple[float, int]:
+        """The sum of the losses of all images, and how many were right, since the last call."""
+        raise NotImplementedError
+
+
+def training_step(
+    net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
+) -> TrainingStep:
+    """The step of a run: a CUDA graph where INCEPTION_NP_TF32=1 allows one (cuBLAS would not), or else eager."""
+    kind = GraphStep if on_tensor_cores(optimiser.data) else EagerStep
+    return kind(net, optimiser, data, options, average)
+
+
+@dataclass
+class EagerStep(TrainingStep):
+    """One operation after another. A loss or a gradient that is not finite is found before the weights move."""
+
+    def __post_init__(self) -> None:
+        self.passes = Replay(self.net, low_memory=self.options.low_memory)
+        self.loss, self.right = 0.0, 0
+
+    def __call__(
+        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+    ) -> None:
+        data, options, drawn = self.data, self.options, dropout.bit_generator.state
+        images, labels = data.train_images[index], data.train_labels[index]
+        if crops:
+            images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
+        x = beside(normalise(images, data.mean, data.std), self.optimiser.data)
+        labels = beside(labels, self.optimiser.data)
+        with np.errstate(all="ignore"):  # what is not finite is found below, and named
+            loss, right = self.gradients(x, labels, dropout)
+            norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                dropout.bit_generator.state = drawn  # so that the search meets the same masks
+                what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+                raise NotFiniteError(what, self.culprit(x, labels, dropout))
+            self.optimiser.step()
+            if self.average:
+                self.average.update()
+        self.loss += loss * len(index)
+        self.right += right
+
+    def gradients(self, x: Array, labels: Array, dropout: Generator) -> tuple[float, int]:
+        """Fill the gradient vector. Returns the mean loss and how many of the batch were right."""
+        y = self.passes.forward(x, dropout)
+        loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
+        self.passes.backward(dy)
+        logits = y[0] if isinstance(y, tuple) else y
+        return loss, int((logits.argmax(1) == labels).sum())
+
+    def culprit(self, x: Array, labels: Array, dropout: Generator) -> str:
+        """What was not finite first in this step."""
+        self.passes = Replay(self.net)  # nothing is written down yet: the layers run
+        return first_bad_layer(self.net, lambda: self.gradients(x, labels, dropout))
+
+    def totals(self) -> tuple[float, int]:
+        found = self.loss, self.right
+        self.loss, self.right = 0.0, 0
+        return found
+
+
+@dataclass
+class GraphStep(TrainingStep):
+    """The whole step as one CUDA graph, which the host does not wait for. Lookahead comes after it."""
+
+    steps_between_totals: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        from ..runtime.graph import CapturedStep
+
+        data, o = self.data, self.options
+        self.captured = CapturedStep(
+            self.net,
+            self.optimiser,
+            data.train_images,
+            data.train_labels,
+            o.batch_size,
+            mean=data.mean,
+            std=data.std,
+            pad=data.pad if o.augment else 0,
+            cutout=o.cutout,
+            smoothing=o.smoothing,
+            clip=o.clip,
+            average=self.average if isinstance(self.average, MovingAverage) else None,
+        )
+
+    def __call__(
+        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+    ) -> None:
+        self.captured(index, crops=crops, dropout=dropout, mirrored=mirrored)
+        if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
+            self.average.update()
+
+    def totals(self) -> tuple[float, int]:
+        return self.captured.totals()
+
+
+def optimiser_for(net: Network, options: Options) -> SGD | RMSProp:
+    """The optimiser of a run. Nesterov's form needs a momentum."""
+    o = options
+    if o.optimizer == "sgd":
+        nesterov = o.nesterov and o.momentum > 0
+        return SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
+    return RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
