@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, Shape, array_module, empty
+from .backend.arrays import Array, Shape, array_module
+from .backend.program import empty
 from .kernels.elementwise import add_to, copy_to, scaled, scaled_add
 from .layer import Layer, Mode, backward_of, checked_pair, prefix_path
 from .layers.check import check_dy, check_floating, check_number

@@ -27,7 +27,8 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
-from .backend import Array, Shape, asarray, zeros
+from .backend.arrays import Array, Shape
+from .backend.device import asarray, resolve_device, zeros
 
 
 @dataclass(frozen=True)
@@ -372,9 +373,7 @@ def cast(layer: L, dtype: Any) -> L:
 
 def move(layer: L, device: str) -> L:
     """Bring every parameter, gradient and buffer to "cpu" or "cuda", in place, and return the layer."""
-    from .backend import device as settle
-
-    where = settle(device)
+    where = resolve_device(device)
     return _replace(layer, lambda a: asarray(a, where))
 
 

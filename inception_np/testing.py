@@ -36,7 +36,7 @@ from numpy.typing import DTypeLike
 
 import inception_np
 
-from .backend import Shape
+from .backend.arrays import Shape
 from .layer import Layer, Mode, cast, named_buffers, named_params
 
 try:

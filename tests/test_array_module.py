@@ -7,7 +7,8 @@ import strict_cupy
 from hypothesis import HealthCheck, given, settings
 from on_device import gradients
 
-from inception_np import SGD, Mode, RMSProp, backend, create_model, list_models, softmax_cross_entropy
+from inception_np import SGD, Mode, RMSProp, create_model, list_models, softmax_cross_entropy
+from inception_np.backend import device as backend
 from inception_np.layer import Layer, named_buffers, vectors
 from inception_np.models.network import smallest_image
 from inception_np.testing import LAYERS, networks
@@ -159,14 +160,14 @@ def test_cuda_without_a_gpu_is_one_line_that_says_what_to_do(monkeypatch):
     with pytest.raises(backend.DeviceError, match=r"^cuda: no CUDA device was found; use --device cpu$") as error:
         create_model("inception_v1_cifar", device="cuda")
     assert "\n" not in str(error.value)
-    assert backend.device("auto") == "cpu"
-    assert backend.device("cpu") == "cpu"
+    assert backend.resolve_device("auto") == "cpu"
+    assert backend.resolve_device("cpu") == "cpu"
 
 
 def test_auto_takes_a_gpu_that_answers(cupy):
-    assert backend.device("auto") == backend.device("cuda") == "cuda"
+    assert backend.resolve_device("auto") == backend.resolve_device("cuda") == "cuda"
 
 
 def test_a_device_of_another_name_is_refused():
     with pytest.raises(ValueError, match="wanted"):
-        backend.device("gpu")
+        backend.resolve_device("gpu")

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from numerics import strewn
 from on_device import gradients
 
-from inception_np import Mode, backend, create_model, list_models
+from inception_np import Mode, create_model, list_models
+from inception_np.backend import device as backend
 from inception_np.data import batches
 from inception_np.data.random import stream
 from inception_np.kernels import (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numerics import held, snapshot
 
-from inception_np.backend import DeviceError, device
+from inception_np.backend.device import DeviceError, resolve_device
 from inception_np.kernels.window import ImageTooSmall
 from inception_np.layer import Layer, Mode, named_params
 from inception_np.layers.conv import Conv2D
@@ -445,7 +445,7 @@ def test_move_without_the_device():
     before = snapshot(layer)
     with pytest.raises(ValueError, match=r"^device: got 'tpu', wanted "):
         run("move(layer, 'tpu')", layer=layer)
-    if device("auto") == "cpu":
+    if resolve_device("auto") == "cpu":
         with pytest.raises(DeviceError, match=r"^cuda: .*; use --device cpu") as info:
             run("move(layer, 'cuda')", layer=layer)
         assert "\n" not in str(info.value)

@@ -28,13 +28,13 @@ from inception_np import (
     Residual,
     SeparableConv2D,
     Sequential,
-    backend,
     cast,
     compile_inference,
     create_model,
     named_buffers,
     named_params,
 )
+from inception_np.backend import device as backend
 from inception_np.testing import networks
 
 fast = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")

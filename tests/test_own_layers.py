@@ -30,12 +30,12 @@ from inception_np import (
     Replay,
     Residual,
     Sequential,
-    backend,
     check_gradients,
     compile_inference,
     create_model,
     named_params,
 )
+from inception_np.backend import device as backend
 from inception_np.layer import cast, named_buffers, of_kind
 from inception_np.layers.pool import AdaptiveAvgPool2D
 from inception_np.models.network import Network

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from inception_np import backend
 from inception_np.backend import arena, threads
+from inception_np.backend import device as backend
 
 if backend.PLAIN:
     pytest.skip("INCEPTION_NP_PLAIN is set", allow_module_level=True)

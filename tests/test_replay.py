@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inception_np import SGD, Layer, Mode, Param, backend, create_model, kernels
+from inception_np import SGD, Layer, Mode, Param, create_model, kernels
+from inception_np.backend import device as backend
 from inception_np.backend import threads
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm

@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..backend import Array, array_module, beside
+from ..backend.arrays import Array, array_module
+from ..backend.device import to_device_of
 from .random import stream
 
 
@@ -28,8 +29,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype: type = np.float32) -> Array:
     """(image - mean) / std per channel. uint8 (N, H, W, C) in, `dtype` of the same shape out, on their device."""
     x = images.astype(dtype)
-    x -= beside(np.asarray(mean, dtype), x)
-    x *= beside(1 / np.asarray(std, dtype), x)
+    x -= to_device_of(np.asarray(mean, dtype), x)
+    x *= to_device_of(1 / np.asarray(std, dtype), x)
     return x
 
 

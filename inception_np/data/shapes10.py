@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..backend import Array
+from ..backend.arrays import Array
 from .random import stream
 
 # Each function gives the signed distance (negative inside) of the points x, y from a shape that

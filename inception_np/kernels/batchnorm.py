@@ -4,7 +4,7 @@ With `relu`, ReLU is part of both: forward stores max(0, y), and backward lets d
 that from x again, so that neither y nor a mask has to be kept.
 """
 
-from ..backend import Array, array_module
+from ..backend.arrays import Array, array_module
 from .dispatch import dispatch
 from .elementwise import add_to, copy_to
 

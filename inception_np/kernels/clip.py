@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..backend import Array, array_module
+from ..backend.arrays import Array, array_module
 from .dispatch import dispatch
 
 

@@ -13,8 +13,10 @@ On a GPU this is what runs, with the array module's matrix products, unless fact
 
 from collections.abc import Iterator
 
-from .. import backend
-from ..backend import Array, Shape, empty, zeros
+from ..backend import device
+from ..backend.arrays import Array, Shape
+from ..backend.device import zeros
+from ..backend.program import empty
 from .batchnorm import statistics
 from .dispatch import dispatch
 from .im2col import col2im, im2col
@@ -30,7 +32,7 @@ def one_group(groups: int) -> bool:
 
 def fits_tensor_cores(w: Array) -> bool:
     """Are factors rounded to TF32, and has windows.cuh bits for so many taps along one side?"""
-    return backend.TF32 and max(w.shape[:2]) <= 15
+    return device.TF32 and max(w.shape[:2]) <= 15
 
 
 @dispatch(cpu=one_group, gpu=fits_tensor_cores)

@@ -5,7 +5,8 @@
 The plain version adds one shifted image per tap; no columns are needed since no channels are mixed.
 """
 
-from ..backend import Array, Shape, zeros
+from ..backend.arrays import Array, Shape
+from ..backend.device import zeros
 from .dispatch import dispatch
 from .elementwise import copy_to
 from .window import Pads, Pair, out_size, pad_images, taps

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 
-from .. import backend
+from ..backend import device
 from ..backend.program import executor
 
 P = ParamSpec("P")
@@ -66,10 +66,10 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
         values = args + tuple(map(keywords.get, names, defaults))
         first = values[0][0] if isinstance(values[0], list) else values[0]
         if not isinstance(first, np.ndarray):
-            if gpu and backend.on_gpu(first) and fits_gpu(*map(values.__getitem__, gpu_places)):
+            if gpu and device.on_gpu(first) and fits_gpu(*map(values.__getitem__, gpu_places)):
                 return (twins.get("cuda") or twin("cuda"))(*values)
         elif cpu:
-            compiled = not backend.PLAIN
+            compiled = not device.PLAIN
             for a in values:  # (a loop is no Python call: this is asked some thousand times a second)
                 if isinstance(a, np.ndarray) and a.dtype.kind in "fc" and (a.dtype != np.float32 or a.size == 0):
                     compiled = False

@@ -1,6 +1,6 @@
 """ReLU, sums and copies of whole arrays, and the sum that a bias gradient is."""
 
-from ..backend import Array, array_module
+from ..backend.arrays import Array, array_module
 from .dispatch import dispatch
 
 

@@ -5,7 +5,8 @@
 A 1x1 convolution needs no columns: its windows are the pixels.
 """
 
-from ..backend import Array, array_module, zeros
+from ..backend.arrays import Array, array_module
+from ..backend.device import zeros
 from .dispatch import dispatch
 from .window import Pads, Pair, pad_images, taps
 

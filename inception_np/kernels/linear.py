@@ -3,15 +3,15 @@
 On a GPU these are the array module's matrix products, unless factors are rounded to TF32 for tensor cores.
 """
 
-from .. import backend
-from ..backend import Array
+from ..backend import device
+from ..backend.arrays import Array
 from .dispatch import dispatch
 from .elementwise import add_to, copy_to
 
 
 def tensor_cores() -> bool:
     """Are factors rounded to TF32, for tensor cores?"""
-    return backend.TF32
+    return device.TF32
 
 
 @dispatch(gpu=tensor_cores)

@@ -1,6 +1,6 @@
 """Softmax and cross-entropy in one pass; the mathematics is in layers/loss.py."""
 
-from ..backend import Array, array_module
+from ..backend.arrays import Array, array_module
 from .dispatch import dispatch
 
 

@@ -1,6 +1,6 @@
 """Sums over a window of neighbouring channels, and local response normalisation by them (layers/lrn.py)."""
 
-from ..backend import Array
+from ..backend.arrays import Array
 from .dispatch import dispatch
 from .elementwise import add_to, copy_to
 

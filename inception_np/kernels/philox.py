@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..backend import Array, Shape, beside
+from ..backend.arrays import Array, Shape
+from ..backend.device import to_device_of
 from .dispatch import dispatch
 
 
@@ -17,4 +18,4 @@ def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
 
     A generator over Philox (data/random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
     """
-    return beside(rng.random(shape, np.float32), like)
+    return to_device_of(rng.random(shape, np.float32), like)

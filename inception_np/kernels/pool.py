@@ -8,7 +8,9 @@ in NumPy's maximum: it is not hidden. D_p is the number of real pixels in the wi
 real and padding pixels; what hangs over the end in ceil mode never counts.
 """
 
-from ..backend import Array, Shape, array_module, empty, zeros
+from ..backend.arrays import Array, Shape, array_module
+from ..backend.device import zeros
+from ..backend.program import empty
 from .dispatch import dispatch
 from .elementwise import copy_to
 from .window import Pads, Pair, first_taps, pad_images, taps, window_counts

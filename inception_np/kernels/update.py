@@ -3,7 +3,8 @@
 And one step of the running averages of training/average.py, in place too.
 """
 
-from ..backend import Array, on_gpu
+from ..backend.arrays import Array
+from ..backend.device import on_gpu
 from .dispatch import dispatch
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -91,7 +91,7 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
 
     Negative ends crop: the rows of x that no window reaches.
     """
-    from ..backend import array_module
+    from ..backend.arrays import array_module
 
     (top, bottom), (left, right) = pads
     if not (top or bottom or left or right):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, array_module
+from ..backend.arrays import Array, Shape, array_module
 from ..kernels.elementwise import add_to, copy_to, relu, relu_dx
 from ..kernels.philox import uniform
 from ..layer import Layer, Mode

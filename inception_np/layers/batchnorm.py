@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, array_module, beside
+from ..backend.arrays import Array, Shape, array_module
+from ..backend.device import to_device_of
 from ..kernels.batchnorm import Averages, batch_norm, batch_norm_backward, reciprocal_deviation, statistics
 from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
@@ -70,7 +71,7 @@ class BatchNorm(Layer):
         """What moves in training: the running mean and variance, and their decay as an array beside them."""
         mean = self.mean.data
         if array_module(self._decay_array) is not array_module(mean):
-            self._decay_array = beside(np.array([self._decay]), mean)
+            self._decay_array = to_device_of(np.array([self._decay]), mean)
         return mean, self.var.data, self._decay_array
 
     def learned(self) -> tuple[Array | None, Array, Array | None, Array]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..kernels.window import ImageTooSmall, Pads, Pair, out_size, pads_for
 from ..layer import follow, kind_of_class
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import copy_to, relu_dx, sum_rows
 from ..kernels.window import Pads, Pair, check_pad, out_size, pair

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..compose import check_unused
 from ..kernels.batchnorm import batch_norm, batch_norm_backward, reciprocal_deviation
 from ..layer import Layer, Mode

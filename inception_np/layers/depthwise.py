@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..compose import Sequential
 from ..kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
 from ..kernels.elementwise import sum_rows

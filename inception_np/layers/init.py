@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 
 Init = Callable[[np.random.Generator, Shape, int, int], np.ndarray]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..kernels.elementwise import add_to, copy_to, sum_rows
 from ..kernels.linear import linear, linear_dw, linear_dx
 from ..layer import Layer, Mode, Param

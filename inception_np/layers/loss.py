@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module
+from ..backend.arrays import Array, array_module
 from ..kernels.loss import softmax_cross_entropy as _kernel
 from .check import check_between, check_floating
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..kernels.lrn import lrn, lrn_dx
 from ..layer import Layer, Mode
 from .check import check_count, check_dy, check_number, check_shape, check_x

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..backend import Array, Shape, empty, zeros
+from ..backend.arrays import Array, Shape
+from ..backend.device import zeros
+from ..backend.program import empty
 from ..kernels.elementwise import add_to, copy_to, scaled
 from ..kernels.pool import (
     avg_pool,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..backend import beside
+from ..backend.device import to_device_of
 from ..layer import Buffer, Layer, walk
 from .check import check_count
 from .conv import Conv2D
@@ -46,7 +46,7 @@ class PatchWhitening(Conv2D):
         variances, directions = np.linalg.eigh(moments)
         filters = (directions / np.sqrt(variances + EPS))[:, ::-1]
         filters = np.concatenate([filters, -filters], axis=1).reshape(k, k, channels, -1)
-        self.weight.data[...] = beside(filters.astype(self.weight.data.dtype), self.weight.data)
+        self.weight.data[...] = to_device_of(filters.astype(self.weight.data.dtype), self.weight.data)
 
 
 def whiten(net: Layer, images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ..backend import device as resolve_device
+from ..backend.device import resolve_device
 from ..layer import cast, move
 from ..layers.check import check_count
 from .blocks import CIFAR, Request

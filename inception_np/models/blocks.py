@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 from ..compose import Concat, Sequential
 from ..kernels.window import pair
 from ..layer import Layer, prefix_path

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 from ..compose import Concat, Sequential
 from ..layer import Layer, named_params
 from ..layers.activation import Dropout, ReLU

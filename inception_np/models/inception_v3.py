@@ -22,7 +22,7 @@ preset is this one graph with its source's constants. From Table 1 it differs in
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 from ..compose import Concat, Sequential
 from ..layer import Layer
 from ..layers.activation import Dropout

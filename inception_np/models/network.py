@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from ..backend import Array, Shape
+from ..backend.arrays import Array, Shape
 from ..compose import Sequential, call_backward, call_forward, check_unused
 from ..kernels.elementwise import scaled_add
 from ..kernels.window import ImageTooSmall

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 from ..compose import Concat, Residual, Sequential
 from ..layer import Layer, named_params
 from ..layers.conv_bn_relu import ConvBNReLU

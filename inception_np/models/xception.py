@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Shape
+from ..backend.arrays import Shape
 from ..compose import Residual, Sequential
 from ..layer import Layer
 from ..layers.activation import ELU, Dropout, ReLU

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
+from ..backend import device
+from ..backend.arrays import array_module
 from ..kernels.clip import clip_norm
 from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices
@@ -66,11 +67,11 @@ class CapturedStep:
         clip: float = 0.0,
         average: MovingAverage | None = None,
     ):
-        if not backend.on_tensor_cores(optimiser.data):
-            raise backend.DeviceError(
+        if not device.on_tensor_cores(optimiser.data):
+            raise device.DeviceError(
                 "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
             )
-        cupy = backend.array_module(optimiser.data)
+        cupy = array_module(optimiser.data)
         self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
         self.pad, self.cutout = pad, cutout
         self.clip, self.average = clip, average
@@ -123,7 +124,7 @@ class CapturedStep:
         words, skip = address(dropout)
         if skip:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
-        null = backend.array_module(self.x).cuda.Stream.null
+        null = array_module(self.x).cuda.Stream.null
         self.before.record(null)
         self.stream.wait_event(self.before)  # what was begun on the weights comes first,
         with self.stream:

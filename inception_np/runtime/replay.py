@@ -30,8 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Shape, arena, compiled, empty
-from ..backend.program import Capture, Program, capturing, eager
+from ..backend import arena
+from ..backend.arrays import Array, Shape
+from ..backend.device import compiled
+from ..backend.program import Capture, Program, capturing, eager, empty
 from ..backend.threads import num_threads
 from ..compose import Concat, Residual, Sequential, check_unused
 from ..kernels.depthwise import has_kernel

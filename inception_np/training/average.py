@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from ..backend import Array
+from ..backend.arrays import Array
 from ..kernels.update import move_averages, pieces
 from ..layer import Layer, named_buffers, vectors
 from ..layers.batchnorm import BatchNorm

@@ -35,12 +35,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    from ..backend import device
+    from ..backend.device import resolve_device
     from ..data.dataset import load
     from ..layer import move
     from .evaluate import evaluate
 
-    where = device(args.device)
+    where = resolve_device(args.device)
     use_threads(args)
     net, about = _network(args.checkpoint)
     name = args.data or about.get("data")

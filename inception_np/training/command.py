@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if args.model:
         given["model"] = known_model(args.model, "--model")
     if args.device == "auto":
-        from ..backend import device
+        from ..backend.device import resolve_device
 
-        given["device"] = device("auto")
+        given["device"] = resolve_device("auto")
         say(f"inception-np: running on {given['device']}")
     if args.resume:
         if args.output is None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..backend import Array, array_module, asarray, beside
+from ..backend.arrays import Array, array_module
+from ..backend.device import asarray, to_device_of
 from ..data.batches import normalise, views
 from ..layer import Layer, Mode, named_params
 from ..layers.loss import softmax_cross_entropy
@@ -41,7 +42,7 @@ def evaluate(
 
         for start in range(0, len(labels), batch_size):
             part = slice(start, start + batch_size)
-            batch = beside(images[part], like)
+            batch = to_device_of(images[part], like)
             weighted: Iterable[tuple[float, Array]] = views(batch) if tta else [(1.0, batch)]
             logits = asarray(sum(weight * logits_of(view) for weight, view in weighted), "cpu")
             predicted[part] = logits.argmax(1)

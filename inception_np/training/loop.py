@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend.arrays import Array
 from ..backend.errors import RefusedError, StoppedError
 from ..data.batches import alternating, batches
 from ..data.dataset import load

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Shape, arena, compiled
+from ..backend import arena
+from ..backend.arrays import Shape
+from ..backend.device import compiled
 from ..backend.errors import RefusedError
 from ..backend.program import Trace, Untraceable, empty
 from ..layer import Layer, Mode, named_buffers, named_params, walk, watch, zero_grad

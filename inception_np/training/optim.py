@@ -10,7 +10,8 @@ the Inception papers' eps = 1.0 belongs; s begins at 1, also as in TensorFlow.
 
 import math
 
-from ..backend import Array, zeros
+from ..backend.arrays import Array
+from ..backend.device import zeros
 from ..kernels.update import rmsprop_step, sgd_step
 from ..layer import Layer, check_children, vectors
 from ..layers.check import check_number

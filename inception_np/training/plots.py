@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import asarray
+from ..backend.device import asarray
 from ..data.files import atomic_write
 from ..layer import Buffer, Layer, Param, walk
 

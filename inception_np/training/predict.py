@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import asarray, beside
+from ..backend.device import asarray, to_device_of
 from ..data.preprocess import CROPS, Preprocess, open_image, prepare
 from ..layer import Layer, named_params
 from ..runtime.inference import compile_inference
@@ -85,7 +85,7 @@ def predict_images(
     def probabilities(path: str | Path) -> np.ndarray:
         total: Any = 0.0
         for batch in _batches(prepare(open_image(path, len(how.mean)), how, crops), batch_size):
-            x = beside(batch.astype(weights.dtype, copy=False), weights)
+            x = to_device_of(batch.astype(weights.dtype, copy=False), weights)
             logits = asarray(infer(x), "cpu").astype(np.float64)
             e = np.exp(logits - logits.max(1, keepdims=True))
             total = total + (e / e.sum(1, keepdims=True)).sum(0)

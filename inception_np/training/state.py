@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..backend import Array, asarray, beside
+from ..backend.arrays import Array
+from ..backend.device import asarray, to_device_of
 from ..backend.errors import UsageError, nearest
 from ..data.dataset import NAMES
 from ..data.files import keep_as
@@ -118,7 +119,7 @@ def restore_state(folder: Path, options: Options, steps: int, arrays: Mapping[st
     if state.skipped:  # or the next save would keep the damaged file as the previous state
         keep_as(state.path, folder / NEWEST)
     for name, array in arrays.items():
-        array[...] = beside(state.tensors[name], array)
+        array[...] = to_device_of(state.tensors[name], array)
     return progress
 
 

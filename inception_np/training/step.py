@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..backend import Array, beside, on_tensor_cores
+from ..backend.arrays import Array
+from ..backend.device import on_tensor_cores, to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
 from ..kernels.clip import clip_norm
@@ -90,8 +91,8 @@ class EagerStep(TrainingStep):
         images, labels = data.train_images[index], data.train_labels[index]
         if crops:
             images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
-        x = beside(normalise(images, data.mean, data.std), self.optimiser.data)
-        labels = beside(labels, self.optimiser.data)
+        x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
+        labels = to_device_of(labels, self.optimiser.data)
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
             loss, right = self.gradients(x, labels, dropout)
             norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, asarray
+from ..backend.arrays import Array
+from ..backend.device import asarray
 from ..layer import Buffer, Layer, Param, named_params, walk, watch
 from ..layers.batchnorm import BatchNorm
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import models
-from ..backend import asarray, beside
+from ..backend.device import asarray, to_device_of
 from ..layer import Layer, cast
 from ..models.network import signature
 from ..models.size import readable, weights_of
@@ -76,7 +76,7 @@ def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: st
     if kinds:
         raise TypeError(f"state: {listed('wrong types', kinds)}; give floating point arrays")
     for path, target in targets.items():
-        target.data[...] = beside(values[path].astype(target.data.dtype, copy=False), target.data)
+        target.data[...] = to_device_of(values[path].astype(target.data.dtype, copy=False), target.data)
     return None
 
 

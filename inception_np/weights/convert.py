@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import beside
+from ..backend.device import to_device_of
 from ..layer import Buffer, Layer, Param, named_buffers, named_params, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.conv import Conv2D
@@ -260,7 +260,7 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
         raise ValueError(f"{name} from {source}: got {got}, wanted every tensor exactly once")
     if wrong:  # after the names: a file of another network has wrong shapes too
         raise wrong[0]
-    ready = [(t, beside(v.astype(t.data.dtype, copy=False), t.data)) for t, v in values]
+    ready = [(t, to_device_of(v.astype(t.data.dtype, copy=False), t.data)) for t, v in values]
     for target, value in ready:
         target.data[...] = value
     preset = getattr(layer, "preset", source)

@@ -12,7 +12,7 @@ square of how far that value is off: one pass over the data instead of two, and 
 
 import numpy as np
 
-from ...backend import Array
+from ...backend.arrays import Array
 from ...backend.program import address, empty, traced
 from ..batchnorm import Averages
 from .machine import contiguous, helper, kernel, row_step, rows, unpack

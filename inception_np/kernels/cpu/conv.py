@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from ...backend import Array, Shape
+from ...backend.arrays import Array, Shape
 from ...backend.program import address, constant, empty, traced
 from ...backend.threads import num_threads
 from ..window import Pads, Pair, out_size

@@ -16,7 +16,7 @@ and go there: a few times the products, on a kernel that makes them many times a
 
 import numpy as np
 
-from ...backend import Array, Shape
+from ...backend.arrays import Array, Shape
 from ...backend.program import address, empty, traced
 from ..window import Pads, Pair, out_size
 from .conv import conv2d, conv2d_dw, conv2d_dx

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...backend import Array, Shape
+from ...backend.arrays import Array, Shape
 from ...backend.program import address, empty, traced
 from .machine import helper, kernel, row_step, rows, unpack
 from .rows import few_parts, in_rows

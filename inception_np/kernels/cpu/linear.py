@@ -1,6 +1,6 @@
 """Rows times a matrix for float32: a 1x1 convolution over N images of one pixel, on the same tiles."""
 
-from ...backend import Array
+from ...backend.arrays import Array
 from .conv import conv2d, conv2d_dw, conv2d_dx
 
 ONE, NO_PADS = (1, 1), ((0, 0), (0, 0))

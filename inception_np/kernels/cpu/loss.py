@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ...backend import Array
+from ...backend.arrays import Array
 from ...backend.program import address
 from .machine import contiguous, kernel, unpack
 from .simd import load_float, load_int, store_double, store_float

@@ -7,7 +7,7 @@ s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with n
 
 import numpy as np
 
-from ...backend import Array
+from ...backend.arrays import Array
 from ...backend.program import address, empty, traced
 from .machine import helper, kernel, row_step, rows, unpack
 from .rows import few_parts, in_rows

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...backend import Array, Shape
+from ...backend.arrays import Array, Shape
 from ...backend.program import address, constant, empty, traced
 from ..window import Pads, Pair, window_counts
 from .machine import constant_row, contiguous, helper, is_rows, kernel, row_step, unpack, zero_row

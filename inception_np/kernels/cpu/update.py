@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...backend import Array
+from ...backend.arrays import Array
 from ...backend.program import address
 from .machine import helper, kernel, unpack
 from .simd import LANES, fma, load, splat, sqrt, store

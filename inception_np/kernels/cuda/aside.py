@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from ...backend import Array, array_module
+from ...backend.arrays import Array, array_module
 
 
 class _Local(threading.local):

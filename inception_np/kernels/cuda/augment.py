@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...backend import Array
+from ...backend.arrays import Array
 from .launch import elements, launch
 
 

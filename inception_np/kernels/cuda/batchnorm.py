@@ -1,6 +1,7 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
-from ...backend import Array, empty
+from ...backend.arrays import Array
+from ...backend.program import empty
 from ..batchnorm import Averages
 from .launch import by_channels, elements, joining, launch, result, rows, summing, variant, width
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ...backend import Array, empty
+from ...backend.arrays import Array
+from ...backend.program import empty
 from .launch import BLOCK, elements, launch
 
 PARTS = 512  # blocks at most: each of them adds the parts of all

@@ -1,6 +1,7 @@
 """Launches of depthwise.cu; the functions are those of kernels/depthwise.py."""
 
-from ...backend import Array, Shape, empty
+from ...backend.arrays import Array, Shape
+from ...backend.program import empty
 from ..window import Pads, Pair, out_size
 from .aside import beside
 from .elementwise import sum_parts

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ...backend import Array, empty
+from ...backend.arrays import Array
+from ...backend.program import empty
 from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
 
 

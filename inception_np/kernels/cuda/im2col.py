@@ -1,6 +1,7 @@
 """Launches of im2col.cu; the functions are those of kernels/im2col.py."""
 
-from ...backend import Array, empty
+from ...backend.arrays import Array
+from ...backend.program import empty
 from ..window import Pads, Pair
 from .launch import elements, launch, result, rows, window
 

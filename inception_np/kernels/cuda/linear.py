@@ -1,6 +1,6 @@
 """A linear layer on tensor cores: a 1x1 convolution over N images of one pixel."""
 
-from ...backend import Array
+from ...backend.arrays import Array
 from .conv import conv2d, conv2d_dw, conv2d_dx
 
 ONE_PIXEL = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)  # stride, pads, dilation, groups

@@ -1,6 +1,7 @@
 """Launches of loss.cu; the function is that of kernels/loss.py."""
 
-from ...backend import Array, empty
+from ...backend.arrays import Array
+from ...backend.program import empty
 from .launch import launch
 
 

@@ -1,6 +1,6 @@
 """Launches of lrn.cu; the functions are those of kernels/lrn.py."""
 
-from ...backend import Array
+from ...backend.arrays import Array
 from .launch import elements, launch, result, rows
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Shape, array_module, empty
+from ...backend.arrays import Array, Shape, array_module
+from ...backend.program import empty
 from .launch import elements, launch
 
 

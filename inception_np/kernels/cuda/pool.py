@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ...backend import Array, Shape, empty
+from ...backend.arrays import Array, Shape
+from ...backend.program import empty
 from ..window import Pads, Pair
 from .launch import elements, known, launch, result, rows, variant, width, window
 

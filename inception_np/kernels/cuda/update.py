@@ -5,7 +5,7 @@ lr and rate may be numbers or arrays of one number, which a captured step reads 
 
 import numpy as np
 
-from ...backend import Array, array_module
+from ...backend.arrays import Array, array_module
 from .launch import BLOCK, address, elements, launch, one_number
 
 PIECE = 4 * BLOCK  # numbers that a block averages, at most

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Shape
+from ...backend.arrays import Shape
 from ...kernels.window import Pads, pads_for
 from ...layer import Layer
 from ...layers.batchnorm import BatchNorm

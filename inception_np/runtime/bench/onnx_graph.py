@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Shape
+from ...backend.arrays import Shape
 from ...compose import Concat, Residual, Sequential
 from ...kernels.window import Pads
 from ...layer import Layer, of_kind

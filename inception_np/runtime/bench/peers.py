@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...backend import Shape
+from ...backend.arrays import Shape
 from ...compose import Concat, Residual, Sequential
 from ...kernels.window import Pads
 from ...layer import Layer, of_kind

@@ -23,7 +23,8 @@ network runs in the memory of its two or three largest maps, which stay in the c
 import copy
 from typing import Any
 
-from ...backend import Shape, compiled
+from ...backend.arrays import Shape
+from ...backend.device import compiled
 from ...layer import Layer, Mode, named_buffers, named_params
 
 

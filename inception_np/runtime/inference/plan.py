@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Shape, arena
+from ...backend import arena
+from ...backend.arrays import Array, Shape
 from ...backend.program import Trace, address, eager, empty, is_placeholder, placeholder
 from ...kernels.cpu import batchnorm, conv, depthwise, elementwise, lrn, pool
 from ...kernels.lrn import POWERS

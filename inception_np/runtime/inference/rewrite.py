@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Shape
+from ...backend.arrays import Shape
 from ...backend.program import eager
 from ...compose import Concat, Residual, Sequential
 from ...kernels.window import out_size, pads_for
