@@ -604,7 +604,7 @@ def no_rate_needs_no_generator():
 def a_draw_equal_to_the_rate_is_kept():
     """Numbers are drawn from [0, 1), so `draw >= rate` keeps exactly 1 - rate of them."""
     drawn_at = activation.uniform
-    activation.uniform = lambda rng, shape, like: np.full(shape, 0.5, np.float32)
+    activation.uniform = lambda like, rng, shape: np.full(shape, 0.5, np.float32)
     try:
         y, _ = Dropout(0.5).forward(np.ones((2, 3)), Mode(train=True, rng=np.random.default_rng(0)))
     finally:

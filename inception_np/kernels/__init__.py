@@ -1,5 +1,6 @@
-"""Arrays in, arrays out. Each file has the plain version, which runs on any array module, and chooses a fast one by the
-type of the array it is given. No kernel knows what a Param or a Layer is.
+"""Arrays in, arrays out. The body of each kernel is the formula, which runs on any array module. In its place
+`@dispatch` (dispatch.py) runs a fast twin, of the same name in cpu/ or cuda/, for the arrays that have one. No kernel
+knows what a Param or a Layer is.
 
 Shapes everywhere: activations (N, H, W, C), convolution weights (kh, kw, C_in // groups, C_out). `stride`, `dilation`
 and `size` are pairs (h, w); `pads` is ((top, bottom), (left, right)).

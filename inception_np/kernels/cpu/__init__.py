@@ -1,4 +1,4 @@
-"""The kernels once more in Numba, for float32 NumPy arrays: pool.py of this folder is what ../pool.py hands over to.
+"""The kernels once more in Numba, for float32 NumPy arrays: the twins of ../pool.py's functions are in pool.py, etc.
 
 Read register_tile.py first, which says how a convolution reaches the processor's peak; panels.py lays out what it eats,
 implicit_gemm.py and winograd.py feed it, and conv.py calls these. machine.py compiles kernels and runs them on threads

@@ -12,6 +12,8 @@ square of how far that value is off: one pass over the data instead of two, and 
 
 import numpy as np
 
+from ...backend import Array
+from ..batchnorm import Averages
 from .machine import address, contiguous, helper, kernel, row_step, rows, unpack
 from .record import empty, recorded
 from .rows import few_parts, in_rows
@@ -271,15 +273,15 @@ def gradient(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def _size(x):
-    """(rows, channels, channels rounded up to panels, chunks, threads or None)"""
+def _size(x: Array) -> tuple[int, int, int, int, int | None]:
+    """(rows, channels, channels rounded up to panels, chunks, parts or None)"""
     channels = x.shape[-1]
     count = x.size // channels
     room = -(-channels // PANEL) * PANEL
     return count, channels, room, min(CHUNKS, -(-count // ROWS)), few_parts(x.nbytes)
 
 
-def _vector(a):
+def _vector(a: Array | None) -> tuple[Array | None, int]:
     """A contiguous float32 vector, and its address (0 for None)."""
     if a is None:
         return None, 0
@@ -288,7 +290,7 @@ def _vector(a):
 
 
 @recorded
-def moments(x):
+def moments(x: Array) -> tuple[Array, Array]:
     """One pass over x, with sums in double: the same bits for any number of threads."""
     x, at, step = rows(x)
     count, channels, room, chunks, parts = _size(x)
@@ -300,7 +302,7 @@ def moments(x):
 
 
 @recorded
-def reciprocal_deviation(var, eps):
+def reciprocal_deviation(var: Array, eps: float) -> Array:
     """A kernel among the others of a recorded step; NumPy would have to wait for var."""
     var, at = _vector(var)
     rstd = empty(var.shape, np.float32)
@@ -308,13 +310,13 @@ def reciprocal_deviation(var, eps):
     return rstd
 
 
-def move_averages(mean, var, averages):
+def move_averages(mean: Array, var: Array, averages: Averages) -> None:
     """A kernel among the others of a recorded step, which reads the decay at each run."""
     _move(mean, var, *averages)
 
 
 @recorded
-def _move(mean, var, mean_average, var_average, decay):
+def _move(mean: Array, var: Array, mean_average: Array, var_average: Array, decay: Array) -> None:
     (_, m), (_, v) = _vector(mean), _vector(var)
     for average in (mean_average, var_average):
         if not average.flags.c_contiguous:
@@ -324,7 +326,9 @@ def _move(mean, var, mean_average, var_average, decay):
 
 @recorded
 @in_rows("out")
-def batch_norm(x, mean, rstd, gamma, beta, relu, out):
+def batch_norm(
+    x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None
+) -> Array:
     """One pass from x to y, ReLU in it."""
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
@@ -336,7 +340,17 @@ def batch_norm(x, mean, rstd, gamma, beta, relu, out):
 
 @recorded
 @in_rows("out")
-def batch_norm_grad(dy, x, mean, rstd, gamma, beta, relu, train, out):
+def batch_norm_grad(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    gamma: Array | None,
+    beta: Array,
+    relu: bool,
+    train: bool,
+    out: Array | None,
+) -> tuple[Array, Array | None, Array]:
     """Two passes over x and dy, one for the sums and one for dx; no xhat, y or mask is stored."""
     dx = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)

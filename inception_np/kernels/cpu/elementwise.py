@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...backend import Array, Shape
 from .machine import address, helper, kernel, row_step, rows, unpack
 from .record import empty, recorded
 from .rows import few_parts, in_rows
@@ -175,7 +176,7 @@ def add_chunks(part, parts, arguments):
 # ---- shapes, in Python
 
 
-def _layout(*arrays):
+def _layout(*arrays: Array) -> tuple[int, int]:
     """(rows, numbers in each): one long row where every array is contiguous."""
     size = arrays[0].size
     if all(a.flags.c_contiguous for a in arrays):
@@ -184,7 +185,7 @@ def _layout(*arrays):
     return size // width, width
 
 
-def cleared(shape):
+def cleared(shape: Shape) -> Array:
     """A new array of zeros, in the order of its numbers."""
     a = empty(shape, np.float32)
     clear(address(a), 0, 0, 0, 1, 1, 1, a.size, parts=1)
@@ -193,7 +194,7 @@ def cleared(shape):
 
 @recorded
 @in_rows("out")
-def relu(x, out):
+def relu(x: Array, out: Array | None) -> Array:
     """One pass on all threads, sixteen numbers at a time, and no mask beside it."""
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
@@ -203,7 +204,7 @@ def relu(x, out):
 
 @recorded
 @in_rows("out")
-def copy(x, out):
+def copy(x: Array, out: Array) -> Array:
     """All threads copy."""
     if x.ndim != 2 or x.strides[1] != x.itemsize:  # (those of a matrix are rows at one distance, even in reverse)
         x, _, _ = rows(x)
@@ -213,7 +214,7 @@ def copy(x, out):
 
 @recorded
 @in_rows("add")
-def relu_dx(dy, y, add):
+def relu_dx(dy: Array, y: Array, add: Array | None) -> Array:
     """Mask and sum in one pass, on all threads."""
     dx = empty(dy.shape, np.float32) if add is None else add
     dy, d_at, d_step = rows(dy)
@@ -224,14 +225,14 @@ def relu_dx(dy, y, add):
     return dx
 
 
-def add(into, dx):
+def add(into: Array, dx: Array) -> Array:
     """All threads add."""
     return scaled_add(into, dx, 1.0, into)
 
 
 @recorded
 @in_rows("out")
-def scaled_add(a, b, scale, out):
+def scaled_add(a: Array, b: Array, scale: float, out: Array | None) -> Array:
     """Product and sum in one pass, on all threads, with no array for scale * b."""
     y = empty(a.shape, np.float32) if out is None else out
     a, a_at, a_step = rows(a)
@@ -244,7 +245,7 @@ def scaled_add(a, b, scale, out):
 
 @recorded
 @in_rows("out")
-def scaled(x, scale, out):
+def scaled(x: Array, scale: float, out: Array | None) -> Array:
     """All threads multiply."""
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
@@ -254,7 +255,7 @@ def scaled(x, scale, out):
 
 @recorded
 @in_rows("into")
-def sum_rows(dy, into):
+def sum_rows(dy: Array, into: Array) -> None:
     """Sums of 256 rows in float32, and of these in double, on all threads: the same bits for any number of them."""
     dy, at, step = rows(dy)
     C = dy.shape[-1]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ...backend import Array
 from .machine import address, contiguous, kernel, unpack
 from .simd import load_float, load_int, store_double, store_float
 
@@ -37,7 +38,7 @@ def softmax_rows(part, parts, arguments):
             store_float(to + 4 * k, np.float32((math.exp(shifted) / total - target) / N))
 
 
-def softmax_cross_entropy(logits, labels, smoothing):
+def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
     """One pass over each row, with no array of doubles."""
     logits = contiguous(logits)
     N, K = logits.shape

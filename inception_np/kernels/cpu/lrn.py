@@ -7,6 +7,7 @@ s^-beta for beta = 3/4, 1/2 and 1 is made of square roots and a division, with n
 
 import numpy as np
 
+from ...backend import Array
 from .machine import address, helper, kernel, row_step, rows, unpack
 from .record import empty, recorded
 from .rows import few_parts, in_rows
@@ -92,7 +93,7 @@ def gradient(part, parts, arguments):
 
 @recorded
 @in_rows("out")
-def lrn(x, size, alpha, beta, k, out):
+def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | None) -> Array:
     """A pixel at a time, so that neither squares nor sums are stored, and square roots for the power."""
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
@@ -106,7 +107,7 @@ def lrn(x, size, alpha, beta, k, out):
 
 @recorded
 @in_rows("add")
-def lrn_dx(dy, x, size, alpha, beta, k, add):
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, add: Array | None) -> Array:
     """As `lrn`."""
     dx = empty(x.shape, np.float32) if add is None else add
     x, at, step = rows(x)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ...backend import Array
 from .machine import address, helper, kernel, unpack
 from .simd import LANES, fma, load, splat, sqrt, store
 
@@ -67,7 +68,15 @@ def rmsprop(part, parts, arguments):
 # ---- in Python
 
 
-def sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov):
+def sgd_step(
+    data: Array,
+    grad: Array,
+    velocity: Array | None,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> None:
     """Each vector is read once and written once."""
     at = 0 if velocity is None else address(velocity)
     sgd(
@@ -76,7 +85,17 @@ def sgd_step(data, grad, velocity, lr, momentum, weight_decay, nesterov):
     )  # fmt: skip
 
 
-def rmsprop_step(data, grad, square, velocity, lr, decay, momentum, eps, weight_decay):
+def rmsprop_step(
+    data: Array,
+    grad: Array,
+    square: Array,
+    velocity: Array,
+    lr: float,
+    decay: float,
+    momentum: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
     """Each vector is read once and written once."""
     rmsprop(
         address(data), address(grad), address(square), address(velocity), data.size, float(lr),
