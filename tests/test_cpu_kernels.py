@@ -881,7 +881,7 @@ FAULTS = {
         "if (a + before - i * d) % s == 0]",
         "if (a + before - i * d + (s > 1)) % s == 0]",
     ),
-    "a patch one column off": ("winograd.py", "rest % wide * 2 - s.left", "rest % wide * 2 - s.left + 1"),
+    "a patch one column off": ("winograd.py", "h - s.top, w - s.left", "h - s.top, w - s.left + 1"),
     "a line of Winograd's transform": (
         "winograd.py",
         "return d0 - d2, d1 + d2, d2 - d1, d1 - d3",

@@ -195,84 +195,76 @@ CONVOLVE, FILTER_GRADIENTS = "q" * len(ConvolveWords._fields), "q" * len(FilterG
 
 
 @helper
-def _place_patch(places, s, patch):
-    """The addresses of a patch's 16 pixels, and of zeros in place of those beyond the plane, to `places`."""
+def _outputs_of(s, patch):
+    """The image of a patch, and the row and column of the first of its 2x2 outputs."""
     high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
     n, rest = patch // (high * wide), patch % (high * wide)
-    h, w = rest // wide * 2 - s.top, rest % wide * 2 - s.left
-    at = s.x + n * s.xn + h * s.xh + w * s.xw
-    for p in range(4):
-        for q in range(4):
-            inside = h + p >= 0 and h + p < s.H and w + q >= 0 and w + q < s.W
-            store_int(places + 8 * (4 * p + q), at + p * s.xh + q * s.xw if inside else s.zeros)
+    return n, rest // wide * 2, rest % wide * 2
+
+
+@helper
+def _place_patch(places, at, h, w, xh, xw, H, W, zeros):
+    """The addresses of the 16 pixels of a patch that begins in row h and column w, `zeros` for those beyond x."""
+    for i in range(4):
+        for j in range(4):
+            inside = h + i >= 0 and h + i < H and w + j >= 0 and w + j < W
+            store_int(places + 8 * (4 * i + j), at + i * xh + j * xw if inside else zeros)
 
 
 @kernel
 def convolve(part, parts, arguments):
     """y = max(floor, bias + x * w), or that added to y. Shared out: patches, in rows of 2x2 outputs."""
     s = ConvolveWords(*unpack(arguments, CONVOLVE))
-    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
-    patches = s.N * high * wide
+    patches = s.N * ((s.OH + 1) // 2) * ((s.OW + 1) // 2)
     first, end = patches * part // parts, patches * (part + 1) // parts
     if first >= end:
         return
-    chunk = s.chunk
+    chunk, depth = s.chunk, s.depth
     # numbers of a row; no power of two, whose rows would collide in the cache
-    row = (s.depth + LANES - 1) // LANES * LANES + LANES
+    row = (depth + LANES - 1) // LANES * LANES + LANES
     V, M = malloc(4 * PLACES * chunk * row), malloc(4 * PLACES * chunk * BLOCK)
     table, outputs, places = malloc(8 * PLACES * chunk), malloc(8 * PLACES * chunk), malloc(8 * PLACES)
     for i in range(PLACES * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
         store_int(outputs + 8 * i, M + 4 * BLOCK * i)
     vectors = (s.channels + WIDTH - 1) // WIDTH
+    _, span = spans(1, depth)
     for start in range(first, end, chunk):
         count = min(chunk, end - start)
         for i in range(count):
-            _place_patch(places, s, start + i)
-            _transform_patch(places, s.depth, V + 4 * row * i, 4 * row * chunk)
+            n, h, w = _outputs_of(s, start + i)
+            h, w = h - s.top, w - s.left
+            at = s.x + n * s.xn + h * s.xh + w * s.xw
+            _place_patch(places, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
+            _transform_patch(places, depth, V + 4 * row * i, 4 * row * chunk)
         v = 0
         while v < vectors:
             block = v  # as many panels as fit BLOCK
             while v < vectors and (v - block + panel_size(vectors - v)) * WIDTH <= BLOCK:
                 n = panel_size(vectors - v)
-                _multiply_places(s, n, v, table, outputs, 4 * WIDTH * (v - block), count)
+                column, valid = 4 * WIDTH * (v - block), s.channels - v * WIDTH
+                for k in range(PLACES):
+                    for c in range(0, depth, span):
+                        weights = s.filters + 4 * (k * s.room + WIDTH * (v * depth + n * c))
+                        deep = min(depth - c, span)
+                        for i in range(0, count, GROUP):
+                            at, to = table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
+                            rows, old = min(count - i, GROUP), int(c > 0)
+                            output_panel(
+                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, old, s.zeros, s.nothing, at
+                            )
                 v += n
-            valid = min(s.channels - block * WIDTH, (v - block) * WIDTH)
+            valid, offset = min(s.channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
             for i in range(count):
-                _store_outputs(s, start + i, M + 4 * BLOCK * i, 4 * WIDTH * block, valid)
+                m, h, w = _outputs_of(s, start + i)
+                at = s.y + m * s.yn + h * s.yh + w * s.yw + offset
+                for c in range(0, valid, LANES):
+                    _transform_products(
+                        M + 4 * (BLOCK * i + c), 4 * BLOCK * chunk, at + 4 * c, s.yh, s.yw, s.OH - h, s.OW - w,
+                        s.bias + offset + 4 * c, s.floor + offset + 4 * c, s.adds, min(valid - c, LANES),
+                    )  # fmt: skip
     for place in (V, M, table, outputs, places):
         free(place)
-
-
-@helper
-def _multiply_places(s, n, v, table, outputs, column, count):
-    """The products of the 16 places for one panel, n vectors from v on, for `count` patches: M = V * filters."""
-    _, span = spans(1, s.depth)
-    valid = s.channels - v * WIDTH
-    for k in range(PLACES):
-        for c in range(0, s.depth, span):
-            weights = s.filters + 4 * (k * s.room + WIDTH * (v * s.depth + n * c))
-            deep = min(s.depth - c, span)
-            for i in range(0, count, GROUP):
-                at, to = table + 8 * (k * s.chunk + i), outputs + 8 * (k * s.chunk + i)
-                rows = min(count - i, GROUP)
-                output_panel(
-                    n, at, 1, 4 * c, deep, weights, to, column, rows, valid, int(c > 0), s.zeros, s.nothing, at
-                )
-
-
-@helper
-def _store_outputs(s, patch, products, offset, valid):
-    """A' m A of one patch, for `valid` channels that begin `offset` bytes after the first, to y."""
-    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
-    n, rest = patch // (high * wide), patch % (high * wide)
-    h, w = rest // wide * 2, rest % wide * 2
-    at = s.y + n * s.yn + h * s.yh + w * s.yw + offset
-    for c in range(0, valid, LANES):
-        _transform_products(
-            products + 4 * c, 4 * BLOCK * s.chunk, at + 4 * c, s.yh, s.yw, s.OH - h, s.OW - w,
-            s.bias + offset + 4 * c, s.floor + offset + 4 * c, s.adds, min(valid - c, LANES),
-        )  # fmt: skip
 
 
 # ---- the gradient to the filters
@@ -321,30 +313,6 @@ def _output_line(i, a, b):
     return splat(np.float32(0)) - b
 
 
-@helper
-def _transform_line(s, places, patch, line, V, v_step, Z, z_step):
-    """Row `line` of the places of B' d B and of A dy A', of one patch, to V and Z."""
-    _place_patch(places, s, patch)
-    for c in range(0, s.inputs, LANES):
-        m = min(s.inputs - c, LANES)
-        a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
-        e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
-        _store_part(V + 4 * c, v_step, m, *_patch_row(a, b, e, f))
-    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
-    n, rest = patch // (high * wide), patch % (high * wide)
-    h, w = rest // wide * 2, rest % wide * 2
-    d00 = s.dy + n * s.dn + h * s.dh + w * s.dw
-    d01 = d00 + s.dw if w + 1 < s.OW else s.zeros
-    d10 = d00 + s.dh if h + 1 < s.OH else s.zeros
-    d11 = d00 + s.dh + s.dw if h + 1 < s.OH and w + 1 < s.OW else s.zeros
-    for c in range(0, s.outputs, LANES):
-        m = min(s.outputs - c, LANES)
-        a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
-        b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
-        none = splat(np.float32(0))
-        _store_part(Z + 4 * c, z_step, m, a, a + b, a - b, none - b)
-
-
 @kernel
 def filter_gradients(part, parts, arguments):
     """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places)."""
@@ -364,8 +332,25 @@ def filter_gradients(part, parts, arguments):
         for start in range(begin, stop, chunk):
             count = min(chunk, stop - start)
             for i in range(count):
-                at, to = V + 4 * row * i, Z + 4 * width * i
-                _transform_line(s, places, start + i, line, at, 4 * row * chunk, to, 4 * width * chunk)
+                n, p, q = _outputs_of(s, start + i)
+                h, w = p - s.top, q - s.left
+                at = s.x + n * s.xn + h * s.xh + w * s.xw
+                _place_patch(places, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
+                for c in range(0, inputs, LANES):
+                    m = min(inputs - c, LANES)
+                    a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
+                    e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
+                    _store_part(V + 4 * (row * i + c), 4 * row * chunk, m, *_patch_row(a, b, e, f))
+                d00 = s.dy + n * s.dn + p * s.dh + q * s.dw
+                d01 = d00 + s.dw if q + 1 < s.OW else s.zeros
+                d10 = d00 + s.dh if p + 1 < s.OH else s.zeros
+                d11 = d00 + s.dh + s.dw if p + 1 < s.OH and q + 1 < s.OW else s.zeros
+                for c in range(0, outputs, LANES):
+                    m = min(outputs - c, LANES)
+                    a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
+                    b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
+                    none = splat(np.float32(0))
+                    _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
             for k in range(4):
                 pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
                 pack_rows(Z + 4 * width * k * chunk, 4 * width, count, outputs, rows, 0, chunk)
