@@ -44,18 +44,25 @@ def call_forward(name: str, layer: Layer, x: Array, mode: Mode, out: Array | Non
 
 
 def call_backward(
-    name: str, layer: Layer, dy: Any, x: Array, cache: Any, into: Any = None, shape: Shape | None = None
+    name: str,
+    layer: Layer,
+    dy: Any,
+    x: Array,
+    cache: Any,
+    into: Array | None = None,
+    need_dx: bool = True,
+    shape: Shape | None = None,
 ) -> Any:
-    """Call a child's backward: its name goes into errors, and its dx `into` wherever it is wanted, in x's dtype.
+    """Call a child's backward: its name goes into errors, and its dx `into` an array where one is given, in x's dtype.
 
-    shape: x's, for whoever adds to dx without having x.
+    need_dx: False where nobody wants dx; then what comes back is nothing to use. shape: x's, for whoever adds to dx
+    without having x.
     """
     try:
-        if into is not None and layer.takes_out:
-            return layer.backward(dy, x, cache, into=into)  # type: ignore[call-arg]
-        if into is False:
-            layer.backward(dy, x, cache)
-            return None
+        if layer.takes_out and (into is not None or not need_dx):
+            return layer.backward(dy, x, cache, into=into, need_dx=need_dx)  # type: ignore[call-arg]
+        if not need_dx:
+            return layer.backward(dy, x, cache)
         return add_to(into, backward_of(layer, dy, x, cache, shape if into is None else into.shape))
     except (ValueError, TypeError) as error:
         raise prefix_path(error, name)  # noqa: B904
@@ -133,9 +140,9 @@ class Sequential(Layer):
             x, before = y, layer  # inference holds one layer's arrays at a time
         return x, kept
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
         if not self.layers:
-            return add_to(into, dy)
+            return add_to(into, dy) if need_dx else None
         check_unused(kept, type(self).__name__)
         layers = list(self.layers.items())
         while kept:
@@ -147,11 +154,11 @@ class Sequential(Layer):
             elif layer.reads_x and xk is None:
                 xk = self._x(k, x, kept)
             try:
-                dy = call_backward(name, layer, dy, xk, cache, None if k else into)
+                dy = call_backward(name, layer, dy, xk, cache, None if k else into, need_dx or k > 0)
             except (ValueError, TypeError):
                 kept.append(entry)  # a call that fails changes nothing
                 raise
-        return dy
+        return dy if need_dx else None
 
     def _x(self, k: int, x: Array, kept: list) -> Array:
         """The x of layer k where it was not kept: the layer before gives it back, or makes it again from its own x."""
@@ -240,7 +247,7 @@ class Concat(Layer):
                 caches.append((cache, stop - start))
         return y, [(caches, y.shape, empty((0,), x.dtype, x), x.shape)] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "Concat")
         dy = check_dy("Concat", dy, kept[0][1], kept[0][2].dtype)
         caches, *_, x_shape = kept.pop()
@@ -249,11 +256,11 @@ class Concat(Layer):
         while caches:
             cache, width = caches.pop()
             name, start = names[len(caches)], stop - width
-            part = call_backward(name, self.branches[name], dy[..., start:stop], x, cache, dx, x_shape)
-            if dx is None:  # the first branch made dx; the others add to it
+            part = call_backward(name, self.branches[name], dy[..., start:stop], x, cache, dx, need_dx, x_shape)
+            if dx is None and need_dx:  # the first branch made dx; the others add to it
                 dx = as_writable(self.branches[name], part, dy)
             stop = start
-        return None if into is False else dx
+        return dx if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         shapes = list(self._out_shapes(shape).values())
@@ -290,18 +297,18 @@ class Residual(Layer):
             (body_cache, cut_cache, x.shape, f.shape, f.dtype)
         ] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "Residual")
         dy = check_dy("Residual", dy, *kept[0][3:])
         body_cache, cut_cache, x_shape, *_ = kept.pop()
         df = dy if self.scale == 1 else scaled(dy, self.scale)
         if self.shortcut is None:
-            dx = scaled(dy, 1.0) if into is None else add_to(into, dy)
+            dx = None if not need_dx else scaled(dy, 1.0) if into is None else add_to(into, dy)
         else:
-            dx = call_backward("shortcut", self.shortcut, dy, x, cut_cache, into, x_shape)
-            if into is None:
+            dx = call_backward("shortcut", self.shortcut, dy, x, cut_cache, into, need_dx, x_shape)
+            if into is None and need_dx:
                 dx = as_writable(self.shortcut, dx, dy)
-        return call_backward("body", self.body, df, x, body_cache, False if into is False else dx)
+        return call_backward("body", self.body, df, x, body_cache, dx if need_dx else None, need_dx)
 
     def out_shape(self, shape: Shape) -> Shape:
         after = self.body.out_shape(shape)

@@ -68,7 +68,7 @@ class Layer:
     recompute_output       None, or recompute_output(cache, out=None) -> y where a cache is enough to make y again
     cheap_to_recompute     is y made from x for next to nothing, whatever the mode? (mode.low_memory does not keep it)
     takes_out              True for a layer whose forward takes `out=`, an array to write y into, and whose backward
-                           takes `into=`: None returns dx, an array has dx added to it, False says that nobody wants dx
+                           takes `into=`, an array to add dx to, and `need_dx=`, False where nobody wants dx
 
     These four are promises about one forward and one backward. A subclass that defines either anew makes its own
     promises: those that it does not name are as here, not as in the class that it derives from.

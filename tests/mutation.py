@@ -42,7 +42,7 @@ import wild_operators  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from numerics import H, arrays  # noqa: E402
 
-import inception_np.backend as backend  # noqa: E402
+from inception_np.backend import device  # noqa: E402
 import inception_np.kernels.batchnorm as batchnorm_kernels  # noqa: E402
 import inception_np.kernels.conv as conv_kernels  # noqa: E402
 import inception_np.layers.activation as activation  # noqa: E402
@@ -136,7 +136,7 @@ TARGETS = {
         ("MaxPool2D", "AvgPool2D", "GlobalAvgPool2D", "Flatten", "adaptive"),
     ),
     "compose.py": (
-        ("Sequential.backward", "Concat._output", "Concat.backward", "Residual.backward"),
+        ("Sequential.backward", "Concat._recompute_output", "Concat.backward", "Residual.backward"),
         ("networks", "SeparableConv2D", "user"),
     ),
     "models/network.py": (("Network.backward",), ("heads",)),
@@ -434,12 +434,12 @@ def all_mutants(files=TARGETS):
 def planted(mutant):
     """The mutant's code in place of the right one, and the plain kernels in use for every dtype."""
     target = mutant.target
-    right, compiled_kernels = target.__code__, backend.PLAIN
-    target.__code__, backend.PLAIN = mutant.code, True
+    right, compiled_kernels = target.__code__, device.PLAIN
+    target.__code__, device.PLAIN = mutant.code, True
     try:
         yield
     finally:
-        target.__code__, backend.PLAIN = right, compiled_kernels
+        target.__code__, device.PLAIN = right, compiled_kernels
 
 
 # -- judging them --------------------------------------------------------------------------------------------------
@@ -692,15 +692,15 @@ def out_in_inference(case):
 
 
 def into_of_a_tree(case):
-    """promise_into, for trees: into=False leaves the parameters' gradients as they are without it."""
+    """promise_into, for trees: need_dx=False leaves the parameters' gradients as they are without it."""
     layer, x, _, cache, dy = case.forward()
     dx = layer.backward(dy, x, cache)
-    for into in (np.ones_like(x), False):
+    for into in (np.ones_like(x), None):
         twin = case.layer()
         _, cache = twin.forward(x, case.mode())
-        got = twin.backward(dy, x, cache, into=into)
-        assert got is (None if into is False else into)
-        if into is not False:
+        got = twin.backward(dy, x, cache, into=into, need_dx=into is not None)
+        assert got is into
+        if into is not None:
             assert np.abs(into - 1 - dx).max(initial=0) <= 1e-12 * (1 + np.abs(dx).max(initial=0))
         for a, b in zip(named_params(twin).values(), named_params(layer).values(), strict=True):
             assert np.allclose(a.grad, b.grad, rtol=1e-12, atol=1e-12)
@@ -787,9 +787,9 @@ def heads_judges():
         x = np.random.default_rng(3).standard_normal((2, 4, 5, 2))
         net, mode = heads_network(), Mode(train=True, keep=True, rng=np.random.default_rng(0))
         results = []
-        for into in (None, np.ones_like(x), False):
+        for into, need_dx in ((None, True), (np.ones_like(x), True), (None, False)):
             y, cache = net.forward(x, Mode(True, True, copy.deepcopy(mode.rng)))
-            results.append(net.backward(random_like(y, 5), x, cache, into=into))
+            results.append(net.backward(random_like(y, 5), x, cache, into=into, need_dx=need_dx))
         assert np.allclose(results[1] - 1, results[0], rtol=1e-12, atol=1e-12)
         assert results[2] is None
 
@@ -881,12 +881,12 @@ def everything(layer):
         return everything_special(layer)
     found = []
     for case in drawn(networks() if layer == "networks" else LAYERS[layer], CASES):
-        for into in (None, 1, False):
+        for how in ("plain", "into", "no dx"):
             module, x, y, cache, dy = case.forward()
-            if module.recompute_output is not None and into is None:
+            if module.recompute_output is not None and how == "plain":
                 found.append(module.recompute_output(cache))
-            where = np.ones_like(x) if into == 1 else into
-            dx = module.backward(dy, x, cache, **({} if into is None else {"into": where}))
+            options = {"plain": {}, "into": {"into": np.ones_like(x)}, "no dx": {"need_dx": False}}[how]
+            dx = module.backward(dy, x, cache, **options)
             found += [a.copy() for a in arrays((y, dx))]
             found += [p.grad.copy() for p in named_params(module).values()]
             found += [b.data.copy() for b in named_buffers(module).values()]

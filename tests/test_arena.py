@@ -117,7 +117,7 @@ def test_a_steady_training_step_leaves_the_arena_as_it_found_it():
         y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))
         logits, aux = y if isinstance(y, tuple) else (y, None)
         _, d = softmax_cross_entropy(logits, labels)
-        net.backward((d, {k: np.zeros_like(v) for k, v in aux.items()}) if aux else d, x, cache, into=False)
+        net.backward((d, {k: np.zeros_like(v) for k, v in aux.items()}) if aux else d, x, cache, need_dx=False)
         optimiser.step()
 
     marks = []

@@ -648,7 +648,7 @@ def test_backward_frees_as_it_goes(kind, traced):
 class KeepsAll(Spoiled):
     """Holds a second reference to every cache until it is done."""
 
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         mine = arrays(cache)
         dx = self.layer.backward(dy, x, cache)
         del mine
@@ -701,7 +701,7 @@ class DrawsFromTheGlobalGenerator(Spoiled):
 
 
 class AssignsGrad(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         p = next(iter(named_params(self).values()))
         old, p.grad = p.grad, np.zeros_like(p.grad)
         dx = self.layer.backward(dy, x, cache)
@@ -710,9 +710,9 @@ class AssignsGrad(Spoiled):
 
 
 class ScalesDyInPlace(Residual):
-    def backward(self, dy, x, kept, into=None):
+    def backward(self, dy, x, kept, into=None, need_dx=True):
         dy *= 1
-        return super().backward(dy, x, kept, into)
+        return super().backward(dy, x, kept, into, need_dx)
 
 
 class AddsIntoWhatAChildReturned(Sequential):
@@ -723,8 +723,8 @@ class AddsIntoWhatAChildReturned(Sequential):
 
 
 class ForgetsToPop(Sequential):
-    def backward(self, dy, x, kept, into=None):
-        return super().backward(dy, x, list(kept), into)
+    def backward(self, dy, x, kept, into=None, need_dx=True):
+        return super().backward(dy, x, list(kept), into, need_dx)
 
 
 class KeepsX(Conv2D):
@@ -806,8 +806,8 @@ class RecomputeWithNewMasks(Recompute):
 
 
 class ReplacesGrad(Spoiled):
-    def backward(self, dy, x, cache, into=None):
-        dx = self.layer.backward(dy, x, cache, into)
+    def backward(self, dy, x, cache, into=None, need_dx=True):
+        dx = self.layer.backward(dy, x, cache, into, need_dx)
         for p in named_params(self.layer).values():
             p.grad = p.grad.copy()
         return dx
@@ -816,10 +816,10 @@ class ReplacesGrad(Spoiled):
 class PopsTooEarly(Sequential):
     """As Sequential, but what it has popped is gone when a call fails."""
 
-    def backward(self, dy, x, kept, into=None):
+    def backward(self, dy, x, kept, into=None, need_dx=True):
         mine = list(kept)
         kept.clear()
-        return super().backward(dy, x, mine, into)
+        return super().backward(dy, x, mine, into, need_dx)
 
 
 def test_a_layer_that_stores_x_is_caught():

@@ -156,7 +156,7 @@ def test_conv2d_dx_equals_its_plain_twin(geometry, batch, channels, more, sliced
     terms = w[:, :, 0].size
     assert_close(conv.conv2d_dx(dy, w, x.shape, *where), wanted, scale, terms)
     before = x.copy()
-    assert conv.conv2d_dx(dy, w, x.shape, *where, add=x) is x
+    assert conv.conv2d_dx(dy, w, x.shape, *where, into=x) is x
     assert_close(x, before.astype(np.float64) + wanted, scale + np.abs(before), terms + 1)
     g.check()
 
@@ -254,7 +254,7 @@ def test_layouts_no_kernel_has_are_copied():
     assert_close(out, conv.conv2d(*double(x, w), None, *where), 100.0, 30)
     dy = np.asfortranarray(out)
     add = np.zeros((2, 14, 6, 10), np.float32)[:, ::2, :, ::2]
-    conv.conv2d_dx(dy, w, x.shape, *where, add=add)
+    conv.conv2d_dx(dy, w, x.shape, *where, into=add)
     assert_close(add, conv.conv2d_dx(*double(dy, w), x.shape, *where), 100.0, 30)
     dw = np.zeros((4, 5, 3, 2), np.float32).transpose(3, 2, 1, 0)
     conv.conv2d_dw(x, dy, dw, *where)
@@ -315,7 +315,7 @@ def check_depthwise(kernel, stride, pads, dilation, shape, sliced, seed, multipl
     wanted_w, scale_w = double(dw)[0], absolute(dw)[0]
     depthwise.depthwise2d_dw(*double(x, dy), wanted_w, *where)
     depthwise.depthwise2d_dw(*absolute(x, dy), scale_w, *where)
-    depthwise.depthwise2d_dx(dy, w, shape, *where, add=x)
+    depthwise.depthwise2d_dx(dy, w, shape, *where, into=x)
     assert_close(x, before.astype(np.float64) + wanted, scale + np.abs(before), taps + 1)
     depthwise.depthwise2d_dw(before, dy, w, *where)
     assert_close(w, wanted_w, scale_w, dy[..., 0].size + 1)
@@ -347,7 +347,7 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         scale = pool.max_pool_dx(absolute(dy)[0], winners, x.shape, *where)
         assert_close(pool.max_pool_dx(dy, winners, x.shape, *where), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
-        pool.max_pool_dx(dy, winners, x.shape, *where, add=into)
+        pool.max_pool_dx(dy, winners, x.shape, *where, into=into)
         assert_close(into, dx + 1, scale + 1, 26)
     g.check()
 
@@ -369,7 +369,7 @@ def test_avg_pool_equals_its_plain_twin(geometry, batch, channels, more, sliced,
         scale = pool.avg_pool_dx(absolute(dy)[0], x.shape, *where, count_include_pad)
         assert_close(pool.avg_pool_dx(dy, x.shape, *where, count_include_pad), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
-        pool.avg_pool_dx(dy, x.shape, *where, count_include_pad, add=into)
+        pool.avg_pool_dx(dy, x.shape, *where, count_include_pad, into=into)
         assert_close(into, dx + 1, scale + 1, 26)
     g.check()
 
@@ -387,7 +387,7 @@ def test_global_avg_pool_equals_its_plain_twin(shape, sliced, seed):
     dy = g.array(y.shape)
     wanted = np.broadcast_to(double(dy)[0][:, None, None] / (shape[1] * shape[2]), shape)
     assert_close(pool.global_avg_pool_dx(dy, shape), wanted, np.abs(wanted), 1)
-    pool.global_avg_pool_dx(dy, shape, add=into)
+    pool.global_avg_pool_dx(dy, shape, into=into)
     assert_close(into, wanted + 1, np.abs(wanted) + 1, 1)
     g.check()
 
@@ -400,7 +400,7 @@ def test_elementwise_kernels_equal_their_plain_twins(shape, sliced, seed):
     assert np.array_equal(elementwise.relu(x, out=out), np.maximum(x, 0))
     assert np.array_equal(elementwise.relu_dx(dy, out), dy * (x > 0))
     into = g.array(shape, 1, sliced=sliced[3])
-    elementwise.relu_dx(dy, out, add=into)
+    elementwise.relu_dx(dy, out, into=into)
     assert np.array_equal(into, dy * (x > 0) + 1)
     elementwise.scaled_add(x, dy, 0.25, out=out)
     assert_close(out, double(x)[0] + 0.25 * double(dy)[0], np.abs(x) + np.abs(dy), 1)
@@ -521,7 +521,7 @@ def test_lrn_equals_its_plain_twin(shape, sliced, size, beta, alpha, seed):
     terms = 2 * alpha * beta * np.abs(wide) * window_sum(np.abs(dwide * wide) * s ** (-beta - 1), size)
     scale = np.abs(dwide) * s**-beta + terms
     assert_close(lrn.lrn_dx(dy, x, size, alpha, beta, 1.0), dx, scale, size, slack=1 + 2 * beta)
-    lrn.lrn_dx(dy, x, size, alpha, beta, 1.0, add=into)
+    lrn.lrn_dx(dy, x, size, alpha, beta, 1.0, into=into)
     assert_close(into, dx + 1, scale + 1, size, slack=1 + 2 * beta)
     g.check()
 

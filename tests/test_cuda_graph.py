@@ -273,7 +273,7 @@ class Overwriting(ip.Layer):
         y = relu(x)
         return y, [y]
 
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         y = cache.pop()
         y *= 0
         y += dy * (x > 0)
@@ -361,7 +361,7 @@ def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch
         net = move(small_network(), "cuda")
         x = cupy.asarray(np.random.default_rng(2).standard_normal((4, 8, 6, 3)).astype(np.float32))
         (y, heads), cache = net.forward(x, Mode(train=True, keep=True, rng=stream(0, "dropout"), low_memory=low_memory))
-        net.backward((y, heads), x, cache, into=False)
+        net.backward((y, heads), x, cache, need_dx=False)
         gradients.append(vectors(net)[1].get())
         launched.append(None)
     kept, again = (part.count("batch_norm") for part in (launched[: launched.index(None)], launched))

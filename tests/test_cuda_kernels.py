@@ -140,7 +140,7 @@ def max_pool(cupy, window, n, c, drawn):
     dy, dx = make.draw(*wanted.shape), make.draw(*x.shape)
     wanted = pool.max_pool_dx(*wide64(dy), winners, x.shape, size, stride, pads)
     make.check(pool.max_pool_dx(make.put(dy), got, x.shape, size, stride, pads), wanted)
-    make.check(pool.max_pool_dx(make.put(dy), got, x.shape, size, stride, pads, add=make.put(dx)), wanted + dx)
+    make.check(pool.max_pool_dx(make.put(dy), got, x.shape, size, stride, pads, into=make.put(dx)), wanted + dx)
 
 
 def avg_pool(cupy, window, n, c, drawn):
@@ -154,7 +154,7 @@ def avg_pool(cupy, window, n, c, drawn):
     dy, dx = make.draw(*wanted.shape), make.draw(*x.shape)
     wanted = pool.avg_pool_dx(*wide64(dy), x.shape, *args, include)
     make.check(pool.avg_pool_dx(make.put(dy), x.shape, *args, include), wanted)
-    make.check(pool.avg_pool_dx(make.put(dy), x.shape, *args, include, add=make.put(dx)), wanted + dx)
+    make.check(pool.avg_pool_dx(make.put(dy), x.shape, *args, include, into=make.put(dx)), wanted + dx)
 
 
 def global_avg_pool(cupy, shape, drawn):
@@ -165,7 +165,7 @@ def global_avg_pool(cupy, shape, drawn):
     dy, dx = make.draw(*wanted.shape), make.draw(*shape)
     wanted = pool.global_avg_pool_dx(*wide64(dy), shape)
     make.check(pool.global_avg_pool_dx(make.put(dy), shape), wanted)
-    make.check(pool.global_avg_pool_dx(make.put(dy), shape, add=make.put(dx)), wanted + dx)
+    make.check(pool.global_avg_pool_dx(make.put(dy), shape, into=make.put(dx)), wanted + dx)
 
 
 def depthwise2d(cupy, window, n, c, drawn):
@@ -183,7 +183,7 @@ def depthwise2d(cupy, window, n, c, drawn):
     dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
     wanted = depthwise.depthwise2d_dx(*wide64(dy, w), x.shape, *args)
     make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args), wanted)
-    make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args, add=make.put(dx)), wanted + dx)
+    make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args, into=make.put(dx)), wanted + dx)
     got, wanted = cupy.asarray(dw), dw.astype(np.float64)
     depthwise.depthwise2d_dw(*wide64(x, dy), wanted, *args)
     depthwise.depthwise2d_dw(make.put(x), make.put(dy), got, *args)
@@ -204,7 +204,7 @@ def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6, strips=None
     dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
     wanted = conv.conv2d_dx(*wide64(dy, w), x.shape, *args)
     make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args), wanted, tolerance)
-    make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args, add=make.put(dx)), wanted + dx, tolerance)
+    make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args, into=make.put(dx)), wanted + dx, tolerance)
     got, wanted = cupy.asarray(dw), dw.astype(np.float64)
     conv.conv2d_dw(*wide64(x, dy), wanted, *args)
     conv.conv2d_dw(make.put(x), make.put(dy), got, *args)
@@ -302,7 +302,7 @@ def local_response(cupy, shape, drawn):
     make.check(lrn.lrn(make.put(x), *args, out=make.result(shape)), wanted)
     wanted = lrn.lrn_dx(*wide64(dy, x), *args)
     make.check(lrn.lrn_dx(make.put(dy), make.put(x), *args), wanted)
-    make.check(lrn.lrn_dx(make.put(dy), make.put(x), *args, add=make.put(dx)), wanted + dx)
+    make.check(lrn.lrn_dx(make.put(dy), make.put(x), *args, into=make.put(dx)), wanted + dx)
 
 
 @crowded
@@ -316,7 +316,7 @@ def elements(cupy, shape, drawn):
         make.check(elementwise.relu_dx(*map(make.put, odd)), elementwise.relu_dx(*wide64(*odd)))
     wanted = b * (a > 0)
     make.check(elementwise.relu_dx(make.put(b), make.put(a)), wanted)
-    make.check(elementwise.relu_dx(make.put(b), make.put(a), add=make.put(dx)), wanted + dx)
+    make.check(elementwise.relu_dx(make.put(b), make.put(a), into=make.put(dx)), wanted + dx)
     make.check(elementwise.scaled_add(make.put(a), make.put(b), 0.5, out=make.result(shape)), a + 0.5 * b)
     make.check(elementwise.scaled(make.put(a), 0.5, out=make.result(shape)), 0.5 * a)
     make.check(elementwise.copy_to(make.put(dx), make.put(a)), a)
@@ -647,7 +647,7 @@ def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
     near = {name: cupy.asarray(a) for name, a in dict(x=x, w=w, bias=bias, dy=dy, dx=dx, dw=dw).items()}
     make.check(linear.linear(near["x"], near["w"], near["bias"]), x @ w + bias)
     make.check(linear.linear_dx(near["dy"], near["w"]), dy @ w.T)
-    make.check(linear.linear_dx(near["dy"], near["w"], add=near["dx"]), dx + dy @ w.T)
+    make.check(linear.linear_dx(near["dy"], near["w"], into=near["dx"]), dx + dy @ w.T)
     linear.linear_dw(near["x"], near["dy"], near["dw"])
     make.check(near["dw"], dw + x.T @ dy)
 

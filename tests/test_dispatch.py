@@ -100,8 +100,8 @@ def chosen(monkeypatch):
     modules = {folder: SimpleNamespace(kernel=says(folder)) for folder in ("cpu", "cuda")}
     monkeypatch.setattr("inception_np.kernels.dispatch.import_module", lambda path: modules[path.split(".")[-2]])
 
-    def kernel(x, b, n=3, *, add=None, flag):
-        return "body", x, b, n, add, flag
+    def kernel(x, b, n=3, *, into=None, flag):
+        return "body", x, b, n, into, flag
 
     return SimpleNamespace(kernel=kernel, cupy=strict_cupy.pretend(monkeypatch))
 
@@ -116,7 +116,7 @@ def test_the_first_array_decides(chosen, monkeypatch):
     assert names(kernel(x, None, flag=1)) == "cpu"
     assert names(kernel(wide, None, flag=1)) == "body"
     assert names(kernel(x, wide, flag=1)) == "body", "an array among the others is float64"
-    assert names(kernel(x, None, add=wide, flag=1)) == "body"
+    assert names(kernel(x, None, into=wide, flag=1)) == "body"
     assert names(kernel(x, np.arange(3), flag=1)) == "cpu", "labels are integers"
     assert names(kernel(x[:0], None, flag=1)) == "body", "there is nothing to compute"
     assert names(kernel(chosen.cupy.asarray(x), None, flag=1)) == "cuda"
@@ -134,7 +134,7 @@ def test_twins_get_all_arguments_by_position(chosen):
     for a, name in ((x, "cpu"), (given, "cuda")):
         assert kernel(a, 1, flag=2) == (name, a, 1, 3, None, 2)
         assert kernel(a, n=5, b=4, flag=2) == (name, a, 4, 5, None, 2)
-        assert kernel(a, 1, 2, flag=0, add=None) == (name, a, 1, 2, None, 0)
+        assert kernel(a, 1, 2, flag=0, into=None) == (name, a, 1, 2, None, 0)
     assert kernel(np.ones(1), n=5, b=4, flag=2)[2:] == (4, 5, None, 2)
 
 

@@ -329,9 +329,9 @@ def test_a_wrong_unit_deep_in_a_network_is_named():
     assert isinstance(parts["conv"], ConvReLU)
 
     class Wrong(ConvReLU):
-        def backward(self, dy, x, y, into=None):
+        def backward(self, dy, x, y, into=None, need_dx=True):
             self.weight.grad[0, 0, 0, 0] += 1e-7 * np.abs(dy).max()
-            return super().backward(dy, x, y, into)
+            return super().backward(dy, x, y, into, need_dx)
 
     spoil(parts["conv"], Wrong)
     report = check_gradients(net, draw(2, 32, 32, 3))
@@ -342,8 +342,8 @@ def test_a_wrong_unit_deep_in_a_network_is_named():
 
 def test_wrong_wiring_is_told_from_a_wrong_unit():
     class Leaky(Residual):
-        def backward(self, dy, x, kept, into=None):
-            return super().backward(dy, x, kept, into) + 1e-9 * dy
+        def backward(self, dy, x, kept, into=None, need_dx=True):
+            return super().backward(dy, x, kept, into, need_dx) + 1e-9 * dy
 
     rng = np.random.default_rng(0)
     net = Sequential(

@@ -187,7 +187,7 @@ def test_a_layer_that_is_the_same_in_both_modes_is_checked_once(layer, x):
 
 def test_dropout_is_checked_with_its_mask_and_without():
     class Masks(Dropout):
-        def backward(self, dy, x, cache, into=None):
+        def backward(self, dy, x, cache, into=None, need_dx=True):
             return super().backward(dy, x, cache) * (1.0001 if cache[0] is None else 1)
 
     report = check_gradients(Dropout(0.5), draw(2, 5, 4))
@@ -259,7 +259,7 @@ class WrongIn(ConvBNReLU):
     takes_out = False
     where = "dx"
 
-    def backward(self, dy, x, kept, into=None):
+    def backward(self, dy, x, kept, into=None, need_dx=True):
         train, before = kept[0][1][3], {}
         tensors = {"weight": self.conv.weight, "gamma": self.bn.gamma, "beta": self.bn.beta}
         before = {name: p.grad.copy() for name, p in tensors.items()}
@@ -307,9 +307,9 @@ def test_wiring_that_is_wrong_in_evaluation_alone_is_found():
             y, kept = super().forward(x, mode, out)
             return y, [*kept, mode.train] if mode.keep else []
 
-        def backward(self, dy, x, kept, into=None):
+        def backward(self, dy, x, kept, into=None, need_dx=True):
             leak = 0 if kept.pop() else 1e-8
-            return super().backward(dy, x, kept, into) + leak * dy
+            return super().backward(dy, x, kept, into, need_dx) + leak * dy
 
     net = network()
     spoil(net.layers["block"], Leaks)
@@ -388,8 +388,8 @@ def test_heads_that_evaluation_drops_are_checked_where_they_are():
     assert not any(t.startswith("aux_a") and "evaluation" in t for t in tensors)
 
     class ForgetsTheBatch(Network):
-        def backward(self, dy, x, kept, into=None):
-            dx = super().backward(dy, x, kept, into)
+        def backward(self, dy, x, kept, into=None, need_dx=True):
+            dx = super().backward(dy, x, kept, into, need_dx)
             return dx if isinstance(dy, tuple) else 1.0001 * dx
 
     report = check_gradients(spoil(heads(), ForgetsTheBatch), x)

@@ -1,6 +1,6 @@
 """Every kernel's plain version gives what the loops of reference/ give, on random configurations.
 
-float64 and complex128, `out=` into a slice of a wider array, `add=` on top of what is there. Each kernel is also
+float64 and complex128, `out=` into a slice of a wider array, `into=` on top of what is there. Each kernel is also
 seen to fail: test_wrong_kernels_are_caught puts a planted fault in its place and wants the same comparison to notice.
 """
 
@@ -66,12 +66,12 @@ def written(function, *args, **kwargs):
 
 
 def added(function, *args, shape, seed):
-    """A backward kernel's dx, after checking that add= is added to and returned."""
+    """A backward kernel's dx, after checking that into= is added to and returned."""
     dx = function(*args)
     start = draw_values(seed)(shape, dx.dtype)
     into = slice_of(shape, dx.dtype)
     into[...] = start
-    assert function(*args, add=into) is into
+    assert function(*args, into=into) is into
     assert error(into, start + dx) < TOLERANCE
     return dx
 
@@ -538,7 +538,7 @@ FAULTS = {
         replace(
             pool,
             "global_avg_pool_dx",
-            lambda f, dy, s, add=None: f(dy * s[2] / s[1], s, add=add),
+            lambda f, dy, s, into=None: f(dy * s[2] / s[1], s, into=into),
         ),
         st.tuples(shapes(), seeds, dtypes),
         check_global_avg_pool,
@@ -573,12 +573,12 @@ FAULTS = {
         check_relu_of_what_is_not_finite,
     ),
     "relu_dx multiplies by y > 0, and infinity times 0 is NaN": (
-        replace(elementwise, "relu_dx", lambda f, dy, y, add=None: f(dy, y, add=add) + quietly(np.multiply, 0, dy)),
+        replace(elementwise, "relu_dx", lambda f, dy, y, into=None: f(dy, y, into=into) + quietly(np.multiply, 0, dy)),
         st.tuples(shapes(), seeds),
         check_relu_of_what_is_not_finite,
     ),
     "relu's slope at zero is one": (
-        replace(elementwise, "relu_dx", lambda f, dy, y, add=None: f(dy, y + 1e-300, add=add)),
+        replace(elementwise, "relu_dx", lambda f, dy, y, into=None: f(dy, y + 1e-300, into=into)),
         st.tuples(shapes(), seeds, st.just(np.float64), st.just(True)),
         check_relu,
     ),

@@ -162,15 +162,15 @@ def promise_out(case):
 
 
 def promise_into(case):
-    """backward(into=) adds dx to what is there; into=False returns nothing; both add the parameters' gradients."""
+    """backward(into=) adds dx to what is there; need_dx=False returns nothing; both add the parameters' gradients."""
     layer, x, _, _, dy = case.forward()
     wanted = gradients(layer, x, dy, case.train, case.seed)
     start = random_like(x, case.seed + 1)
-    for into in (start.copy(), strided(start), False):
+    for into in (start.copy(), strided(start), None):
         twin = copy.deepcopy(layer)
         _, cache = twin.forward(x, case.mode())
-        got = twin.backward(dy, x, cache, into=into)
-        if into is False:
+        got = twin.backward(dy, x, cache, into=into, need_dx=into is not None)
+        if into is None:
             assert got is None
         else:
             assert got is into
@@ -669,27 +669,27 @@ class Spoiled(Layer):
     def forward(self, x, mode, out=None):
         return self.layer.forward(x, mode, out=out)
 
-    def backward(self, dy, x, cache, into=None):
-        return self.layer.backward(dy, x, cache, into=into)
+    def backward(self, dy, x, cache, into=None, need_dx=True):
+        return self.layer.backward(dy, x, cache, into=into, need_dx=need_dx)
 
     def out_shape(self, shape):
         return self.layer.out_shape(shape)
 
 
 class DxTooLarge(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         return self.layer.backward(dy, x, cache) * 1.0001
 
 
 class WeightGradientOffInOneEntry(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         dx = self.layer.backward(dy, x, cache)
         self.layer.weight.grad.flat[-1] *= 1 + 1e-9
         return dx
 
 
 class ForgetsThatTheVarianceMoves(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         return self.layer.backward(dy, x, (*cache[:3], False))
 
 
@@ -714,7 +714,7 @@ class WritesToX(Spoiled):
 
 
 class WritesToDy(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         dy *= 2
         return self.layer.backward(dy, x, cache)
 
@@ -740,7 +740,7 @@ class DiffersFromRunToRun(Spoiled):
 
 
 class AssignsGradients(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         for p in named_params(self.layer).values():
             p.grad[...] = 0
         return self.layer.backward(dy, x, cache)
@@ -753,10 +753,10 @@ class IgnoresOut(Spoiled):
 
 
 class OverwritesInto(Spoiled):
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         dx = self.layer.backward(dy, x, cache)
-        if into is None or into is False:
-            return None if into is False else dx
+        if into is None:
+            return dx if need_dx else None
         into[...] = dx
         return into
 
@@ -772,7 +772,7 @@ class GivesBackTheWrongOutput(Spoiled):
 class PeeksAtX(Spoiled):
     reads_x = False
 
-    def backward(self, dy, x, cache, into=None):
+    def backward(self, dy, x, cache, into=None, need_dx=True):
         dx = self.layer.backward(dy, x, cache)
         return dx if x is None else dx * (1 + 1e-9 * (x > 1))
 
@@ -862,8 +862,8 @@ def no_variance(right, *args, train, **kwargs):
     return right(*args, train=False, **kwargs)
 
 
-def slope_one(right, dy, y, add=None):
-    return right(dy, y + 1e-300, add=add)
+def slope_one(right, dy, y, into=None):
+    return right(dy, y + 1e-300, into=into)
 
 
 def unbiased(right, x):
@@ -875,7 +875,7 @@ def channels_first(right, layer, x, mode, out=None):
     return right(layer, x.transpose(0, 3, 1, 2), mode)[0], x.shape
 
 
-def without_neighbours(right, dy, x, size, alpha, beta, k, add=None):
+def without_neighbours(right, dy, x, size, alpha, beta, k, into=None):
     return dy * (k + alpha * channel_window_sum(x * x, size)) ** -beta
 
 
@@ -967,7 +967,7 @@ REPLACED = [
         test_max_pool_of_constants_gives_each_window_one_winner,
         None,
         AT + "pool.max_pool_dx",
-        lambda right, dy, winners, *args, add=None: right(dy, winners, *args) + right(dy, winners + 1, *args),
+        lambda right, dy, winners, *args, into=None: right(dy, winners, *args) + right(dy, winners + 1, *args),
     ),
     (
         test_padding_never_wins_a_maximum,

@@ -315,7 +315,7 @@ def test_network_check_notices_one_gradient_off_by_a_thousandth():
 
 
 def test_network_check_notices_a_forgotten_scale(monkeypatch):
-    def backward(self, dy, x, kept, into=None):
+    def backward(self, dy, x, kept, into=None, need_dx=True):
         scale, self.scale = self.scale, 1.0
         try:
             return original(self, dy, x, kept, into)
@@ -328,7 +328,7 @@ def test_network_check_notices_a_forgotten_scale(monkeypatch):
 
 
 def test_network_check_notices_a_lost_head(monkeypatch):
-    def backward(self, dy, x, kept, into=None):
+    def backward(self, dy, x, kept, into=None, need_dx=True):
         dlogits, heads = dy
         return original(self, (dlogits, {name: 0 * d for name, d in heads.items()}), x, kept, into)
 
@@ -771,7 +771,7 @@ def losses(net, images, labels, steps, lr, clip=np.inf):
         logits, aux = y if isinstance(y, tuple) else (y, {})
         loss, dlogits = softmax_cross_entropy(logits, labels)
         daux = {name: net.aux_weight * softmax_cross_entropy(a, labels)[1] for name, a in aux.items()}
-        net.backward((dlogits, daux) if aux else dlogits, images, cache, into=False)
+        net.backward((dlogits, daux) if aux else dlogits, images, cache, need_dx=False)
         gradient = vectors(net)[1]
         gradient *= np.float32(min(1, clip / np.linalg.norm(gradient)))
         optimiser.step()

@@ -98,7 +98,7 @@ def test_replayed_and_compiled_it_gives_what_its_layers_give(low_memory):
         np.testing.assert_array_equal(y, wanted)
         dy = np.random.default_rng(2).standard_normal(y.shape, np.float32) if dy is None else dy
         passes.backward(dy)
-        nets[1].backward(dy, x, cache, into=False)
+        nets[1].backward(dy, x, cache, need_dx=False)
         for (path, a), b in zip(named_params(nets[0]).items(), named_params(nets[1]).values(), strict=True):
             assert np.abs(b.grad).max() > 0, path
             np.testing.assert_array_equal(a.grad, b.grad, path)

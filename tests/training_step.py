@@ -17,7 +17,7 @@ def eager_step(net, optimiser, x, labels, rng=None, *, smoothing=0.0, clip=np.in
     x, labels = backend.asarray(x, device), backend.asarray(labels, device)
     y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))
     loss, dy = total_loss(y, labels, net.aux_weight, smoothing)
-    net.backward(dy, x, cache, into=False)
+    net.backward(dy, x, cache, need_dx=False)
     norm = clip_norm(optimiser.grad, clip)
     optimiser.step()
     return y, float(loss), float(norm)

@@ -89,11 +89,11 @@ def conv2d_dx(
     dilation: Pair,
     groups: int,
     *,
-    add: Array | None = None,
+    into: Array | None = None,
 ) -> Array:
-    """The adjoint of x -> y: dy (N, H', W', C_out) -> dx (N, H, W, C_in), or added to `add`."""
+    """The adjoint of x -> y: dy (N, H', W', C_out) -> dx (N, H, W, C_in), or added to `into`."""
     kernel, out_hw = w.shape[:2], dy.shape[1:3]
-    dx = zeros(x_shape, dy.dtype, dy) if add is None else add
+    dx = zeros(x_shape, dy.dtype, dy) if into is None else into
     for c, o in groups_of(groups, w):
         matrix = w[..., o].reshape(-1, o.stop - o.start)
         for block in blocks(x_shape, kernel, out_hw, dy.dtype.itemsize, groups):

@@ -52,9 +52,9 @@ def depthwise2d_dx(
     pads: Pads,
     dilation: Pair,
     *,
-    add: Array | None = None,
+    into: Array | None = None,
 ) -> Array:
-    """The adjoint of x -> y: dx (N, H, W, C), or added to `add`."""
+    """The adjoint of x -> y: dx (N, H, W, C), or added to `into`."""
     n, h, width, c = x_shape
     kh, kw, _, m = w.shape
     out_hw = dy.shape[1:3]
@@ -64,10 +64,10 @@ def depthwise2d_dx(
     for i, j, at in taps((kh, kw), stride, dilation, out_hw):
         padded[at] += (dy * w[i, j]).sum(-1)
     dx = padded[:, top : top + h, left : left + width]
-    if add is None:
+    if into is None:
         return dx
-    add += dx
-    return add
+    into += dx
+    return into
 
 
 @dispatch(cpu=lambda dw: has_kernel(dw))

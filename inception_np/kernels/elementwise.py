@@ -4,11 +4,9 @@ from ..backend.arrays import Array, array_module
 from .dispatch import dispatch
 
 
-def add_to(into: Array | bool | None, dx: Array) -> Array | None:
-    """Hand dx to whoever asked: as it is (None), added to their array, or not at all (False)."""
-    if into is None or into is False:
-        return dx if into is None else None
-    return add(into, dx)
+def add_to(into: Array | None, dx: Array) -> Array:
+    """dx as it is, or `into` after dx was added to it."""
+    return dx if into is None else add(into, dx)
 
 
 def copy_to(out: Array | None, y: Array) -> Array:
@@ -43,9 +41,9 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
 
 
 @dispatch
-def relu_dx(dy: Array, y: Array, *, add: Array | None = None) -> Array:
+def relu_dx(dy: Array, y: Array, *, into: Array | None = None) -> Array:
     """dy where y > 0, else 0; the slope at 0 is 0."""
-    dx: Array = add_to(add, array_module(dy).where(y.real > 0, dy, 0))
+    dx: Array = add_to(into, array_module(dy).where(y.real > 0, dy, 0))
     return dx
 
 

@@ -24,9 +24,9 @@ def linear(x: Array, w: Array, bias: Array | None, *, out: Array | None = None) 
 
 
 @dispatch(gpu=tensor_cores)
-def linear_dx(dy: Array, w: Array, *, add: Array | None = None) -> Array:
-    """dx = dy w^T (N, in), or added to `add`."""
-    return add_to(add, dy @ w.T)
+def linear_dx(dy: Array, w: Array, *, into: Array | None = None) -> Array:
+    """dx = dy w^T (N, in), or added to `into`."""
+    return add_to(into, dy @ w.T)
 
 
 @dispatch(gpu=tensor_cores)

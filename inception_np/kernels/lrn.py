@@ -27,8 +27,8 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, *, out: Array 
 
 
 @dispatch(cpu=_has_power)
-def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, *, add: Array | None = None) -> Array:
-    """dx (N, H, W, C), or added to `add`."""
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, *, into: Array | None = None) -> Array:
+    """dx (N, H, W, C), or added to `into`."""
     s = k + alpha * channel_window_sum(x * x, size)
     r = s**-beta
-    return add_to(add, dy * r - 2 * alpha * beta * x * channel_window_sum(dy * x * r / s, size))
+    return add_to(into, dy * r - 2 * alpha * beta * x * channel_window_sum(dy * x * r / s, size))

@@ -50,14 +50,14 @@ def max_pool_dx(
     stride: Pair,
     pads: Pads,
     *,
-    add: Array | None = None,
+    into: Array | None = None,
 ) -> Array:
-    """dx (N, H, W, C), or added to `add`."""
+    """dx (N, H, W, C), or added to `into`."""
     reach = _reach(x_shape, size, stride, pads, dy.shape[1:3])
     padded = zeros(_padded(x_shape, reach), dy.dtype, dy)
     for i, j, at in taps(size, stride, (1, 1), dy.shape[1:3]):
         padded[at] += array_module(dy).where(winners == i * size[1] + j, dy, 0)
-    return _inside(padded, reach, x_shape, add)
+    return _inside(padded, reach, x_shape, into)
 
 
 @dispatch
@@ -89,16 +89,16 @@ def avg_pool_dx(
     pads: Pads,
     count_include_pad: bool,
     *,
-    add: Array | None = None,
+    into: Array | None = None,
 ) -> Array:
-    """dx (N, H, W, C), or added to `add`."""
+    """dx (N, H, W, C), or added to `into`."""
     out_hw = dy.shape[1:3]
     reach = _reach(x_shape, size, stride, pads, out_hw)
     padded = zeros(_padded(x_shape, reach), dy.dtype, dy)
     dy = dy * _weights(dy, x_shape, size, stride, pads, out_hw, count_include_pad)
     for _, _, at in taps(size, stride, (1, 1), out_hw):
         padded[at] += dy
-    return _inside(padded, reach, x_shape, add)
+    return _inside(padded, reach, x_shape, into)
 
 
 @dispatch
@@ -108,15 +108,15 @@ def global_avg_pool(x: Array, *, out: Array | None = None) -> Array:
 
 
 @dispatch
-def global_avg_pool_dx(dy: Array, x_shape: Shape, *, add: Array | None = None) -> Array:
-    """dy (N, C) -> dx (N, H, W, C), or added to `add`: every pixel gets dy / (H W)."""
+def global_avg_pool_dx(dy: Array, x_shape: Shape, *, into: Array | None = None) -> Array:
+    """dy (N, C) -> dx (N, H, W, C), or added to `into`: every pixel gets dy / (H W)."""
     share = dy[:, None, None, :] * (1 / (x_shape[1] * x_shape[2]))
-    if add is None:
-        add = empty(x_shape, dy.dtype, dy)
-        add[...] = share
+    if into is None:
+        into = empty(x_shape, dy.dtype, dy)
+        into[...] = share
     else:
-        add += share
-    return add
+        into += share
+    return into
 
 
 def _weights(
@@ -143,11 +143,11 @@ def _padded(x_shape: Shape, reach: Pads) -> Shape:
     return n, h + top + max(0, bottom), w + left + max(0, right), c
 
 
-def _inside(padded: Array, reach: Pads, x_shape: Shape, add: Array | None) -> Array:
-    """The part of a padded gradient that lies on real pixels, as dx or added to `add`."""
+def _inside(padded: Array, reach: Pads, x_shape: Shape, into: Array | None) -> Array:
+    """The part of a padded gradient that lies on real pixels, as dx or added to `into`."""
     (top, _), (left, _) = reach
     dx = padded[:, top : top + x_shape[1], left : left + x_shape[2]]
-    if add is None:
+    if into is None:
         return dx
-    add += dx
-    return add
+    into += dx
+    return into

@@ -30,9 +30,9 @@ class ReLU(Layer):
         y = relu(x, out=out)
         return y, y
 
-    def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, y: Array, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("ReLU", dy, y.shape, y.dtype)
-        return None if into is False else relu_dx(dy, y, add=into)
+        return relu_dx(dy, y, into=into) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape
@@ -58,9 +58,9 @@ class ELU(Layer):
         y = copy_to(out, xp.where(above, x, xp.exp(xp.where(above, xp.zeros_like(x), x)) - 1))
         return y, y
 
-    def backward(self, dy: Array, x: Any, y: Array, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, y: Array, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("ELU", dy, y.shape, y.dtype)
-        return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1)))
+        return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1))) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape
@@ -94,10 +94,10 @@ class Dropout(Layer):
         kept = uniform(x, mode.rng, x.shape) >= self.rate
         return copy_to(out, x * kept * (1 / (1 - self.rate))), (kept, x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         kept, shape, dtype = cache
         dy = check_dy("Dropout", dy, shape, dtype)
-        return add_to(into, dy if kept is None else dy * kept * (1 / (1 - self.rate)))
+        return add_to(into, dy if kept is None else dy * kept * (1 / (1 - self.rate))) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

@@ -92,12 +92,12 @@ class BatchNorm(Layer):
         gamma, beta, _, _ = self.learned()
         return batch_norm(x, mean, rstd, gamma, beta, out=out), (mean, var, rstd, mode.train)
 
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         mean, var, rstd, train = cache
         dy = check_dy("BatchNorm", dy, x.shape, x.dtype)
         averages = self.averages() if train else None
         dx = batch_norm_backward(dy, x, mean, var, rstd, *self.learned(), averages, relu=False)
-        return add_to(into, dx)
+        return add_to(into, dx) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("BatchNorm", shape, len(self.beta.data))

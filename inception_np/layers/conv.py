@@ -86,16 +86,16 @@ class Conv2D(Layer):
         check_weights(type(self).__name__, x, self.weight.data)
         return conv2d_moments(x, self.weight.data, *self._geometry(x.shape), eps=eps)
 
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy(type(self).__name__, dy, self.out_shape(x.shape), x.dtype)
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
         if isinstance(self.weight, Param):
             conv2d_dw(x, dy, self.weight.grad, *geometry)
-        if into is False:
+        if not need_dx:
             return None
-        return conv2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)
+        return conv2d_dx(dy, self.weight.data, x.shape, *geometry, into=into)
 
     def out_shape(self, shape: Shape) -> Shape:
         stride, pads, dilation, _ = self._geometry(shape)
@@ -123,6 +123,6 @@ class ConvReLU(Conv2D):
         y = conv2d(x, self.weight.data, bias, *self._geometry(x.shape), relu=True, out=out)
         return y, y
 
-    def backward(self, dy: Array, x: Array, y: Array, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, y: Array, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("ConvReLU", dy, y.shape, y.dtype)
-        return super().backward(relu_dx(dy, y), x, None, into)
+        return super().backward(relu_dx(dy, y), x, None, into, need_dx)

@@ -79,13 +79,13 @@ class ConvBNReLU(Layer):
         y = batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
         return y, [(z, (mean, var, rstd, mode.train))] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "ConvBNReLU")
         dy = check_dy("ConvBNReLU", dy, kept[0][0].shape, kept[0][0].dtype)
         z, (mean, var, rstd, train) = kept.pop()
         averages = self.bn.averages() if train else None
         dz = batch_norm_backward(dy, z, mean, var, rstd, *self.bn.learned(), averages, relu=True, out=z)
-        return self.conv.backward(dz, x, None, into)
+        return self.conv.backward(dz, x, None, into, need_dx)
 
     def out_shape(self, shape: Shape) -> Shape:
         return self.conv.out_shape(shape)

@@ -69,15 +69,15 @@ class DepthwiseConv2D(Layer):
         bias = None if self.bias is None else self.bias.data
         return depthwise2d(x, self.weight.data, bias, *self._geometry(x.shape), out=out), None
 
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("DepthwiseConv2D", dy, self.out_shape(x.shape), x.dtype)
         geometry = self._geometry(x.shape)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
         depthwise2d_dw(x, dy, self.weight.grad, *geometry)
-        if into is False:
+        if not need_dx:
             return None
-        return depthwise2d_dx(dy, self.weight.data, x.shape, *geometry, add=into)
+        return depthwise2d_dx(dy, self.weight.data, x.shape, *geometry, into=into)
 
     def out_shape(self, shape: Shape) -> Shape:
         hw = out_size(shape[1:3], self.kernel, *self._geometry(shape))

@@ -42,12 +42,12 @@ class Linear(Layer):
         self.out_shape(x.shape)
         return linear(x, self.weight.data, None if self.bias is None else self.bias.data, out=out), None
 
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("Linear", dy, self.out_shape(x.shape), x.dtype)
         if self.bias is not None:
             sum_rows(dy, self.bias.grad)
         linear_dw(x, dy, self.weight.grad)
-        return None if into is False else linear_dx(dy, self.weight.data, add=into)
+        return linear_dx(dy, self.weight.data, into=into) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         n_in, n_out = self.weight.data.shape
@@ -76,9 +76,9 @@ class Scale(Layer):
         check_floating("Scale", x)
         return copy_to(out, x * self.scale), (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("Scale", dy, *cache)
-        return add_to(into, dy * self.scale)
+        return add_to(into, dy * self.scale) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

@@ -50,9 +50,9 @@ class LRN(Layer):
         check_x("LRN", x)
         return lrn(x, *self._constants(), out=out), None
 
-    def backward(self, dy: Array, x: Array, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("LRN", dy, x.shape, x.dtype)
-        return None if into is False else lrn_dx(dy, x, *self._constants(), add=into)
+        return lrn_dx(dy, x, *self._constants(), into=into) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("LRN", shape)

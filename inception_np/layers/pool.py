@@ -62,13 +62,13 @@ class MaxPool2D(_Pool2D):
         y, winners = max_pool(x, self.size, self.stride, pads, out_hw, out=out)
         return y, (winners, x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         winners, shape, dtype = cache
         dy = check_dy("MaxPool2D", dy, winners.shape, dtype)
-        if into is False:
+        if not need_dx:
             return None
         pads, _ = self._geometry(shape)
-        return max_pool_dx(dy, winners, shape, self.size, self.stride, pads, add=into)
+        return max_pool_dx(dy, winners, shape, self.size, self.stride, pads, into=into)
 
 
 class AvgPool2D(_Pool2D):
@@ -102,13 +102,13 @@ class AvgPool2D(_Pool2D):
         y = avg_pool(x, self.size, self.stride, pads, out_hw, self.count_include_pad, out=out)
         return y, (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         shape, dtype = cache
         dy = check_dy("AvgPool2D", dy, self.out_shape(shape), dtype)
-        if into is False:
+        if not need_dx:
             return None
         pads, _ = self._geometry(shape)
-        return avg_pool_dx(dy, shape, self.size, self.stride, pads, self.count_include_pad, add=into)
+        return avg_pool_dx(dy, shape, self.size, self.stride, pads, self.count_include_pad, into=into)
 
 
 class GlobalAvgPool2D(Layer):
@@ -124,10 +124,10 @@ class GlobalAvgPool2D(Layer):
         check_x("GlobalAvgPool2D", x)
         return global_avg_pool(x, out=out), (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         shape, dtype = cache
         dy = check_dy("GlobalAvgPool2D", dy, (shape[0], shape[3]), dtype)
-        return None if into is False else global_avg_pool_dx(dy, shape, add=into)
+        return global_avg_pool_dx(dy, shape, into=into) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         check_shape("GlobalAvgPool2D", shape)
@@ -193,10 +193,10 @@ class Flatten(Layer):
         check_floating("Flatten", x)
         return copy_to(out, _whole(x).reshape(self.out_shape(x.shape))), (x.shape, x.dtype)
 
-    def backward(self, dy: Array, x: Any, cache: Any, into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         shape, dtype = cache
         dy = check_dy("Flatten", dy, self.out_shape(shape), dtype)
-        return add_to(into, _whole(dy).reshape(shape))
+        return add_to(into, _whole(dy).reshape(shape)) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         size = 1

@@ -73,7 +73,7 @@ class Network(Layer):
             raise self._too_small(error, mode.train) from None
         return ((h, aux) if aux else h), kept if mode.keep else []
 
-    def backward(self, dy: Any, x: Array, kept: list[Any], into: Any = None) -> Any:
+    def backward(self, dy: Any, x: Array, kept: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, self.name or "Network")
         parts = self.parts(len(kept) > 1)
         dh, daux = self._split(dy, [stage for stage, _ in parts if stage])
@@ -87,7 +87,9 @@ class Network(Layer):
             if stage is not None:
                 dhead = call_backward(f"aux_{stage}", self.heads[stage], daux[stage], h, head_cache, shape=dh.shape)
                 dh = scaled_add(dh, dhead, 1.0)
-            dh = part.backward(dh, h_in if kept else x, cache, into=None if kept else into)
+            dh = part.backward(
+                dh, h_in if kept else x, cache, into=None if kept else into, need_dx=need_dx or bool(kept)
+            )
             h = h_in
         return dh
 

@@ -165,7 +165,7 @@ class CapturedStep:
             total = total + self.net.aux_weight * loss
             daux[stage] = dhead * self.net.aux_weight
         with aside(self.beside) if _all_ours(self.net) else contextlib.nullcontext():
-            self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, into=False)
+            self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, need_dx=False)
         if self.clip:
             clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()

@@ -7,7 +7,7 @@ for a narrow network on small images, half of it, since it finds the cache full 
     passes = Replay(net)
     y = passes.forward(x, rng=rng)                      # as net.forward(x, Mode(train=True, keep=True, rng=rng))
     loss, dy = softmax_cross_entropy(y, labels)
-    passes.backward(dy)                                 # as net.backward(dy, x, cache, into=False)
+    passes.backward(dy)                                 # as net.backward(dy, x, cache, need_dx=False)
     optimiser.step()
 
 The first call on a shape runs the layers and writes down every kernel call (`Capture` in backend/program.py). Later
@@ -98,11 +98,11 @@ class HostCall(Layer):
         capturing().host_call(callback)
         return y[0], cache
 
-    def backward(self, dy: Array, x: Array, cache: list[Any], into: Any = None) -> Any:
+    def backward(self, dy: Array, x: Array, cache: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         dx = [into]
 
         def callback() -> None:
-            if into is False:
+            if not need_dx:
                 self.layer.backward(dy, x, cache[0])
                 return
             now = backward_of(self.layer, dy, x, cache[0], None if into is None else into.shape)
@@ -112,7 +112,7 @@ class HostCall(Layer):
                 add_to(into, now)
 
         capturing().host_call(callback)
-        return None if into is False else dx[0]
+        return dx[0] if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         with eager():  # a layer of one's own finds it by trying
@@ -197,7 +197,7 @@ class Replay:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
         check_unused([1] if self.waiting else [], "Replay")
         if not self.programs:
-            nobody = {"into": False} if self.net.takes_out or of_kind(self.net, Network) else {}
+            nobody = {"need_dx": False} if self.net.takes_out or of_kind(self.net, Network) else {}
             self.net.backward(dy, self.x, self.cache, **nobody)
             self.x = self.cache = None
         else:
@@ -235,7 +235,7 @@ class Replay:
         """As for forward. Where NumPy had a part in it, the network's own passes run from now on."""
         forward, self.dy = self.capture, _map(np.copy, dy)
         with Capture(forward.source) as self.capture:
-            self.instrumented.backward(self.dy, self.x, self.cache, into=False)
+            self.instrumented.backward(self.dy, self.x, self.cache, need_dx=False)
         whole = forward.whole and self.capture.whole
         self.programs = [*self.programs, self.capture.program()] if whole else []
 

@@ -69,7 +69,7 @@ def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_m
                 logits, heads = y if isinstance(y, tuple) else (y, {})
                 dy = {stage: empty(a.shape, a.dtype) for stage, a in heads.items()}
                 dlogits = empty(logits.shape, logits.dtype)
-                net.backward((dlogits, dy) if isinstance(y, tuple) else dlogits, x, cache, into=False)
+                net.backward((dlogits, dy) if isinstance(y, tuple) else dlogits, x, cache, need_dx=False)
     except Untraceable:
         zero_grad(net)
         for b, average in zip(named_buffers(net).values(), averages, strict=True):

@@ -39,7 +39,7 @@ def small_network() -> tuple[Any, np.ndarray, np.ndarray]:
 
 def by_layers(net: Any, x: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
     y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))
-    net.backward(total_loss(y, labels, net.aux_weight, 0.1)[1], x, cache, into=False)
+    net.backward(total_loss(y, labels, net.aux_weight, 0.1)[1], x, cache, need_dx=False)
 
 
 def by_replay(net: Any, x: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:

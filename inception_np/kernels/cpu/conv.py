@@ -100,7 +100,7 @@ def conv2d_moments(
 
 
 @traced
-@in_rows("add", is_channels_last)
+@in_rows("into", is_channels_last)
 def conv2d_dx(
     dy: Array,
     w: Array,
@@ -109,14 +109,14 @@ def conv2d_dx(
     pads: Pads,
     dilation: Pair,
     groups: int,
-    add: Array | None,
+    into: Array | None,
 ) -> Array:
     """A convolution of dy for each phase of the stride; no product with an inserted zero is ever made."""
     out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)
     check("conv2d_dx: dy", dy.shape, (x_shape[0], *out_hw, w.shape[3]))
     check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
-    check("conv2d_dx: add", x_shape if add is None else add.shape, x_shape)
-    dx, adds = empty(x_shape, np.float32) if add is None else add, add is not None
+    check("conv2d_dx: add", x_shape if into is None else into.shape, x_shape)
+    dx, adds = empty(x_shape, np.float32) if into is None else into, into is not None
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
     if winograd_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):

@@ -278,15 +278,15 @@ def depthwise2d(
 
 
 @traced
-@in_rows("add", is_channels_last)
+@in_rows("into", is_channels_last)
 def depthwise2d_dx(
-    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, add: Array | None
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, into: Array | None
 ) -> Array:
     """The same walk along rows, with the weights turned by 180 degrees where the stride is 1."""
     if w.shape[3] > 1:
-        return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, 1, add)
-    dx = empty(x_shape, np.float32) if add is None else add
-    dy, adds = channels_last(dy), int(add is not None)
+        return conv2d_dx(dy, _dense(w), x_shape, stride, pads, dilation, 1, into)
+    dx = empty(x_shape, np.float32) if into is None else into
+    dy, adds = channels_last(dy), int(into is not None)
     dxs, parts = (address(dx), *dx.strides[:3]), few_parts(dx.nbytes)
     if _slides(w, stride, pads, dilation):
         turned = empty(w.shape, np.float32)

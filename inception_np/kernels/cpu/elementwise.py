@@ -213,14 +213,14 @@ def copy(x: Array, out: Array) -> Array:
 
 
 @traced
-@in_rows("add")
-def relu_dx(dy: Array, y: Array, add: Array | None) -> Array:
+@in_rows("into")
+def relu_dx(dy: Array, y: Array, into: Array | None) -> Array:
     """Mask and sum in one pass, on all threads."""
-    dx = empty(dy.shape, np.float32) if add is None else add
+    dx = empty(dy.shape, np.float32) if into is None else into
     dy, d_at, d_step = rows(dy)
     y, at, step = rows(y)
     layout = _layout(dy, y, dx)
-    adds = int(add is not None)
+    adds = int(into is not None)
     gate_rows(at, step, d_at, d_step, address(dx), row_step(dx), *layout, adds, parts=few_parts(dx.nbytes))
     return dx
 

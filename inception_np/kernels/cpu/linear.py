@@ -18,11 +18,11 @@ def linear(x: Array, w: Array, bias: Array | None, out: Array | None) -> Array:
     return y[:, 0, 0] if out is None else out
 
 
-def linear_dx(dy: Array, w: Array, add: Array | None) -> Array:
-    """Added to `add` as the product is stored."""
+def linear_dx(dy: Array, w: Array, into: Array | None) -> Array:
+    """Added to `into` as the product is stored."""
     shape = (len(dy), 1, 1, w.shape[0])
-    dx = conv2d_dx(_image(dy), w[None, None], shape, ONE, NO_PADS, ONE, 1, None if add is None else _image(add))
-    return dx[:, 0, 0] if add is None else add
+    dx = conv2d_dx(_image(dy), w[None, None], shape, ONE, NO_PADS, ONE, 1, None if into is None else _image(into))
+    return dx[:, 0, 0] if into is None else into
 
 
 def linear_dw(x: Array, dy: Array, dw: Array) -> None:

@@ -106,15 +106,15 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | N
 
 
 @traced
-@in_rows("add")
-def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, add: Array | None) -> Array:
+@in_rows("into")
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, into: Array | None) -> Array:
     """As `lrn`."""
-    dx = empty(x.shape, np.float32) if add is None else add
+    dx = empty(x.shape, np.float32) if into is None else into
     x, at, step = rows(x)
     dy, d_at, d_step = rows(dy)
     C = x.shape[-1]
     gradient(
         d_at, d_step, at, step, address(dx), row_step(dx), x.size // C, C, size, int(4 * beta),
-        int(add is not None), float(alpha), float(k), parts=few_parts(x.nbytes),
+        int(into is not None), float(alpha), float(k), parts=few_parts(x.nbytes),
     )  # fmt: skip
     return dx

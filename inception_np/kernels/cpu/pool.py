@@ -280,16 +280,16 @@ def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: 
 
 
 @traced
-@in_rows("add", is_channels_last)
+@in_rows("into", is_channels_last)
 def max_pool_dx(
-    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, into: Array | None
 ) -> Array:
     """No zeros are written first: every pixel of dx looks up the windows it was in."""
-    dx = empty(x_shape, np.float32) if add is None else add
+    dx = empty(x_shape, np.float32) if into is None else into
     dy, winners = channels_last(dy), contiguous(winners)
     max_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
-        *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(add is not None),
+        *dx.strides[:3], *dx.shape, *size, *stride, pads[0][0], pads[1][0], int(into is not None),
         parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
@@ -320,17 +320,17 @@ def average(
 
 
 @traced
-@in_rows("add", is_channels_last)
+@in_rows("into", is_channels_last)
 def avg_pool_dx(
-    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, add: Array | None
+    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, into: Array | None
 ) -> Array:
     """As max_pool_dx: every pixel of dx looks up the windows it was in."""
-    dx = empty(x_shape, np.float32) if add is None else add
+    dx = empty(x_shape, np.float32) if into is None else into
     dy = channels_last(dy)
     tall, wide = _counts(x_shape[1:3], dy.shape[1:3], size, stride, pads, count_include_pad)
     mean_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(dx), *dx.strides[:3], *dx.shape,
-        *size, *stride, pads[0][0], pads[1][0], address(tall), address(wide), int(add is not None),
+        *size, *stride, pads[0][0], pads[1][0], address(tall), address(wide), int(into is not None),
         parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx
@@ -366,14 +366,14 @@ def global_avg_pool(x: Array, out: Array | None) -> Array:
 
 
 @traced
-@in_rows("add", is_channels_last)
-def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None) -> Array:
+@in_rows("into", is_channels_last)
+def global_avg_pool_dx(dy: Array, x_shape: Shape, into: Array | None) -> Array:
     """Product and sum in one pass, with no array for dy / (H W)."""
-    dx = empty(x_shape, np.float32) if add is None else add
+    dx = empty(x_shape, np.float32) if into is None else into
     N, H, W, C = x_shape
     dy = dy if is_rows(dy) else contiguous(dy)
     spread_means(
-        address(dy), row_step(dy), address(dx), *dx.strides[:3], N, H, W, C, int(add is not None),
+        address(dy), row_step(dy), address(dx), *dx.strides[:3], N, H, W, C, int(into is not None),
         1 / (H * W), parts=few_parts(dx.nbytes),
     )  # fmt: skip
     return dx

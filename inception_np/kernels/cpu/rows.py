@@ -20,7 +20,7 @@ def few_parts(nbytes: int) -> int | None:
 
 
 def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callable[[F], F]:
-    """The function writes to the argument of this name (`out`), or adds to it (`add`, `into`, `dw`), in rows.
+    """The function writes to the argument of this name (`out`), or adds to it (`into`, `dw`), in rows.
 
     An array there that does not stand in rows gets its numbers by NumPy, from a new one that does. stands: the
     question, for a function that can follow other strides.

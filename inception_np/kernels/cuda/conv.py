@@ -75,17 +75,17 @@ def conv2d_dx(
     pads: Pads,
     dilation: Pair,
     groups: int,
-    add: Array | None,
+    into: Array | None,
 ) -> Array:
     """One kernel for all remainders by the stride, with no columns to be added up; on tensor cores."""
     n, h, columns, c = x_shape
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
-    dx, lddx = result(add, x_shape, dy)
+    dx, lddx = result(into, x_shape, dy)
     _countable(d, lddx, lddy)
     pixels = n * _tiles(h, stride[0]) * _tiles(columns, stride[1])  # of one remainder by the stride
     remainders = stride[0] * stride[1]
-    args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, add is not None)
+    args = (dy, w, dx, d, w.shape[3], groups, lddy, lddx, into is not None)
     vec = width((dy, w), (lddy, w.shape[3], w.shape[3] // groups))
     depth = w.shape[0] * w.shape[1] * w.shape[3] // groups
     tile = _tile(pixels, c // groups, groups * remainders, depth // remainders)

@@ -25,14 +25,14 @@ def depthwise2d(
 
 
 def depthwise2d_dx(
-    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, add: Array | None
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, into: Array | None
 ) -> Array:
     """One kernel for all taps: every pixel gathers from the windows it was in, and is written once."""
     d = window(x_shape, dy.shape[1:3], w.shape[:2], stride, pads, dilation)
     dy, lddy = rows(dy)
-    dx, lddx = result(add, x_shape, dy)
+    dx, lddx = result(into, x_shape, dy)
     vec, columns, options = _variant((dy, w, dx), w, stride, dilation, (lddy, lddx))
-    args = (dy, w, dx, d, w.shape[3], lddy, lddx, add is not None)
+    args = (dy, w, dx, d, w.shape[3], lddy, lddx, into is not None)
     grid = elements(_threads(x_shape, columns), vec)
     launch("depthwise.cu", "depthwise2d_dx", grid, *args, options=options)
     return dx

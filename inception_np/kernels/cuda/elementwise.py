@@ -15,11 +15,11 @@ def relu(x: Array, out: Array | None) -> Array:
     return y
 
 
-def relu_dx(dy: Array, y: Array, add: Array | None) -> Array:
+def relu_dx(dy: Array, y: Array, into: Array | None) -> Array:
     """Mask and sum in one pass."""
     (dy, lddy), (y, ldy) = rows(dy), rows(y)
-    dx, lddx = result(add, y.shape, y)
-    _launch("relu_dx", (dy, y, dx), (lddy, ldy, lddx), add is not None)
+    dx, lddx = result(into, y.shape, y)
+    _launch("relu_dx", (dy, y, dx), (lddy, ldy, lddx), into is not None)
     return dx
 
 

@@ -257,7 +257,7 @@ def result(out: Array | None, shape: tuple[int, ...], like: Array) -> tuple[Arra
     y = empty(shape, like.dtype, like) if out is None else out
     ld = pitch(y)
     if ld is None:
-        raise ValueError(f"CUDA kernels: got out= or add= with strides {y.strides}, wanted a slice of channels")
+        raise ValueError(f"CUDA kernels: got out= or into= with strides {y.strides}, wanted a slice of channels")
     return y, ld
 
 

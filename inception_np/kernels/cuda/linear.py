@@ -12,9 +12,9 @@ def linear(x: Array, w: Array, bias: Array | None, out: Array | None) -> Array:
     return conv2d(x[:, None, None], w[None, None], bias, *ONE_PIXEL, False, y)[:, 0, 0]
 
 
-def linear_dx(dy: Array, w: Array, add: Array | None) -> Array:
-    """Added to `add` as the product is stored."""
-    dx = None if add is None else add[:, None, None]
+def linear_dx(dy: Array, w: Array, into: Array | None) -> Array:
+    """Added to `into` as the product is stored."""
+    dx = None if into is None else into[:, None, None]
     shape = (len(dy), 1, 1, len(w))
     return conv2d_dx(dy[:, None, None], w[None, None], shape, *ONE_PIXEL, dx)[:, 0, 0]
 

@@ -13,10 +13,10 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | N
     return y
 
 
-def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, add: Array | None) -> Array:
+def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, into: Array | None) -> Array:
     """One pass, with no arrays of squares and sums."""
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
-    dx, lddx = result(add, x.shape, x)
-    args = (dy, x, dx, x.size, x.shape[-1], lddy, ldx, lddx, size // 2, alpha, beta, k, add is not None)
+    dx, lddx = result(into, x.shape, x)
+    args = (dy, x, dx, x.size, x.shape[-1], lddy, ldx, lddx, size // 2, alpha, beta, k, into is not None)
     launch("lrn.cu", "lrn_dx", elements(x.size), *args)
     return dx

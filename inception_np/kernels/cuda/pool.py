@@ -24,12 +24,12 @@ def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: 
 
 
 def max_pool_dx(
-    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, add: Array | None
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, into: Array | None
 ) -> Array:
     """One kernel for all taps: every pixel looks up the windows it was in, and is written once."""
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
-    dx, lddx = result(add, x_shape, dy)
+    dx, lddx = result(into, x_shape, dy)
     arrays, counts = (dy, winners, dx), (x_shape[3], lddy, lddx)
     _launch(
         "max_pool_dx",
@@ -41,7 +41,7 @@ def max_pool_dx(
         d,
         lddy,
         lddx,
-        add is not None,
+        into is not None,
     )
     return dx
 
@@ -59,13 +59,13 @@ def avg_pool(
 
 
 def avg_pool_dx(
-    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, add: Array | None
+    dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, into: Array | None
 ) -> Array:
     """As max_pool_dx."""
     d = window(x_shape, dy.shape[1:3], size, stride, pads)
     dy, lddy = rows(dy)
-    dx, lddx = result(add, x_shape, dy)
-    counts, last = (x_shape[3], lddy, lddx), (count_include_pad, add is not None)
+    dx, lddx = result(into, x_shape, dy)
+    counts, last = (x_shape[3], lddy, lddx), (count_include_pad, into is not None)
     _launch("avg_pool_dx", _patches(dx.shape, size, stride, pads), size, stride, (dy, dx), counts, d, lddy, lddx, *last)
     return dx
 
@@ -79,12 +79,12 @@ def global_avg_pool(x: Array, out: Array | None) -> Array:
     return y
 
 
-def global_avg_pool_dx(dy: Array, x_shape: Shape, add: Array | None) -> Array:
+def global_avg_pool_dx(dy: Array, x_shape: Shape, into: Array | None) -> Array:
     """Product, copy and sum in one kernel."""
     n, h, w, c = x_shape
     dy, lddy = rows(dy)
-    dx, lddx = result(add, x_shape, dy)
-    args = (n, h * w, c, lddy, lddx, add is not None)
+    dx, lddx = result(into, x_shape, dy)
+    args = (n, h * w, c, lddy, lddx, into is not None)
     _launch("global_avg_pool_dx", dx.size, PLANE, PLANE, (dy, dx), (c, lddy, lddx), *args)
     return dx
 

@@ -78,7 +78,7 @@ class LayerByLayer:
         return y
 
     def backward(self, dy: Any) -> None:
-        self.net.backward(dy, self.x, self.cache, into=False)
+        self.net.backward(dy, self.x, self.cache, need_dx=False)
 
 
 def training(net: Any, task: Task, passes_of: Any) -> Calls:
