@@ -42,7 +42,6 @@ import wild_operators  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from numerics import H, arrays  # noqa: E402
 
-from inception_np.backend import device  # noqa: E402
 import inception_np.kernels.batchnorm as batchnorm_kernels  # noqa: E402
 import inception_np.kernels.conv as conv_kernels  # noqa: E402
 import inception_np.layers.activation as activation  # noqa: E402
@@ -68,6 +67,7 @@ from inception_np import (  # noqa: E402
     named_params,
 )
 from inception_np import softmax_cross_entropy as cross_entropy  # noqa: E402
+from inception_np.backend import device  # noqa: E402
 from inception_np.models.network import Network  # noqa: E402
 from inception_np.testing import LAYERS, Case, networks, random_like, randomise  # noqa: E402
 

@@ -179,7 +179,7 @@ def promise_into(case):
             assert np.array_equal(p.grad, wanted[name]), name
 
 
-def promise_output(case):
+def promise_recompute_output(case):
     """Where a layer can give y back from its cache, it gives the same y, also into an array that is handed in."""
     layer, _, y, cache, _ = case.forward()
     assert layer.recompute_output is not None
@@ -296,7 +296,7 @@ def test_out_and_into_equal_the_plain_call(name, data):
 @pytest.mark.parametrize("name", ["ReLU", "ELU", "ConvReLU", "ConvBNReLU"])
 @given(data=st.data())
 def test_output_gives_y_back(name, data):
-    promise_output(data.draw(LAYERS[name]))
+    promise_recompute_output(data.draw(LAYERS[name]))
 
 
 @every_layer
@@ -824,7 +824,7 @@ SPOILED = [
     (promise_accumulates, CONV, AssignsGradients),
     (promise_out, CONV, IgnoresOut),
     (promise_into, CONV, OverwritesInto),
-    (promise_output, "ReLU()", GivesBackTheWrongOutput),
+    (promise_recompute_output, "ReLU()", GivesBackTheWrongOutput),
     (promise_without_x, "ReLU()", PeeksAtX),
     (promise_shape, CONV, SaysTheWrongShape),
     (promise_dtype, "LRN(3)", Promotes),
