@@ -107,9 +107,6 @@ INCEPTION_RESNET_V2 = (
 )
 
 # Chollet 2017, figure 5 and Table 3
-XCEPTION = (
-    _row("block4", (19, 19, 728)),
-    _row("block12", (19, 19, 728)),
-)
+XCEPTION = (_row("block4", (19, 19, 728)), _row("block12", (19, 19, 728)))
 XCEPTION_PARAMS = 22_855_952
 XCEPTION_INCEPTION_V3_PARAMS = 23_626_728  # no public Inception-v3 has this count; they have 23,834,568

@@ -14,13 +14,7 @@ from hypothesis import HealthCheck, settings
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=quiet)
 settings.register_profile(
-    "ci",
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    print_blob=True,
-    database=None,
-    suppress_health_check=quiet,
+    "ci", max_examples=100, deadline=None, derandomize=True, print_blob=True, database=None, suppress_health_check=quiet
 )
 settings.register_profile("visit", max_examples=5, deadline=None, suppress_health_check=quiet)
 settings.register_profile("nightly", max_examples=2000, deadline=None, suppress_health_check=quiet)

@@ -24,19 +24,7 @@ from inception_np import Mode, create_model, list_models
 from inception_np.backend import device as backend
 from inception_np.data import batches
 from inception_np.data.random import stream
-from inception_np.kernels import (
-    batchnorm,
-    clip,
-    conv,
-    depthwise,
-    elementwise,
-    linear,
-    loss,
-    lrn,
-    philox,
-    pool,
-    update,
-)
+from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, linear, loss, lrn, philox, pool, update
 from inception_np.kernels.cuda import augment, launch
 from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
 from inception_np.kernels.cuda import clip as cuda_clip

@@ -18,18 +18,7 @@ import reference.pointwise
 import reference.pool
 import reference.update
 import reference.windows
-from inception_np.kernels import (
-    batchnorm,
-    conv,
-    depthwise,
-    elementwise,
-    linear,
-    loss,
-    lrn,
-    pool,
-    update,
-    window,
-)
+from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update, window
 from inception_np.testing import flags, seeds, shapes, windows
 
 TOLERANCE = 1e-13
@@ -442,10 +431,7 @@ def test_window_counts_and_same_pads_equal_counting():
                     same = window.pads_for("same", (n, n + 1), (k, k), (s, s), (d, d))
                     assert same[0] == reference.windows.same_pads(n, k, s, d)
                     assert same[1] == reference.windows.same_pads(n + 1, k, s, d)
-                    assert window.out_size((n, n + 1), (k, k), (s, s), same, (d, d)) == (
-                        -(-n // s),
-                        -(-(n + 1) // s),
-                    )
+                    assert window.out_size((n, n + 1), (k, k), (s, s), same, (d, d)) == (-(-n // s), -(-(n + 1) // s))
                     for before, after, ceil in np.ndindex(3, 3, 2):
                         if ceil and max(before, after) >= k:
                             continue  # pools refuse to look at nothing but padding
@@ -501,11 +487,7 @@ FAULTS = {
         check_depthwise,
     ),
     "max_pool lets the last of equals win": (
-        replace(
-            pool,
-            "max_pool",
-            lambda f, x, *a, **k: f(x + 1e-9 * np.arange(x.size).reshape(x.shape), *a, **k),
-        ),
+        replace(pool, "max_pool", lambda f, x, *a, **k: f(x + 1e-9 * np.arange(x.size).reshape(x.shape), *a, **k)),
         st.tuples(pool_configs(), dtypes, st.just(1)),
         check_max_pool,
     ),
@@ -535,20 +517,12 @@ FAULTS = {
         check_avg_pool,
     ),
     "global_avg_pool_dx takes H for W": (
-        replace(
-            pool,
-            "global_avg_pool_dx",
-            lambda f, dy, s, into=None: f(dy * s[2] / s[1], s, into=into),
-        ),
+        replace(pool, "global_avg_pool_dx", lambda f, dy, s, into=None: f(dy * s[2] / s[1], s, into=into)),
         st.tuples(shapes(), seeds, dtypes),
         check_global_avg_pool,
     ),
     "moments divide by N H W - 1": (
-        replace(
-            batchnorm,
-            "moments",
-            lambda f, x: (f(x)[0], f(x)[1] * (x[..., 0].size / max(1, x[..., 0].size - 1))),
-        ),
+        replace(batchnorm, "moments", lambda f, x: (f(x)[0], f(x)[1] * (x[..., 0].size / max(1, x[..., 0].size - 1)))),
         st.tuples(shapes(), seeds, st.just(np.float64), st.just(1e-3), flags, flags, st.just(True)),
         check_batch_norm,
     ),

@@ -486,13 +486,7 @@ def test_conv_bn_relu_is_its_three_layers(case):
 @given(LAYERS["ConvReLU"])
 def test_conv_relu_is_its_two_layers(case):
     layer, x, y, cache, dy = case.forward()
-    conv = Conv2D(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel,
-        stride=layer.stride,
-        pad=layer.pad,
-    )
+    conv = Conv2D(layer.in_channels, layer.out_channels, layer.kernel, stride=layer.stride, pad=layer.pad)
     conv.weight, conv.bias = copy.deepcopy(layer.weight), copy.deepcopy(layer.bias)
     wanted_y, wanted_dx = through([conv, ReLU()], x, dy, case.mode())
     assert error(y, wanted_y) < 1e-13
@@ -928,12 +922,7 @@ REPLACED = [
         AT + "linear.linear",
         lambda right, x, w, b, **kwargs: right(x, w, None, **kwargs),
     ),
-    (
-        test_scale_is_the_definition,
-        "Scale(0.5)",
-        AT + "linear.Scale.backward",
-        lambda right, self, dy, x, cache: dy,
-    ),
+    (test_scale_is_the_definition, "Scale(0.5)", AT + "linear.Scale.backward", lambda right, self, dy, x, cache: dy),
     (
         test_patch_whitening_is_a_convolution_whose_filters_stay,
         "PatchWhitening(2, 2, rng=rng)",

@@ -105,19 +105,13 @@ PARTS = {
     "while the network is made": ((fits, "create_model"), "before the first step; nothing was to be saved"),
     "before the first step": ((loop.Run, "header"), "in epoch 1 after 0 of 3 steps, all is saved; continue with"),
     "in a step": ((loop.Run, "train_step"), "in epoch 1 after 1 of 3 steps, all is saved; continue with"),
-    "while the state is written": (
-        (loop, "write_state"),
-        "in epoch 2 after 0 of 3 steps, all is saved; continue with",
-    ),
+    "while the state is written": ((loop, "write_state"), "in epoch 2 after 0 of 3 steps, all is saved; continue with"),
     "while the checkpoint is written": (
         (results, "save"),
         "in epoch 2 after 0 of 3 steps, all is saved; continue with",
     ),
     "in the test": ((loop, "evaluate"), "in epoch 1 after 3 of 3 steps, all is saved; continue with"),
-    "while a picture is drawn": (
-        (plots, "confusion"),
-        "after the last epoch; all is saved, but pictures may be mis",
-    ),
+    "while a picture is drawn": ((plots, "confusion"), "after the last epoch; all is saved, but pictures may be mis"),
 }
 
 

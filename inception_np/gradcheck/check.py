@@ -34,12 +34,7 @@ EXCLUDED = 0.05  # of all comparisons may be lost to kinks
 
 
 def check_gradients(
-    layer: Layer,
-    x: Array,
-    *,
-    mode: Mode | None = None,
-    method: str = "complex",
-    seed: int = 0,
+    layer: Layer, x: Array, *, mode: Mode | None = None, method: str = "complex", seed: int = 0
 ) -> GradReport:
     """Compare the gradients of <dy, y> that `backward` gives, for x and every Param, with those that `forward` has.
 

@@ -16,13 +16,7 @@ from .subject import STEP, Array, Point, Subject
 
 
 def hessian_vector_product(
-    layer: Layer,
-    x: Array,
-    direction: Point,
-    *,
-    dy: Any = None,
-    mode: Mode | None = None,
-    seed: int = 0,
+    layer: Layer, x: Array, direction: Point, *, dy: Any = None, mode: Mode | None = None, seed: int = 0
 ) -> Point:
     """H v of L(x, parameters): {"x": array, "conv.weight": array, ...}.
 

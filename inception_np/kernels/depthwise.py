@@ -21,14 +21,7 @@ def has_kernel(w: Array) -> bool:
 
 @dispatch(cpu=has_kernel)
 def depthwise2d(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    *,
-    out: Array | None = None,
+    x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, *, out: Array | None = None
 ) -> Array:
     """x (N, H, W, C), w (kh, kw, C, multiplier), bias (C multiplier,) or None -> y (N, H', W', C multiplier)."""
     kh, kw, c, m = w.shape
@@ -45,14 +38,7 @@ def depthwise2d(
 
 @dispatch(cpu=has_kernel)
 def depthwise2d_dx(
-    dy: Array,
-    w: Array,
-    x_shape: Shape,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    *,
-    into: Array | None = None,
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, *, into: Array | None = None
 ) -> Array:
     """The adjoint of x -> y: dx (N, H, W, C), or added to `into`."""
     n, h, width, c = x_shape

@@ -10,13 +10,7 @@ from .dispatch import dispatch
 
 @dispatch
 def sgd_step(
-    data: Array,
-    grad: Array,
-    velocity: Array | None,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool,
+    data: Array, grad: Array, velocity: Array | None, lr: float, momentum: float, weight_decay: float, nesterov: bool
 ) -> None:
     """data, grad, velocity: (P,). velocity None means no momentum."""
     g = grad + weight_decay * data if weight_decay else grad

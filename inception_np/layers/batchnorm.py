@@ -9,15 +9,7 @@ from ..backend.device import to_device_of
 from ..kernels.batchnorm import Averages, batch_norm, batch_norm_backward, reciprocal_deviation, statistics
 from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
-from .check import (
-    check_between,
-    check_count,
-    check_dy,
-    check_number,
-    check_several,
-    check_shape,
-    check_weights,
-)
+from .check import check_between, check_count, check_dy, check_number, check_several, check_shape, check_weights
 
 
 class BatchNorm(Layer):

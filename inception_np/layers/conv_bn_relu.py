@@ -45,15 +45,7 @@ class ConvBNReLU(Layer):
         rng: np.random.Generator | None = None,
     ):
         self.conv = Conv2D(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            pad=pad,
-            groups=groups,
-            bias=False,
-            init=init,
-            rng=rng,
+            in_channels, out_channels, kernel, stride=stride, pad=pad, groups=groups, bias=False, init=init, rng=rng
         )
         self.bn = BatchNorm(out_channels, eps=eps, decay=decay, scale=scale)
 

@@ -27,13 +27,7 @@ class LRN(Layer):
     takes_out = True
 
     def __init__(
-        self,
-        size: int = 5,
-        *,
-        alpha: float = 1e-4,
-        beta: float = 0.75,
-        k: float = 1.0,
-        divide_by_size: bool = True,
+        self, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, divide_by_size: bool = True
     ):
         self.size = check_count("LRN", "size", size)
         if size % 2 == 0:

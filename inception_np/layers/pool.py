@@ -7,14 +7,7 @@ from ..backend.arrays import Array, Shape
 from ..backend.device import zeros
 from ..backend.program import empty
 from ..kernels.elementwise import add_to, copy_to, scaled
-from ..kernels.pool import (
-    avg_pool,
-    avg_pool_dx,
-    global_avg_pool,
-    global_avg_pool_dx,
-    max_pool,
-    max_pool_dx,
-)
+from ..kernels.pool import avg_pool, avg_pool_dx, global_avg_pool, global_avg_pool_dx, max_pool, max_pool_dx
 from ..kernels.window import Pads, Pair, check_pad, pair
 from ..layer import Layer, Mode
 from .check import check_dy, check_floating, check_shape, check_x, sliding
@@ -85,13 +78,7 @@ class AvgPool2D(_Pool2D):
     takes_out = True
 
     def __init__(
-        self,
-        size: Any,
-        *,
-        stride: Any = None,
-        pad: Any = 0,
-        ceil: bool = False,
-        count_include_pad: bool = False,
+        self, size: Any, *, stride: Any = None, pad: Any = 0, ceil: bool = False, count_include_pad: bool = False
     ):
         super().__init__(size, stride=stride, pad=pad, ceil=ceil)
         self.count_include_pad = bool(count_include_pad)

@@ -144,9 +144,7 @@ def block_a(conv: Conv, up: Conv, channels: int, row: Widths, scale: float) -> L
     """Figures 10 and 16, on the 35x35 grid."""
     b0, b1, b2 = row
     towers = Concat(
-        b0=conv(channels, b0, 1),
-        b1=tower(conv, channels, b1, (1, 3)),
-        b2=tower(conv, channels, b2, (1, 3, 3)),
+        b0=conv(channels, b0, 1), b1=tower(conv, channels, b1, (1, 3)), b2=tower(conv, channels, b2, (1, 3, 3))
     )
     return residual(up, channels, towers, b0 + b1[-1] + b2[-1], scale, True)
 

@@ -134,12 +134,7 @@ def auxiliary(conv: Conv, linear: Conv, grid: Shape, row: Widths, classes: int, 
 
 
 def inception_v1(
-    request: Request,
-    *,
-    naive: bool = False,
-    lrn: bool = True,
-    batch_norm: bool = False,
-    separable_stem: bool = False,
+    request: Request, *, naive: bool = False, lrn: bool = True, batch_norm: bool = False, separable_stem: bool = False
 ) -> Network:
     """GoogLeNet for images of 224x224. For 32x32 (not the paper's) conv1 is 3x3 with stride 1 and the first pool is
     left out, so that the nine modules see grids of 16, 8 and 4.

@@ -87,20 +87,14 @@ def stem(conv: Conv, stages: Stages, row: Widths, pair: tuple[Any, ...], ends: i
     stages.add("Conv2d_1a", conv(stages.channels, c1, 3, stride=ends, pad=edge))
     stages.add("Conv2d_2a", conv(c1, c2, 3, pad=edge))
     stages.add("Conv2d_2b", conv(c2, c3, 3))
-    mixed_3a = Concat(
-        b0=MaxPool2D(3, stride=2, pad=edge),
-        b1=conv(stages.channels, c4, 3, stride=2, pad=edge),
-    )
+    mixed_3a = Concat(b0=MaxPool2D(3, stride=2, pad=edge), b1=conv(stages.channels, c4, 3, stride=2, pad=edge))
     stages.add("Mixed_3a", mixed_3a)
     mixed_4a = Concat(
         b0=tower(conv, stages.channels, short, (1, 3), pad=edge),
         b1=tower(conv, stages.channels, long, (1, *pair, 3), pad=edge),
     )
     stages.add("Mixed_4a", mixed_4a)
-    mixed_5a = Concat(
-        b0=conv(stages.channels, c5, 3, stride=ends, pad=edge),
-        b1=MaxPool2D(3, stride=ends, pad=edge),
-    )
+    mixed_5a = Concat(b0=conv(stages.channels, c5, 3, stride=ends, pad=edge), b1=MaxPool2D(3, stride=ends, pad=edge))
     stages.add("Mixed_5a", mixed_5a)
 
 

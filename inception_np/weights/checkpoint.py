@@ -93,11 +93,7 @@ def save(layer: Layer, path: str | os.PathLike[str], *, about: Mapping[str, Any]
         named: Any = layer
         check_as_made(named)
         model = {"name": named.name, "preset": named.preset, "options": named.options}
-    metadata = {
-        "format": FORMAT,
-        "model": json.dumps(model),
-        "about": json.dumps(dict(about or {})),
-    }
+    metadata = {"format": FORMAT, "model": json.dumps(model), "about": json.dumps(dict(about or {}))}
     write_tensors(path, state_dict(layer), metadata)
 
 

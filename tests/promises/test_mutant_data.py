@@ -163,8 +163,7 @@ def test_damaged_pictures_are_refused_or_pictures(tally):
 
 
 @pytest.mark.parametrize(
-    ("case", "fault"),
-    [(damaged_cifar10, "any label"), (damaged_archive, "extracted"), (damaged_picture, "unguarded")],
+    ("case", "fault"), [(damaged_cifar10, "any label"), (damaged_archive, "extracted"), (damaged_picture, "unguarded")]
 )
 def test_a_fault_is_seen_in_a_few_mutants(broken, case, fault):
     found = (seed for seed in range(60) if broken(case, seed, fault))

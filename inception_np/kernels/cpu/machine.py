@@ -148,10 +148,7 @@ class _Compiling:
             self.said = True
             where = cache_folder()
             kept = f"kept in {where}" if where else "not kept: no folder is writable"
-            print(
-                f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})",
-                file=sys.stderr,
-            )
+            print(f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})", file=sys.stderr)
 
 
 _compiling = _Compiling()

@@ -193,21 +193,10 @@ maximum = operation("maximum", lambda b, x, y: b.select(_beats(b, x, y), x, y), 
 positive_part = operation("positive_part", _positive_part, vector, vector)  # ReLU; NaN stays
 where_positive = operation("where_positive", _where_positive, vector, vector, vector)
 winner = operation(  # i where x beats y, else j
-    "winner",
-    lambda b, x, y, i, j: b.select(_beats(b, x, y), i, j),
-    bytes16,
-    vector,
-    vector,
-    bytes16,
-    bytes16,
+    "winner", lambda b, x, y, i, j: b.select(_beats(b, x, y), i, j), bytes16, vector, vector, bytes16, bytes16
 )
 where_equal = operation(  # x where i == j, else 0
-    "where_equal",
-    lambda b, i, j, x: b.select(b.icmp_unsigned("==", i, j), x, ZERO),
-    vector,
-    bytes16,
-    bytes16,
-    vector,
+    "where_equal", lambda b, i, j, x: b.select(b.icmp_unsigned("==", i, j), x, ZERO), vector, bytes16, bytes16, vector
 )
 
 

@@ -70,13 +70,7 @@ def rmsprop(part, parts, arguments):
 
 
 def sgd_step(
-    data: Array,
-    grad: Array,
-    velocity: Array | None,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool,
+    data: Array, grad: Array, velocity: Array | None, lr: float, momentum: float, weight_decay: float, nesterov: bool
 ) -> None:
     """Each vector is read once and written once."""
     at = 0 if velocity is None else address(velocity)

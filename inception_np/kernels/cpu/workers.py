@@ -90,9 +90,7 @@ futex = operation("futex", _futex, int64, int64, int64, int64)
 step_aside = operation("step_aside", _step_aside, types.void)
 breathe = operation("breathe", _breathe, types.void)
 cycles = operation(
-    "cycles",
-    lambda b: b.call(_external(b, "llvm.readcyclecounter", ir.FunctionType(I64, [])), []),
-    int64,
+    "cycles", lambda b: b.call(_external(b, "llvm.readcyclecounter", ir.FunctionType(I64, [])), []), int64
 )
 
 

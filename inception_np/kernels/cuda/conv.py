@@ -68,14 +68,7 @@ def _conv2d(
 
 
 def conv2d_dx(
-    dy: Array,
-    w: Array,
-    x_shape: Shape,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    groups: int,
-    into: Array | None,
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, groups: int, into: Array | None
 ) -> Array:
     """One kernel for all remainders by the stride, with no columns to be added up; on tensor cores."""
     n, h, columns, c = x_shape
