@@ -77,7 +77,7 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
             for a in values:  # (a loop is no Python call: this is asked some thousand times a second)
                 if isinstance(a, np.ndarray) and a.dtype.kind in "fc":
                     floating.append(a)  # noqa: PERF401
-            if backend.compiled(*floating, fits=cpu is True or fits("cpu", values)):
+            if backend.compiled(*floating, fits=cpu is True or cpu(*map(values.__getitem__, asked["cpu"]))):
                 return (twins.get("cpu") or twin("cpu"))(*values)
         return plain(*args, **keywords)
 
