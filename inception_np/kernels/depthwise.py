@@ -15,19 +15,12 @@ FEW_CHANNELS = 8  # at most, for several filters each to be compiled: an image's
 
 def has_kernel(w: Array) -> bool:
     """Are these weights (kh, kw, C, multiplier) for the compiled kernels?"""
-    return w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS
+    return bool(w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS)
 
 
 @dispatch(cpu=has_kernel)
 def depthwise2d(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    *,
-    out: Array | None = None,
+    x: Array, w: Array, bias: Array | None, stride: Pair, pads: Pads, dilation: Pair, *, out: Array | None = None
 ) -> Array:
     """x (N, H, W, C), w (kh, kw, C, multiplier), bias (C multiplier,) or None -> y (N, H', W', C multiplier)."""
     kh, kw, c, m = w.shape
@@ -44,14 +37,7 @@ def depthwise2d(
 
 @dispatch(cpu=has_kernel)
 def depthwise2d_dx(
-    dy: Array,
-    w: Array,
-    x_shape: Shape,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    *,
-    add: Array | None = None,
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, *, add: Array | None = None
 ) -> Array:
     """The adjoint of x -> y: dx (N, H, W, C), or added to `add`."""
     n, h, width, c = x_shape

@@ -41,14 +41,7 @@ def max_pool(
 
 @dispatch(cpu=fits_a_byte, gpu=fits_a_byte)
 def max_pool_dx(
-    dy: Array,
-    winners: Array,
-    x_shape: Shape,
-    size: Pair,
-    stride: Pair,
-    pads: Pads,
-    *,
-    add: Array | None = None,
+    dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, *, add: Array | None = None
 ) -> Array:
     """dx (N, H, W, C), or added to `add`."""
     reach = _reach(x_shape, size, stride, pads, dy.shape[1:3])
@@ -60,14 +53,7 @@ def max_pool_dx(
 
 @dispatch
 def avg_pool(
-    x: Array,
-    size: Pair,
-    stride: Pair,
-    pads: Pads,
-    out_hw: Pair,
-    count_include_pad: bool,
-    *,
-    out: Array | None = None,
+    x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, *, out: Array | None = None
 ) -> Array:
     """x (N, H, W, C) -> y (N, H', W', C)."""
     padded = pad_images(x, _reach(x.shape, size, stride, pads, out_hw))

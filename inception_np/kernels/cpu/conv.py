@@ -102,14 +102,7 @@ def conv2d_moments(
 @recorded
 @in_rows("add", is_channels_last)
 def conv2d_dx(
-    dy: Array,
-    w: Array,
-    x_shape: Shape,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    groups: int,
-    add: Array | None,
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, groups: int, add: Array | None
 ) -> Array:
     """A convolution of dy for each phase of the stride; no product with an inserted zero is ever made."""
     out_hw = out_size(x_shape[1:3], w.shape[:2], stride, pads, dilation)

@@ -4,6 +4,8 @@ They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch 
 of compute capability 8.0 or later.
 """
 
+from typing import Any
+
 from ...backend import Array, Shape, empty
 from ..window import Pads, Pair, out_size
 from .aside import beside
@@ -67,14 +69,7 @@ def _conv2d(
 
 
 def conv2d_dx(
-    dy: Array,
-    w: Array,
-    x_shape: Shape,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    groups: int,
-    add: Array | None,
+    dy: Array, w: Array, x_shape: Shape, stride: Pair, pads: Pads, dilation: Pair, groups: int, add: Array | None
 ) -> Array:
     """One kernel for all remainders by the stride, with no columns to be added up; on tensor cores."""
     n, h, columns, c = x_shape
@@ -150,7 +145,7 @@ def _threads(tile: Tile) -> int:
     return bm * (2 if bn > 48 else 1) * shares
 
 
-def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
+def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple[Any, ...]) -> None:
     bm, bn, shares = tile
     grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
     options = (f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}")
