@@ -62,7 +62,7 @@ def upward(path, source):
 
 
 def module_name(path):
-    """"layers.conv" of "layers/conv.py", "layers" of "layers/__init__.py"."""
+    """ "layers.conv" of "layers/conv.py", "layers" of "layers/__init__.py"."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, Shape
+from ..backend.arrays import Array, Shape, array_module
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -57,7 +57,8 @@ def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (
     if pad == "valid":
         return (0, 0), (0, 0)
     if pad != "same":
-        return pad
+        given: Pads = pad
+        return given
     both = []
     for n, k, s, d in zip(hw, kernel, stride, dilation, strict=True):
         total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
@@ -91,8 +92,6 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
 
     Negative ends crop: the rows of x that no window reaches.
     """
-    from ..backend.arrays import array_module
-
     (top, bottom), (left, right) = pads
     if not (top or bottom or left or right):
         return x
@@ -103,7 +102,9 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return padded
 
 
-def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[tuple[int, int, tuple]]:
+def taps(
+    kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair
+) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
     """For each tap (i, j) of a window, the index of the pixels of a padded image that it meets, one per position.
 
     for i, j, at in taps(...):    y += padded[at] * w[i, j]

@@ -103,7 +103,7 @@ class Conv2D(Layer):
 
     def macs(self, shape: Shape) -> int:
         _, h, w, _ = self.out_shape(shape)
-        return h * w * self.weight.data.size
+        return h * w * int(self.weight.data.size)
 
 
 class ConvReLU(Conv2D):

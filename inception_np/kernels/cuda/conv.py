@@ -144,7 +144,7 @@ def _threads(tile: Tile) -> int:
     return bm * (2 if bn > 48 else 1) * shares
 
 
-def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
+def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple[Any, ...]) -> None:
     bm, bn, shares = tile
     grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
     options = (f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}")
