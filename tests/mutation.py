@@ -67,7 +67,7 @@ from inception_np import (  # noqa: E402
     named_params,
 )
 from inception_np import softmax_cross_entropy as cross_entropy  # noqa: E402
-from inception_np.backend.device import device
+from inception_np.backend import device  # noqa: E402
 from inception_np.models.network import Network  # noqa: E402
 from inception_np.testing import LAYERS, Case, networks, random_like, randomise  # noqa: E402
 

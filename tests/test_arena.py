@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inception_np import SGD, Mode, create_model, softmax_cross_entropy
 from inception_np.backend import arena
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="addresses are reserved on Linux only")
 

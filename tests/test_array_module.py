@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from on_device import gradients
 
 from inception_np import SGD, Mode, RMSProp, create_model, list_models, softmax_cross_entropy
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.layer import Layer, named_buffers, vectors
 from inception_np.models.network import smallest_image
 from inception_np.testing import LAYERS, networks

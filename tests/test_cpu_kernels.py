@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from numerics import plain, strewn
 
 from inception_np import SGD, Mode, create_model, softmax_cross_entropy
+from inception_np.backend import device as backend
 from inception_np.backend import program, threads
-from inception_np.backend.device import device as backend
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.cpu import conv as cpu_conv
 from inception_np.kernels.cpu import pool as cpu_pool

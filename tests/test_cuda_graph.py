@@ -13,7 +13,7 @@ from training_step import eager_step
 
 import inception_np as ip
 from inception_np import SGD, Mode, RMSProp
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.backend.errors import StoppedError
 from inception_np.data import batches, dataset
 from inception_np.data.random import stream

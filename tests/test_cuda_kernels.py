@@ -21,7 +21,7 @@ from numerics import strewn
 from on_device import gradients
 
 from inception_np import Mode, create_model, list_models
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.data import batches
 from inception_np.data.random import stream
 from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, linear, loss, lrn, philox, pool, update

@@ -11,7 +11,7 @@ import strict_cupy
 from numerics import plain
 
 from inception_np import kernels
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.backend.program import Capture
 from inception_np.kernels import elementwise, lrn
 from inception_np.kernels.dispatch import dispatch

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.data.batches import batches, channel_statistics, normalise
 from inception_np.data.random import stream
 from inception_np.data.shapes10 import shapes10

@@ -34,7 +34,7 @@ from inception_np import (
     named_buffers,
     named_params,
 )
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.testing import networks
 
 fast = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")

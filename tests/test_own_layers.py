@@ -35,7 +35,7 @@ from inception_np import (
     create_model,
     named_params,
 )
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.layer import cast, named_buffers, of_kind
 from inception_np.layers.pool import AdaptiveAvgPool2D
 from inception_np.models.network import Network

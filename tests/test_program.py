@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inception_np.backend import arena, threads
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 
 if backend.PLAIN:
     pytest.skip("INCEPTION_NP_PLAIN is set", allow_module_level=True)

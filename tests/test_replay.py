@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from inception_np import SGD, Layer, Mode, Param, create_model, kernels
+from inception_np.backend import device as backend
 from inception_np.backend import threads
-from inception_np.backend.device import device as backend
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm
 from inception_np.layer import cast, named_buffers, walk

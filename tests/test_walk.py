@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from inception_np import Mode
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.layers.conv import ConvReLU
 from inception_np.models.inception_v1 import ROWS, inception
 

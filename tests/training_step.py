@@ -3,7 +3,7 @@
 import numpy as np
 
 from inception_np import Mode
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.kernels.clip import clip_norm
 from inception_np.layers.loss import total_loss
 

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 
-from ..backend.device import device
+from ..backend import device
 from ..backend.program import executor
 
 P = ParamSpec("P")

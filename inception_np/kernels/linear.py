@@ -3,8 +3,8 @@
 On a GPU these are the array module's matrix products, unless factors are rounded to TF32 for tensor cores.
 """
 
+from ..backend import device
 from ..backend.arrays import Array
-from ..backend.device import device
 from .dispatch import dispatch
 from .elementwise import add_to, copy_to
 

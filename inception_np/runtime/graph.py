@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import device
 from ..backend.arrays import array_module
-from ..backend.device import device
 from ..kernels.clip import clip_norm
 from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices

@@ -19,7 +19,7 @@ from test_cuda_sources import OPTIONS, SOURCES
 from training_step import eager_step
 
 from inception_np import SGD
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.data.batches import augment, normalise
 from inception_np.data.random import stream
 from inception_np.kernels.cuda import launch

@@ -7,7 +7,7 @@ import pytest
 from training_step import eager_step
 
 from inception_np import SGD, Mode, create_model, list_models
-from inception_np.backend.device import device as backend
+from inception_np.backend import device as backend
 from inception_np.data.batches import augment, normalise
 from inception_np.data.random import stream
 from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx

@@ -4,6 +4,8 @@ They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch 
 of compute capability 8.0 or later.
 """
 
+from typing import Any
+
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
