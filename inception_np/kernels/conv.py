@@ -13,8 +13,9 @@ On a GPU this is what runs, with the array module's matrix products, unless fact
 
 from collections.abc import Iterator
 
+from ..backend import device
 from ..backend.arrays import Array, Shape
-from ..backend.device import device, zeros
+from ..backend.device import zeros
 from ..backend.program import empty
 from .batchnorm import statistics
 from .dispatch import dispatch
