@@ -55,14 +55,14 @@ def call_backward(
 ) -> Any:
     """Call a child's backward: its name goes into errors, and its dx `into` an array where one is given, in x's dtype.
 
-    need_dx: False where nobody wants dx; then what comes back is nothing to use. shape: x's, for whoever adds to dx
-    without having x.
+    need_dx: False where nobody wants dx: None comes back. shape: x's, for whoever adds to dx without having x.
     """
     try:
         if layer.takes_out and (into is not None or not need_dx):
             return layer.backward(dy, x, cache, into=into, need_dx=need_dx)  # type: ignore[call-arg]
         if not need_dx:
-            return layer.backward(dy, x, cache)
+            layer.backward(dy, x, cache)
+            return None
         return add_to(into, backward_of(layer, dy, x, cache, shape if into is None else into.shape))
     except (ValueError, TypeError) as error:
         raise prefix_path(error, name)  # noqa: B904
@@ -158,7 +158,7 @@ class Sequential(Layer):
             except (ValueError, TypeError):
                 kept.append(entry)  # a call that fails changes nothing
                 raise
-        return dy if need_dx else None
+        return dy
 
     def _x(self, k: int, x: Array, kept: list) -> Array:
         """The x of layer k where it was not kept: the layer before gives it back, or makes it again from its own x."""
@@ -260,7 +260,7 @@ class Concat(Layer):
             if dx is None and need_dx:  # the first branch made dx; the others add to it
                 dx = as_writable(self.branches[name], part, dy)
             stop = start
-        return dx if need_dx else None
+        return dx
 
     def out_shape(self, shape: Shape) -> Shape:
         shapes = list(self._out_shapes(shape).values())
@@ -302,13 +302,14 @@ class Residual(Layer):
         dy = check_dy("Residual", dy, *kept[0][3:])
         body_cache, cut_cache, x_shape, *_ = kept.pop()
         df = dy if self.scale == 1 else scaled(dy, self.scale)
-        if self.shortcut is None:
-            dx = None if not need_dx else scaled(dy, 1.0) if into is None else add_to(into, dy)
-        else:
+        dx = into
+        if self.shortcut is not None:
             dx = call_backward("shortcut", self.shortcut, dy, x, cut_cache, into, need_dx, x_shape)
             if into is None and need_dx:
                 dx = as_writable(self.shortcut, dx, dy)
-        return call_backward("body", self.body, df, x, body_cache, dx if need_dx else None, need_dx)
+        elif need_dx:
+            dx = scaled(dy, 1.0) if into is None else add_to(into, dy)
+        return call_backward("body", self.body, df, x, body_cache, dx, need_dx)
 
     def out_shape(self, shape: Shape) -> Shape:
         after = self.body.out_shape(shape)

@@ -214,7 +214,7 @@ def edit_call(node):
         yield f"{other} for {f.attr}", ast.Call(ast.Attribute(f.value, other, ast.Load()), node.args, node.keywords)
     if isinstance(f, ast.Attribute) and f.attr == "copy":
         yield "no copy", f.value
-    if isinstance(f, ast.Name) and f.id == "own":
+    if isinstance(f, ast.Name) and f.id == "as_writable":
         yield "no copy", node.args[1]
     for i in range(len(node.args) - 1):
         if all(isinstance(a, ast.Name) for a in node.args[i : i + 2]):
@@ -336,7 +336,8 @@ def inside(function):
             return
         if isinstance(node, ast.Call) and ast.unparse(node.func) in (
             "check_dy",
-            "once",
+            "check_unused",
+            "check_shape",
             "check_x",
             "check_floating",
             "check_weights",

@@ -10,7 +10,7 @@ PAIRS = ("kernel", "size", "stride", "dilation", "pads", "out_hw")  # (h, w) eac
 RELATED = {"x": ("y", "xhat"), "y": ("x",), "xhat": ("x",), "g": ("dy",), "df": ("dy",), "dy": ("g", "df")}
 PASSED_ON = ("channel_window_sum", "relu_dx", "scaled", "scaled_add", "pad_images", "copy_to")
 OF_NO_VALUE = ("shape", "dtype", "flags")  # what an array's numbers do not change
-LIKE = ("zeros", "empty", "own", "array_module")  # calls that ask an array for its kind alone
+LIKE = ("zeros", "empty", "as_writable", "array_module")  # calls that ask an array for its kind alone
 
 
 def edits(node, parent, bound):

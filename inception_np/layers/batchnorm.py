@@ -74,7 +74,7 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_weights("BatchNorm", x, self.beta.data)
-        self.out_shape(x.shape)
+        check_shape("BatchNorm", x.shape, len(self.beta.data))
         if mode.train:
             check_several("BatchNorm", x.shape)
             mean, var, rstd = statistics(x, self.eps)
