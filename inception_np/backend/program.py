@@ -110,7 +110,7 @@ class _Writer(Executor):
         self._end_piece()
         self.pieces.append(function)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # type: ignore[override]
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return arena.empty(shape, dtype, self.source)
 
     def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:

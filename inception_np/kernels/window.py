@@ -10,7 +10,7 @@ e = d (k - 1) + 1 pixels, and with stride s it has
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..backend.arrays import Array, Shape
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
+Pad = Literal["same", "valid"] | Pads
 
 
 class ImageTooSmall(ValueError):
@@ -52,7 +53,7 @@ def check_pad(pad: Any, name: str) -> Any:
 
 
 @lru_cache(1 << 12)  # asked several times a step, for few shapes
-def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
+def pads_for(pad: Pad, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
     """The pads ((top, bottom), (left, right)) that `pad`, as check_pad gives it, means for an image of size hw."""
     if pad == "valid":
         return (0, 0), (0, 0)
@@ -103,7 +104,7 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return padded
 
 
-def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[tuple[int, int, tuple]]:
+def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """For each tap (i, j) of a window, the index of the pixels of a padded image that it meets, one per position.
 
     for i, j, at in taps(...):    y += padded[at] * w[i, j]

@@ -85,7 +85,7 @@ class DepthwiseConv2D(Layer):
 
     def macs(self, shape: Shape) -> int:
         _, h, w, _ = self.out_shape(shape)
-        return h * w * self.weight.data.size
+        return h * w * int(self.weight.data.size)
 
 
 class SeparableConv2D(Sequential):

@@ -4,6 +4,8 @@ They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch 
 of compute capability 8.0 or later.
 """
 
+from typing import Any
+
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
@@ -144,7 +146,7 @@ def _threads(tile: Tile) -> int:
     return bm * (2 if bn > 48 else 1) * shares
 
 
-def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple) -> None:
+def _launch(kernel: str, tile: Tile, rows: int, columns: int, others: int, vec: int, args: tuple[Any, ...]) -> None:
     bm, bn, shares = tile
     grid = (_tiles(rows, bm), _tiles(columns, bn), others), (_threads(tile),)
     options = (f"-DVEC={vec}", f"-DBM={bm}", f"-DBN={bn}", f"-DSHARES={shares}")
