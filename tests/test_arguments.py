@@ -135,7 +135,7 @@ def test_a_right_number_is_taken(monkeypatch, base):
 
 @pytest.fixture
 def no_threads_yet(monkeypatch):
-    for name, value in (("_threads", 0), ("_said", False)):
+    for name, value in (("used", 0), ("_said", False)):
         monkeypatch.setattr(threads, name, value)
 
 

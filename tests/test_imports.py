@@ -61,6 +61,41 @@ def upward(path, source):
         yield from (top for top in tops if not top.startswith("__version") and FLOOR.get(top, IN_BETWEEN) > here)
 
 
+def module_name(path):
+    """ "layers.conv" of "layers/conv.py", "layers" of "layers/__init__.py"."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def circle(sources):
+    """Modules that import each other in a circle, anywhere in their files; [] where there are none."""
+    modules = {module_name(path): path for path in sources}
+    edges = {}
+    for module, path in modules.items():
+        found = set()
+        for level, name, names in imported(ast.parse(sources[path])):
+            base = Path(path).parts[:-1][: len(Path(path).parts) - level] if level else ()
+            if level == 0 and name.partition(".")[0] != "inception_np":
+                continue
+            start = ".".join([*base, *([name] if level else [name.partition(".")[2]])]).strip(".")
+            found |= {f"{start}.{n}".strip(".") for n in names if f"{start}.{n}".strip(".") in modules} or {start}
+        edges[module] = found & modules.keys() - {module}
+    done, way = set(), []
+
+    def visit(module):
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        way.append(module)
+        for other in sorted(edges[module]):
+            if found := visit(other):
+                return found
+        done.add(way.pop())
+        return []
+
+    return next((found for module in sorted(modules) if (found := visit(module))), [])
+
+
 def code_runners(path, source):
     """Calls and imports by which a file's contents could become running code."""
     for node in ast.walk(ast.parse(source)):
@@ -100,6 +135,13 @@ def test_imports_point_one_way():
 def test_an_import_that_points_up_is_caught(path, source):
     assert list(upward(path, source))
     assert not list(upward("__main__.py", source.replace("...", ".").replace("..", ".")))
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    sources = dict(files())
+    assert circle(sources) == []
+    sources["kernels/window.py"] += "\ndef f():\n    from .cpu import pool\n"
+    assert circle(sources)[0] == circle(sources)[-1] == "kernels.window"
 
 
 def test_only_three_files_import_cupy():

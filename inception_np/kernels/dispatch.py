@@ -83,10 +83,10 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
 
 
 def _question(condition: Condition, signature: inspect.Signature) -> tuple[Callable[..., bool], list[int]]:
-    """A condition, and where its arguments stand. Without arrays among these it is asked once for each value."""
+    """A condition, and where its arguments stand. One on numbers and tuples alone is asked once for each value."""
     if not callable(condition):
         return cache(lambda: condition), []
     names, asked = list(signature.parameters), list(inspect.signature(condition).parameters)
     places = [names.index(name) for name in asked]
     arrays = any("Any" in str(signature.parameters[name].annotation) for name in asked)  # (an Array is Any)
-    return condition if arrays else cache(condition), places
+    return condition if arrays or not asked else cache(condition), places

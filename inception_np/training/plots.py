@@ -104,11 +104,11 @@ def predictions(
 ) -> None:
     """A sheet of test images, each with the predicted class, and the true one where it differs.
 
-    images: (N, H, W, 3) uint8, at most 40 are shown: mistakes first, up to half of the sheet.
+    images: (N, H, W, 3) uint8. The first 32 are shown as they come, and then up to 8 others with mistakes.
     """
-    wrong = np.flatnonzero(labels != predicted)[:20]
-    right = np.flatnonzero(labels == predicted)[: 40 - len(wrong)]
-    shown = np.concatenate([wrong, right])
+    first = np.arange(min(32, len(images)))
+    wrong = np.flatnonzero(labels[32:] != predicted[32:])[:8] + 32
+    shown = np.concatenate([first, wrong])
     rows = max(1, -(-len(shown) // 8))
     figure = _figure(10, 1.55 * rows + 0.5)
     all_axes = np.ravel(figure.subplots(rows, 8))
@@ -121,5 +121,8 @@ def predictions(
         else:
             title, colour = f"{classes[predicted[i]]}\nis: {classes[labels[i]]}", "firebrick"
         axes.set_title(title, fontsize=8, color=colour)
-    figure.suptitle("the predicted class; mistakes come first, in red, with the true class below", fontsize=10)
+    figure.suptitle(
+        "the first test images, and a row of mistakes: the predicted class, and below it the true one where it differs",
+        fontsize=10,
+    )
     _write(figure, path)

@@ -1,4 +1,4 @@
-"""Tries the promises in full and prints their table for the README, in Markdown.
+"""Tries the promises in full and prints their table for README.md beside it, in Markdown.
 
     python -m tests.promises              all of them, six minutes on two cores
     python -m tests.promises kill race    those

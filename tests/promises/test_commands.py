@@ -77,7 +77,7 @@ def wrong(arguments, codes, text):
 @pytest.mark.parametrize(("arguments", "codes", "text"), WRONG, ids=[row[0] for row in WRONG])
 def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, arguments, codes, text):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(threads, "_threads", threads.num_threads())
+    monkeypatch.setattr(threads, "used", threads.num_threads())
     monkeypatch.setattr(loop.Run, "go", lambda run: pytest.fail("it was taken for right"))
     assert wrong(arguments.format(**places).split(), codes, text) is None
     assert not list(tmp_path.iterdir())
@@ -85,7 +85,7 @@ def test_a_wrong_command_line_is_one_line(tmp_path, monkeypatch, places, argumen
 
 @pytest.mark.parametrize("count", ["-1", "0", "two", "1.5", "²"])
 def test_a_wrong_number_of_threads_in_the_environment_is_one_line(tmp_path, monkeypatch, places, count):
-    monkeypatch.setattr(threads, "_threads", 0)
+    monkeypatch.setattr(threads, "used", 0)
     monkeypatch.setenv("INCEPTION_NP_THREADS", count)
     monkeypatch.chdir(tmp_path)
     assert wrong(["eval", str(places["c"]), "--test-images", "20"], (1, 2), "INCEPTION_NP_THREADS") is None
