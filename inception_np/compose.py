@@ -94,7 +94,7 @@ def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | N
             raise ValueError(f"{who}: got the name {name!r}, wanted one without dots that no other layer has")
 
 
-def check_unused(kept: list, who: str) -> None:
+def check_unused(kept: list[Any], who: str) -> None:
     """Refuse a composite's cache that an earlier backward has used up, or that was never filled."""
     if not kept:
         raise ValueError(
@@ -117,18 +117,18 @@ class Sequential(Layer):
         return self.layers
 
     @property
-    def reads_x(self) -> bool:  # type: ignore[override]
+    def reads_x(self) -> bool:
         return any(layer.reads_x for layer in list(self.layers.values())[:1])
 
     @property
-    def recompute_output(self):  # type: ignore[override]
+    def recompute_output(self) -> Any:
         last = list(self.layers.values())[-1].recompute_output if self.layers else None
         return last and (lambda kept, out=None: last(kept[-1][0], out))
 
-    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
         if not self.layers:
             return copy_to(out, x), []
-        kept: list = []
+        kept: list[Any] = []
         before, last = None, list(self.layers)[-1]
         for name, layer in self.layers.items():
             y, cache = call_forward(name, layer, x, mode, out if name == last else None)
@@ -140,7 +140,7 @@ class Sequential(Layer):
             x, before = y, layer  # inference holds one layer's arrays at a time
         return x, kept
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         if not self.layers:
             return add_to(into, dy) if need_dx else None
         check_unused(kept, type(self).__name__)
@@ -160,7 +160,7 @@ class Sequential(Layer):
                 raise
         return dy
 
-    def _x(self, k: int, x: Array, kept: list) -> Array:
+    def _x(self, k: int, x: Array, kept: list[Any]) -> Array:
         """The x of layer k where it was not kept: the layer before gives it back, or makes it again from its own x."""
         before, (cache, x_before) = list(self.layers.values())[k - 1], kept[k - 1]
         if before.recompute_output is not None:
@@ -206,14 +206,14 @@ class Concat(Layer):
         return self.branches
 
     @property
-    def reads_x(self) -> bool:  # type: ignore[override]
+    def reads_x(self) -> bool:
         return any(branch.reads_x for branch in self.branches.values())
 
     @property
-    def recompute_output(self):  # type: ignore[override]
+    def recompute_output(self) -> Any:
         return self._recompute_output if all(b.recompute_output is not None for b in self.branches.values()) else None
 
-    def _recompute_output(self, kept: list, out: Array | None = None) -> Array:
+    def _recompute_output(self, kept: list[Any], out: Array | None = None) -> Array:
         caches, joined, like, _ = kept[0]
         y = empty(joined, like.dtype, like) if out is None else out
         stop = 0
@@ -234,7 +234,7 @@ class Concat(Layer):
             raise ValueError(f"Concat: got branches of shapes {shapes}, wanted equal N, H and W")
         return shapes
 
-    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
         check_floating("Concat", x)
         shapes = self._out_shapes(x.shape)
         widths = [shape[-1] for shape in shapes.values()]
@@ -247,7 +247,7 @@ class Concat(Layer):
                 caches.append((cache, stop - start))
         return y, [(caches, y.shape, empty((0,), x.dtype, x), x.shape)] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "Concat")
         dy = check_dy("Concat", dy, kept[0][1], kept[0][2].dtype)
         caches, *_, x_shape = kept.pop()
@@ -285,10 +285,10 @@ class Residual(Layer):
         self.body, self.shortcut, self.scale = body, shortcut, check_number("Residual", "scale", scale)
 
     @property
-    def reads_x(self) -> bool:  # type: ignore[override]
+    def reads_x(self) -> bool:
         return bool(self.body.reads_x or (self.shortcut is not None and self.shortcut.reads_x))
 
-    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
         f, body_cache = call_forward("body", self.body, x, mode)
         s, cut_cache = (x, None) if self.shortcut is None else call_forward("shortcut", self.shortcut, x, mode)
         if s.shape != f.shape:
@@ -297,7 +297,7 @@ class Residual(Layer):
             (body_cache, cut_cache, x.shape, f.shape, f.dtype)
         ] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "Residual")
         dy = check_dy("Residual", dy, *kept[0][3:])
         body_cache, cut_cache, x_shape, *_ = kept.pop()

@@ -78,6 +78,7 @@ class Layer:
     recompute_output: Any = None
     cheap_to_recompute = False
     takes_out = False
+    _vectors: tuple[Array, Array]  # of its parameters and their gradients, once `flatten` made them
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -99,7 +100,7 @@ class Layer:
     def out_shape(self, shape: Shape) -> Shape:
         """The shape of y for an x of this shape. Found here by trying; our layers know it without computing."""
         like = next((p.data for p in named_params(self).values()), np.empty(0, np.float32))
-        return forward_of(self, zeros(shape, like.dtype, like), Mode())[0].shape
+        return tuple(forward_of(self, zeros(shape, like.dtype, like), Mode())[0].shape)
 
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of convolutions and linear layers for one image of an x of this shape."""
@@ -312,7 +313,7 @@ def flatten(layer: L) -> L:
             view = vector[start : start + p.data.size].reshape(p.data.shape)
             view[...] = getattr(p, name)
             setattr(p, name, view)
-    layer._vectors = (data, grad)  # type: ignore[attr-defined]
+    layer._vectors = (data, grad)
     return layer
 
 
@@ -320,7 +321,7 @@ def vectors(layer: Layer) -> tuple[Array, Array]:
     """The parameter vector and the gradient vector of a layer, flattening it first where needed."""
     if not is_flat(layer):
         flatten(layer)
-    return layer._vectors  # type: ignore[attr-defined]
+    return layer._vectors
 
 
 def is_flat(layer: Layer) -> bool:

@@ -37,13 +37,12 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy as np
 
 from . import arena, threads
-from .arrays import array_module
+from .arrays import Array, array_module
 
 PLACEHOLDERS, ROOM = 1 << 60, 1 << 44  # the first placeholder's address, and from each to the next
 MOST = 1 << 12  # programs kept for a traced function
 ALIGN = 64  # bytes: every array in a program's scratch memory begins at a multiple
 
-Array = np.ndarray[Any, Any]
 Words = np.ndarray[Any, np.dtype[np.int64]]
 HostCall = Callable[[], None]
 P = ParamSpec("P")
@@ -110,7 +109,7 @@ class _Writer(Executor):
         self._end_piece()
         self.pieces.append(function)
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:  # type: ignore[override]
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return arena.empty(shape, dtype, self.source)
 
     def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:

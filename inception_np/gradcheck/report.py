@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
+from .subject import Array
+
 Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
 EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode

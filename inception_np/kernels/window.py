@@ -10,7 +10,7 @@ e = d (k - 1) + 1 pixels, and with stride s it has
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..backend.arrays import Array, Shape, array_module
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
+Pad = Literal["same", "valid"] | Pads
 
 
 class ImageTooSmall(ValueError):
@@ -52,13 +53,12 @@ def check_pad(pad: Any, name: str) -> Any:
 
 
 @lru_cache(1 << 12)  # asked several times a step, for few shapes
-def pads_for(pad: Any, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
+def pads_for(pad: Pad, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
     """The pads ((top, bottom), (left, right)) that `pad`, as check_pad gives it, means for an image of size hw."""
     if pad == "valid":
         return (0, 0), (0, 0)
     if pad != "same":
-        given: Pads = pad
-        return given
+        return pad
     both = []
     for n, k, s, d in zip(hw, kernel, stride, dilation, strict=True):
         total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
@@ -102,9 +102,7 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return padded
 
 
-def taps(
-    kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair
-) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
+def taps(kernel: Pair, stride: Pair, dilation: Pair, out_hw: Pair) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """For each tap (i, j) of a window, the index of the pixels of a padded image that it meets, one per position.
 
     for i, j, at in taps(...):    y += padded[at] * w[i, j]

@@ -22,7 +22,7 @@ class ReLU(Layer):
     reads_x = False
     takes_out = True
 
-    def recompute_output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
+    def recompute_output(self, y: Array, out: Array | None = None) -> Array:
         return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
@@ -49,7 +49,7 @@ class ELU(Layer):
     reads_x = False
     takes_out = True
 
-    def recompute_output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
+    def recompute_output(self, y: Array, out: Array | None = None) -> Array:
         return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:

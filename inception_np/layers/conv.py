@@ -114,7 +114,7 @@ class ConvReLU(Conv2D):
 
     takes_out = True
 
-    def recompute_output(self, y: Array, out: Array | None = None) -> Array:  # type: ignore[override]
+    def recompute_output(self, y: Array, out: Array | None = None) -> Array:
         return copy_to(out, y)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:

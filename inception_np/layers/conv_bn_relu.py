@@ -49,12 +49,12 @@ class ConvBNReLU(Layer):
         )
         self.bn = BatchNorm(out_channels, eps=eps, decay=decay, scale=scale)
 
-    def recompute_output(self, kept: list, out: Array | None = None) -> Array:  # type: ignore[override]
+    def recompute_output(self, kept: list[Any], out: Array | None = None) -> Array:
         z, (mean, _, rstd, _) = kept[0]
         gamma, beta, _, _ = self.bn.learned()
         return batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
 
-    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list]:
+    def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
         conv, bn = self.conv, self.bn
         check_kind("ConvBNReLU", conv, Conv2D, INSTEAD)
         check_kind("ConvBNReLU", bn, BatchNorm, INSTEAD)
@@ -71,7 +71,7 @@ class ConvBNReLU(Layer):
         y = batch_norm(z, mean, rstd, gamma, beta, relu=True, out=out)
         return y, [(z, (mean, var, rstd, mode.train))] if mode.keep else []
 
-    def backward(self, dy: Array, x: Array, kept: list, into: Array | None = None, need_dx: bool = True) -> Any:
+    def backward(self, dy: Array, x: Array, kept: list[Any], into: Array | None = None, need_dx: bool = True) -> Any:
         check_unused(kept, "ConvBNReLU")
         dy = check_dy("ConvBNReLU", dy, kept[0][0].shape, kept[0][0].dtype)
         z, (mean, var, rstd, train) = kept.pop()

@@ -56,7 +56,7 @@ class Linear(Layer):
         return shape[0], n_out
 
     def macs(self, shape: Shape) -> int:
-        return self.weight.data.size
+        return int(self.weight.data.size)
 
 
 class Scale(Layer):

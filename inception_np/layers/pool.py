@@ -133,7 +133,7 @@ class AdaptiveAvgPool2D(Layer):
     def __init__(self, size: Any):
         self.size = pair(size, "AdaptiveAvgPool2D: size")
 
-    def _windows(self, shape: Shape) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
+    def _windows(self, shape: Shape) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
         spans = []
         for n, s in zip(shape[1:3], self.size, strict=True):
             spans.append([slice(p * n // s, -(-(p + 1) * n // s)) for p in range(s)])

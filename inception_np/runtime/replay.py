@@ -85,7 +85,7 @@ class HostCall(Layer):
         self.layer, self.moment = layer, moment
 
     @property
-    def reads_x(self) -> bool:  # type: ignore[override]
+    def reads_x(self) -> bool:
         return bool(self.layer.reads_x)
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, list[Any]]:
@@ -128,7 +128,7 @@ def _copied(now: Array, place: Array, layer: Layer) -> Array:
     return copy_to(place, now)
 
 
-def instrumented(layer: Layer, moment: Moment) -> Layer:
+def instrumented(layer: Layer, moment: Moment) -> Any:
     """The same tree on the same parameters, with a HostCall in place of every layer that no kernel knows."""
     if all_kernels(layer):
         return layer

@@ -88,7 +88,7 @@ def cache_folder() -> Path | None:
     return folder
 
 
-def kept(function: Callable, compiled: Callable[[bool], Any]) -> Any:
+def kept(function: Callable[..., Any], compiled: Callable[[bool], Any]) -> Any:
     """compiled(True) with Numba's cache in a folder of the function's own, or compiled(False), which keeps nothing.
 
     (Numba reads its setting while it decorates.)
@@ -143,7 +143,7 @@ def _in_folder(folder: Path, compiled: Callable[[bool], Any]) -> Any:
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
 
 
-def _name(function: Callable) -> str | None:
+def _name(function: Callable[..., Any]) -> str | None:
     """A function's name with a digest of the file that it stands in; None where there is no file.
 
     The file's place and time of writing count too: to Numba a file with another time is another one, and it would write
@@ -174,7 +174,7 @@ def _digest(entry: Path) -> str:
 
 def _processor() -> str:
     """What Numba compiles for."""
-    name = config.CPU_NAME or binding.get_host_cpu_name()
+    name: str = config.CPU_NAME or binding.get_host_cpu_name()
     try:
         return f"{name} {config.CPU_FEATURES or binding.get_host_cpu_features().flatten()}"
     except RuntimeError:  # LLVM does not know the features of some processors

@@ -219,7 +219,7 @@ def padded(x: Array, pads: Pads) -> Array:
 
 
 @cache
-def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> np.ndarray:
+def tap_offsets(kernel_hw: Pair, pads: Pads, dilation: Pair) -> Array:
     """(kh kw, 2): row and column of every tap relative to the window's anchor, the pixel times the stride."""
     i, j = np.divmod(np.arange(kernel_hw[0] * kernel_hw[1]), kernel_hw[1])
     taps = [i * dilation[0] - pads[0][0], j * dilation[1] - pads[1][0]]

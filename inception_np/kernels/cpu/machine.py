@@ -74,7 +74,7 @@ def unpack(context, arguments, letters):
 class Kernel:
     """A function (part, parts, arguments) that is compiled when it is first needed."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable[..., Any]):
         self.function = function
         self.__doc__ = function.__doc__
         self._compiled: Any = None
@@ -88,7 +88,7 @@ class Kernel:
                 self._compiled = kept(
                     self.function, lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function)
                 )
-        return self._compiled.address
+        return int(self._compiled.address)
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
         """The call as bytes of a program. parts=None: a few for each thread, so that a thread held up loses little."""
@@ -104,12 +104,12 @@ class Kernel:
         executor().run(np.frombuffer(self.call(*arguments, parts=parts), np.int64))
 
 
-def kernel(function: Callable) -> Kernel:
+def kernel(function: Callable[..., Any]) -> Kernel:
     """Mark a kernel: see the top of this file."""
     return Kernel(function)
 
 
-def helper(function: Callable) -> Any:
+def helper(function: Callable[..., Any]) -> Any:
     """Mark a function that kernels call. It is compiled into each of them."""
     return numba.njit(**OPTIONS)(function)
 
@@ -197,7 +197,7 @@ def row_step(a: np.ndarray) -> int:
     for n, stride in zip(reversed(a.shape[:-1]), reversed(a.strides[:-1]), strict=True):
         if n > 1:
             return stride
-    return a.shape[-1] * a.itemsize
+    return int(a.shape[-1] * a.itemsize)
 
 
 _constants: dict[float, list[np.ndarray]] = {

@@ -87,7 +87,7 @@ def text(source: str) -> str:
     """A source with its headers in place: one string, so that CuPy's cache sees a header change."""
     seen = set()
 
-    def header(match: re.Match) -> str:
+    def header(match: re.Match[str]) -> str:
         name = match[1]
         if name in seen:
             return ""
@@ -243,7 +243,7 @@ def _pitch(shape: Shape, strides: tuple[int, ...], size: int) -> int | None:
 
 def address(x: Array) -> int:
     """Where x begins on the device."""
-    return x.data.ptr
+    return int(x.data.ptr)
 
 
 def rows(x: Array) -> tuple[Array, int]:

@@ -136,7 +136,7 @@ def torch(task: Task) -> Calls:
     def step(x: Any = x, t: Any = t) -> Any:
         y = model(x)
         logits, aux = y if isinstance(y, tuple) else (y, {})
-        loss = loss_of(logits, t) + sum(aux_weight * loss_of(a, t) for a in aux.values())
+        loss: Any = loss_of(logits, t) + sum(aux_weight * loss_of(a, t) for a in aux.values())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

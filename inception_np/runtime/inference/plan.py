@@ -69,7 +69,6 @@ class Plan:
         return self._layer(step, x, out)
 
     def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
-
         y = empty(step.out_shape(x.shape), np.float32) if out is None else out
         images, maps = (x[:, None, None], y[:, None, None]) if x.ndim == 2 else (x, y)  # linear: images of one pixel
         kernel, outputs = step.weight.shape[:2], step.weight.shape[3]
@@ -90,7 +89,6 @@ class Plan:
         return y
 
     def _average(self, step: Average, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-
         layer = step.layer
         pads, out_hw = layer._geometry(x.shape)
         y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
@@ -156,10 +154,9 @@ class Plan:
         return y
 
     def _copy(self, x: np.ndarray, y: np.ndarray) -> None:
-
         elementwise.copy(x, y)
 
-    def _own(self, x: np.ndarray) -> np.ndarray:
+    def _own(self, x: np.ndarray) -> Array:
         """A copy of x in the plan's memory."""
         y = empty(x.shape, np.float32)
         self._copy(x, y)

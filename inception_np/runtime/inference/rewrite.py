@@ -9,7 +9,7 @@ import numpy as np
 from ...backend.arrays import Shape
 from ...backend.program import eager
 from ...compose import Concat, Residual, Sequential
-from ...kernels.window import out_size, pads_for
+from ...kernels.window import Pad, Pair, out_size, pads_for
 from ...layer import Layer, of_kind
 from ...layers.activation import Dropout, ReLU
 from ...layers.batchnorm import BatchNorm
@@ -30,9 +30,9 @@ class Product:
     weight: np.ndarray  # (kh, kw, in, out), float32
     bias: np.ndarray  # (out,)
     floor: np.ndarray  # (out,)
-    stride: Any = ONE
-    pad: Any = NO_PADS
-    dilation: Any = ONE
+    stride: Pair = ONE
+    pad: Pad = NO_PADS
+    dilation: Pair = ONE
 
     def mixes_channels_only(self) -> bool:
         """Is it a 1x1 convolution of every pixel, so that its place among linear maps in space does not matter?"""
@@ -104,7 +104,7 @@ def shape_after(steps: list[Any], shape: Shape) -> Shape:
     return shape
 
 
-def out_shape(step: Any, shape: Shape) -> Shape:
+def out_shape(step: Product | Average | Fork | Sum | Layer, shape: Shape) -> Shape:
     """What a step makes of a shape. A layer of one's own finds it by trying, which is no part of the plan."""
     with eager():
         return step.out_shape(shape)
