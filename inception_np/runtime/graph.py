@@ -24,11 +24,11 @@ import numpy as np
 from ..backend import device
 from ..backend.arrays import array_module
 from ..kernels.clip import clip_norm
-from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices
 from ..kernels.cuda.philox import DeviceStream, address
+from ..kernels.cuda.side_stream import side_stream
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
-from ..layers.loss import softmax_cross_entropy
+from ..layers.loss import total_loss
 from ..models.network import Network
 from ..training.average import MovingAverage
 
@@ -88,7 +88,7 @@ class CapturedStep:
         self.chosen = cupy.empty((batch_size,), np.int32)
         self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
 
-        self.stream, self.beside = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        self.stream, self.side_stream = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.before, self.after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         self.pool = cupy.cuda.MemoryPool()
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
@@ -157,21 +157,16 @@ class CapturedStep:
     def _train(self) -> None:
         augment(self.images, self.labels, self.choice, self.colours, self.pad, self.cutout, self.x, self.chosen)
         y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(self.words)))
-        logits, heads = y if isinstance(y, tuple) else (y, {})
-        total, dlogits = softmax_cross_entropy(logits, self.chosen, smoothing=self.smoothing)
-        daux = {}
-        for stage, head in heads.items():
-            loss, dhead = softmax_cross_entropy(head, self.chosen, smoothing=self.smoothing)
-            total = total + self.net.aux_weight * loss
-            daux[stage] = dhead * self.net.aux_weight
-        with aside(self.beside) if _all_ours(self.net) else contextlib.nullcontext():
-            self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, need_dx=False)
+        loss, dy = total_loss(y, self.chosen, self.net.aux_weight, self.smoothing)
+        with side_stream(self.side_stream) if _all_ours(self.net) else contextlib.nullcontext():
+            self.net.backward(dy, self.x, cache, need_dx=False)
         if self.clip:
             clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()
         if self.average:
             self.average.move(self.rate)
-        self.loss += total * len(self.x)
+        logits = y[0] if isinstance(y, tuple) else y
+        self.loss += loss * len(self.x)
         self.right += (logits.argmax(1) == self.chosen).sum()
 
 

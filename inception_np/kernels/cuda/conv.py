@@ -7,10 +7,10 @@ of compute capability 8.0 or later.
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .aside import beside
 from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import launch, result, rows, width, window
+from .side_stream import on_side_stream
 
 Tile = tuple[int, int, int]  # rows, columns, shares of the terms
 WARPS = 132 * 12  # that keep a GPU busy: a multiprocessor's registers hold 12 to 16 of them, and an H200 has 132
@@ -101,7 +101,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     vec = width((x, dy), (ldx, per_group, lddy, o // groups))
-    with beside(x, dy):
+    with on_side_stream(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
         _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)
