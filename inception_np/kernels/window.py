@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, Shape
+from ..backend.arrays import Array, Shape, array_module
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -91,8 +91,6 @@ def pad_images(x: Array, pads: Pads, value: float = 0.0) -> Array:
 
     Negative ends crop: the rows of x that no window reaches.
     """
-    from ..backend.arrays import array_module
-
     (top, bottom), (left, right) = pads
     if not (top or bottom or left or right):
         return x

@@ -1,6 +1,6 @@
 """Launches of conv.cu, convolution on tensor cores; the functions are those of kernels/conv.py.
 
-They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch unless told otherwise. They need a GPU
+They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch by default. They need a GPU
 of compute capability 8.0 or later.
 """
 
