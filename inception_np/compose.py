@@ -6,9 +6,9 @@ Each is the chain rule for one shape of graph:
     Concat       y = [f_1(x), ..., f_n(x)]      dx = sum_i f_i'(dy_i)         fan-out forward, sum backward
     Residual     y = s(x) + scale * f(x)        dx = s'(dy) + f'(scale * dy)
 
-The combinators decide what lives. An x that the layer before can make again from its cache (`recompute_output`) is not
-kept, except on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so each
-layer's arrays die as it returns.
+The combinators decide what is kept. An x that the layer before can make again from its cache (`recompute_output`) is
+not kept, except on a GPU; a layer that does not read x in backward does not get one; and backward pops as it goes, so
+each layer's arrays die as it returns.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ def call_backward(
 
 
 def returns_fresh(layer: Layer) -> bool:
-    """Does this layer's backward return a new array or dy itself? Ours do; a user's layer may keep what it returns."""
+    """True where backward returns a new array or dy itself. Ours do; a user's layer may keep what it returns."""
     inner = (child for child in layer.children().values() if isinstance(child, Layer))
     return layer.takes_out and all(returns_fresh(child) for child in inner)
 
@@ -81,11 +81,11 @@ def as_writable(layer: Layer, dx: Array, dy: Array) -> Array:
 
 
 def can_recompute(before: Layer, x: Array, mode: Mode) -> bool:
-    """Can the layer before make x again, so that it need not be kept? (A GPU keeps it, except with low_memory.)"""
+    """True where the layer before can make x again, so that x is not kept. (A GPU keeps it, except with low_memory.)"""
     return before.recompute_output is not None and (isinstance(x, np.ndarray) or mode.low_memory)
 
 
-def check_children(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
+def check_layers(who: str, layers: dict[str, Any], taken: dict[str, Layer] | None = None) -> None:
     """Layers under names that can be part of a dotted path, none of them taken. Raises TypeError and ValueError."""
     for name, layer in layers.items():
         if not isinstance(layer, Layer):
@@ -109,8 +109,8 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer, **named: Layer):
         numbered: dict[str, Layer] = {str(i): layer for i, layer in enumerate(layers)}
-        check_children(type(self).__name__, numbered)
-        check_children(type(self).__name__, named, taken=numbered)
+        check_layers(type(self).__name__, numbered)
+        check_layers(type(self).__name__, named, taken=numbered)
         self.layers = numbered | named
 
     def children(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Concat(Layer):
     def __init__(self, **branches: Layer):
         if not branches:
             raise ValueError("Concat: got no branches, wanted at least one")
-        check_children("Concat", branches)
+        check_layers("Concat", branches)
         self.branches = branches
 
     def children(self) -> dict[str, Any]:

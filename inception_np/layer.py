@@ -13,7 +13,7 @@ The laws that every layer keeps:
 
 1. forward changes nothing: not x, not a Param, not a running average. Randomness comes from mode.rng.
 2. backward is the only place where a layer changes: param.grad += ..., and running averages move.
-3. Write only to arrays you made: y may be x, and dx may be dy, so nobody adds into what a layer returned.
+3. Write only to arrays you made: y may be x, and dx may be dy, so never add into what a layer returned.
 4. A leaf's cache is a small tuple, an array or None; a composite's is a list, used once.
 5. The cache never holds x, nor an expansion of x.
 6. dtype and device follow x. (Where layers meet, compose.py rounds a y or dx that does not.)
@@ -64,11 +64,11 @@ class Buffer:
 class Layer:
     """The base of all layers; a layer of your own needs `forward` and `backward` and nothing else.
 
-    reads_x                does backward look at x? (ReLU, pooling and dropout do not: then nobody keeps x for them)
+    reads_x                True where backward reads x (ReLU, pooling and dropout do not, so x is not kept for them)
     recompute_output       None, or recompute_output(cache, out=None) -> y where a cache is enough to make y again
-    cheap_to_recompute     is y made from x for next to nothing, whatever the mode? (mode.low_memory does not keep it)
+    cheap_to_recompute     True where y costs next to nothing to make again from x (mode.low_memory does not keep it)
     takes_out              True for a layer whose forward takes `out=`, an array to write y into, and whose backward
-                           takes `into=`, an array to add dx to, and `need_dx=`, False where nobody wants dx
+                           takes `into=`, an array to add dx to, and `need_dx=`, False where dx is not needed
 
     These four are promises about one forward and one backward. A subclass that defines either anew makes its own
     promises: those that it does not name are as here, not as in the class that it derives from.
@@ -145,7 +145,7 @@ L = TypeVar("L", bound="Layer")
 
 
 def of_kind(layer: Any, *kinds: type[L]) -> TypeGuard[L]:
-    """Is this a layer with the passes of one of these classes?
+    """True for a layer with the passes of one of these classes.
 
     Code that computes what a layer computes without calling it asks this, never `isinstance`: a subclass may define
     forward or backward anew, and so may a single object (layer.forward = ...).
@@ -225,7 +225,7 @@ def watch(
 
 
 def _watched(name: str, function: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands in for a layer's method of this name, with the same arguments."""
+    """What replaces a layer's method of this name, with the same arguments."""
 
     def forward(x: Array, mode: Mode, *out: Any, **options: Any) -> Any:
         return function(partial(own, x, mode, *out, **options), x, mode)
@@ -325,7 +325,7 @@ def vectors(layer: Layer) -> tuple[Array, Array]:
 
 
 def is_flat(layer: Layer) -> bool:
-    """Are all parameters views of the layer's two vectors? (Assigning a new array to p.data undoes it.)"""
+    """True where all parameters are views of the layer's two vectors. (Assigning a new array to p.data undoes it.)"""
     if not hasattr(layer, "_vectors"):
         return False
     data, grad = layer._vectors

@@ -279,35 +279,9 @@ def avg_pool(draw: st.DrawFn) -> Case:
     return Case(text, (draw(st.integers(1, 2)), *plane, draw(st.integers(1, 3))), draw(seeds))
 
 
-@st.composite
-def global_avg_pool(draw: st.DrawFn) -> Case:
-    return Case("GlobalAvgPool2D()", draw(shapes()), draw(seeds))
-
-
-@st.composite
-def adaptive_avg_pool(draw: st.DrawFn) -> Case:
-    return Case(f"AdaptiveAvgPool2D({draw(pairs(1, 5))})", draw(shapes()), draw(seeds))
-
-
-@st.composite
-def flatten(draw: st.DrawFn) -> Case:
-    return Case("Flatten()", draw(shapes()), draw(seeds))
-
-
-@st.composite
-def relu(draw: st.DrawFn) -> Case:
-    return Case("ReLU()", draw(shapes()), draw(seeds))
-
-
-@st.composite
-def elu(draw: st.DrawFn) -> Case:
-    return Case("ELU()", draw(shapes()), draw(seeds))
-
-
-@st.composite
-def dropout(draw: st.DrawFn) -> Case:
-    rate = draw(st.sampled_from([0.5, 0.25, 0.9, 0.0]))
-    return Case(f"Dropout({rate})", draw(shapes()), draw(seeds), not draw(flags))
+def on_any(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Case]:
+    """Cases of a layer that takes any (N, H, W, C), in training and not."""
+    return st.builds(Case, texts, shapes(), seeds, st.sampled_from([True, False]))
 
 
 @st.composite
@@ -315,11 +289,6 @@ def linear(draw: st.DrawFn) -> Case:
     i, o = draw(pairs(1, 5))
     text = f"Linear({i}, {o}, bias={draw(flags)}, rng=rng)"
     return Case(text, (draw(st.integers(1, 3)), i), draw(seeds))
-
-
-@st.composite
-def scale(draw: st.DrawFn) -> Case:
-    return Case(f"Scale({draw(st.sampled_from([2.0, -0.5, 1 / 9]))})", draw(shapes()), draw(seeds))
 
 
 @st.composite
@@ -356,14 +325,14 @@ LAYERS: dict[str, st.SearchStrategy[Case]] = {
     "ConvReLU": conv_relu(),
     "MaxPool2D": max_pool(),
     "AvgPool2D": avg_pool(),
-    "GlobalAvgPool2D": global_avg_pool(),
-    "AdaptiveAvgPool2D": adaptive_avg_pool(),
-    "Flatten": flatten(),
-    "ReLU": relu(),
-    "ELU": elu(),
-    "Dropout": dropout(),
+    "GlobalAvgPool2D": on_any(st.just("GlobalAvgPool2D()")),
+    "AdaptiveAvgPool2D": on_any(pairs(1, 5).map("AdaptiveAvgPool2D({})".format)),
+    "Flatten": on_any(st.just("Flatten()")),
+    "ReLU": on_any(st.just("ReLU()")),
+    "ELU": on_any(st.just("ELU()")),
+    "Dropout": on_any(st.sampled_from([0.5, 0.25, 0.9, 0.0]).map("Dropout({})".format)),
     "Linear": linear(),
-    "Scale": scale(),
+    "Scale": on_any(st.sampled_from([2.0, -0.5, 1 / 9]).map("Scale({})".format)),
     "PatchWhitening": whitening(),
     "BatchNorm": batch_norm(),
     "LRN": lrn(),

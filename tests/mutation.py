@@ -88,7 +88,7 @@ TARGETS = {
     ),
     "kernels/window.py": (("taps", "pad_images"), WINDOWED),
     "kernels/batchnorm.py": (
-        ("batch_norm_grad", "batch_norm_backward", "moments", "statistics", "move_averages"),
+        ("batch_norm_grad", "batch_norm_backward", "moments", "statistics", "move_running_averages"),
         ("BatchNorm", "ConvBNReLU"),
     ),
     "kernels/lrn.py": (("channel_window_sum", "lrn_dx"), ("LRN",)),

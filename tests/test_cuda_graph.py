@@ -17,7 +17,7 @@ from inception_np.backend import device as backend
 from inception_np.backend.errors import StoppedError
 from inception_np.data import batches, dataset
 from inception_np.data.random import stream
-from inception_np.kernels.cuda import aside, conv, launch
+from inception_np.kernels.cuda import conv, launch, side_stream
 from inception_np.kernels.elementwise import add_to, relu
 from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
@@ -249,17 +249,17 @@ def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
         monkeypatch.setattr(strict_cupy.Stream, "wait_event", lambda self, event: None)
     elif fault == "nothing is held":
         another = cupy.zeros((1,), np.float32)
-        monkeypatch.setattr(conv, "beside", lambda *arrays: aside.beside(another))
+        monkeypatch.setattr(conv, "on_side_stream", lambda *arrays: side_stream.on_side_stream(another))
     else:
-        beside = aside.beside
+        on_side_stream = side_stream.on_side_stream
 
         @contextlib.contextmanager
         def careless(x, dy):
-            with beside(x, dy):
+            with on_side_stream(x, dy):
                 yield
             dy *= 2
 
-        monkeypatch.setattr(conv, "beside", careless)
+        monkeypatch.setattr(conv, "on_side_stream", careless)
     with pytest.raises(AssertionError):
         got, *_ = captured("sgd", 2)
         for a, b in zip(got, wanted, strict=True):

@@ -175,7 +175,7 @@ def test_whoever_asked_hears_that_numpy_does_the_work(chosen):
     ):  # fmt: skip
         with Capture() as capture:
             kernel(a, 1, n, flag=0)
-        assert capture.whole is wanted
+        assert capture.complete is wanted
 
 
 def test_a_kernel_keeps_its_name_text_and_signature():

@@ -147,7 +147,7 @@ def test_a_capture_runs_what_it_writes_down_and_its_host_calls_at_their_place():
         capture.host_call(lambda: seen.append(x.tolist()))
         y, total, _ = scaled_parts(x, 2.0)
     program = capture.program()
-    assert (capture.whole, x.tolist(), seen) == (True, [3, 3, 3, 3], [[3, 3, 3, 3]])
+    assert (capture.complete, x.tolist(), seen) == (True, [3, 3, 3, 3], [[3, 3, 3, 3]])
     first = total.tolist()
     program.run()
     assert (x.tolist(), seen[1:]) == ([9, 9, 9, 9], [[9, 9, 9, 9]])
@@ -155,7 +155,7 @@ def test_a_capture_runs_what_it_writes_down_and_its_host_calls_at_their_place():
     assert total.tolist() == [3 * number for number in first]
     with Capture(arena.private()) as capture:
         falls_back_to_numpy(x)
-    assert not capture.whole
+    assert not capture.complete
 
 
 def test_a_traced_function_inside_a_trace_becomes_part_of_it():

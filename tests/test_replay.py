@@ -318,7 +318,7 @@ def numpy_roots(var, eps):
     return ((var + np.float32(eps)) ** -0.5).astype(np.float32)
 
 
-def decay_of_the_moment(mean, var, averages, move=batchnorm.move_averages):
+def decay_of_the_moment(mean, var, averages, move=batchnorm.move_running_averages):
     move(mean, var, (*averages[:2], averages[2].copy()))
 
 
@@ -330,7 +330,7 @@ def masked_by_numpy(dy, y):
     ("where", "name", "fault"),
     [
         (batchnorm, "reciprocal_deviation", numpy_roots),
-        (batchnorm, "move_averages", decay_of_the_moment),
+        (batchnorm, "move_running_averages", decay_of_the_moment),
         ("inception_np.layers.conv", "relu_dx", masked_by_numpy),
         ("inception_np.runtime.replay", "all_kernels", lambda layer: not isinstance(layer, (Sequential, Swish))),
     ],

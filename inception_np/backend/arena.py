@@ -9,9 +9,8 @@ the low end. Arrays are made and dropped in the same order in every step, so eac
 before: its pages are there, some still in the cache, and nothing is asked of the kernel. The range asks for huge pages
 (2 MiB), without which a walk along pixels that are kilobytes apart misses the translation buffer at every one.
 
-Nobody frees anything. The array that `empty` returns keeps a `Cut` alive, as does every view of it; when the last of
-them dies, so does the cut, and its bytes return to the range. So layers stay free of memory management: an array lives
-as long as someone can see it.
+There is no call to free memory. The array that `empty` returns keeps a `Cut` alive, as does every view of it; when the
+last of them dies, so does the cut, and its bytes return to the range. So layers do not manage memory.
 """
 
 import mmap
@@ -24,9 +23,7 @@ from typing import Any
 
 import numpy as np
 
-SMALL = (
-    1 << 14
-)  # bytes: arrays below this are NumPy's own; there are many, they live shortly, and page faults cost them nothing
+SMALL = 1 << 14  # bytes: smaller arrays are NumPy's own: many, short-lived, and without page faults
 GRAIN = 256  # bytes: every cut begins and ends at a multiple
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux: addresses without memory behind them
 
@@ -129,20 +126,20 @@ def shared() -> Arena | None:
 
 
 def private() -> Arena | None:
-    """An arena of one's own, as large as the machine's memory, or None as above."""
+    """A new arena, as large as the machine's memory, or None as above."""
     if sys.platform != "linux":
         return None
     try:
         return Arena(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (OSError, ValueError, OverflowError):
-        return None  # a limit on addresses (ulimit -v): NumPy's own allocator does
+        return None  # a limit on addresses (ulimit -v): NumPy's own allocator is used
 
 
 def empty(shape: tuple[int, ...], dtype: Any, source: Arena | None = None) -> np.ndarray[Any, Any]:
     """An array with undefined contents; its memory is reused when the last view of it is gone.
 
-    It is cut from `source`, small as it may be, or from the process's arena, where small ones are NumPy's own. So are
-    those that no longer fit.
+    It is cut from `source`, or from the process's arena unless it is small. NumPy allocates small arrays, and those
+    that no longer fit.
     """
     dtype = np.dtype(dtype)
     size = dtype.itemsize

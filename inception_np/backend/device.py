@@ -37,7 +37,7 @@ def on_tensor_cores(x: Array) -> bool:
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:
-    """A new array of zeros beside `like`."""
+    """A new array of zeros, on the device of `like`."""
     return array_module(like).zeros(shape, dtype)
 
 

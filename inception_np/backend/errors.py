@@ -38,7 +38,7 @@ def nearest(name: str, names: list[str]) -> str:
 
 
 def explained(error: BaseException) -> str:
-    """An error as one line. The system's own, "[Errno 13] Permission denied: 'a'", gets the order of ours, and advice.
+    """An error as one line. One of the system, "[Errno 13] Permission denied: 'a'", is put in our order, with advice.
 
     >>> explained(PermissionError(13, "Permission denied", "a"))
     'a: Permission denied; check who may read and write it, or name another place'

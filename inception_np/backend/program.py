@@ -2,11 +2,11 @@
 
 A call of a kernel is a few int64 in a row (kernels/cpu/machine.py), and calls one after the other are a program. What
 Python works out on the way to a kernel (checks, padding, phases, how the work is shared) depends on the shapes alone,
-and takes longer than the kernels of a small layer. So it is done once. Every thread has an executor, to which whoever
-calls a kernel says four things: run these words, give me an array, what is the address of this array, and here NumPy
-computes. There are three kinds:
+and takes longer than the kernels of a small layer. So it is done once. Every thread has an executor. Code that calls a
+kernel has the executor run words, make arrays and give their addresses, and tells it where NumPy computes. There are
+three kinds:
 
-    Executor    runs each call at once                                      without more: how layers run
+    Executor    runs each call at once                                      the default: how layers run
     Trace       writes the calls down and runs none                         a traced function, an inference plan
     Capture     runs the calls and writes them down                         Replay (runtime/replay.py)
 
@@ -44,13 +44,13 @@ MOST = 1 << 12  # programs kept for a traced function
 ALIGN = 64  # bytes: every array in a program's scratch memory begins at a multiple
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
-HostCall = Callable[[], None]
+HostFunction = Callable[[], None]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Untraceable(RuntimeError):
-    """NumPy would have to compute now, in a trace, with numbers that come later."""
+    """A trace came to NumPy code, which needs the numbers that a trace does not have."""
 
 
 # ---- the three executors
@@ -72,7 +72,7 @@ class Executor:
     def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:
         """Where the first elements of these arrays stand. The caller keeps the arrays alive while a kernel runs.
 
-        held: what else the words, in which these addresses are used, have addresses of.
+        held: other objects whose addresses are in the same words.
         """
         found = []
         for a in arrays:
@@ -88,7 +88,7 @@ class _Writer(Executor):
 
     def __init__(self, source: arena.Arena | None = None):
         self.source, self.owned = source, source.addresses() if source else range(0)
-        self.pieces: list[Words | HostCall] = []
+        self.pieces: list[Words | HostFunction] = []
         self.held: list[Any] = []
         self._words: list[Words] = []
         self._before: list[Executor] = []
@@ -104,7 +104,7 @@ class _Writer(Executor):
     def run(self, words: Words) -> None:
         self._words.append(words)
 
-    def host_call(self, function: HostCall) -> None:
+    def host_call(self, function: HostFunction) -> None:
         """Write down a function of the host, to be called at this place whenever the program is run."""
         self._end_piece()
         self.pieces.append(function)
@@ -139,21 +139,21 @@ class Trace(_Writer):
 
 
 class Capture(_Writer):
-    """Runs calls and writes them down. whole: is everything written down? Not if NumPy had a part in it."""
+    """Runs calls and writes them down. complete: False once NumPy did part of the work, which is not written down."""
 
-    whole = True
+    complete = True
 
     def run(self, words: Words) -> None:
         EAGER.run(words)
         super().run(words)
 
-    def host_call(self, function: HostCall) -> None:
+    def host_call(self, function: HostFunction) -> None:
         with eager():  # what it does is not written down: it is called again
             function()
         super().host_call(function)
 
     def falls_back(self, what: str) -> None:
-        self.whole = False
+        self.complete = False
 
 
 EAGER = Executor()
@@ -183,7 +183,7 @@ def capturing() -> Capture:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Within this block calls run at once, whatever is being written down around it."""
+    """Within this block calls run at once, even where those around it are written down."""
     before, _local.executor = _local.executor, EAGER
     try:
         yield
@@ -204,11 +204,11 @@ def _workers() -> Any:
     return _start[-1]()
 
 
-# ---- what kernels' wrappers say
+# ---- for the functions that call kernels
 
 
 def empty(shape: tuple[int, ...], dtype: Any, like: Any = None) -> Any:
-    """A new array with undefined contents beside `like` (None: of NumPy); in a trace of a function, a placeholder."""
+    """A new array with undefined contents on the device of `like` (None: CPU); in a traced function, a placeholder."""
     if like is None or isinstance(like, np.ndarray):
         return _local.executor.empty(shape, dtype)
     return array_module(like).empty(shape, dtype)
@@ -226,7 +226,7 @@ def constant(a: Array) -> Array:
 
 
 def falls_back_to_numpy(a: Array) -> None:
-    """Say that NumPy is going to read or write this array. Raises Untraceable in a trace."""
+    """Tell the executor that NumPy is about to read or write this array. Raises Untraceable in a trace."""
     _local.executor.falls_back(f"an array of shape {a.shape} and strides {a.strides} that NumPy has to compute with")
 
 
@@ -262,7 +262,7 @@ class Program:
     places: for each placeholder, which of the given arrays it is in and how many bytes from that one's start.
     """
 
-    def __init__(self, pieces: list[Words | HostCall], places: list[tuple[int, int]], held: list[Any]):
+    def __init__(self, pieces: list[Words | HostFunction], places: list[tuple[int, int]], held: list[Any]):
         self.held = held  # what the words have addresses of, for good
         self.pieces: list[Any] = []  # (words, slots, the array of each slot) and functions
         for piece in pieces:
@@ -350,7 +350,7 @@ _caches: list[dict[tuple[Any, ...], _Traced | None]] = []
 
 
 def clear_cache() -> None:
-    """Trace every function anew: for whoever changes a constant that decides how something is computed."""
+    """Trace every function anew. Call it after changing a constant that decides how something is computed."""
     for programs in _caches:
         programs.clear()
 

@@ -2,7 +2,7 @@
 
 INCEPTION_NP_THREADS    the number to start with; else one for every core that this process may use
 
-At most four for each core: more are no mistake, but slower and slower. On two cores, in milliseconds, a training step
+At most four for each core, since more are only slower. On two cores, in milliseconds, a training step
 of inception_resnet_v2_cifar of width 1/8 on 32 images:
 
     threads    1     2     4     8     16     32     64     128
@@ -13,7 +13,7 @@ import os
 import sys
 
 MOST_PER_CORE = 4
-used = 0  # threads that kernels run on; 0 until somebody asks
+used = 0  # threads that kernels run on; 0 until num_threads is called
 _said = False
 
 
@@ -32,8 +32,8 @@ def num_threads() -> int:
 def set_num_threads(count: int) -> None:
     """Run the kernels on this many threads, from the next call on.
 
-    With more threads than cores the work is divided so, and the cores take turns; more than four for each core are not
-    started, and a line on standard error says so. Raises TypeError for anything but an int and ValueError below 1.
+    More threads than cores share the cores. At most four for each core are started; where more are asked for, a line on
+    standard error says so. Raises TypeError for anything but an int and ValueError below 1.
     """
     global used
     if isinstance(count, bool) or not hasattr(count, "__index__"):
@@ -44,7 +44,7 @@ def set_num_threads(count: int) -> None:
 
 
 def _capped(count: int) -> int:
-    """The number of threads that are used where so many were asked for."""
+    """The number of threads that are used where `count` are asked for."""
     global _said
     most = MOST_PER_CORE * _cores()
     if count > most and not _said:

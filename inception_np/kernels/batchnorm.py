@@ -1,7 +1,7 @@
 """Batch normalisation of (N, H, W, C) arrays, forward and backward; the derivation is in layers/batchnorm.py.
 
-With `relu`, ReLU is part of both: forward stores max(0, y), and backward lets dy through only where y > 0. It finds
-that from x again, so that neither y nor a mask has to be kept.
+With `relu`, ReLU is part of both: forward stores max(0, y), and backward lets dy through only where y > 0. It works
+that out from x again, so that neither y nor a mask has to be kept.
 """
 
 from ..backend.arrays import Array, array_module
@@ -80,7 +80,7 @@ def batch_norm_grad(
 
 
 @dispatch(gpu=False)
-def move_averages(mean: Array, var: Array, averages: Averages) -> None:
+def move_running_averages(mean: Array, var: Array, averages: Averages) -> None:
     """average = decay * average + (1 - decay) * batch in place, for both statistics."""
     mean_average, var_average, decay = averages
     rate = (1 - decay).astype(mean.dtype)
@@ -114,5 +114,5 @@ def batch_norm_backward(
     add_to(dbeta, more_beta)
     add_to(dgamma, more_gamma)  # both None where there is no gamma
     if averages is not None:
-        move_averages(mean, var, averages)
+        move_running_averages(mean, var, averages)
     return dx

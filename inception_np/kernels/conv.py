@@ -26,12 +26,12 @@ COLUMN_BYTES = 32 << 20  # per block: large enough for one good matrix product, 
 
 
 def one_group(groups: int) -> bool:
-    """Is it an ordinary convolution, every output channel of all input channels?"""
+    """True for an ordinary convolution: every output channel reads all input channels."""
     return groups == 1
 
 
 def fits_tensor_cores(w: Array) -> bool:
-    """Are factors rounded to TF32, and has windows.cuh bits for so many taps along one side?"""
+    """True where factors are rounded to TF32 and windows.cuh has a bit for each tap along a side."""
     return device.TF32 and max(w.shape[:2]) <= 15
 
 
@@ -73,7 +73,7 @@ def conv2d_moments(
 ) -> tuple[Array, Array, Array, Array]:
     """conv2d without bias, and the statistics (batchnorm.py) of each channel of y: mean, variance, rstd, (C_out,).
 
-    Tensor cores find the moments on the way, while they have y in hand.
+    On tensor cores one kernel makes y and its moments.
     """
     y = conv2d(x, w, None, stride, pads, dilation, groups)
     return y, *statistics(y, eps)

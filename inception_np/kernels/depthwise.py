@@ -15,7 +15,7 @@ FEW_CHANNELS = 8  # at most, for several filters each to be compiled: an image's
 
 
 def has_kernel(w: Array) -> bool:
-    """Are these weights (kh, kw, C, multiplier) for the compiled kernels?"""
+    """True where the compiled kernels take these weights (kh, kw, C, multiplier)."""
     return bool(w.shape[3] == 1 or w.shape[2] <= FEW_CHANNELS)
 
 

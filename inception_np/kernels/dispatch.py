@@ -11,7 +11,7 @@ with. The fast ones are its twins, of the same file name, function name and orde
                         kernels/cpu/lrn.py's lrn     where all its floating arrays are of NumPy, float32 and not empty
                         the body                     otherwise, and with INCEPTION_NP_PLAIN=1
 
-cpu, gpu: what that twin asks of its arguments besides, a function of some of them by name; False where there is none.
+cpu, gpu: a further condition of that twin, a function of some arguments by name; False where there is no twin.
 """
 
 import inspect
@@ -49,7 +49,7 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
     needed = {name for name, default in optional.items() if default is inspect.Parameter.empty}
     names, defaults = tuple(optional), tuple(optional.values())
     conditions = {"cpu": cpu, "cuda": gpu}
-    (fits_cpu, cpu_places), (fits_gpu, gpu_places) = (_question(c, signature) for c in (cpu, gpu))
+    (fits_cpu, cpu_places), (fits_gpu, gpu_places) = (_condition(c, signature) for c in (cpu, gpu))
     twins: dict[str, Callable[..., R]] = {}
 
     def twin(folder: str) -> Callable[..., R]:
@@ -82,8 +82,8 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
     return call
 
 
-def _question(condition: Condition, signature: inspect.Signature) -> tuple[Callable[..., bool], list[int]]:
-    """A condition, and where its arguments stand. One on numbers and tuples alone is asked once for each value."""
+def _condition(condition: Condition, signature: inspect.Signature) -> tuple[Callable[..., bool], list[int]]:
+    """A condition, and the places of its arguments. Unless one of these is an array, the answers are kept."""
     if not callable(condition):
         return cache(lambda: condition), []
     names, asked = list(signature.parameters), list(inspect.signature(condition).parameters)

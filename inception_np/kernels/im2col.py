@@ -14,7 +14,7 @@ NO_PADS = ((0, 0), (0, 0))
 
 
 def is_window(kernel: Pair, pads: Pads) -> bool:
-    """Does each row have more to it than one pixel?"""
+    """True where a row of columns has more than one pixel."""
     return kernel != (1, 1) or pads != NO_PADS
 
 

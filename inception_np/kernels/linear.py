@@ -10,7 +10,7 @@ from .elementwise import add_to, copy_to
 
 
 def tensor_cores() -> bool:
-    """Are factors rounded to TF32, for tensor cores?"""
+    """True where factors are rounded to TF32, for tensor cores."""
     return device.TF32
 
 

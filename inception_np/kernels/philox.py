@@ -1,4 +1,4 @@
-"""Uniform random numbers beside an array: the masks of dropout."""
+"""Uniform random numbers on an array's device: the masks of dropout."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .dispatch import dispatch
 
 
 def follows_philox(rng: np.random.Generator) -> bool:
-    """Can this generator's floats be made on a GPU?"""
+    """True where this generator's floats can be made on a GPU."""
     return isinstance(rng.bit_generator, np.random.Philox)
 
 
@@ -16,6 +16,6 @@ def follows_philox(rng: np.random.Generator) -> bool:
 def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
     """What rng.random(shape, float32) gives, in [0, 1), brought to where `like` lives; rng moves on as after that call.
 
-    A generator over Philox (data/random.py) is followed on the GPU itself, bit for bit. Others are drawn on the CPU.
+    The GPU makes the numbers of a generator over Philox (data/random.py) itself, bit for bit; the CPU those of others.
     """
     return to_device_of(rng.random(shape, np.float32), like)

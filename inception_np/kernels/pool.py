@@ -17,7 +17,7 @@ from .window import Pads, Pair, first_taps, pad_images, taps, window_counts
 
 
 def fits_a_byte(size: Pair) -> bool:
-    """Can a byte name the tap that won, as the compiled kernels keep it?"""
+    """True where a byte can hold the number of the tap that won, as in the compiled kernels."""
     return size[0] * size[1] <= 256
 
 
@@ -108,7 +108,7 @@ def global_avg_pool_dx(dy: Array, x_shape: Shape, *, into: Array | None = None) 
 def _weights(
     like: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool
 ) -> Array:
-    """1 / D_p as an array (H', W', 1) beside `like`: the windows' pixel counts are a product of two axes."""
+    """1 / D_p as an array (H', W', 1) on the device of `like`: the windows' pixel counts are a product of two axes."""
     counts = window_counts(x_shape[1:3], size, stride, pads, out_hw, count_include_pad)
     rows, columns = (array_module(like).asarray(c, dtype=like.real.dtype) for c in counts)
     return 1 / (rows[:, None, None] * columns[None, :, None])

@@ -50,7 +50,7 @@ class BatchNorm(Layer):
 
     @property
     def decay(self) -> float:
-        """It may be assigned between steps; a step that was written down (Replay, CapturedStep) sees the new one."""
+        """May be assigned between steps; Replay and CapturedStep read the new value."""
         return self._decay
 
     @decay.setter
@@ -60,7 +60,7 @@ class BatchNorm(Layer):
             self._decay_array[...] = self._decay
 
     def averages(self) -> Averages:
-        """What moves in training: the running mean and variance, and their decay as an array beside them."""
+        """What moves in training: the running mean and variance, and their decay as an array on the same device."""
         mean = self.mean.data
         if array_module(self._decay_array) is not array_module(mean):
             self._decay_array = to_device_of(np.array([self._decay]), mean)

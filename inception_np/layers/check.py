@@ -60,7 +60,7 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:
-    """x an array of floats, in one dtype with the layer's weights. Raises TypeError, saying how to mend it."""
+    """x an array of floats, of the dtype of the layer's weights. Raises TypeError, which says how to change it."""
     if getattr(x, "dtype", None) == w.dtype:
         return
     check_floating(who, x)

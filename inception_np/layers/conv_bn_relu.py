@@ -20,7 +20,7 @@ class ConvBNReLU(Layer):
     """y = relu(bn(z)), z = conv(x): the three layers composed, their mathematics in their own files.
 
     What is fused is the memory and the passes, not the definition. Only z is kept; y is made again from z when the next
-    layer's backward asks for it (`output`), and ReLU's mask, y > 0, is made again in batch norm's backward, which
+    layer's backward asks for it (`recompute_output`). ReLU's mask, y > 0, is made again in batch norm's backward, which
     writes dz over z. Hence the cache is used once.
 
     Arguments are Conv2D's (without bias: beta takes its place) and BatchNorm's. x: (N, H, W, in_channels),

@@ -100,7 +100,7 @@ def he_normal_out(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: 
 
 
 def torch_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:
-    """What PyTorch draws unless told otherwise: uniform on +-1 / sqrt(fan_in)."""
+    """PyTorch's default: uniform on +-1 / sqrt(fan_in)."""
     return _uniform(rng, shape, 1 / (3 * fan_in))
 
 
@@ -108,8 +108,8 @@ def dirac(first: int = 0) -> Init:
     """Filters of a convolution that copies: output o is input first + o, where there is one; the others are He's.
 
     Zagoruyko & Komodakis 2017, "DiracNets"; for part of the outputs as in Jordan 2024, arXiv:2404.00498, section 3.3.
-    To the copies a hundredth of He's is added: copies of a ReLU's zeros would be equals, between which the maximum of a
-    pooling window has no derivative.
+    A hundredth of He's weights is added to the copies: copies of a ReLU's zeros would tie, and the maximum of a pooling
+    window has no derivative at a tie.
     """
 
     def draw(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> np.ndarray:

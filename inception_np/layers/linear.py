@@ -62,7 +62,7 @@ class Linear(Layer):
 class Scale(Layer):
     """y = s x, with a number s that is not learned.        dx = s dy
 
-    Behind a linear layer, whose weights then have to be 1 / s times as large for the same y, a small s makes gradient
+    After a linear layer, whose weights then have to be 1 / s times as large for the same y, a small s makes gradient
     descent slower by s^2. x, y: any shape. The cache is x's shape and dtype.
     """
 

@@ -42,19 +42,17 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.
     return _kernel(logits, labels, float(smoothing))
 
 
-def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tuple[float, Any]:
-    """Loss of the logits plus aux_weight times that of each auxiliary head, and its gradient.
+def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tuple[Any, Any]:
+    """Loss of the logits plus aux_weight times that of each auxiliary head, in float64, and its gradient.
 
-    y: logits (N, K), or (logits, {"4a": logits, ...}); the gradient has the same structure.
-    GoogLeNet, section 5: "their losses were weighted by 0.3".
+    y: logits (N, K), or (logits, {"4a": logits, ...}); the gradient has the same structure. On a GPU the loss is an
+    array of no axes, and nothing waits for it. GoogLeNet, section 5: "their losses were weighted by 0.3".
     """
-    if not isinstance(y, tuple):
-        loss, dlogits = softmax_cross_entropy(y, labels, smoothing=smoothing)
-        return float(loss), dlogits
-    loss, dlogits = softmax_cross_entropy(y[0], labels, smoothing=smoothing)
-    total, daux = float(loss), {}
-    for stage, logits in y[1].items():
-        loss, dhead = softmax_cross_entropy(logits, labels, smoothing=smoothing)
-        total += aux_weight * float(loss)
+    logits, heads = y if isinstance(y, tuple) else (y, {})
+    loss, dlogits = softmax_cross_entropy(logits, labels, smoothing=smoothing)
+    total, daux = loss.astype(np.float64), {}
+    for stage, head in heads.items():
+        loss, dhead = softmax_cross_entropy(head, labels, smoothing=smoothing)
+        total = total + aux_weight * loss.astype(np.float64)
         daux[stage] = dhead * aux_weight
-    return total, (dlogits, daux)
+    return total, (dlogits, daux) if isinstance(y, tuple) else dlogits

@@ -162,7 +162,7 @@ class AdaptiveAvgPool2D(Layer):
         return shape[0], *self.size, shape[3]
 
 
-def _whole(a: Array) -> Array:
+def _contiguous(a: Array) -> Array:
     """a, or a copy of it whose numbers stand one after the other."""
     return a if a.flags.c_contiguous else scaled(a, 1.0)
 
@@ -178,12 +178,12 @@ class Flatten(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("Flatten", x)
-        return copy_to(out, _whole(x).reshape(self.out_shape(x.shape))), (x.shape, x.dtype)
+        return copy_to(out, _contiguous(x).reshape(self.out_shape(x.shape))), (x.shape, x.dtype)
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         shape, dtype = cache
         dy = check_dy("Flatten", dy, self.out_shape(shape), dtype)
-        return add_to(into, _whole(dy).reshape(shape)) if need_dx else None
+        return add_to(into, _contiguous(dy).reshape(shape)) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         size = 1

@@ -21,8 +21,8 @@ class PatchWhitening(Conv2D):
 
         E[p p^T] = sum_i lambda_i v_i v_i^T         filters  +- v_i / sqrt(lambda_i + eps),  largest lambda_i first
 
-    every filter answers with variance 1, and none with what another one says. Each comes with both signs, for the ReLU
-    that follows would lose one. `fit` sets them, before training; from then on they stay, and only the bias is learned:
+    the filters' outputs have variance 1 and are uncorrelated. Each filter comes with both signs, since the ReLU that
+    follows loses one. `fit` sets them, before training; from then on they stay, and only the bias is learned:
 
         y = conv(x, filters) + b        db = sum_{n,p,q} dy        dx as for any convolution (layers/conv.py)
 

@@ -1,8 +1,8 @@
 """A whole training step as one CUDA graph: batch, forward, loss, backward and updates are launched together.
 
 A step of a small Inception is some 500 to 900 kernels of a few microseconds each, so that launching them from Python
-takes longer than running them. A graph is recorded once and launched as one thing. What is recorded are addresses and
-numbers, hence:
+takes longer than running them. A graph is captured once and launched as a whole. It holds addresses and numbers,
+hence:
 
     what changes from step to step lies in device memory: which images and crops, the learning rate, the decay of
     batch norm's and of the weights' averages, the key and counter of dropout's generator; the host writes these few
@@ -11,9 +11,9 @@ numbers, hence:
     waits for the step: weights can be read and written between steps as if there were one stream
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
     refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
-    the step's arrays come from a pool of its own, which lives as long as the graph: nobody else gets their memory
+    the step's arrays come from a pool of its own, which lives as long as the graph: nothing else uses that memory
 
-The tests record and launch it on a stand-in too, whose kernels run on the CPU.
+The tests capture and launch it on a stand-in too, whose kernels run on the CPU.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ import numpy as np
 from ..backend import device
 from ..backend.arrays import array_module
 from ..kernels.clip import clip_norm
-from ..kernels.cuda.aside import aside
 from ..kernels.cuda.augment import augment, choices
-from ..kernels.cuda.philox import DeviceStream, address
+from ..kernels.cuda.philox import DeviceStream, position
+from ..kernels.cuda.side_stream import side_stream
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
-from ..layers.loss import softmax_cross_entropy
+from ..layers.loss import total_loss
 from ..models.network import Network
 from ..training.average import MovingAverage
 
@@ -88,7 +88,7 @@ class CapturedStep:
         self.chosen = cupy.empty((batch_size,), np.int32)
         self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
 
-        self.stream, self.beside = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        self.stream, self.side_stream = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         self.before, self.after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         self.pool = cupy.cuda.MemoryPool()
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
@@ -121,12 +121,12 @@ class CapturedStep:
         crops: where crops and mirroring are drawn from, as batches.augment does; None takes the images as they are.
         dropout: a generator over Philox that nothing was drawn from. mirrored: as batches.augment takes it.
         """
-        words, skip = address(dropout)
+        words, skip = position(dropout)
         if skip:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
         null = array_module(self.x).cuda.Stream.null
         self.before.record(null)
-        self.stream.wait_event(self.before)  # what was begun on the weights comes first,
+        self.stream.wait_event(self.before)  # what was begun on the weights comes first
         with self.stream:
             self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops, mirrored))
             self.lr.set(np.array([self.optimiser.lr], np.float32))
@@ -135,7 +135,7 @@ class CapturedStep:
             self.words.set(words)
             self.graph.launch()
             self.after.record(self.stream)
-        null.wait_event(self.after)  # and whoever reads them next waits for the step; the host does not
+        null.wait_event(self.after)  # the next reader of the weights waits for the step; the host does not
 
     def totals(self) -> tuple[float, int]:
         """The sum of the losses of all images, and how many were right, since the last call."""
@@ -146,7 +146,7 @@ class CapturedStep:
         return loss, right
 
     def _step(self) -> None:
-        """The step as it is recorded, with arrays in the place of numbers that change."""
+        """The step as it is captured, with arrays in place of numbers that change."""
         lr = self.optimiser.lr
         self.optimiser.lr = self.lr
         try:
@@ -157,26 +157,21 @@ class CapturedStep:
     def _train(self) -> None:
         augment(self.images, self.labels, self.choice, self.colours, self.pad, self.cutout, self.x, self.chosen)
         y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(self.words)))
-        logits, heads = y if isinstance(y, tuple) else (y, {})
-        total, dlogits = softmax_cross_entropy(logits, self.chosen, smoothing=self.smoothing)
-        daux = {}
-        for stage, head in heads.items():
-            loss, dhead = softmax_cross_entropy(head, self.chosen, smoothing=self.smoothing)
-            total = total + self.net.aux_weight * loss
-            daux[stage] = dhead * self.net.aux_weight
-        with aside(self.beside) if _all_ours(self.net) else contextlib.nullcontext():
-            self.net.backward((dlogits, daux) if heads else dlogits, self.x, cache, need_dx=False)
+        loss, dy = total_loss(y, self.chosen, self.net.aux_weight, self.smoothing)
+        with side_stream(self.side_stream) if _all_ours(self.net) else contextlib.nullcontext():
+            self.net.backward(dy, self.x, cache, need_dx=False)
         if self.clip:
             clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()
         if self.average:
             self.average.move(self.rate)
-        self.loss += total * len(self.x)
+        logits = y[0] if isinstance(y, tuple) else y
+        self.loss += loss * len(self.x)
         self.right += (logits.argmax(1) == self.chosen).sum()
 
 
 def _all_ours(net: Network) -> bool:
-    """Has every layer the passes of a class of this package? Those of others may write over what backward is given."""
+    """True where every layer has the passes of a class of this package. Others may write over backward's arguments."""
     for layer in (net, *(child for _, child in walk(net) if not isinstance(child, (Param, Buffer)))):
         kind = kind_of_class(type(layer)) if isinstance(layer, Layer) else object
         if not of_kind(layer, kind) or not kind.__module__.startswith("inception_np."):

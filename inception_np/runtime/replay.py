@@ -1,8 +1,8 @@
 """Replay: a network's forward and backward pass, written down once and then run again without Python.
 
 A training step of Inception v3 is some thousand kernels. What each is given was worked out by layers in Python, and is
-the same in every step: the shapes, the checks, the addresses. Small as it is, this work costs a tenth of the step and,
-for a narrow network on small images, half of it, since it finds the cache full of the kernels' numbers each time.
+the same in every step: the shapes, the checks, the addresses. This work costs a tenth of the step and, for a narrow
+network on small images, half of it, since each time the kernels' numbers have displaced it from the cache.
 
     passes = Replay(net)
     y = passes.forward(x, rng=rng)                      # as net.forward(x, Mode(train=True, keep=True, rng=rng))
@@ -11,16 +11,15 @@ for a narrow network on small images, half of it, since it finds the cache full 
     optimiser.step()
 
 The first call on a shape runs the layers and writes down every kernel call (`Capture` in backend/program.py). Later
-calls copy x to where the first x was and run what was written: to the bit what the layers would do, because it is what
-they did. Hence
+calls copy x over the first one and run these calls again, with the same bits as the layers. Hence
 
-    weights, gradients and running averages are used where they stand, at their values of the moment
-    arrays of the step have an arena of their own, which lives as long as the programs: nobody else gets their memory
+    weights, gradients and running averages are read and written in place, at each run
+    arrays of the step have an arena of their own, which lives as long as the programs: nothing else uses that memory
     batch norm's decay, which a training loop changes, is an array of one, read at each run
-    layers that are no kernels run as they are, in Python, at their place: dropout, which draws, and your own
+    layers that do not run in kernels alone run in Python, at their place: dropout, which draws, and your own
 
-What is not seen is a change of the network itself: another layer, stride or rate. Make a new Replay then. (Parameters
-that were cast, moved or assigned are seen, and written down anew; so are another shape and number of threads.)
+A change of the network itself is not seen: another layer, stride or rate. Make a new Replay then. (Parameters that were
+cast, moved or assigned are seen, and written down anew; so are another shape and number of threads.)
 """
 
 import copy
@@ -55,7 +54,7 @@ from ..models.network import Network
 
 
 def all_kernels(layer: Layer) -> bool:
-    """Does this layer do all that depends on numbers in kernels?"""
+    """True where this layer does all its work on numbers in kernels."""
     if of_kind(layer, Conv2D, ConvReLU, PatchWhitening):
         return layer.groups == 1
     if of_kind(layer, ConvBNReLU):
@@ -129,7 +128,7 @@ def _copied(now: Array, place: Array, layer: Layer) -> Array:
 
 
 def instrumented(layer: Layer, moment: Moment) -> Any:
-    """The same tree on the same parameters, with a HostCall in place of every layer that no kernel knows."""
+    """The same tree on the same parameters, with a HostCall in place of every layer that is not all kernels."""
     if all_kernels(layer):
         return layer
     double: Any = copy.copy(layer)
@@ -179,12 +178,12 @@ class Replay:
         if not self._is_written_for(x):
             self._clear()
             self._write_forward(x)
-            self.arrays, self.written_for = [slot.data for slot in self.slots], _signature(x)
-        elif self.programs and self.capture.whole:
+            self.arrays, self.written_for = [slot.data for slot in self.slots], _key(x)
+        elif self.programs and self.capture.complete:
             self.x[...] = x
             self.programs[0].run()
         else:
-            self.programs = []  # the network's own passes
+            self.programs = []  # the network's own passes run
         if self.programs:
             y = _map(np.copy, self.y)
         else:
@@ -197,8 +196,8 @@ class Replay:
         """Add to the gradients and move the running averages. dy: d loss / d y, in y's structure."""
         check_unused([1] if self.waiting else [], "Replay")
         if not self.programs:
-            nobody = {"need_dx": False} if self.net.takes_out or of_kind(self.net, Network) else {}
-            self.net.backward(dy, self.x, self.cache, **nobody)
+            options = {"need_dx": False} if self.net.takes_out or of_kind(self.net, Network) else {}
+            self.net.backward(dy, self.x, self.cache, **options)
             self.x = self.cache = None
         else:
             dy = _map(_like, dy, self.y)
@@ -215,7 +214,7 @@ class Replay:
 
     def _is_written_for(self, x: Array) -> bool:
         same = all(slot.data is a for slot, a in zip(self.slots, self.arrays, strict=False))
-        return same and self.written_for == _signature(x)
+        return same and self.written_for == _key(x)
 
     def _write_forward(self, x: Array) -> None:
         """Run the layers on a copy of x, and write down what they do, if that is work for kernels."""
@@ -236,12 +235,12 @@ class Replay:
         forward, self.dy = self.capture, _map(np.copy, dy)
         with Capture(forward.source) as self.capture:
             self.instrumented.backward(self.dy, self.x, self.cache, need_dx=False)
-        whole = forward.whole and self.capture.whole
-        self.programs = [*self.programs, self.capture.program()] if whole else []
+        complete = forward.complete and self.capture.complete
+        self.programs = [*self.programs, self.capture.program()] if complete else []
 
 
-def _signature(x: Array) -> tuple[Any, ...]:
-    """What of x the programs are written for, and on how many threads."""
+def _key(x: Array) -> tuple[Any, ...]:
+    """What the programs are written for: the shape and dtype of x, and the number of threads."""
     return getattr(x, "shape", None), getattr(x, "dtype", None), num_threads()
 
 

@@ -112,7 +112,7 @@ class EagerStep(TrainingStep):
         loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
         self.passes.backward(dy)
         logits = y[0] if isinstance(y, tuple) else y
-        return loss, int((logits.argmax(1) == labels).sum())
+        return float(loss), int((logits.argmax(1) == labels).sum())
 
     def culprit(self, x: Array, labels: Array, dropout: Generator) -> str:
         """What was not finite first in this step."""

@@ -3,11 +3,11 @@
 Sums over a batch run in two steps that depend on the size of the array alone, so that the bits are the same for any
 number of threads: the rows (pixels) are cut into at most CHUNKS ranges; within a range, sums of BLOCK rows are made in
 float32 and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
-time, a walk with kilobytes to a step which the processor does not foresee; so each step sends for a piece of the next
-block, in the order in which it lies in memory.
+time, in steps of kilobytes that the processor does not prefetch; so each step fetches a piece of the next block, in the
+order in which it lies in memory.
 
 The variance is the mean square about a value near the mean (the mean of a few rows from all over the array), less the
-square of how far that value is off: one pass over the data instead of two, and nothing cancels, for the two are near.
+square of that value's error: one pass over the data instead of two, and no cancellation, since the error is small.
 """
 
 import numpy as np
@@ -117,8 +117,8 @@ def reciprocal_roots(part, parts, arguments):
 
 
 @kernel
-def move(part, parts, arguments):
-    """average = decay * average + (1 - decay) * batch, for the mean and the variance. decay: where it is, a double."""
+def move_pair(part, parts, arguments):
+    """average = decay * average + (1 - decay) * batch, for mean and variance. decay: the address of a double."""
     mean_average, var_average, mean, var, channels, decay = unpack(arguments, "qqqqqq")
     share = splat(np.float32(1.0 - load_double(decay)))
     for c in range(0, channels, LANES):
@@ -303,25 +303,25 @@ def moments(x: Array) -> tuple[Array, Array]:
 
 @traced
 def reciprocal_deviation(var: Array, eps: float) -> Array:
-    """A kernel among the others of a recorded step; NumPy would have to wait for var."""
+    """A kernel, so that a trace or a capture can hold it."""
     var, at = _vector(var)
     rstd = empty(var.shape, np.float32)
     reciprocal_roots(at, address(rstd), var.size, float(eps), parts=1)
     return rstd
 
 
-def move_averages(mean: Array, var: Array, averages: Averages) -> None:
-    """A kernel among the others of a recorded step, which reads the decay at each run."""
-    _move(mean, var, *averages)
+def move_running_averages(mean: Array, var: Array, averages: Averages) -> None:
+    """A kernel, so that a capture can hold it; it reads the decay at each run."""
+    _move_pair(mean, var, *averages)
 
 
 @traced
-def _move(mean: Array, var: Array, mean_average: Array, var_average: Array, decay: Array) -> None:
+def _move_pair(mean: Array, var: Array, mean_average: Array, var_average: Array, decay: Array) -> None:
     (_, m), (_, v) = _vector(mean), _vector(var)
     for average in (mean_average, var_average):
         if not average.flags.c_contiguous:
-            raise ValueError("move_averages: got an average that is not contiguous, wanted one that is")
-    move(address(mean_average), address(var_average), m, v, mean.size, address(decay), parts=1)
+            raise ValueError("move_running_averages: got an average that is not contiguous, wanted one that is")
+    move_pair(address(mean_average), address(var_average), m, v, mean.size, address(decay), parts=1)
 
 
 @traced

@@ -1,16 +1,17 @@
 """Compiled kernels on disk: a folder for each, made whole or not at all, whose name ends with the digest of its files.
 
-Numba writes and reads the files, but takes their content on trust: a file that was cut ends every later command, and
-one whose bytes changed is machine code that computes something else. Here Numba compiles into a new folder of its own,
+Numba writes and reads the files, but does not check them: a file that was cut ends every later command, and one whose
+bytes changed is machine code that computes something else. Here Numba compiles into a new folder of its own,
 which is then renamed to
 
     <module>.<function>-<digest of its source, the processor, Numba's version>.<digest of the files in it>
 
-so that a process killed while it compiles leaves no half entry, two that compile at the same time do not meet, and a
-file that was cut, emptied or changed since no longer fits the name: that entry is thrown away and made again. Where the
-disk is full or the folder cannot be written, kernels are compiled in memory. Either is one line on standard error.
+so that a process killed while it compiles leaves no half entry, two that compile at the same time do not meet, and an
+entry with a file that was cut, emptied or changed since no longer fits its name: it is thrown away and made again.
+Where the disk is full or the folder cannot be written, kernels are compiled in memory. Either is one line on standard
+error.
 
-The digest guards against damage, not against somebody who writes to the folder on purpose: keep it your own.
+The digest guards against damage, not against an attacker who can write to the folder.
 
 Kernels of one folder were compiled by several processes, as each was first needed, and are linked in one. Numba tells
 functions of one name apart, such as the tiles of different sizes that register_tile.py makes, by a number that counts
@@ -63,14 +64,14 @@ NUMBERED_APART = number_apart()
 
 
 class _Told:
-    """What this process has said, each once."""
+    """What this process has reported, each once."""
 
     damaged = in_memory = False
 
 
 @cache
 def cache_folder() -> Path | None:
-    """The folder for compiled kernels, or None where nothing can or must be written: they then live in memory."""
+    """The folder for compiled kernels, or None where nothing can or may be written: they then stay in memory."""
     if not NUMBERED_APART:
         return None
     digest = hashlib.sha256(f"{numba.__version__} {platform.python_version()} {_processor()}".encode())
@@ -130,7 +131,7 @@ def kept(function: Callable[..., Any], compiled: Callable[[bool], Any]) -> Any:
 
 
 def keeps() -> bool:
-    """Are compiled kernels kept on disk? Not any more after a write that failed, which was said."""
+    """True while compiled kernels are kept on disk: until a write fails, which is reported."""
     return not _Told.in_memory
 
 

@@ -248,7 +248,7 @@ def phases(kernel_hw: Pair, stride: Pair, pads: Pads, dilation: Pair) -> list[tu
     return found
 
 
-# ---- the direct way
+# ---- direct convolution
 
 
 def convolve_directly(
@@ -300,13 +300,13 @@ def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
     return down * across, across
 
 
-# ---- Winograd's way
+# ---- convolution by Winograd's way
 
 
 def winograd_pays(
     kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, depth: int, channels: int, shape: Shape
 ) -> bool:
-    """Is a convolution of this geometry, with y of this shape, faster so? (Padding of at most 2 on every side.)"""
+    """True where Winograd's way is faster for this geometry and shape of y. (Padding of at most 2 on every side.)"""
     if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
         return False
     patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)

@@ -236,7 +236,7 @@ def add_weight_sums(part, parts, arguments):
 
 
 def _slides(w: Array, stride: Pair, pads: Pads, dilation: Pair) -> bool:
-    """Is it the 3x3 window of stride 1 with a pixel of padding all around?"""
+    """True for the 3x3 window of stride 1 with a pixel of padding on every side."""
     return (*w.shape[:2], *stride, *dilation, *pads) == (3, 3, 1, 1, 1, 1, (1, 1), (1, 1))
 
 

@@ -195,7 +195,7 @@ def cleared(shape: Shape) -> Array:
 @traced
 @in_rows("out")
 def relu(x: Array, out: Array | None) -> Array:
-    """One pass on all threads, sixteen numbers at a time, and no mask beside it."""
+    """One pass on all threads, sixteen numbers at a time, with no array for a mask."""
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
     relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=few_parts(y.nbytes))

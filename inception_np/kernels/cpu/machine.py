@@ -1,4 +1,4 @@
-"""How a fast kernel is compiled, cached, handed its arguments, and run on several threads.
+"""How a fast kernel is compiled and cached, gets its arguments, and runs on several threads.
 
 A kernel is a function of three numbers: which part of the work to do, of how many parts, and where its arguments stand:
 
@@ -91,7 +91,7 @@ class Kernel:
         return int(self._compiled.address)
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
-        """The call as bytes of a program. parts=None: a few for each thread, so that a thread held up loses little."""
+        """The call as bytes of a program. parts=None: a few for each thread, so that a slow thread delays little."""
         threads = num_threads()
         if parts is None:
             parts = PARTS_PER_THREAD * threads if threads > 1 else 1
@@ -127,7 +127,7 @@ def start_workers() -> Workers:
 run_programs_with(start_workers)
 
 
-# ---- what the user is told
+# ---- what the user is told of it
 
 
 class _Compiling:
@@ -143,7 +143,7 @@ class _Compiling:
         self.lock.release()
 
     def note(self, compiled: Any) -> None:
-        """Called after each kernel: was it compiled?"""
+        """Called after each kernel. compiled: true where it was not found on disk."""
         if compiled and keeps() and not self.said:
             self.said = True
             where = cache_folder()
@@ -158,7 +158,7 @@ _compiling = _Compiling()
 
 
 def is_rows(a: np.ndarray) -> bool:
-    """Do the elements stand in rows, one for each pixel, all at one distance: a contiguous array or a channel slice?"""
+    """True where rows, one per pixel, stand at equal distances: in a contiguous array or a slice of its channels."""
     if a.ndim == 0 or a.size == 0:
         return a.flags.c_contiguous
     strides, shape = a.strides, a.shape

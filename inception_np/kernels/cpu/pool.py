@@ -345,7 +345,7 @@ def _counts(
 
 
 def max_pool_values(x: Array, size: Pair, stride: Pair, pads: Pads, out: Array) -> None:
-    """y of max_pool, into `out`, an array in rows; for inference, where nobody asks who won."""
+    """y of max_pool, into `out`, an array in rows; for inference, which needs no winners."""
     x = channels_last(x)
     max_values(
         address(x), *x.strides[:3], *x.shape[1:3], address(out), *out.strides[:3], *out.shape,

@@ -167,7 +167,7 @@ class Tile:
             grown.append([emit_fma(self.b, x, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
 
-    def add_products(self, sums, count, begin, step, row, column, coming=None):
+    def add_outer_products(self, sums, count, begin, step, row, column, coming=None):
         """sums + `count` outer products, of column(begin), column(begin + step), ... with the rows of vectors at `row`.
 
         TURN of them are done before the loop turns, those that are left one by one: counting is cheap beside them. At
@@ -255,7 +255,7 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     column = lambda k: [b.add(row, k) for row in x]  # noqa: E731
     there = b.add(soon, b.mul(b.mul(t, depth), constant(4 * tile.rows)))
     coming = lambda k: b.add(there, b.mul(k, constant(tile.rows)))  # noqa: E731
-    w_next, grown = tile.add_products(sums, depth, begin, 4, w, column, coming)
+    w_next, grown = tile.add_outer_products(sums, depth, begin, 4, w, column, coming)
     t_next = tile.at(t, 1)
     for state, come_from in [*starts, ((t_next, w_next, grown), b.block)]:
         t.add_incoming(state[0], come_from)
@@ -299,7 +299,7 @@ def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, 
         tile.flow(first, loaded, come_from)
     lots = [b.mul(column_step, constant(i)) for i in range(tile.rows // ROWS)]
     column = lambda x: [tile.at(b.add(x, lots[m // ROWS]), 4 * (m % ROWS)) for m in range(tile.rows)]  # noqa: E731
-    _, grown = tile.add_products(first, pixels, columns, 4 * ROWS, rows, column)
+    _, grown = tile.add_outer_products(first, pixels, columns, 4 * ROWS, rows, column)
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
         tile.store(grown, places, lanes)

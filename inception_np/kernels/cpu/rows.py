@@ -22,8 +22,8 @@ def few_parts(nbytes: int) -> int | None:
 def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callable[[F], F]:
     """The function writes to the argument of this name (`out`), or adds to it (`into`, `dw`), in rows.
 
-    An array there that does not stand in rows gets its numbers by NumPy, from a new one that does. stands: the
-    question, for a function that can follow other strides.
+    Where that array does not stand in rows, the function writes to a new one that does, and NumPy copies or adds it.
+    stands: True for an array that the function can write to, for a function that can follow other strides.
     """
 
     def decorate(function: F) -> F:
@@ -35,12 +35,12 @@ def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callab
             if target is None or stands(target):
                 return function(*arguments)
             falls_back_to_numpy(target)
-            whole = np.zeros(target.shape, np.float32)
-            result = function(*arguments[:at], whole, *arguments[at + 1 :])
+            in_order = np.zeros(target.shape, np.float32)
+            result = function(*arguments[:at], in_order, *arguments[at + 1 :])
             if name == "out":
-                target[...] = whole
+                target[...] = in_order
             else:
-                target += whole
+                target += in_order
             return (target, *result[1:]) if isinstance(result, tuple) else None if result is None else target
 
         return call  # type: ignore[return-value]
@@ -49,7 +49,7 @@ def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callab
 
 
 def is_channels_last(a: np.ndarray) -> bool:
-    """Are the channels neighbours, and does no stride run backwards? Such arrays windows can slide over."""
+    """True where channels are neighbours and no stride runs backwards: windows can slide over such an array."""
     strides = a.strides
     return min(strides) >= 0 and (a.shape[-1] == 1 or strides[-1] == 4) and not any([s % 4 for s in strides])
 

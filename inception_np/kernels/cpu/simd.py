@@ -10,8 +10,8 @@ argument, a result.
 
 The last number says how many of the 16 are there. Where channels run out in the middle of a vector the rest is neither
 read nor written, and reads as zero. AVX-512 has masks for that. So has AVX2, but AMD's processors take as long for a
-masked store as for twenty others; there a whole vector is told from a part of one by a branch, which is foreseen, and
-the part is written in pieces of 8, 4, 2 and 1. Where the number is the constant 16 the compiler drops all of it.
+masked store as for twenty others; there a branch, which is predicted well, separates whole vectors from parts of one,
+and a part is written in pieces of 8, 4, 2 and 1. Where the number is the constant 16 the compiler drops all of it.
 
 `Bytes` is 16 small integers, for max pooling's winners.
 """

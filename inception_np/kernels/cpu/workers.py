@@ -1,22 +1,21 @@
-"""The threads that kernels run on: whoever is free takes the next part, and nobody waits for a thread that has none.
+"""The threads that kernels run on: a free thread takes the next part, and none waits for a part that has not begun.
 
 A network's step is a thousand short pieces of work, each to be shared out and finished before the next begins. OpenMP
-and its like hand each thread its share and meet at a barrier; when the system gives one thread's core to another
+and its like give each thread its share and meet at a barrier; when the system gives one thread's core to another
 process for a moment, all wait for it, spinning. Here the calling thread publishes a job of a few more parts than
 threads; it takes parts from the front, the workers from the back, until they meet. The caller then waits only for
-parts that somebody has begun. A worker that sleeps, is late or does not exist (after a fork) costs nothing but its
-help.
+parts that have begun. A worker that sleeps, is late or does not exist (after a fork) costs only its help.
 
-All of it hangs on one 64-bit word, the ticket:
+All of it depends on one 64-bit word, the ticket:
 
         | number of the job (32 bits) | front (16) | back (16) |         parts front .. back - 1 are to be taken
 
-To take a part is to exchange the ticket for one with that part gone, if it is still the ticket that was read
-(compare and swap). The number of the job makes the exchange fail for one who slept through the end of the job he read;
-and while a part is taken and not done, the caller cannot return, so what the job says about itself stays true.
+To take a part is to exchange the ticket for one without that part, if it is still the ticket that was read (compare
+and swap). The number of the job makes the exchange fail for a worker that read the ticket of an earlier job; and the
+caller cannot return while a part is taken and not done, so what the worker reads of the job stays valid.
 
-Workers are Python threads that never come back from compiled code: they hold no lock of Python's. Without work they
-look at the ticket for a short while, then sleep in the kernel (a futex) until the caller of the next job wakes them.
+Workers are Python threads that never return from compiled code, and hold no lock of Python's there. Without work they
+read the ticket again for a short while, then sleep in the kernel (a futex) until the caller of the next job wakes them.
 """
 
 import sys
@@ -37,7 +36,7 @@ TICKET, DONE, JOB, SLEEP, OWNER, WORDS = 0, 8, 16, 24, 32, 40
 FUNCTION, PARTS, ARGUMENTS, HELPERS = JOB, JOB + 1, JOB + 2, JOB + 3
 SLEEPERS, BELL = SLEEP, SLEEP + 1  # how many sleep; the word they sleep on, one higher with each waking
 PATIENCE = 200_000  # cycles a worker looks for work before it sleeps: longer than Python takes between two kernels
-SPIN = 50_000  # cycles the caller looks for the last part's end before it lets others have its core
+SPIN = 50_000  # cycles the caller looks for the last part's end before it yields its core
 
 LINUX = sys.platform == "linux"
 FUTEX = 202 if IS_X86 else 98  # the number of the system call
@@ -48,12 +47,12 @@ def _pointer(b, place, kind=I64):
     return b.inttoptr(place, kind.as_pointer())
 
 
-def _exchange(b, place, old, new):
+def _compare_and_swap(b, place, old, new):
     pair = b.cmpxchg(_pointer(b, place), old, new, "seq_cst", "seq_cst")
     return b.zext(b.extract_value(pair, 1), I64)
 
 
-def _store(b, place, value):
+def _atomic_store(b, place, value):
     b.store_atomic(value, _pointer(b, place), "seq_cst", 8)
 
 
@@ -71,24 +70,26 @@ def _futex(b, place, what, value):
     return b.call(call, [ir.Constant(I64, FUTEX), word, what, value, zero, zero, zero])
 
 
-def _step_aside(b):
+def _yield_core(b):
     b.call(_external(b, "sched_yield", ir.FunctionType(I32, [])), [])
 
 
-def _breathe(b):
+def _pause(b):
     """Tell the core that this is a loop that waits."""
     if IS_X86:
         b.call(_external(b, "llvm.x86.sse2.pause", ir.FunctionType(ir.VoidType(), [])), [])
 
 
 int64 = types.int64
-read = operation("read", lambda b, p: b.load_atomic(_pointer(b, p), "seq_cst", 8), int64, int64)
-write = operation("write", _store, types.void, int64, int64)
-add = operation("add", lambda b, p, v: b.atomic_rmw("add", _pointer(b, p), v, "seq_cst"), int64, int64, int64)
-exchange = operation("exchange", _exchange, int64, int64, int64, int64)
+atomic_load = operation("atomic_load", lambda b, p: b.load_atomic(_pointer(b, p), "seq_cst", 8), int64, int64)
+atomic_store = operation("atomic_store", _atomic_store, types.void, int64, int64)
+atomic_add = operation(
+    "atomic_add", lambda b, p, v: b.atomic_rmw("add", _pointer(b, p), v, "seq_cst"), int64, int64, int64
+)
+compare_and_swap = operation("compare_and_swap", _compare_and_swap, int64, int64, int64, int64)
 futex = operation("futex", _futex, int64, int64, int64, int64)
-step_aside = operation("step_aside", _step_aside, types.void)
-breathe = operation("breathe", _breathe, types.void)
+yield_core = operation("yield_core", _yield_core, types.void)
+pause = operation("pause", _pause, types.void)
 cycles = operation(
     "cycles", lambda b: b.call(_external(b, "llvm.readcyclecounter", ir.FunctionType(I64, [])), []), int64
 )
@@ -107,71 +108,72 @@ def call(context, function, part, parts, arguments):
 
 
 def work(state, number):
-    """What worker `number` does, for ever."""
+    """What worker `number` does, forever."""
     begun = cycles()
     while True:
-        ticket = read(state + 8 * TICKET)
+        ticket = atomic_load(state + 8 * TICKET)
         front, back = (ticket >> 16) & 0xFFFF, ticket & 0xFFFF
-        if front < back and number < read(state + 8 * HELPERS):
-            if exchange(state + 8 * TICKET, ticket, ticket - 1):
+        if front < back and number < atomic_load(state + 8 * HELPERS):
+            if compare_and_swap(state + 8 * TICKET, ticket, ticket - 1):
                 job = state + 8 * FUNCTION
-                call(read(job), back - 1, read(job + 8), read(job + 16))
-                add(state + 8 * DONE, 1)
+                call(atomic_load(job), back - 1, atomic_load(job + 8), atomic_load(job + 16))
+                atomic_add(state + 8 * DONE, 1)
             begun = cycles()
         elif cycles() - begun < PATIENCE:
-            breathe()
+            pause()
         elif LINUX:
-            add(state + 8 * SLEEPERS, 1)
-            bell = read(state + 8 * BELL)
-            ticket = read(state + 8 * TICKET)  # again: the caller may have looked for sleepers just before
-            idle = (ticket >> 16) & 0xFFFF >= ticket & 0xFFFF or number >= read(state + 8 * HELPERS)
+            atomic_add(state + 8 * SLEEPERS, 1)
+            bell = atomic_load(state + 8 * BELL)
+            ticket = atomic_load(state + 8 * TICKET)  # again: the caller may have looked for sleepers just before
+            idle = (ticket >> 16) & 0xFFFF >= ticket & 0xFFFF or number >= atomic_load(state + 8 * HELPERS)
             if idle:
                 futex(state + 8 * BELL, FUTEX_WAIT, bell & 0xFFFFFFFF)
-            add(state + 8 * SLEEPERS, -1)
+            atomic_add(state + 8 * SLEEPERS, -1)
             begun = cycles()
         else:
-            step_aside()
+            yield_core()
 
 
 def run(program, end, state):
     """Do the calls of a program (machine.py) that stands between two addresses."""
-    mine = exchange(state + 8 * OWNER, 0, 1)  # another thread's program is running: then do all of this one here
+    # where another thread's program is running, this one is done without the workers
+    mine = compare_and_swap(state + 8 * OWNER, 0, 1)
     while program < end:
-        function, parts = read(program), read(program + 8)
-        threads, count = read(program + 16), read(program + 24)
+        function, parts = atomic_load(program), atomic_load(program + 8)
+        threads, count = atomic_load(program + 16), atomic_load(program + 24)
         arguments = program + 32
         if parts == 1 or threads == 1 or not mine:
             for part in range(parts):
                 call(function, part, parts, arguments)
         else:
-            write(state + 8 * FUNCTION, function)
-            write(state + 8 * PARTS, parts)
-            write(state + 8 * ARGUMENTS, arguments)
-            write(state + 8 * HELPERS, threads - 1)
-            write(state + 8 * DONE, 0)
-            ticket = ((read(state + 8 * TICKET) >> 32) + 1) << 32 | parts
-            write(state + 8 * TICKET, ticket)
-            if read(state + 8 * SLEEPERS) > 0:
-                add(state + 8 * BELL, 1)
+            atomic_store(state + 8 * FUNCTION, function)
+            atomic_store(state + 8 * PARTS, parts)
+            atomic_store(state + 8 * ARGUMENTS, arguments)
+            atomic_store(state + 8 * HELPERS, threads - 1)
+            atomic_store(state + 8 * DONE, 0)
+            ticket = ((atomic_load(state + 8 * TICKET) >> 32) + 1) << 32 | parts
+            atomic_store(state + 8 * TICKET, ticket)
+            if atomic_load(state + 8 * SLEEPERS) > 0:
+                atomic_add(state + 8 * BELL, 1)
                 futex(state + 8 * BELL, FUTEX_WAKE, 1 << 30)
             done = 0
             while True:
-                ticket = read(state + 8 * TICKET)
+                ticket = atomic_load(state + 8 * TICKET)
                 front, back = (ticket >> 16) & 0xFFFF, ticket & 0xFFFF
                 if front >= back:
                     break
-                if exchange(state + 8 * TICKET, ticket, ticket + (1 << 16)):
+                if compare_and_swap(state + 8 * TICKET, ticket, ticket + (1 << 16)):
                     call(function, front, parts, arguments)
                     done += 1
             begun = cycles()
-            while done + read(state + 8 * DONE) < parts:
+            while done + atomic_load(state + 8 * DONE) < parts:
                 if cycles() - begun < SPIN:
-                    breathe()
+                    pause()
                 else:
-                    step_aside()
+                    yield_core()
         program = arguments + 8 * count
     if mine:
-        write(state + 8 * OWNER, 0)
+        atomic_store(state + 8 * OWNER, 0)
 
 
 RUN_TYPE = "void(int64, int64, int64)"

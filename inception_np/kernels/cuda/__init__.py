@@ -1,8 +1,8 @@
 """The kernels once more in CUDA, for float32 CuPy arrays: the twins of ../pool.py's functions are in pool.py, which
 launches what is in pool.cu, etc.
 
-The sources are not beside the kernels they speed up but together here, since they share headers and one launcher
-(launch.py), and since the plain kernels are read without them.
+The sources lie together here, since they share headers and one launcher (launch.py), and since the plain kernels are
+read without them.
 
 No kernel uses atomics: every number is made by one thread, and sums over pixels are made in parts that are added in
 a fixed order. The same launch gives the same bits.

@@ -1,6 +1,6 @@
 """Launches of conv.cu, convolution on tensor cores; the functions are those of kernels/conv.py.
 
-They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch unless told otherwise. They need a GPU
+They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch by default. They need a GPU
 of compute capability 8.0 or later.
 """
 
@@ -9,10 +9,10 @@ from typing import Any
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .aside import beside
 from .batchnorm import join_moments
 from .elementwise import sum_parts
 from .launch import launch, result, rows, width, window
+from .side_stream import on_side_stream
 
 Tile = tuple[int, int, int]  # rows, columns, shares of the terms
 WARPS = 132 * 12  # that keep a GPU busy: a multiprocessor's registers hold 12 to 16 of them, and an H200 has 132
@@ -103,7 +103,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     share = _tiles(pixels, parts)
     parts = _tiles(pixels, share)
     vec = width((x, dy), (ldx, per_group, lddy, o // groups))
-    with beside(x, dy):
+    with on_side_stream(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
         _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)

@@ -3,9 +3,9 @@
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .aside import beside
 from .elementwise import sum_parts
 from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
+from .side_stream import on_side_stream
 
 
 def depthwise2d(
@@ -48,7 +48,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     vec, columns, options = _variant((x, dy), dw, stride, dilation, (ldx, lddy), most)
     elements(dy.size)  # may they be counted in ints?
     grid, parts = reduction(c * m // vec, pixels, 1 if columns > 1 else kh * kw)
-    with beside(x, dy):
+    with on_side_stream(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
         sum_parts(part, dw)

@@ -56,7 +56,7 @@ def add(into: Array, dx: Array) -> Array:
 
 
 def _fits(y: Array, x: Array) -> bool:
-    """Can what x has be written to y, or added there, by these kernels?"""
+    """True where these kernels can write x to y, or add it there."""
     return y.dtype == x.dtype and y.shape == x.shape and y.ndim > 0 and pitch(y) is not None
 
 

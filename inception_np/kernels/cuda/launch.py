@@ -21,7 +21,7 @@ from ...backend.program import empty
 from ..window import Pads, Pair
 
 FOLDER = Path(__file__).parent
-BLOCK = 256  # threads of a block, unless a kernel has reasons for another number
+BLOCK = 256  # threads of a block, for most kernels
 LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
 BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
 SUMMING, PARTS = 512, 256  # threads of a block that sums rows, and how many such blocks
@@ -55,7 +55,7 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
 
 @functools.cache
 def _converters(source: str, kernel: str) -> tuple[Callable[[Any], Any], ...]:
-    """What each argument goes through on its way to the kernel: a launch should not cost more than what it launches."""
+    """What converts each argument; kept, since a launch should not cost more than its kernel."""
     return tuple(
         _array_of(kernel, np.dtype(ELEMENTS[t.removesuffix("*")])) if t.endswith("*") else SCALARS.get(t) or _struct(t)
         for t in declarations(source)[kernel]
@@ -75,7 +75,7 @@ def _array_of(kernel: str, dtype: np.dtype) -> Callable[[Any], Any]:
 def _struct(name: str) -> Callable[[Any], Any]:
     fields = [(field, np.int32) for field in structs()[name]]
 
-    @functools.lru_cache(1 << 12)  # made anew it costs more than the rest of a launch; a network has few windows
+    @functools.lru_cache(1 << 12)  # to make it anew costs more than the rest of a launch; a network has few windows
     def convert(value: tuple[int, ...]) -> np.ndarray:
         return np.array([value], fields)  # CuPy passes it by value
 
@@ -145,7 +145,7 @@ KNOWN = (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2)))
 
 
 def known(size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> bool:
-    """Is this window a constant of the kernels that are compiled for it?"""
+    """True where kernels are compiled with this window as a constant."""
     return dilation == (1, 1) and (size, stride) in KNOWN
 
 

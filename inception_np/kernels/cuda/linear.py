@@ -20,5 +20,5 @@ def linear_dx(dy: Array, w: Array, into: Array | None) -> Array:
 
 
 def linear_dw(x: Array, dy: Array, dw: Array) -> None:
-    """Within `aside` it runs beside the rest of the backward pass."""
+    """In a `side_stream` block it runs at the same time as the rest of the backward pass."""
     conv2d_dw(x[:, None, None], dy[:, None, None], dw[None, None], *ONE_PIXEL)

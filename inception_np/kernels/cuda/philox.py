@@ -10,9 +10,9 @@ from .launch import elements, launch
 
 
 class DeviceStream(np.random.Generator):
-    """A generator over Philox whose key and counter lie in device memory, where a captured step reads them afresh.
+    """A generator over Philox whose key and counter lie in device memory, which a captured step reads at each launch.
 
-    words: key and counter as `address` gives them, (6,) uint64 on the device. used: floats drawn so far in this step,
+    words: key and counter as `position` gives them, (6,) uint64 on the device. used: floats drawn so far in this step,
     as many in every step. It can only be used through kernels.philox.
     """
 
@@ -31,14 +31,14 @@ def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
         words, skip = rng.words, rng.used
         rng.used += y.size
     else:
-        host, skip = address(rng)
+        host, skip = position(rng)
         words = array_module(like).asarray(host)
         advance(rng, y.size)
     launch("philox.cu", "uniform", elements(-(-y.size // 8) + 1), y, words, skip, y.size)
     return y
 
 
-def address(rng: np.random.Generator) -> tuple[np.ndarray, int]:
+def position(rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Where a generator over Philox stands: (key, counter) as six words, and how many floats beyond.
 
     A counter gives four words and a word gives two floats. NumPy counts up, makes four words and hands them out.
@@ -46,7 +46,7 @@ def address(rng: np.random.Generator) -> tuple[np.ndarray, int]:
     state = rng.bit_generator.state
     counter, key = state["state"]["counter"], state["state"]["key"]
     begin = counter.copy()
-    left = 4 - state["buffer_pos"]  # words of the present counter that nobody has had
+    left = 4 - state["buffer_pos"]  # words of the present counter that are still to be handed out
     if left:
         begin = _plus(begin, -1)
     skip = (8 - 2 * left if left else 0) - state["has_uint32"]
@@ -57,7 +57,7 @@ def address(rng: np.random.Generator) -> tuple[np.ndarray, int]:
 
 def advance(rng: np.random.Generator, count: int) -> None:
     """Bring a generator to where it stands after `count` floats."""
-    stream, skip = address(rng)
+    stream, skip = position(rng)
     blocks, floats = divmod(skip + count, 8)
     state: Any = rng.bit_generator.state
     state["state"]["counter"] = _plus(stream[2:], blocks)

@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from ...backend.errors import RefusedError, UsageError
-from ...training.arguments import number, positive
+from ...training.arguments import add_json, add_threads, known_model, number, positive, use_threads
 
 Row = dict[str, Any]
 
@@ -48,28 +48,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="processes for each side (default: 3)")
     parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="calls in each process, at most")
     parser.add_argument("--seconds", type=number, default=6.0, metavar="S", help="seconds for them, about")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of each side (default: all cores)")
+    add_threads(parser)
     parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
     parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
     parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print. Returns 0; raises UsageError for a wrong option and RefusedError for a missing library."""
-    from ...backend.threads import num_threads, set_num_threads
     from .layers import by_layer, layer_table
 
     for option, most in (("rounds", 1000), ("repeats", 1_000_000), ("batch", 1_000_000), ("seconds", 86_400)):
         value = getattr(args, option)
         if value is not None and not 0 < value <= most:
             raise UsageError(f"--{option}: got {value}; give a number above 0 and up to {most}")
-    if args.threads is not None:
-        set_num_threads(args.threads)
-    try:
-        threads = num_threads()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    threads = use_threads(args)
     if args.ceilings:
         _print_ceilings(args, threads)
         return 0
@@ -103,12 +97,9 @@ def _print_ceilings(args: argparse.Namespace, threads: int) -> None:
 
 def _resolve(name: str, preset: str | None) -> tuple[str, str]:
     """(the network's own name, the preset): without one given, the first of PRESETS that it has, or "paper"."""
-    from ...backend.errors import nearest
-    from ...models import ALIASES, create_model, find, list_models
+    from ...models import create_model
 
-    if name not in list_models() and name not in ALIASES:
-        raise UsageError(f"NAME: there is no network {name!r}; {nearest(name, [*list_models(), *ALIASES])}")
-    name = find(name)[1]
+    name = known_model(name, "NAME")
     for candidate in [preset] if preset else [*PRESETS, "paper"]:
         try:
             create_model(name, preset=candidate, width=None)

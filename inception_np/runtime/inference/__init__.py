@@ -13,10 +13,10 @@ but for rounding:
                                 runs over its 32 to 192 channels in place of 192 to 2048
     x + scale * conv(...)       the convolution adds to x where it stands, its weights times the scale
     max pooling                 without the winners
-    dropout                     is not there
+    dropout                     is left out
 
-Arrays come from an arena that belongs to the plan; one that nobody reads again makes room for the next, so that a deep
-network runs in the memory of its two or three largest maps, which stay in the cache. Layers that no kernel here knows
+Arrays come from an arena that belongs to the plan; one that is not read again makes room for the next, so that a deep
+network runs in the memory of its two or three largest maps, which stay in the cache. Layers without a kernel here
 (your own, for instance) run as they are, between two stretches of the plan, as a copy made now.
 """
 

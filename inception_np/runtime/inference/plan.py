@@ -29,9 +29,9 @@ class Plan:
         self.shape = tuple(shape)
         self.lock = threading.Lock()
         with Trace(arena.private()) as self.trace:
-            self.y = self._steps(steps_of(layer), placeholder(self.shape), owned=False)
-            if is_placeholder(self.y):  # a network that gives back what it gets
-                self.y = self._own(self.y)
+            self.y = self._steps(steps_of(layer), placeholder(self.shape), writable=False)
+            if is_placeholder(self.y):  # a network that returns x itself
+                self.y = self._copied(self.y)
         self.program = self.trace.program(placeholders=1)
 
     def __call__(self, x: Array) -> Array:
@@ -45,19 +45,19 @@ class Plan:
             self.program.run(np.ascontiguousarray(x))
             return self.y.copy()
 
-    def _steps(self, steps: list[Any], x: np.ndarray, owned: bool, out: np.ndarray | None = None) -> np.ndarray:
-        """Write down the calls of some steps. owned: nobody else reads x. out: where the last one's y goes."""
+    def _steps(self, steps: list[Any], x: np.ndarray, writable: bool, out: np.ndarray | None = None) -> np.ndarray:
+        """Write down the calls of some steps. writable: x is not read again. out: where the last one's y goes."""
         for i, step in enumerate(steps):
             target = out if i == len(steps) - 1 else None
-            y = self._step(step, x, owned, target)
-            owned = owned or not np.may_share_memory(x, y)
+            y = self._step(step, x, writable, target)
+            writable = writable or not np.may_share_memory(x, y)
             x = y
         if out is not None and x is not out:
-            self._copy(x, out)
+            elementwise.copy(x, out)
             x = out
         return x
 
-    def _step(self, step: Any, x: np.ndarray, owned: bool, out: np.ndarray | None) -> np.ndarray:
+    def _step(self, step: Any, x: np.ndarray, writable: bool, out: np.ndarray | None) -> np.ndarray:
         if isinstance(step, Product):
             return self._product(step, x, out)
         if isinstance(step, Average):
@@ -65,7 +65,7 @@ class Plan:
         if isinstance(step, Fork):
             return self._fork(step, x, out)
         if isinstance(step, Sum):
-            return self._sum(step, x, owned, out)
+            return self._sum(step, x, writable, out)
         return self._layer(step, x, out)
 
     def _product(self, step: Product, x: np.ndarray, out: np.ndarray | None, adds: bool = False) -> np.ndarray:
@@ -74,7 +74,7 @@ class Plan:
         kernel, outputs = step.weight.shape[:2], step.weight.shape[3]
         pads = pads_for(step.pad, images.shape[1:3], kernel, step.stride, step.dilation)
         if images.shape[3] < conv.FEW_CHANNELS and not images.flags.c_contiguous:
-            images = self._own(images)
+            images = self._copied(images)
         images, offsets, depth = conv.windows(images, kernel, pads, step.dilation)
         winograd = conv.winograd_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape)
         with eager():  # once, and not at each run
@@ -128,21 +128,21 @@ class Plan:
         edges = np.cumsum([0] + [len(p.bias) for p in products])
         return [y[..., a:b] for a, b in pairwise(edges)]
 
-    def _sum(self, step: Sum, x: np.ndarray, owned: bool, out: np.ndarray | None) -> np.ndarray:
+    def _sum(self, step: Sum, x: np.ndarray, writable: bool, out: np.ndarray | None) -> np.ndarray:
         last = step.body[-1] if step.body else None
         if isinstance(last, Product) and last.is_linear():
-            last = last.scaled(step.scale, 0.0)
+            last = last.affine(step.scale, 0.0)
             last = last.clipped() if step.relu else last
             t = self._steps(step.body[:-1], x, False)
             if step.shortcut is not None:
                 shape = shape_after(step.body, x.shape)
                 y = empty(shape, np.float32) if out is None else out
                 self._steps(step.shortcut, x, False, y)
-            elif owned and out is None and not np.may_share_memory(t, x):
+            elif writable and out is None and not np.may_share_memory(t, x):
                 y = x  # the sum is made where x stands
             else:
                 y = empty(x.shape, np.float32) if out is None else out
-                self._copy(x, y)
+                elementwise.copy(x, y)
             return self._product(last, t, y, adds=True)
 
         t = self._steps(step.body, x, False)
@@ -153,18 +153,14 @@ class Plan:
             elementwise.relu(y, y)
         return y
 
-    def _copy(self, x: np.ndarray, y: np.ndarray) -> None:
-        elementwise.copy(x, y)
-
-    def _own(self, x: np.ndarray) -> Array:
+    def _copied(self, x: np.ndarray) -> Array:
         """A copy of x in the plan's memory."""
         y = empty(x.shape, np.float32)
-        self._copy(x, y)
+        elementwise.copy(x, y)
         return y
 
     def _layer(self, layer: Layer, x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         """A layer that stays itself: by its kernel, or by its own forward between two pieces of the plan."""
-
         if of_kind(layer, Flatten) and out is None and x.flags.c_contiguous:
             return x.reshape(layer.out_shape(x.shape))
         y = empty(out_shape(layer, x.shape), np.float32) if out is None else out
@@ -186,7 +182,7 @@ class Plan:
             stride, pads, dilation = layer._geometry(x.shape)
             depthwise.depthwise2d(x, layer.weight.data, bias, stride, pads, dilation, y)
         else:
-            x = self._own(x) if is_placeholder(x) else x
+            x = self._copied(x) if is_placeholder(x) else x
             self.trace.host_call(_in_python(layer, x, y))
         return y
 

@@ -35,7 +35,7 @@ class Product:
     dilation: Pair = ONE
 
     def mixes_channels_only(self) -> bool:
-        """Is it a 1x1 convolution of every pixel, so that its place among linear maps in space does not matter?"""
+        """True for a 1x1 convolution of every pixel, which commutes with linear maps in space."""
         flat = self.weight.shape[:2] == (1, 1) and self.stride == ONE
         return flat and self.pad in ("same", "valid", NO_PADS)
 
@@ -49,7 +49,7 @@ class Product:
         pads = pads_for(self.pad, shape[1:3], kernel, self.stride, self.dilation)
         return (shape[0], *out_size(shape[1:3], kernel, self.stride, pads, self.dilation), outputs)
 
-    def scaled(self, scale: Any, shift: Any) -> "Product":
+    def affine(self, scale: Any, shift: Any) -> "Product":
         """scale * this + shift, by output channel, in double precision."""
         weight, bias = self.weight.astype(np.float64) * scale, self.bias * scale + shift
         return replace(self, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
@@ -105,7 +105,7 @@ def shape_after(steps: list[Any], shape: Shape) -> Shape:
 
 
 def out_shape(step: Product | Average | Fork | Sum | Layer, shape: Shape) -> Shape:
-    """What a step makes of a shape. A layer of one's own finds it by trying, which is no part of the plan."""
+    """What a step makes of a shape. A user's layer finds it by trying, which is no part of the plan."""
     with eager():
         return step.out_shape(shape)
 
@@ -145,12 +145,12 @@ def steps_of(layer: Layer) -> list[Any]:
 
 
 def _append(steps: list[Any], step: Any) -> None:
-    """Put a step behind others, into the last one where it fits in."""
+    """Append a step to others, or make it part of the last one where that is possible."""
     last = steps[-1] if steps else None
     if of_kind(step, BatchNorm) and isinstance(last, Product) and last.is_linear():
-        steps[-1] = last.scaled(*_line(step))
+        steps[-1] = last.affine(*_line(step))
     elif of_kind(step, Scale) and isinstance(last, Product) and last.is_linear():
-        steps[-1] = last.scaled(step.scale, 0.0)
+        steps[-1] = last.affine(step.scale, 0.0)
     elif of_kind(step, ReLU) and isinstance(last, Product):
         steps[-1] = last.clipped()
     elif of_kind(step, ReLU) and isinstance(last, Sum):
@@ -175,7 +175,7 @@ def _append(steps: list[Any], step: Any) -> None:
         and np.isneginf(last.floor).all()
     ):
         scale, shift = _line(step)  # the product before the average has no bias of its own
-        steps[-2] = steps[-2].scaled(scale, np.zeros_like(scale))
+        steps[-2] = steps[-2].affine(scale, np.zeros_like(scale))
         steps[-1] = replace(last, bias=(last.bias * scale + shift).astype(np.float32))
     else:
         steps.append(step)
