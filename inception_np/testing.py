@@ -36,7 +36,8 @@ from numpy.typing import DTypeLike
 
 import inception_np
 
-from .backend.arrays import Shape
+from .backend.arrays import Shape, map_tree
+from .kernels.window import Pads, Pair
 from .layer import Layer, Mode, cast, named_buffers, named_params
 
 try:
@@ -44,8 +45,6 @@ try:
 except ImportError as error:
     raise ImportError('inception_np.testing needs Hypothesis: pip install "inception-np[test]"') from error
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
 L = TypeVar("L", bound=Layer)
 
 
@@ -71,15 +70,7 @@ def distinct(shape: Shape, seed: int, dtype: DTypeLike = np.float64) -> np.ndarr
 def random_like(y: Any, seed: int | list[int]) -> Any:
     """Normal numbers in the structure of y, such as a dy: an array, or tuples and dicts of arrays (auxiliary heads)."""
     rng = np.random.default_rng([seed, 2])
-
-    def draw(y: Any) -> Any:
-        if isinstance(y, tuple):
-            return tuple(map(draw, y))
-        if isinstance(y, dict):
-            return {k: draw(v) for k, v in y.items()}
-        return rng.standard_normal(y.shape).astype(y.real.dtype)
-
-    return draw(y)
+    return map_tree(lambda a: rng.standard_normal(a.shape).astype(a.real.dtype), y)
 
 
 def randomise(layer: L, seed: int) -> L:

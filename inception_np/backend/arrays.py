@@ -1,6 +1,7 @@
-"""Which array module owns an array."""
+"""Which array module owns an array, and functions of the arrays in a nesting such as (logits, {"4a": logits})."""
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,3 +16,21 @@ def array_module(x: Array) -> ModuleType:
     if isinstance(x, (np.ndarray, np.generic)):
         return np
     return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+def map_tree(f: Callable[[Any], Any], tree: Any) -> Any:
+    """f of every array of a nested tuple or dict, in the same nesting."""
+    if isinstance(tree, dict):
+        return {k: map_tree(f, v) for k, v in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(map_tree(f, v) for v in tree)
+    return f(tree)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The arrays of a nested tuple or dict, in order."""
+    if isinstance(tree, dict):
+        return [a for v in tree.values() for a in leaves(v)]
+    if isinstance(tree, (tuple, list)):
+        return [a for v in tree for a in leaves(v)]
+    return [tree]

@@ -7,8 +7,8 @@ import numpy as np
 from ..backend.arrays import Array
 from .random import stream
 
-# Each function gives the signed distance (negative inside) of the points x, y from a shape that
-# fills a circle of radius 1. Intersections of shapes are maxima, unions are minima.
+# Each function gives the signed distance (negative inside) of the points x, y from a shape that fills a circle of
+# radius 1. Intersections of shapes are maxima, unions are minima.
 
 
 def _disc(x: Array, y: Array, radius: float = 0.85) -> Array:
@@ -17,30 +17,6 @@ def _disc(x: Array, y: Array, radius: float = 0.85) -> Array:
 
 def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
     return np.maximum(abs(x) - half_width, abs(y) - half_height)
-
-
-def _ring(x: Array, y: Array) -> Array:
-    return abs(np.hypot(x, y) - 0.72) - 0.2
-
-
-def _half_disc(x: Array, y: Array) -> Array:
-    return np.maximum(_disc(x, y + 0.4, 0.95), -(y + 0.4))
-
-
-def _triangle(x: Array, y: Array) -> Array:
-    return np.maximum(abs(x) * np.sqrt(0.75) - 0.5 * y, y) - 0.5
-
-
-def _square(x: Array, y: Array) -> Array:
-    return _box(x, y, 0.74, 0.74)
-
-
-def _bar(x: Array, y: Array) -> Array:
-    return _box(x, y, 1.0, 0.28)
-
-
-def _cross(x: Array, y: Array) -> Array:
-    return np.minimum(_box(x, y, 1.0, 0.26), _box(x, y, 0.26, 1.0))
 
 
 def _star(x: Array, y: Array) -> Array:
@@ -67,12 +43,12 @@ def _arrow(x: Array, y: Array) -> Array:
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "disc": _disc,
-    "ring": _ring,
-    "half disc": _half_disc,
-    "triangle": _triangle,
-    "square": _square,
-    "bar": _bar,
-    "cross": _cross,
+    "ring": lambda x, y: abs(np.hypot(x, y) - 0.72) - 0.2,
+    "half disc": lambda x, y: np.maximum(_disc(x, y + 0.4, 0.95), -(y + 0.4)),
+    "triangle": lambda x, y: np.maximum(abs(x) * np.sqrt(0.75) - 0.5 * y, y) - 0.5,
+    "square": lambda x, y: _box(x, y, 0.74, 0.74),
+    "bar": lambda x, y: _box(x, y, 1.0, 0.28),
+    "cross": lambda x, y: np.minimum(_box(x, y, 1.0, 0.26), _box(x, y, 0.26, 1.0)),
     "star": _star,
     "heart": _heart,
     "arrow": _arrow,

@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
+from ..backend.arrays import map_tree
 from .report import Check, ratio
-from .subject import STEP, ULP, Array, Point, Subject, complex_forward, map_tree
+from .subject import STEP, ULP, Array, Point, Subject, complex_forward
 
 JITTERS = 3
 
@@ -132,8 +133,7 @@ def compare_elements(name: str, how: str, analytic: Array, numeric: Array, toler
 
 def along(subject: Subject, noise: Noise, label: str, how: str, direction: Point) -> Check:
     """One direction: <g, v> against the complex step's derivative along v."""
-    numeric = subject.project(complex_forward(subject, subject.complex_point(direction))) / STEP
-    return compare_direction(subject, noise, label, how, direction, numeric)
+    return compare_direction(subject, noise, label, how, direction, subject.slope(direction))
 
 
 def along_each(subject: Subject, rows: list[tuple[str, str, Point]]) -> list[Check]:
@@ -142,7 +142,7 @@ def along_each(subject: Subject, rows: list[tuple[str, str, Point]]) -> list[Che
     The noise is measured only where a row fails without it: it can only turn a failure into a pass, and costs as much
     as three rows.
     """
-    slopes = [subject.project(complex_forward(subject, subject.complex_point(v))) / STEP for _, _, v in rows]
+    slopes = [subject.slope(direction) for _, _, direction in rows]
 
     def compared(noise: Noise) -> list[Check]:
         return [compare_direction(subject, noise, *row, slope) for row, slope in zip(rows, slopes, strict=True)]

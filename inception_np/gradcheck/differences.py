@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..backend.arrays import leaves, map_tree
 from .complex_step import compare_elements, largest_entry, nonempty, projected
 from .kinks import decisions, nearest_kink
 from .report import Check
-from .subject import ULP, Array, Point, Subject, dot, leaves, map_tree, not_complex_safe
+from .subject import ULP, Array, Point, Subject, dot, not_complex_safe
 
 FIRST = {"central": 2.0**-10, "richardson": 2.0**-6}  # relative to the size of the tensor's entries
 SHRINKINGS = 4  # of a step that crosses a kink, each to a 16th

@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..backend.arrays import leaves, map_tree
 from .complex_step import dense_direction, nonempty, projected
 from .differences import central_quotient, difference
 from .report import Check
-from .subject import STEP, Array, Point, Subject, dot, leaves, map_tree
+from .subject import STEP, Array, Point, Subject, dot
 
 
 def torch_slow(subject: Subject, draw: np.random.Generator) -> list[Check]:

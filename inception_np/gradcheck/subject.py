@@ -9,12 +9,12 @@ arrays of shape () into scalars; here every y, gradient and entry of a point is 
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import leaves, map_tree
 from ..layer import Layer, Mode, cast, check_children, named_buffers, named_params
 
 Array = np.ndarray
@@ -93,8 +93,8 @@ class Subject:
         return same(gradient, self.gradient) and same(point, self.point) and same(dy, self.dy)
 
     def slope(self, direction: Point) -> float:
-        """The derivative of <dy, y> along a direction, by complex step: Im f(t + ih v) / h."""
-        return self.project(self.forward(self.complex_point(direction))) / STEP
+        """The derivative of <dy, y> along a direction, by complex step: Im f(t + ih v) / h. May raise ValueError."""
+        return self.project(complex_forward(self, self.complex_point(direction))) / STEP
 
     def project(self, y: Any) -> float:
         """<dy, Im y>."""
@@ -224,27 +224,6 @@ def as_array(a: Any) -> Any:
     return np.asarray(a) if isinstance(a, np.generic) else a
 
 
-# The arrays of y: one array, or a network's (logits, {"4a": logits}).
-
-
-def map_tree(f: Callable[[Any], Any], tree: Any) -> Any:
-    """f of every array of a nested tuple or dict, in the same nesting."""
-    if isinstance(tree, dict):
-        return {k: map_tree(f, v) for k, v in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return tuple(map_tree(f, v) for v in tree)
-    return f(tree)
-
-
-def leaves(tree: Any) -> list[Any]:
-    """The arrays of a nested tuple or dict, in order."""
-    if isinstance(tree, dict):
-        return [a for v in tree.values() for a in leaves(v)]
-    if isinstance(tree, (tuple, list)):
-        return [a for v in tree for a in leaves(v)]
-    return [tree]
-
-
 def dot(a: Any, b: Any) -> float:
     """<a, b> over all arrays of two equal nestings."""
     return float(sum((p * q).sum() for p, q in zip(leaves(a), leaves(b), strict=True)))
@@ -269,7 +248,7 @@ def _class_name(value: Any) -> str:
 
 
 def complex_forward(subject: Subject, point: Point) -> Any:
-    """y at a complex point, . Raises ValueError, saying how to make forward complex-safe, for one that is not."""
+    """y at a complex point. Raises ValueError, saying how to make forward complex-safe, for one that is not."""
     why = ""
     try:
         with warnings.catch_warnings():

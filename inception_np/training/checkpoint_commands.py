@@ -99,10 +99,6 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(best: list[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"class": name, "probability": probability} for name, probability in best]
-
-
 def _network(path: str) -> tuple[Any, dict[str, Any]]:
     """(network, what is said about it) of a checkpoint. Raises ValueError for one with numbers that are not finite."""
     from ..data.files import sweep

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import arena
-from ..backend.arrays import Shape
+from ..backend.arrays import Shape, map_tree
 from ..backend.device import compiled
 from ..backend.errors import RefusedError
 from ..backend.program import Trace, Untraceable, empty
@@ -66,10 +66,7 @@ def arrays_of_a_pass(net: Network, shape: tuple[int, ...], *, train: bool, low_m
             mode = Mode(train=train, keep=train, rng=np.random.default_rng(0), low_memory=low_memory)
             y, cache = net.forward(x, mode)
             if train:
-                logits, heads = y if isinstance(y, tuple) else (y, {})
-                dy = {stage: empty(a.shape, a.dtype) for stage, a in heads.items()}
-                dlogits = empty(logits.shape, logits.dtype)
-                net.backward((dlogits, dy) if isinstance(y, tuple) else dlogits, x, cache, need_dx=False)
+                net.backward(map_tree(lambda a: empty(a.shape, a.dtype), y), x, cache, need_dx=False)
     except Untraceable:
         zero_grad(net)
         for b, average in zip(named_buffers(net).values(), averages, strict=True):

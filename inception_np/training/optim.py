@@ -100,14 +100,5 @@ class RMSProp(_Optimizer):
     def step(self) -> None:
         """Use the gradients and set them to zero."""
         self._check()
-        rmsprop_step(
-            self.data,
-            self.grad,
-            self.state["square"],
-            self.state["velocity"],
-            self.lr,
-            self.decay,
-            self.momentum,
-            self.eps,
-            self.weight_decay,
-        )
+        vectors = (self.data, self.grad, self.state["square"], self.state["velocity"])
+        rmsprop_step(*vectors, self.lr, self.decay, self.momentum, self.eps, self.weight_decay)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array
+from ..backend.arrays import Array, leaves
 from ..backend.device import asarray
-from ..layer import Buffer, Layer, Param, named_params, walk, watch
+from ..layer import Buffer, Layer, Param, named_params, walk, watch, zero_grad
 from ..layers.batchnorm import BatchNorm
 
 
@@ -73,8 +73,7 @@ def first_bad_layer(net: Layer, passes: Callable[[], Any]) -> str:
             raise _FoundError(f"the gradient in {_layer(path, layer)}")
         return dx
 
-    for parameter in named_params(net).values():
-        parameter.grad[...] = 0
+    zero_grad(net)
     try:
         with watch(net, forward=forward, backward=backward):
             passes()
@@ -85,8 +84,4 @@ def first_bad_layer(net: Layer, passes: Callable[[], Any]) -> str:
 
 def _all_finite(result: Any) -> bool:
     """Whether all arrays of a layer's result are finite: an array, None, or (logits, {head: logits})."""
-    if isinstance(result, tuple):
-        return all(map(_all_finite, result))
-    if isinstance(result, dict):
-        return all(map(_all_finite, result.values()))
-    return not hasattr(result, "dtype") or is_finite(result)
+    return all(is_finite(a) for a in leaves(result) if hasattr(a, "dtype"))

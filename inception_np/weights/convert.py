@@ -38,31 +38,15 @@ class Layout(NamedTuple):
     to_theirs: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
 
-def _same(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return w
-
-
-def _transpose(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return w.T
-
-
 def _conv_to_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if w.ndim == 2:  # older files store a 1x1 kernel as (O, I)
         w = w[:, :, None, None]
     return w.transpose(2, 3, 1, 0)
 
 
-def _conv_to_theirs(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return w.transpose(3, 2, 0, 1)
-
-
 def _depthwise_to_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     kh, kw, channels, multiplier = shape
     return w.reshape(channels, multiplier, kh, kw).transpose(2, 3, 0, 1)
-
-
-def _depthwise_to_theirs(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return w.transpose(2, 3, 0, 1).reshape(-1, 1, *w.shape[:2])
 
 
 def _flat_to_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -71,15 +55,19 @@ def _flat_to_ours(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return w.transpose(2, 3, 1, 0).reshape(-1, len(w))
 
 
-def _flat_to_theirs(w: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return w.reshape(*shape, -1).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
-
-
-SAME = Layout("", _same, _same)
-CONV = Layout("(O, I, h, w) to (h, w, I, O)", _conv_to_ours, _conv_to_theirs)
-DEPTHWISE = Layout("(C m, 1, h, w) to (h, w, C, m)", _depthwise_to_ours, _depthwise_to_theirs)
-LINEAR = Layout("(O, I) to (I, O)", _transpose, _transpose)
-FLAT = Layout("(O, C h w) to (h w C, O)", _flat_to_ours, _flat_to_theirs)  # the shape is that of the map: (h, w, C)
+SAME = Layout("", lambda w, shape: w, lambda w, shape: w)
+CONV = Layout("(O, I, h, w) to (h, w, I, O)", _conv_to_ours, lambda w, shape: w.transpose(3, 2, 0, 1))
+DEPTHWISE = Layout(
+    "(C m, 1, h, w) to (h, w, C, m)",
+    _depthwise_to_ours,
+    lambda w, shape: w.transpose(2, 3, 0, 1).reshape(-1, 1, *w.shape[:2]),
+)
+LINEAR = Layout("(O, I) to (I, O)", lambda w, shape: w.T, lambda w, shape: w.T)
+FLAT = Layout(  # the shape is that of the map: (h, w, C)
+    "(O, C h w) to (h w C, O)",
+    _flat_to_ours,
+    lambda w, shape: w.reshape(*shape, -1).transpose(3, 2, 0, 1).reshape(w.shape[1], -1),
+)
 
 
 # ------------------------------------------------------------------------------- pairs of tensors

@@ -149,7 +149,7 @@ def _normal(x, scales, room, n):
 
 
 @kernel
-def normalise(part, parts, arguments):
+def normalise_rows(part, parts, arguments):
     """y = (x - mean) * rstd * gamma + beta, and ReLU."""
     x, x_step, y, y_step, count, channels, mean, rstd, gamma, beta, relu, room = unpack(arguments, "qqqqqqqqqqqq")
     scales = malloc(12 * room)
@@ -334,7 +334,7 @@ def batch_norm(
     x, at, step = rows(x)
     count, channels, room, _, parts = _size(x)
     (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
-    normalise(at, step, address(y), row_step(y), count, channels, m, r, g, b, int(relu), room, parts=parts)
+    normalise_rows(at, step, address(y), row_step(y), count, channels, m, r, g, b, int(relu), room, parts=parts)
     return y
 
 

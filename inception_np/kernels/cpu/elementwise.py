@@ -62,22 +62,6 @@ def relu_rows(part, parts, arguments):
 
 
 @kernel
-def copy_rows(part, parts, arguments):
-    """y = x."""
-    x, x_step, y, y_step, R, C = unpack(arguments, "qqqqqq")
-    V = (C + LANES - 1) // LANES
-    first, end = R * V * part // parts, R * V * (part + 1) // parts
-    for r in range(first // V, (end + V - 1) // V):
-        a, b = x + r * x_step, y + r * y_step
-        start, stop = max(first - r * V, 0), min(end - r * V, V)
-        for v in range(start, min(stop, C // LANES)):
-            store(b + 64 * v, load(a + 64 * v, 16), 16)
-        if stop * LANES > C:
-            v = V - 1
-            store(b + 64 * v, load(a + 64 * v, C % LANES), C % LANES)
-
-
-@kernel
 def clear(part, parts, arguments):
     """Zeros where the rows of y (N, H, W) of C numbers stand."""
     y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
@@ -208,7 +192,8 @@ def copy(x: Array, out: Array) -> Array:
     """All threads copy."""
     if x.ndim != 2 or x.strides[1] != x.itemsize:  # (those of a matrix are rows at one distance, even in reverse)
         x, _, _ = rows(x)
-    copy_rows(address(x), row_step(x), address(out), row_step(out), *_layout(x, out), parts=few_parts(out.nbytes))
+    layout, parts = _layout(x, out), few_parts(out.nbytes)
+    scale_rows(address(x), row_step(x), address(out), row_step(out), *layout, 1.0, parts=parts)
     return out
 
 

@@ -18,10 +18,7 @@ config: Any = numba.config  # (its settings come from the environment, unseen by
 
 def host_features() -> set[str]:
     """The instruction sets Numba compiles for: of this machine, or as NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say."""
-    if config.CPU_NAME is None:
-        listed = get_host_cpu_features()
-        return {f[1:] for f in listed.split(",") if f.startswith("+")}
-    listed = config.CPU_FEATURES or ""
+    listed = get_host_cpu_features() if config.CPU_NAME is None else config.CPU_FEATURES or ""
     return {f[1:] for f in listed.split(",") if f.startswith("+")}
 
 

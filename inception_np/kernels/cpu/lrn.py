@@ -36,7 +36,7 @@ def _power(s, quarters):
 
 
 @kernel
-def normalise(part, parts, arguments):
+def lrn_rows(part, parts, arguments):
     """y = x * (k + alpha * window sum of x^2)^-beta."""
     x, x_step, y, y_step, count, C, size, quarters, alpha, k = unpack(arguments, "qqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
@@ -56,7 +56,7 @@ def normalise(part, parts, arguments):
 
 
 @kernel
-def gradient(part, parts, arguments):
+def lrn_dx_rows(part, parts, arguments):
     """dx = dy * s^-beta - 2 alpha beta x * window sum of (dy * x * s^-beta / s), s as above."""
     dy, dy_step, x, x_step, dx, dx_step, count, C, size, quarters, add, alpha, k = unpack(arguments, "qqqqqqqqqqqff")
     half, room = size // 2, (C + LANES - 1) // LANES * LANES
@@ -98,7 +98,7 @@ def lrn(x: Array, size: int, alpha: float, beta: float, k: float, out: Array | N
     y = empty(x.shape, np.float32) if out is None else out
     x, at, step = rows(x)
     C = x.shape[-1]
-    normalise(
+    lrn_rows(
         at, step, address(y), row_step(y), x.size // C, C, size, int(4 * beta), float(alpha),
         float(k), parts=few_parts(x.nbytes),
     )  # fmt: skip
@@ -113,7 +113,7 @@ def lrn_dx(dy: Array, x: Array, size: int, alpha: float, beta: float, k: float, 
     x, at, step = rows(x)
     dy, d_at, d_step = rows(dy)
     C = x.shape[-1]
-    gradient(
+    lrn_dx_rows(
         d_at, d_step, at, step, address(dx), row_step(dx), x.size // C, C, size, int(4 * beta),
         int(into is not None), float(alpha), float(k), parts=few_parts(x.nbytes),
     )  # fmt: skip

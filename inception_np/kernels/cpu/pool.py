@@ -41,10 +41,9 @@ def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
 @kernel
 def max_windows(part, parts, arguments):
     """y and the tap that won it, for rows (n, p) of the output."""
-    (
-        x, xn, xh, xw, H, W, y, yn, yh, yw, winners, N, OH, OW, C,
-        size_h, size_w, stride_h, stride_w, top, left,
-    ) = unpack(arguments, "q" * 21)  # fmt: skip
+    (x, xn, xh, xw, H, W, y, yn, yh, yw, winners, N, OH, OW, C, size_h, size_w, stride_h, stride_w, top, left) = unpack(
+        arguments, "q" * 21
+    )
     whole = C // LANES * LANES
     for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
         n, p = piece // OH, piece % OH
@@ -125,10 +124,9 @@ def _column_max(x, xh, rows, exists, n):
 @kernel
 def max_values(part, parts, arguments):
     """y alone, for inference: columns of a window that the next one has too are looked at once, in windows 3 wide."""
-    (
-        x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C,
-        size_h, size_w, stride_h, stride_w, top, left,
-    ) = unpack(arguments, "q" * 20)  # fmt: skip
+    (x, xn, xh, xw, H, W, y, yn, yh, yw, N, OH, OW, C, size_h, size_w, stride_h, stride_w, top, left) = unpack(
+        arguments, "q" * 20
+    )
     for piece in range(N * OH * part // parts, N * OH * (part + 1) // parts):
         n, p = piece // OH, piece % OH
         h = p * stride_h - top

@@ -200,35 +200,6 @@ where_equal = operation(  # x where i == j, else 0
 )
 
 
-def _reduce_sum(b, x):
-    """The sum over the lanes, in halves: always the same order."""
-    width = LANES
-    while width > 1:
-        width //= 2
-        half = ir.Constant(ir.VectorType(I32, width), list(range(width)))
-        rest = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
-        x = b.fadd(b.shuffle_vector(x, x, half), b.shuffle_vector(x, x, rest))
-    return b.extract_element(x, ir.Constant(I32, 0))
-
-
-reduce_sum = operation("reduce_sum", _reduce_sum, types.float32, vector)
-
-
-def _reduce_max(b, x):
-    """The largest of the lanes."""
-    width = LANES
-    while width > 1:
-        width //= 2
-        half = ir.Constant(ir.VectorType(I32, width), list(range(width)))
-        rest = ir.Constant(ir.VectorType(I32, width), list(range(width, 2 * width)))
-        low, high = b.shuffle_vector(x, x, half), b.shuffle_vector(x, x, rest)
-        x = b.select(b.fcmp_ordered(">", low, high), low, high)
-    return b.extract_element(x, ir.Constant(I32, 0))
-
-
-reduce_max = operation("reduce_max", _reduce_max, types.float32, vector)
-
-
 def _copy_register(b, source, target, count):
     """Copy WIDTH numbers, zeros in place of those beyond `count`."""
     b.store(emit_load(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=4)

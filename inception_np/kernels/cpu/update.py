@@ -31,9 +31,7 @@ def sgd(part, parts, arguments):
         _sgd(data + i, grad + i, velocity + i if velocity else 0, r, m, d, nesterov, 16)
     if end * LANES > size:
         i = 64 * (V - 1)
-        _sgd(
-            data + i, grad + i, velocity + i if velocity else 0, r, m, d, nesterov, size % LANES
-        )  # fmt: skip
+        _sgd(data + i, grad + i, velocity + i if velocity else 0, r, m, d, nesterov, size % LANES)
 
 
 @helper
@@ -52,18 +50,14 @@ def _rmsprop(data, grad, square, velocity, rate, keep, rest, momentum, eps, deca
 def rmsprop(part, parts, arguments):
     """rest is 1 - keep, as the caller's double arithmetic has it."""
     data, grad, square, velocity, size, rate, keep, rest, momentum, eps, decay = unpack(arguments, "qqqqqffffff")
-    r, k, o, m, e, d = (
-        splat(rate), splat(keep), splat(rest), splat(momentum), splat(eps), splat(decay)
-    )  # fmt: skip
+    r, k, o, m, e, d = (splat(rate), splat(keep), splat(rest), splat(momentum), splat(eps), splat(decay))
     V = (size + LANES - 1) // LANES
     first, end = V * part // parts, V * (part + 1) // parts
     for i in range(64 * first, 64 * min(end, size // LANES), 64):
         _rmsprop(data + i, grad + i, square + i, velocity + i, r, k, o, m, e, d, 16)
     if end * LANES > size:
         i = 64 * (V - 1)
-        _rmsprop(
-            data + i, grad + i, square + i, velocity + i, r, k, o, m, e, d, size % LANES
-        )  # fmt: skip
+        _rmsprop(data + i, grad + i, square + i, velocity + i, r, k, o, m, e, d, size % LANES)
 
 
 # ---- in Python
@@ -74,10 +68,7 @@ def sgd_step(
 ) -> None:
     """Each vector is read once and written once."""
     at = 0 if velocity is None else address(velocity)
-    sgd(
-        address(data), address(grad), at, data.size, int(nesterov), -float(lr), float(momentum),
-        float(weight_decay),
-    )  # fmt: skip
+    sgd(address(data), address(grad), at, data.size, int(nesterov), -float(lr), float(momentum), float(weight_decay))
 
 
 def rmsprop_step(

@@ -15,6 +15,7 @@ from .launch import launch, result, rows, width, window
 from .side_stream import on_side_stream
 
 Tile = tuple[int, int, int]  # rows, columns, shares of the terms
+Geometry = tuple[Pair, Pads, Pair, int]  # stride, pads, dilation, groups
 WARPS = 132 * 12  # that keep a GPU busy: a multiprocessor's registers hold 12 to 16 of them, and an H200 has 132
 
 
@@ -30,31 +31,22 @@ def conv2d(
     out: Array | None,
 ) -> Array:
     """One kernel that copies no columns, with products on tensor cores, and bias and ReLU as it stores."""
-    return _conv2d(x, w, bias, stride, pads, dilation, groups, relu, out, False)[0]
+    return _conv2d(x, w, bias, (stride, pads, dilation, groups), relu, out, False)[0]
 
 
 def conv2d_moments(
     x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float
 ) -> tuple[Array, Array, Array, Array]:
     """Each block sums what it stores of y, which is not read again for its moments."""
-    y, part, tile = _conv2d(x, w, None, stride, pads, dilation, groups, False, None, True)
+    y, part, tile = _conv2d(x, w, None, (stride, pads, dilation, groups), False, None, True)
     return y, *join_moments(part, y.size // y.shape[3], tile[0], eps)
 
 
 def _conv2d(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair,
-    groups: int,
-    relu: bool,
-    out: Array | None,
-    moments: bool,
+    x: Array, w: Array, bias: Array | None, geometry: Geometry, relu: bool, out: Array | None, moments: bool
 ) -> tuple[Array, Array | None, Tile]:
     """y, and with `moments` the sums of each block's part of it, and the tile that a block makes."""
-    kernel, o = w.shape[:2], w.shape[3]
+    kernel, o, (stride, pads, dilation, groups) = w.shape[:2], w.shape[3], geometry
     out_hw = out_size(x.shape[1:3], kernel, stride, pads, dilation)
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, o), x)

@@ -10,15 +10,11 @@ import numpy as np
 from ...backend import arena
 from ...backend.arrays import Array, Shape
 from ...backend.program import Trace, address, eager, empty, is_placeholder, placeholder
-from ...kernels.cpu import batchnorm, conv, depthwise, elementwise, lrn, pool
-from ...kernels.lrn import POWERS
+from ...kernels.cpu import conv, elementwise, pool
 from ...kernels.window import pads_for
 from ...layer import Layer, Mode, forward_of, of_kind
-from ...layers.activation import ReLU
-from ...layers.batchnorm import BatchNorm
-from ...layers.depthwise import DepthwiseConv2D
-from ...layers.lrn import LRN
-from ...layers.pool import Flatten, GlobalAvgPool2D, MaxPool2D
+from ...layers.pool import Flatten, MaxPool2D
+from ..replay import all_kernels
 from .rewrite import Average, Fork, Product, Sum, out_shape, shape_after, steps_of
 
 
@@ -167,20 +163,8 @@ class Plan:
         if of_kind(layer, MaxPool2D):
             pads, _ = layer._geometry(x.shape)
             pool.max_pool_values(x, layer.size, layer.stride, pads, y)
-        elif of_kind(layer, GlobalAvgPool2D):
-            pool.global_avg_pool(x, y)
-        elif of_kind(layer, ReLU):
-            elementwise.relu(x, y)
-        elif of_kind(layer, LRN) and layer.beta in POWERS:
-            lrn.lrn(x, *layer._constants(), y)
-        elif of_kind(layer, BatchNorm):
-            gamma = None if layer.gamma is None else layer.gamma.data
-            rstd = (layer.var.data + np.float32(layer.eps)) ** np.float32(-0.5)
-            batchnorm.batch_norm(x, layer.mean.data, rstd, gamma, layer.beta.data, False, y)
-        elif of_kind(layer, DepthwiseConv2D) and layer.multiplier == 1:
-            bias = None if layer.bias is None else layer.bias.data
-            stride, pads, dilation = layer._geometry(x.shape)
-            depthwise.depthwise2d(x, layer.weight.data, bias, stride, pads, dilation, y)
+        elif all_kernels(layer):
+            layer.forward(x, Mode(), y)  # type: ignore[call-arg]  (all of them take `out`)
         else:
             x = self._copied(x) if is_placeholder(x) else x
             self.trace.host_call(_in_python(layer, x, y))
