@@ -164,7 +164,7 @@ class Plan:
             pads, _ = layer._geometry(x.shape)
             pool.max_pool_values(x, layer.size, layer.stride, pads, y)
         elif all_kernels(layer):
-            layer.forward(x, Mode(), y)  # type: ignore[call-arg]  (all of them take `out`)
+            layer.forward(x, Mode(), y)  # type: ignore[call-arg]  # all of them take out
         else:
             x = self._copied(x) if is_placeholder(x) else x
             self.trace.host_call(_in_python(layer, x, y))
