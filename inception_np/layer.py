@@ -194,7 +194,7 @@ def watch(
         def forward(path, layer, call, x, mode):     # backward(path, layer, call, dy, x, cache)
             y, cache = call()                        # the layer's own forward, on all that it was given
             print(path, y.shape)
-            return y, cache                          # to whoever called the layer
+            return y, cache                          # to the caller of the layer
 
         with watch(net, forward=forward):
             net.forward(x, Mode())

@@ -317,7 +317,7 @@ def winograd_pays(
 def winograd_pays_for_dw(
     kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, inputs: int, outputs: int, shape: Shape
 ) -> bool:
-    """The same for the gradient to the filters, whose transforms are dearer: each row of places makes its own."""
+    """The same for the gradient to the filters, whose transforms cost more: each row of places makes its own."""
     wide = min(inputs, outputs) >= LEAST_FOR_GRADIENT
     return wide and winograd_pays(kernel_hw, stride, dilation, pads, inputs, outputs, shape)
 

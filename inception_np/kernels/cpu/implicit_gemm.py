@@ -214,7 +214,7 @@ def multiply(part, parts, arguments):
 
 @helper
 def multiply_chunk(s, table, outputs, count, first_panel, end_panel, more, next_placed, next_outputs, next_weights):
-    """The sums of a chunk of `count` pixels for some panels of channels. more: does another chunk follow?
+    """The sums of a chunk of `count` pixels for some panels of channels. more: true where another chunk follows.
 
     A span of the sum is done for all tiles of a chunk before the next span, which goes on from what y then holds (to
     the bit, since y is what a register was): so the panel of weights that a tile eats and the numbers of x that the

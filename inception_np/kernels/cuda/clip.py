@@ -10,7 +10,7 @@ PARTS = 512  # blocks at most: each of them adds the parts of all
 
 
 def clip_norm(grad: Array, clip: float) -> Array:
-    """Two launches, in double inside, and nobody waits for the norm."""
+    """Two launches, in double inside, and nothing waits for the norm."""
     elements(grad.size)
     parts = min(-(-grad.size // (4 * BLOCK)), PARTS)
     part, norm = empty((parts,), np.float64, grad), empty((), np.float64, grad)

@@ -46,7 +46,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     (x, ldx), (dy, lddy) = rows(x), rows(dy)
     most = 4 if c >= 4 * LANES else 2 if c >= 2 * LANES else 1  # so that every lane of a block has channels
     vec, columns, options = _variant((x, dy), dw, stride, dilation, (ldx, lddy), most)
-    elements(dy.size)  # may they be counted in ints?
+    elements(dy.size)  # raises where ints could not count them
     grid, parts = reduction(c * m // vec, pixels, 1 if columns > 1 else kh * kw)
     with on_side_stream(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)

@@ -7,7 +7,7 @@ one layer can run at the same time as the dx of the layers before it.
         net.backward(...)
     optimiser.step()                 # runs after all of them
 
-CuPy reuses the memory of an array that nobody holds, and knows of one stream only: so what these launches read is held
+CuPy reuses the memory of an array that is not held, and knows of one stream only: so what these launches read is held
 until the end of the block. Nothing may write to it before then, and no layer of this package does.
 """
 
