@@ -29,7 +29,7 @@ same one in every call. Where an array has to be copied first (`falls_back_to_nu
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, wraps
 from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar, cast
@@ -371,7 +371,7 @@ def traced(function: Callable[P, R]) -> Callable[P, R]:
             else:
                 key.append(a)
         name = tuple(key)
-        program = programs[name] if name in programs else trace(name, arguments)
+        program = programs.get(name) or trace(name, arguments)
         if program is None:
             return function(*arguments, **no)
         new = _local.executor.empty
@@ -383,12 +383,14 @@ def traced(function: Callable[P, R]) -> Callable[P, R]:
         return cast(R, program.result([*arrays, None]))
 
     def trace(name: tuple[Any, ...], arguments: tuple[Any, ...]) -> _Traced | None:
-        if len(programs) >= MOST:
-            programs.clear()
-        try:
-            programs[name] = _Traced(function, arguments)
-        except Untraceable:
-            programs[name] = None
-        return programs[name]
+        """None where the function has to run as it is written. (Another thread may clear the programs at any time.)"""
+        program = None
+        if name not in programs:
+            if len(programs) >= MOST:
+                programs.clear()
+            with suppress(Untraceable):
+                program = _Traced(function, arguments)
+            programs[name] = program
+        return program
 
     return call
