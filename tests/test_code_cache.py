@@ -224,8 +224,12 @@ def test_kernels_that_several_processes_compiled_are_right_together(tmp_path):
 
 @pytest.mark.long
 def test_kernels_whose_functions_were_numbered_alike_are_seen_to_be_wrong(tmp_path):
-    """Tiles of several sizes have the numbers that those of another kernel have, one after the other."""
-    assert "wrong numbers" in together(tmp_path, {"implicit_gemm.multiply_transposed": 7})
+    """Tiles of several sizes have the numbers that those of another kernel have, one after the other.
+
+    At which number that begins depends on how many functions each kernel is made of.
+    """
+    found = (together(tmp_path / str(n), {"implicit_gemm.multiply_transposed": n}) for n in (8, 6, 7))
+    assert any("wrong numbers" in said for said in found)
 
 
 def test_two_processes_number_their_functions_apart(tmp_path):
