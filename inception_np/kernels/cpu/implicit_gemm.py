@@ -117,29 +117,28 @@ MULTIPLY, TRANSPOSED = "q" * len(MultiplyWords._fields), "q" * len(TransposedWor
 
 
 @helper
-def _next_pixel(s, n, row, column):
-    """The output pixel after another, in the order of memory."""
-    if column + 1 < s.OW:
-        return n, row, column + 1
-    if row + 1 < s.OH:
-        return n, row + 1, 0
-    return n + 1, 0, 0
-
-
-@helper
 def place_pixels(pixels, s, first, count):
     """For `count` output pixels from `first`: the address of x where their windows are anchored, its row, its column.
 
     They go to `pixels`: GROUP or CHUNK int64 of each, beginning at multiples of `count` rounded up to GROUP.
     """
     room = (count + GROUP - 1) // GROUP * GROUP
-    n, row, column = first // s.OW // s.OH, first // s.OW % s.OH, first % s.OW
+    column = first % s.OW
+    rest = first // s.OW
+    row = rest % s.OH
+    n = rest // s.OH
     for i in range(count):
         h, w = row * s.stride_h, column * s.stride_w
         store_int(pixels + 8 * i, s.x + n * s.xn + h * s.xh + w * s.xw)
         store_int(pixels + 8 * (room + i), h)
         store_int(pixels + 8 * (2 * room + i), w)
-        n, row, column = _next_pixel(s, n, row, column)
+        column += 1
+        if column == s.OW:
+            column = 0
+            row += 1
+            if row == s.OH:
+                row = 0
+                n += 1
     for i in range(count, room):  # these tiles' rows are made and thrown away
         store_int(pixels + 8 * i, s.x)
         store_int(pixels + 8 * (room + i), -(1 << 40))
@@ -149,10 +148,19 @@ def place_pixels(pixels, s, first, count):
 @helper
 def place_outputs(outputs, s, first, count, nowhere):
     """The addresses of `count` output pixels from `first`, filled up to whole groups with the address `nowhere`."""
-    n, row, column = first // s.OW // s.OH, first // s.OW % s.OH, first % s.OW
+    column = first % s.OW
+    rest = first // s.OW
+    row = rest % s.OH
+    n = rest // s.OH
     for i in range(count):
         store_int(outputs + 8 * i, s.y + n * s.yn + row * s.yh + column * s.yw)
-        n, row, column = _next_pixel(s, n, row, column)
+        column += 1
+        if column == s.OW:
+            column = 0
+            row += 1
+            if row == s.OH:
+                row = 0
+                n += 1
     for i in range(count, (count + GROUP - 1) // GROUP * GROUP):
         store_int(outputs + 8 * i, nowhere)
 
