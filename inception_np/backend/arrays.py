@@ -18,13 +18,13 @@ def array_module(x: Array) -> ModuleType:
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
-def map_tree(f: Callable[[Any], Any], tree: Any) -> Any:
-    """f of every array of a nested tuple or dict, in the same nesting."""
-    if isinstance(tree, dict):
-        return {k: map_tree(f, v) for k, v in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return tuple(map_tree(f, v) for v in tree)
-    return f(tree)
+def map_tree(f: Callable[..., Any], *trees: Any) -> Any:
+    """f of every array of a nested tuple or dict, or of those in equal places of several, in the same nesting."""
+    if isinstance(trees[0], dict):
+        return {k: map_tree(f, *[tree[k] for tree in trees]) for k in trees[0]}
+    if isinstance(trees[0], (tuple, list)):
+        return tuple(map_tree(f, *branches) for branches in zip(*trees, strict=True))
+    return f(*trees)
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -106,7 +106,7 @@ class _Writer(Executor):
 
     def host_call(self, function: HostFunction) -> None:
         """Write down a function of the host, to be called at this place whenever the program is run."""
-        self._end_piece()
+        self.end_piece()
         self.pieces.append(function)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -122,10 +122,11 @@ class _Writer(Executor):
 
     def program(self, placeholders: int = 0) -> "Program":
         """What was written down, as a program of that many arrays: its placeholders, by their numbers."""
-        self._end_piece()
+        self.end_piece()
         return Program(self.pieces, [(number, 0) for number in range(placeholders)], self.held)
 
-    def _end_piece(self) -> None:
+    def end_piece(self) -> None:
+        """Make one piece of the calls since the last one."""
         if self._words:
             self.pieces.append(np.concatenate(self._words))
             self._words = []
@@ -342,7 +343,7 @@ class _Traced(Program):
                 self.scratch += -(-a.nbytes // ALIGN) * ALIGN
         # what the function returned, of all these arrays and a None at their end
         self.result = itemgetter(*[-1 if r is None else known[id(r)] for r in returned])
-        trace.program()
+        trace.end_piece()
         super().__init__(trace.pieces, owners, trace.held)
 
 

@@ -130,7 +130,7 @@ class Network(Layer):
         return self.trunk.macs(shape)
 
 
-LEARNED_WITH = ("decay", "rate")  # numbers that training may change, and that inference does not see
+LEARNED_WITH = ("rate",)  # numbers that training may change, and that inference does not see
 
 
 def signature(network: Network) -> dict[str, Any]:

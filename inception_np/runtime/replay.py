@@ -23,14 +23,13 @@ cast, moved or assigned are seen, and written down anew; so are another shape an
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..backend import arena
-from ..backend.arrays import Array, Shape
+from ..backend.arrays import Array, Shape, map_tree
 from ..backend.device import compiled
 from ..backend.program import Capture, Program, capturing, eager, empty
 from ..backend.threads import num_threads
@@ -185,7 +184,7 @@ class Replay:
         else:
             self.programs = []  # the network's own passes run
         if self.programs:
-            y = _map(np.copy, self.y)
+            y = map_tree(np.copy, self.y)
         else:
             y, self.cache = self.net.forward(x, self.moment.mode)
             self.x = x
@@ -200,11 +199,11 @@ class Replay:
             self.net.backward(dy, self.x, self.cache, **options)
             self.x = self.cache = None
         else:
-            dy = _map(_like, dy, self.y)
+            dy = _checked(dy, self.y)
             if len(self.programs) == 1:
                 self._write_backward(dy)
             else:
-                _map(copy_to, self.dy, dy)
+                map_tree(copy_to, self.dy, dy)
                 self.programs[1].run()
         self.waiting = False
 
@@ -232,7 +231,7 @@ class Replay:
 
     def _write_backward(self, dy: Any) -> None:
         """As for forward. Where NumPy had a part in it, the network's own passes run from now on."""
-        forward, self.dy = self.capture, _map(np.copy, dy)
+        forward, self.dy = self.capture, map_tree(np.copy, dy)
         with Capture(forward.source) as self.capture:
             self.instrumented.backward(self.dy, self.x, self.cache, need_dx=False)
         complete = forward.complete and self.capture.complete
@@ -244,14 +243,12 @@ def _key(x: Array) -> tuple[Any, ...]:
     return getattr(x, "shape", None), getattr(x, "dtype", None), num_threads()
 
 
-def _map(function: Callable[..., Any], *structures: Any) -> Any:
-    """function of arrays, or of those in equal places of structures (logits, {head: logits})."""
-    if not any(isinstance(s, tuple) for s in structures):
-        return function(*structures)
-    if not all(isinstance(s, tuple) and set(s[1]) == set(structures[0][1]) for s in structures):
+def _checked(dy: Any, y: Any) -> Any:
+    """dy in y's structure, logits or (logits, {head: logits}), shapes and dtypes. Raises TypeError and ValueError."""
+    heads = isinstance(y, tuple) or isinstance(dy, tuple)
+    if heads and not all(isinstance(s, tuple) and set(s[1]) == set(dy[1]) for s in (dy, y)):
         raise TypeError("Replay: got dy of another structure than y, wanted (dlogits, {head: dlogits}) as y is")
-    heads = {stage: function(*[s[1][stage] for s in structures]) for stage in structures[0][1]}
-    return function(*[s[0] for s in structures]), heads
+    return map_tree(_like, dy, y)
 
 
 def _like(dy: Array, y: Array) -> Array:
