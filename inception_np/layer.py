@@ -27,7 +27,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
-from .backend.arrays import Array, Shape
+from .backend.arrays import Array, Shape, is_real
 from .backend.device import asarray, resolve_device, zeros
 
 
@@ -138,7 +138,7 @@ def backward_of(layer: Layer, dy: Any, x: Any, cache: Any, shape: Shape | None =
 
 def follow(a: Array, dtype: Any) -> Array:
     """a rounded to the dtype that it has to follow (the sixth law); complex numbers are left alone."""
-    return a if a.dtype == dtype or a.dtype.kind != "f" or dtype.kind != "f" else a.astype(dtype)
+    return a.astype(dtype) if a.dtype != dtype and is_real(a.dtype) and is_real(dtype) else a
 
 
 L = TypeVar("L", bound="Layer")

@@ -18,6 +18,11 @@ def array_module(x: Array) -> ModuleType:
     return sys.modules[type(x).__module__.partition(".")[0]]
 
 
+def is_real(dtype: Any) -> bool:
+    """True for a dtype of floating real numbers: NumPy's own, or bfloat16, which ml_dtypes adds to them."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
 def map_tree(f: Callable[..., Any], *trees: Any) -> Any:
     """f of every array of a nested tuple or dict, or of those in equal places of several, in the same nesting."""
     if isinstance(trees[0], dict):

@@ -27,8 +27,10 @@ def compiled(*arrays: Array) -> bool:
 
 
 def on_gpu(x: Array) -> bool:
-    """True where the CUDA kernels apply: a float32 CuPy array, and INCEPTION_NP_PLAIN is not set."""
-    return not PLAIN and not isinstance(x, np.ndarray) and array_module(x).__name__ == "cupy" and x.dtype == np.float32
+    """True where the CUDA kernels apply: a CuPy array of float32 or bfloat16, and INCEPTION_NP_PLAIN is not set."""
+    if PLAIN or isinstance(x, np.ndarray) or array_module(x).__name__ != "cupy":
+        return False
+    return x.dtype == np.float32 or x.dtype.name == "bfloat16"
 
 
 def on_tensor_cores(x: Array) -> bool:

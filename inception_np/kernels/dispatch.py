@@ -7,7 +7,7 @@
 The body is the plain version: it runs on any array module and dtype, and is the formula that the fast ones are compared
 with. The fast ones are its twins, of the same file name, function name and order of arguments (all by position):
 
-    lrn(x, ...)    runs kernels/cuda/lrn.py's lrn    where x is a float32 CuPy array
+    lrn(x, ...)    runs kernels/cuda/lrn.py's lrn    where x is a CuPy array of float32 or bfloat16
                         kernels/cpu/lrn.py's lrn     where all its floating arrays are of NumPy, float32 and not empty
                         the body                     otherwise, and with INCEPTION_NP_PLAIN=1
 
@@ -71,7 +71,7 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
         elif cpu:
             compiled = not device.PLAIN
             for a in values:  # (a loop is no Python call: this is asked some thousand times a second)
-                if isinstance(a, np.ndarray) and a.dtype.kind in "fc" and (a.dtype != np.float32 or a.size == 0):
+                if isinstance(a, np.ndarray) and a.dtype.kind in "fcV" and (a.dtype != np.float32 or a.size == 0):
                     compiled = False
             if compiled and fits_cpu(*map(values.__getitem__, cpu_places)):
                 return (twins.get("cpu") or twin("cpu"))(*values)

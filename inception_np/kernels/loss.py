@@ -1,6 +1,6 @@
 """Softmax and cross-entropy in one pass; the mathematics is in layers/loss.py."""
 
-from ..backend.arrays import Array, array_module
+from ..backend.arrays import Array, array_module, is_real
 from .dispatch import dispatch
 
 
@@ -9,7 +9,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tup
     """logits (N, K), labels (N,) integers -> loss, a number, and dlogits (N, K), both for the mean over the batch."""
     xp = array_module(logits)
     n, k = logits.shape
-    z = logits.astype(xp.float64) if logits.dtype.kind == "f" else logits  # two logits may be too far apart for float32
+    z = logits.astype(xp.float64) if is_real(logits.dtype) else logits  # two logits may be too far apart for float32
     target = xp.full((n, k), smoothing / k, z.real.dtype)
     target[xp.arange(n), labels] += 1 - smoothing
     shifted = z - z.real.max(1, keepdims=True)  # the largest is 0: exp cannot overflow

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend.arrays import Array, Shape
+from ..backend.arrays import Array, Shape, is_real
 from ..kernels.window import ImageTooSmall, Pads, Pair, out_size, pads_for
 from ..layer import follow, kind_of_class
 
@@ -33,9 +33,12 @@ def check_several(who: str, shape: Shape) -> None:
 
 
 def check_floating(who: str, x: Array) -> None:
-    """An array of float32 to train, float64 to check, complex128 for the complex step. Raises TypeError."""
+    """An array of float32 to train, float64 to check, complex128 for the complex step; on a GPU also of bfloat16.
+
+    Raises TypeError.
+    """
     dtype = getattr(x, "dtype", None)
-    if not isinstance(dtype, np.dtype) or dtype not in DTYPES:
+    if not isinstance(dtype, np.dtype) or (dtype not in DTYPES and (isinstance(x, np.ndarray) or dtype.name != "bfloat16")):
         got = type(x).__name__ if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{who}: got {got}, wanted an array of float32 or float64")
 
@@ -51,7 +54,7 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
     (or of complex ones where y is complex), ValueError for another shape.
     """
     kind = getattr(getattr(dy, "dtype", None), "kind", None)
-    if kind != "f" and not (kind == "c" and dtype.kind == "c"):
+    if not kind or not (is_real(dy.dtype) or (kind == "c" and dtype.kind == "c")):
         got = f"dy of {dy.dtype}" if kind else f"dy={dy!r}" if dy is None else type(dy).__name__
         raise TypeError(f"{who}: got {got}, wanted an array of {dtype}, as y is")
     if tuple(dy.shape) != tuple(shape):

@@ -110,6 +110,13 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
+static inline float __uint_as_float(unsigned u) { return __int_as_float((int)u); }
+static inline unsigned bfloat16_bits(float x) {  // to nearest, of two to the even one
+  unsigned u;
+  memcpy(&u, &x, 4);
+  return x != x ? 0x7fff : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+}
+static inline unsigned bfloat16_pair(float low, float high) { return bfloat16_bits(low) | bfloat16_bits(high) << 16; }
 
 // ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)
 static inline float tf32(float x) {

@@ -5,7 +5,7 @@
 
 // Blocks: (channels, parts). Part p is rows [p * share, (p + 1) * share); it gives its own mean and its sum of squares
 // about that mean. Squares about 0 would cancel where the mean is large beside the deviation.
-extern "C" __global__ void moments_parts(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
+extern "C" __global__ void moments_parts(const Real* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
                                          int share) {
   __shared__ Floats scratch[THREADS];
   __shared__ __align__(16) float means[LANES * VEC];
@@ -89,8 +89,8 @@ struct Channels {
   }
 };
 
-extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ mean, const float* __restrict__ rstd,
-                                      const float* __restrict__ gamma, const float* __restrict__ beta, float* y, int rows,
+extern "C" __global__ void batch_norm(const Real* x, const float* __restrict__ mean, const float* __restrict__ rstd,
+                                      const float* __restrict__ gamma, const float* __restrict__ beta, Real* y, int rows,
                                       int C, int ldx, int ldy, int relu) {
   const int c = first_channel();
   int r = first_row();
@@ -110,7 +110,7 @@ extern "C" __global__ void batch_norm(const float* x, const float* __restrict__ 
 
 // Blocks: (channels, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* __restrict__ mean,
+    batch_norm_sums(const Real* __restrict__ dy, const Real* __restrict__ x, const float* __restrict__ mean,
                     const float* __restrict__ rstd, const float* __restrict__ gamma, const float* __restrict__ beta,
                     float* __restrict__ part, int rows, int C, int lddy, int ldx, int relu) {
   __shared__ Pack<float, 2 * VEC> scratch[THREADS];
@@ -173,9 +173,9 @@ extern "C" __global__ void __launch_bounds__(JOINING, 1)
 
 // dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.
 extern "C" __global__ void __launch_bounds__(256, 5)
-    batch_norm_dx(const float* __restrict__ dy, const float* x, const float* __restrict__ mean,
+    batch_norm_dx(const Real* __restrict__ dy, const Real* x, const float* __restrict__ mean,
                   const float* __restrict__ rstd, const float* __restrict__ gamma, const float* __restrict__ beta,
-                  const float* __restrict__ terms, float* dx, int rows, int C, int lddy, int ldx, int lddx, int relu) {
+                  const float* __restrict__ terms, Real* dx, int rows, int C, int lddy, int ldx, int lddx, int relu) {
   const int c = first_channel();
   int r = first_row();
   if (c >= C || r >= rows) return;

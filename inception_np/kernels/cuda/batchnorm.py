@@ -1,5 +1,7 @@
 """Launches of batchnorm.cu; the functions are those of kernels/batchnorm.py."""
 
+import numpy as np
+
 from ...backend.arrays import Array
 from ...backend.program import empty
 from ..batchnorm import Averages
@@ -15,7 +17,7 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
     ((across, _), threads), parts = summing(c, count, vec)
     share = -(-count // parts)  # rows of each part but the last
     parts = -(-count // share)
-    part = empty((parts, 2, c), x.dtype, x)
+    part = empty((parts, 2, c), np.float32, x)
     grid = (across, parts), threads
     launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=variant(vec))
     return join_moments(part, count, share, eps)
@@ -24,7 +26,7 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
 def join_moments(part: Array, count: int, share: int, eps: float) -> tuple[Array, Array, Array]:
     """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
     parts, _, c = part.shape
-    mean, var, rstd = (empty((c,), part.dtype, part) for _ in range(3))
+    mean, var, rstd = (empty((c,), np.float32, part) for _ in range(3))
     launch(
         "batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, 1 / count, c, share, parts
     )
@@ -76,9 +78,9 @@ def batch_norm_backward(
     sizes = (count, c, lddy, ldx)
     vec = width((*values, dx), (c, lddy, ldx, lddx))
     grid, parts = summing(c, count, vec)
-    part = empty((parts, 2, c), x.dtype, x)
+    part = empty((parts, 2, c), np.float32, x)
     launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=variant(vec))
-    terms = None if averages is None else empty((2, c), x.dtype, x)
+    terms = None if averages is None else empty((2, c), np.float32, x)
     args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *(averages or (None,) * 3), 1 / count, c, parts)
     launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
     grid = by_channels(c, count, vec)

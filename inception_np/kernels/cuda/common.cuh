@@ -1,10 +1,39 @@
 // What every source of this folder starts with. The text of this file is put where a source says
 // #include "common.cuh", so that each source is one string for NVRTC.
 //
-// Activations are NHWC float32. A pixel is one (n, h, w); its channels are contiguous, and pixels are `ld` floats
+// Activations are NHWC. A pixel is one (n, h, w); its channels are contiguous, and pixels are `ld` numbers
 // apart: ld = C for an array of its own, more for a slice of the channels of a joined one, which is how a
 // convolution writes its part of a concatenation in place.
+//
+// Activations and their gradients are stored as Real: float, or bfloat16 where this is compiled with -DBF16. Weights,
+// statistics and sums are float, and so is whatever is computed.
 #pragma once
+
+// The upper half of a float: its sign, its exponent and 7 bits of its mantissa.
+struct bfloat16 { unsigned short bits; };
+#ifdef BF16
+using Real = bfloat16;
+#else
+using Real = float;
+#endif
+
+// Two floats rounded to bfloat16, to nearest and of two to the even one, the first in the lower half. One instruction
+// since compute capability 8.0. The CPU build of the tests brings its own definition.
+#ifndef CUDA_ON_HOST
+__device__ __forceinline__ unsigned bfloat16_pair(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+#endif
+
+// What a stored number is, and how a number is stored.
+__device__ __forceinline__ float value(float x) { return x; }
+__device__ __forceinline__ float value(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ unsigned char value(unsigned char x) { return x; }
+template <class T> using Value = decltype(value(T()));
+template <class T> __device__ __forceinline__ T rounded(Value<T> x) { return x; }
+template <> __device__ __forceinline__ bfloat16 rounded<bfloat16>(float x) { return {(unsigned short)bfloat16_pair(x, 0.f)}; }
 
 // The element that this thread works on; threads beyond the last one leave. An int: a 64-bit division costs several
 // 32-bit ones. The launcher refuses 2^31 elements; addresses are 64 bits wide.
@@ -41,22 +70,36 @@ struct __align__(n * sizeof(T)) Pack {
   }
 };
 template <int n, class T>
-__device__ __forceinline__ Pack<T, n> load(const T* from) {
-  return *(const Pack<T, n>*)from;
+__device__ __forceinline__ Pack<Value<T>, n> load(const T* from) {
+  const auto stored = *(const Pack<T, n>*)from;
+  Pack<Value<T>, n> v;
+#pragma unroll
+  for (int j = 0; j < n; j++) v.at[j] = value(stored[j]);
+  return v;
 }
 template <int n, class T>
-__device__ __forceinline__ Pack<T, n> load_if(bool there, const T* from, T otherwise) {
-  Pack<T, n> v;
+__device__ __forceinline__ Pack<Value<T>, n> load_if(bool there, const T* from, Value<T> otherwise) {
+  Pack<Value<T>, n> v;
   for (int j = 0; j < n; j++) v.at[j] = otherwise;
   if (there) v = load<n>(from);
   return v;
 }
 template <class T, int n>
-__device__ __forceinline__ void store(T* to, const Pack<T, n>& v) {
-  *(Pack<T, n>*)to = v;
+__device__ __forceinline__ void store(T* to, const Pack<Value<T>, n>& v) {
+  if constexpr (sizeof(T) == sizeof(bfloat16) && n % 2 == 0) {
+    Pack<unsigned, n / 2> pairs;
+#pragma unroll
+    for (int j = 0; j < n; j += 2) pairs[j / 2] = bfloat16_pair(v[j], v[j + 1]);
+    *(Pack<unsigned, n / 2>*)to = pairs;
+  } else {
+    Pack<T, n> stored;
+#pragma unroll
+    for (int j = 0; j < n; j++) stored[j] = rounded<T>(v[j]);
+    *(Pack<T, n>*)to = stored;
+  }
 }
 template <class T, int n>
-__device__ __forceinline__ void write(T* to, Pack<T, n> v, bool add) {  // over what is there, or added to it
+__device__ __forceinline__ void write(T* to, Pack<Value<T>, n> v, bool add) {  // over what is there, or added to it
   if (add) {
     const auto before = load<n>(to);
     for (int j = 0; j < n; j++) v.at[j] += before.at[j];

@@ -6,6 +6,8 @@ of compute capability 8.0 or later.
 
 from typing import Any
 
+import numpy as np
+
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
@@ -54,7 +56,7 @@ def _conv2d(
     _countable(d, ldx, ldy)
     pixels = y.size // o
     tile = _tile(pixels, o // groups, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
-    part = empty((_tiles(pixels, tile[0]), 2, o), x.dtype, x) if moments else None
+    part = empty((_tiles(pixels, tile[0]), 2, o), np.float32, x) if moments else None
     args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
     vec = width((x, w), (ldx, x.shape[3] // groups, o, o // groups))
     _launch("conv2d", tile, pixels, o // groups, groups, vec, args)
@@ -96,7 +98,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     parts = _tiles(pixels, share)
     vec = width((x, dy), (ldx, per_group, lddy, o // groups))
     with on_side_stream(x, dy):
-        part = empty((parts, dw.size), dw.dtype, dw)
+        part = empty((parts, dw.size), np.float32, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
         _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)
         sum_parts(part, dw)

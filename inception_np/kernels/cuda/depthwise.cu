@@ -15,8 +15,8 @@ constexpr int COLUMNS = 1, TAPS = 1;
 constexpr bool ONE_FILTER = VEC > 1 || TAPS > 1;
 
 // d.C is the number of channels of x; y has d.C * m.
-extern "C" __global__ void depthwise2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-                                       float* __restrict__ y, Window given, int filters, int ldx, int ldy) {
+extern "C" __global__ void depthwise2d(const Real* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+                                       Real* __restrict__ y, Window given, int filters, int ldx, int ldy) {
   const Window d = known(given);
   const int m = ONE_FILTER ? 1 : filters, O = d.C * m, across = (d.OW + COLUMNS - 1) / COLUMNS;
   EACH_ELEMENT(i, d.N * d.OH * across * (O / VEC));
@@ -47,7 +47,7 @@ extern "C" __global__ void depthwise2d(const float* __restrict__ x, const float*
     if (at.w * COLUMNS + p < d.OW) store(pixel(y + at.c, first + p, ldy), sum[p]);
 }
 
-extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx,
+extern "C" __global__ void depthwise2d_dx(const Real* __restrict__ dy, const float* __restrict__ w, Real* __restrict__ dx,
                                           Window given, int filters, int lddy, int lddx, int add) {
   const Window d = known(given);
   const int m = ONE_FILTER ? 1 : filters, O = d.C * m, across = (d.W + COLUMNS - 1) / COLUMNS;
@@ -81,7 +81,7 @@ extern "C" __global__ void depthwise2d_dx(const float* __restrict__ dy, const fl
 // Blocks: (channels of y / (32 VEC), taps / TAPS, parts of the pixels). part[z][tap][o] is one block's share of
 // dw[tap][o]. A thread sums all taps of a known window in registers, so that x and dy are read once; of others one.
 extern "C" __global__ void __launch_bounds__(LANES * ROWS, 2)
-    depthwise2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window given,
+    depthwise2d_dw(const Real* __restrict__ x, const Real* __restrict__ dy, float* __restrict__ part, Window given,
                    int filters, int ldx, int lddy) {
   __shared__ __align__(16) float scratch[ROWS][TAPS][LANES * VEC];
   const Window d = known(given);

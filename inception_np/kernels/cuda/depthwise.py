@@ -1,5 +1,7 @@
 """Launches of depthwise.cu; the functions are those of kernels/depthwise.py."""
 
+import numpy as np
+
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
@@ -49,7 +51,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     elements(dy.size)  # raises where ints could not count them
     grid, parts = reduction(c * m // vec, pixels, 1 if columns > 1 else kh * kw)
     with on_side_stream(x, dy):
-        part = empty((parts, dw.size), dw.dtype, dw)
+        part = empty((parts, dw.size), np.float32, dw)
         launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
         sum_parts(part, dw)
 

@@ -4,7 +4,7 @@
 #include "vector.cuh"
 
 // Not max(x, 0): a NaN is not hidden.
-extern "C" __global__ void relu(const float* x, float* y, int rows, int C, int ldx, int ldy) {
+extern "C" __global__ void relu(const Real* x, Real* y, int rows, int C, int ldx, int ldy) {
   const int c = first_channel();
   if (c >= C) return;
   EACH_ROW(r, rows) {
@@ -14,7 +14,7 @@ extern "C" __global__ void relu(const float* x, float* y, int rows, int C, int l
   }
 }
 
-extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __restrict__ y, float* dx, int rows, int C,
+extern "C" __global__ void relu_dx(const Real* __restrict__ dy, const Real* __restrict__ y, Real* dx, int rows, int C,
                                    int lddy, int ldy, int lddx, int add) {
   const int c = first_channel();
   if (c >= C) return;
@@ -28,7 +28,7 @@ extern "C" __global__ void relu_dx(const float* __restrict__ dy, const float* __
 }
 
 // y = a + scale * b, or scale * b without a; a may be y.
-extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, int rows, int C, int lda, int ldb, int ldy,
+extern "C" __global__ void scaled_add(const Real* a, const Real* b, Real* y, int rows, int C, int lda, int ldb, int ldy,
                                       float scale) {
   const int c = first_channel();
   if (c >= C) return;
@@ -45,7 +45,7 @@ extern "C" __global__ void scaled_add(const float* a, const float* b, float* y, 
 }
 
 // Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
-extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
+extern "C" __global__ void sum_rows(const Real* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
   __shared__ Floats scratch[THREADS];
   const int c = first_channel(), step = row_step();
   Floats all = {};

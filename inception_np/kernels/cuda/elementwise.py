@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ...backend.arrays import Array
 from ...backend.program import empty
 from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
@@ -79,7 +81,7 @@ def sum_rows(dy: Array, into: Array) -> None:
     count = dy.size // c
     vec = width((dy,), (c, lddy))
     grid, parts = summing(c, count, vec)
-    part = empty((parts, c), dy.dtype, dy)
+    part = empty((parts, c), np.float32, dy)
     launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=variant(vec))
     sum_parts(part, into)
 

@@ -4,7 +4,8 @@
 
 The kernel's declaration in the source says what its arguments are. Here arrays are checked against it and numbers are
 converted to it: CUDA itself would take a double for a float, or a float64 array's address for a float32 array's, and
-read nonsense. NVRTC compiles a source when one of its kernels is first launched, in CuPy's cache directory.
+read nonsense. Arrays of Real are of float32 or of bfloat16, all of one launch alike; the source is compiled for each.
+NVRTC compiles a source when one of its kernels is first launched, in CuPy's cache directory.
 """
 
 import functools
@@ -28,11 +29,12 @@ SUMMING, PARTS = 512, 256  # threads of a block that sums rows, and how many suc
 RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
-    "float": np.float32,
-    "double": np.float64,
-    "int": np.int32,
-    "unsigned char": np.uint8,
-    "unsigned long long": np.uint64,
+    "Real": ("float32", "bfloat16"),
+    "float": ("float32",),
+    "double": ("float64",),
+    "int": ("int32",),
+    "unsigned char": ("uint8",),
+    "unsigned long long": ("uint64",),
 }
 
 Grid = tuple[tuple[int, ...], tuple[int, ...]]
@@ -47,6 +49,11 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
     wanted = _converters(source, kernel)
     if len(args) != len(wanted):
         raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
+    stored = {args[i].dtype for i in _activations(source, kernel) if args[i] is not None}
+    if len(stored) > 1:
+        raise TypeError(f"{kernel}: got arrays of {' and '.join(sorted(map(str, stored)))}, wanted one dtype")
+    if stored and np.float32 not in stored:
+        options += ("-DBF16",)
     blocks, threads = grid
     if min(blocks) > 0:
         given = tuple([convert(value) for convert, value in zip(wanted, args, strict=True)])
@@ -57,16 +64,22 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
 def _converters(source: str, kernel: str) -> tuple[Callable[[Any], Any], ...]:
     """What converts each argument; kept, since a launch should not cost more than its kernel."""
     return tuple(
-        _array_of(kernel, np.dtype(ELEMENTS[t.removesuffix("*")])) if t.endswith("*") else SCALARS.get(t) or _struct(t)
+        _array_of(kernel, ELEMENTS[t.removesuffix("*")]) if t.endswith("*") else SCALARS.get(t) or _struct(t)
         for t in declarations(source)[kernel]
     )
 
 
-def _array_of(kernel: str, dtype: np.dtype) -> Callable[[Any], Any]:
+@functools.cache
+def _activations(source: str, kernel: str) -> tuple[int, ...]:
+    """Which arguments are arrays of Real."""
+    return tuple(i for i, t in enumerate(declarations(source)[kernel]) if t == "Real*")
+
+
+def _array_of(kernel: str, dtypes: tuple[str, ...]) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         # None stays: CuPy passes it as a null pointer since 14.0.0, and refuses it before (cupy#9046)
-        if value is not None and value.dtype != dtype:
-            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {dtype}")
+        if value is not None and value.dtype.name not in dtypes:
+            raise TypeError(f"{kernel}: got an array of {value.dtype}, wanted {' or '.join(dtypes)}")
         return value
 
     return check

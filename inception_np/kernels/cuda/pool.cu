@@ -29,7 +29,7 @@ __device__ __forceinline__ int first_patch(int padding, int stride) { return KNO
 
 __device__ __forceinline__ int pieces(int count, int size) { return (count + size - 1) / size; }
 
-extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restrict__ y, unsigned char* __restrict__ winners,
+extern "C" __global__ void max_pool(const Real* __restrict__ x, Real* __restrict__ y, unsigned char* __restrict__ winners,
                                     Window given, int ldx, int ldy) {
   const Window d = known(given);
   const int across = pieces(d.OW, COLUMNS);
@@ -64,8 +64,8 @@ extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restri
     }
 }
 
-extern "C" __global__ void max_pool_dx(const float* __restrict__ dy, const unsigned char* __restrict__ winners,
-                                       float* __restrict__ dx, Window given, int lddy, int lddx, int add) {
+extern "C" __global__ void max_pool_dx(const Real* __restrict__ dy, const unsigned char* __restrict__ winners,
+                                       Real* __restrict__ dx, Window given, int lddy, int lddx, int add) {
   const Window d = known(given);
   const int h0 = first_patch(d.top, d.sh), w0 = first_patch(d.left, d.sw);
   const int down = pieces(d.H + d.top - h0, DOWN), across = pieces(d.W + d.left - w0, ACROSS);
@@ -111,7 +111,7 @@ __device__ __forceinline__ float share_of_column(const Window& d, int ow, int in
   return share(ow * d.sw - d.left, d.kw, d.W, d.left, d.right, include_pad, inside(ow, d.OW));
 }
 
-extern "C" __global__ void avg_pool(const float* __restrict__ x, float* __restrict__ y, Window given, int ldx, int ldy,
+extern "C" __global__ void avg_pool(const Real* __restrict__ x, Real* __restrict__ y, Window given, int ldx, int ldy,
                                     int include_pad) {
   const Window d = known(given);
   const int across = pieces(d.OW, COLUMNS);
@@ -139,7 +139,7 @@ extern "C" __global__ void avg_pool(const float* __restrict__ x, float* __restri
   }
 }
 
-extern "C" __global__ void avg_pool_dx(const float* __restrict__ dy, float* __restrict__ dx, Window given, int lddy,
+extern "C" __global__ void avg_pool_dx(const Real* __restrict__ dy, Real* __restrict__ dx, Window given, int lddy,
                                        int lddx, int include_pad, int add) {
   const Window d = known(given);
   const int h0 = first_patch(d.top, d.sh), w0 = first_patch(d.left, d.sw);
@@ -175,7 +175,7 @@ extern "C" __global__ void avg_pool_dx(const float* __restrict__ dy, float* __re
 }
 
 // The mean over the plane: one thread per image and VEC channels.
-extern "C" __global__ void global_avg_pool(const float* __restrict__ x, float* __restrict__ y, int N, int HW, int C, int ldx,
+extern "C" __global__ void global_avg_pool(const Real* __restrict__ x, Real* __restrict__ y, int N, int HW, int C, int ldx,
                                            int ldy) {
   EACH_ELEMENT(i, N * (C / VEC));
   const Site at = site<VEC>(i, 1, 1, C);
@@ -189,7 +189,7 @@ extern "C" __global__ void global_avg_pool(const float* __restrict__ x, float* _
   store(pixel(y + at.c, at.n, ldy), sum);
 }
 
-extern "C" __global__ void global_avg_pool_dx(const float* __restrict__ dy, float* __restrict__ dx, int N, int HW, int C,
+extern "C" __global__ void global_avg_pool_dx(const Real* __restrict__ dy, Real* __restrict__ dx, int N, int HW, int C,
                                               int lddy, int lddx, int add) {
   EACH_ELEMENT(i, N * HW * (C / VEC));
   const Site at = site<VEC>(i, HW, 1, C);
