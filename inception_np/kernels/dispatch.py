@@ -9,7 +9,7 @@ with. The fast ones are its twins, of the same file name, function name and orde
 
     lrn(x, ...)    runs kernels/cuda/lrn.py's lrn    where x is a CuPy array of float32 or bfloat16
                         kernels/cpu/lrn.py's lrn     where all its floating arrays are of NumPy, float32 and not empty
-                        the body                     otherwise, and with INCEPTION_NP_PLAIN=1
+                        the body                     otherwise, and with INCEPTION_NP_PLAIN=1; not for bfloat16
 
 cpu, gpu: a further condition of that twin, a function of some arguments by name; False where there is no twin.
 """
@@ -76,6 +76,9 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
             if compiled and fits_cpu(*map(values.__getitem__, cpu_places)):
                 return (twins.get("cpu") or twin("cpu"))(*values)
             executor().falls_back(f"what {plain.__name__} has no compiled kernel for")
+        for a in values:
+            if getattr(getattr(a, "dtype", None), "kind", None) == "V":  # its sums would be rounded at every step
+                raise TypeError(f"{plain.__name__}: got an array of {a.dtype}, for which it has no kernel; use float32")
         return plain(*args, **keywords)
 
     call.conditions = conditions  # type: ignore[attr-defined]

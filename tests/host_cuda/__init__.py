@@ -25,7 +25,7 @@ from inception_np.kernels.cuda import launch
 SHIM = Path(__file__).with_name("cuda_on_host.h")
 COMMAND = "g++ -x c++ -std=c++17 -O1 -fPIC -shared -w -ffp-contract=off -U_FORTIFY_SOURCE -fsanitize=alignment"
 KEPT = Path(tempfile.gettempdir()) / f"inception_np_host_cuda_{os.getuid() if hasattr(os, 'getuid') else 0}"
-BARRIERS = re.compile(r"__sync|__shfl|mma_16x8x8\(")
+BARRIERS = re.compile(r"__sync|__shfl|mma_16x8\(")
 
 missing = "needs g++ on x86-64 Linux" if shutil.which("g++") is None or os.uname().machine != "x86_64" else ""
 

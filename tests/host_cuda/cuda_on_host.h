@@ -118,19 +118,25 @@ static inline unsigned bfloat16_bits(float x) {  // to nearest, of two to the ev
 }
 static inline unsigned bfloat16_pair(float low, float high) { return bfloat16_bits(low) | bfloat16_bits(high) << 16; }
 
-// ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8, .tf32)
-static inline float tf32(float x) {
+// ---- tensor cores, by the layout of fragments in the PTX manual (mma.m16n8k8 of .tf32, mma.m16n8k16 of .bf16)
+static inline unsigned tf32(float x) {
   unsigned u;
   memcpy(&u, &x, 4);
-  return x != x ? x : __int_as_float((u + 0x1000u) & ~0x1fffu);  // a NaN stays one, that of poisoned memory too
+  return x != x ? u : (u + 0x1000u) & ~0x1fffu;  // a NaN stays one, that of poisoned memory too
 }
-static inline float read_by_tensor_core(float x) {  // it ignores the last 13 bits
-  unsigned u;
-  memcpy(&u, &x, 4);
-  return x != x ? x : __int_as_float(u & ~0x1fffu);
+static inline unsigned halves(unsigned first, unsigned second, bool upper) {
+  return upper ? first >> 16 | (second & 0xffff0000u) : (first & 0xffffu) | second << 16;
 }
-static float lanes_a[64][32][4], lanes_b[64][32][2];
-static inline void mma_16x8x8(float* c, const float* a, const float* b) {
+static inline float times(unsigned a, unsigned b) {  // the product of two words, or the sum of two products
+#ifdef BF16
+  return __uint_as_float(a << 16) * __uint_as_float(b << 16) +
+         __uint_as_float(a & 0xffff0000u) * __uint_as_float(b & 0xffff0000u);
+#else
+  return __uint_as_float(a & ~0x1fffu) * __uint_as_float(b & ~0x1fffu);  // it ignores the last 13 bits
+#endif
+}
+static unsigned lanes_a[64][32][4], lanes_b[64][32][2];
+static inline void mma_16x8(float* c, const unsigned* a, const unsigned* b) {
   const unsigned warp = current / 32, lane = current % 32;
   memcpy(lanes_a[warp][lane], a, 16);
   memcpy(lanes_b[warp][lane], b, 8);
@@ -139,8 +145,7 @@ static inline void mma_16x8x8(float* c, const float* a, const float* b) {
     const unsigned row = lane / 4 + q / 2 * 8, column = lane % 4 * 2 + q % 2;
     float sum = c[q];
     for (unsigned k = 0; k < 8; k++)
-      sum += read_by_tensor_core(lanes_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]) *
-             read_by_tensor_core(lanes_b[warp][column * 4 + k % 4][k / 4]);
+      sum += times(lanes_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2], lanes_b[warp][column * 4 + k % 4][k / 4]);
     c[q] = sum;
   }
   __syncwarp();
@@ -150,21 +155,19 @@ static inline void mma_16x8x8(float* c, const float* a, const float* b) {
 static int misaligned_accesses;
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { misaligned_accesses++; }
 
-static inline const float* advance(const float* from, int offset) {
+template <class T> static inline const T* advance(const T* from, int offset) {
   if (offset != (int)UNWRITTEN) return from + offset;
   took_unwritten = true;
   return nullptr;
 }
 static inline int hold(int x) { return x; }
 
-// ---- several floats at once, which must be aligned
-static inline void aligned(const float* p, int count) {
-  if ((uintptr_t)p % (4 * count)) fprintf(stderr, "misaligned by %d floats\n", int((uintptr_t)p / 4 % count)), abort();
-}
-template <int count> static inline void fetch_few(float* to, const float* from, bool zeros) {
-  if (zeros || !from) return (void)memset(to, 0, 4 * count);
-  aligned(from, count);
-  memcpy(to, from, 4 * count);
+// ---- several numbers at once, which must be aligned; those of bfloat16 two to a word, or one in the lower half
+template <int count, class T> static inline void fetch_few(unsigned* to, const T* from, bool zeros) {
+  memset(to, 0, count * sizeof(T) < 4 ? 4 : count * sizeof(T));
+  if (zeros || !from) return;
+  if ((uintptr_t)from % (count * sizeof(T))) fprintf(stderr, "misaligned by %d\n", int((uintptr_t)from % (count * sizeof(T)))), abort();
+  memcpy(to, from, count * sizeof(T));
 }
 
 // ---- launches. Arguments come as the CUDA driver takes them: an array of pointers to them.

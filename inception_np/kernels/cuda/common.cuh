@@ -31,6 +31,7 @@ __device__ __forceinline__ unsigned bfloat16_pair(float low, float high) {
 __device__ __forceinline__ float value(float x) { return x; }
 __device__ __forceinline__ float value(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
 __device__ __forceinline__ unsigned char value(unsigned char x) { return x; }
+__device__ __forceinline__ unsigned value(unsigned x) { return x; }
 template <class T> using Value = decltype(value(T()));
 template <class T> __device__ __forceinline__ T rounded(Value<T> x) { return x; }
 template <> __device__ __forceinline__ bfloat16 rounded<bfloat16>(float x) { return {(unsigned short)bfloat16_pair(x, 0.f)}; }

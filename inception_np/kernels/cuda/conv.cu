@@ -7,7 +7,7 @@
 //
 // The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order.
 //
-//     block: BM x BN of the result      warp: 32 rows x 8 * STRIPS columns     mma_16x8x8: 16 rows, one strip of columns
+//     block: BM x BN of the result      warp: 32 rows x 8 * STRIPS columns     mma_16x8: 16 rows, one strip of columns
 //     +-----------+-----------+         +-----+-----+-----+-----+                    column 0 1   2 3   4 5   6 7
 //     |  warp 0   |  warp 1   |         |     |     |     |     | 16 rows    row 0   lane  0     1     2     3
 //     +-----------+-----------+         +-----+-----+-----+-----+            row 1   lane  4     5     6     7
@@ -47,7 +47,7 @@
 #include "tensor_core.cuh"
 #include "windows.cuh"
 
-constexpr int BK = 16, TERMS = 256 / SHARES;
+constexpr int WORDS = 16, BK = WORDS * PER_WORD, TERMS = 256 * PER_WORD / SHARES;
 constexpr int DOWN = BM / 32, ACROSS = BN > 48 ? 2 : 1, STRIPS = BN / ACROSS / 8;  // warps each way; strips of a warp
 constexpr int THREADS = 32 * DOWN * ACROSS;  // of a share
 constexpr int LARGE = (BM == 64 && BN == 48) + (VEC < 4);  // how many things ask for more registers
@@ -57,12 +57,14 @@ constexpr int WARPS = LARGE == 2 ? 8 : LARGE ? 12 : 16;    // of one multiproces
 __device__ __forceinline__ int own_thread() { return SHARES > 1 ? threadIdx.x % THREADS : threadIdx.x; }
 __device__ __forceinline__ int own_share() { return SHARES > 1 ? threadIdx.x / THREADS : 0; }
 
-// A factor's tile: SIZE lines by BK terms. Four numbers that a thread reads together lie along whichever of the two is
-// contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 numbers, which are two quads: two lines
-// by four terms, or four lines by two terms.
-template <int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
+// A factor's tile: SIZE lines by BK terms, made of numbers of type T. Those that a thread reads together lie along
+// whichever of the two is contiguous in device memory: terms (ALONG_K) or lines. It reads patches of 8 words, which are
+// two quads: two lines by four words, or four lines by two words.
+template <class T, int SIZE, bool ALONG_K, int STRIPS, bool LEFT>
 struct Tile {
-  static constexpr int FLOATS = SIZE * BK, PATCHES = FLOATS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
+  using Number = T;
+  static constexpr int ALL_WORDS = SIZE * WORDS, PATCHES = ALL_WORDS / 8, COPIES = (PATCHES + THREADS - 1) / THREADS;
+  static constexpr int NUMBERS = 8 * PER_WORD, HELD = VEC > 1 ? NUMBERS * sizeof(T) / 4 : NUMBERS;  // words hold a patch as read
   static constexpr int STEP = ALONG_K ? 1 : VEC, GRAIN = ALONG_K ? VEC : 1;  // lines, terms that share an entry of a list
   static constexpr int PERIOD = TERMS * GRAIN / BK;                          // steps until that of terms is written anew
   static constexpr int LINES = ALONG_K ? 2 : 4 / VEC;                        // entries for a patch
@@ -82,9 +84,9 @@ struct Tile {
   }
   static constexpr __device__ int half(int r, int n) { return ALONG_K ? n : r < STRIPS / 4 * 2 ? r % 2 : n / 2; }
 
-  // Patch p: its first line and term.
+  // Patch p: its first line and word.
   static __device__ __forceinline__ int line(int p) { return ALONG_K ? p / 32 * 16 + p / 4 % 8 : p % (SIZE / 4) * 4; }
-  static __device__ __forceinline__ int term(int p) { return ALONG_K ? p % 4 * 4 : p / (SIZE / 4) * 2; }
+  static __device__ __forceinline__ int word(int p) { return ALONG_K ? p % 4 * 4 : p / (SIZE / 4) * 2; }
 
   // Where the quad of lane (g, t) lies, for a pair of strips and one of a step's two mmas. The lanes that read at once
   // read from different banks, and those that write at once write to different ones.
@@ -93,7 +95,7 @@ struct Tile {
   }
   // The same for quad q of patch p.
   static __device__ __forceinline__ int place(int p, int q) {
-    const int l = line(p), k = term(p);
+    const int l = line(p), k = word(p);
     if (ALONG_K) return place(l / 16, q, l % 8, k / 4);
     const int in = (l + 2 * q) % (STRIPS * 8), four = in / 32 * 4, h = in % 32 / 4;
     const bool fours = four < STRIPS / 4 * 4;
@@ -102,21 +104,21 @@ struct Tile {
   }
 
   // What a thread knows of its patches: their lines, where their terms are listed, and where their quads go.
-  Line lines[COPIES][LINES];
+  Line<T> lines[COPIES][LINES];
   static constexpr int APART = ALONG_K ? 128 : STRIPS % 4 == 0 ? 256 : 0;  // from a patch's quad to the next; 0: it varies
   int terms[ALONG_K ? 1 : COPIES], quads[COPIES][APART ? 1 : 2];
 
   template <class Factor>
-  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line* list) {
+  static __device__ __forceinline__ void list_lines(const Factor& f, int first, Line<T>* list) {
 #pragma unroll 1
     for (int i = own_thread(); i < SIZE / STEP; i += THREADS) list[i] = f.line(first + i * STEP);
   }
-  __device__ __forceinline__ Tile(const Line* list) {
+  __device__ __forceinline__ Tile(const Line<T>* list) {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       const int p = own_thread() + c * THREADS;
       if (PATCHES % THREADS != 0 && p >= PATCHES) break;
-      if (!ALONG_K || c == 0) terms[c] = hold(term(p) / GRAIN);
+      if (!ALONG_K || c == 0) terms[c] = hold(word(p) * PER_WORD / GRAIN);
 #pragma unroll
       for (int q = 0; q < (APART ? 1 : 2); q++) quads[c][q] = hold(place(p, q));
 #pragma unroll
@@ -128,48 +130,60 @@ struct Tile {
 #pragma unroll 1
     for (int i = own_thread(); i < TERMS && first + i * GRAIN < last; i += THREADS) list[i] = f.term(first + i * GRAIN);
   }
-  // Read the patches. v[c][i]: number i % 4 of line, or term, i / 4 of the patch.
-  __device__ __forceinline__ void load(const Term* list, int step, float v[COPIES][8]) const {
+  // Read the patches. Number i of one is term i % DEEP of line i / DEEP, or line i % 4 of term i / 4.
+  static constexpr int DEEP = 4 * PER_WORD;
+  __device__ __forceinline__ void load(const Term* list, int step, unsigned v[COPIES][HELD]) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
       const Term* own = list + (step * (BK / GRAIN) % TERMS | terms[ALONG_K ? 0 : c]);
 #pragma unroll
-      for (int i = 0; i < 8; i += VEC) {
-        const Line& l = lines[c][ALONG_K ? i / 4 : i % 4 / VEC];
-        const Term k = own[ALONG_K ? i % 4 / VEC : i / 4];
-        fetch_few<VEC>(v[c] + i, advance(l.from, k.offset), l.hidden & k.hidden);
+      for (int i = 0; i < NUMBERS; i += VEC) {
+        const Line<T>& l = lines[c][ALONG_K ? i / DEEP : i % 4 / VEC];
+        const Term k = own[ALONG_K ? i % DEEP / VEC : i / 4];
+        fetch_few<VEC>(v[c] + i * HELD / NUMBERS, advance(l.from, k.offset), l.hidden & k.hidden);
       }
     }
   }
-  // Write them to shared memory, rounded. In a quad, the left factor's two lines lie side by side, the right one's terms.
-  __device__ __forceinline__ void store(const float v[COPIES][8], float* tile) const {
+  // What a tensor core takes for word k of line l of a patch. Terms that are not side by side in memory are joined.
+  static __device__ __forceinline__ unsigned taken(const unsigned v[HELD], int l, int k) {
+    const int first = ALONG_K ? l * DEEP + k * PER_WORD : k * PER_WORD * 4 + l, second = first + (ALONG_K ? 1 : 4);
+    if (PER_WORD == 1) return tf32(__uint_as_float(v[first]));
+    if (sizeof(T) == 4) return bfloat16_pair(__uint_as_float(v[first]), __uint_as_float(v[second % HELD]));
+    if (HELD == NUMBERS) return halves(v[first], v[second % HELD], false);
+    return ALONG_K ? v[first / 2] : halves(v[first / 2], v[second / 2 % HELD], l % 2);
+  }
+  // Write them to shared memory. In a quad, the left factor's two lines lie side by side, the right one's words.
+  __device__ __forceinline__ void store(const unsigned v[COPIES][HELD], unsigned* tile) const {
 #pragma unroll
     for (int c = 0; c < COPIES; c++) {
       if (PATCHES % THREADS != 0 && own_thread() + c * THREADS >= PATCHES) break;
 #pragma unroll
       for (int q = 0; q < 2; q++) {
-        float quad[4];
+        unsigned quad[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2;
-          quad[i] = tf32(v[c][ALONG_K ? l * 4 + q * 2 + k : k * 4 + q * 2 + l]);
+          quad[i] = taken(v[c], ALONG_K ? l : q * 2 + l, ALONG_K ? q * 2 + k : k);
         }
         store_few<4>(tile + (APART ? quads[c][0] + q * APART : quads[c][q]), quad);
       }
     }
   }
 };
-template <bool ALONG_K> using Left = Tile<BM, ALONG_K, 4, true>;
-template <bool ALONG_K> using Right = Tile<BN, ALONG_K, STRIPS, false>;
+template <class T, bool ALONG_K> using Left = Tile<T, BM, ALONG_K, 4, true>;
+template <class T, bool ALONG_K> using Right = Tile<T, BN, ALONG_K, STRIPS, false>;
 
 // Of one share. Two of each tile: one is read while the other is written. Where the factors' lines and terms lie is
 // worked out by all threads of the share for all, TERMS terms at a time; the lines before there are tiles.
 template <class A, class B>
 struct Shared {
   union {
-    float tiles[2][A::FLOATS + B::FLOATS];
-    Line lines[BM + BN];
+    unsigned tiles[2][A::ALL_WORDS + B::ALL_WORDS];
+    struct {
+      Line<typename A::Number> a[BM];
+      Line<typename B::Number> b[BN];
+    } lines;
   };
   Term terms_a[TERMS], terms_b[TERMS];
 };
@@ -199,12 +213,12 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
   first += own_share() * count * BK;
   last = first + count * BK;
   Shared<A, B>& shared = shares[own_share()];
-  A::list_lines(a, row, shared.lines);
-  B::list_lines(b, column, shared.lines + BM);
+  A::list_lines(a, row, shared.lines.a);
+  B::list_lines(b, column, shared.lines.b);
   __syncthreads();
-  const A rows(shared.lines);
-  const B columns(shared.lines + BM);
-  float next_a[A::COPIES][8], next_b[B::COPIES][8];
+  const A rows(shared.lines.a);
+  const B columns(shared.lines.b);
+  unsigned next_a[A::COPIES][A::HELD], next_b[B::COPIES][B::HELD];
   auto load = [&](int step) {  // beyond the last term: zeros
     if (step % min(A::PERIOD, B::PERIOD) == 0) {
       if (step % A::PERIOD == 0) A::list_terms(a, first + step * BK, last + 2 * BK, shared.terms_a);
@@ -214,25 +228,25 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
     rows.load(shared.terms_a, step, next_a);
     columns.load(shared.terms_b, step, next_b);
   };
-  auto store = [&](float* tiles) {
+  auto store = [&](unsigned* tiles) {
     rows.store(next_a, tiles);
-    columns.store(next_b, tiles + A::FLOATS);
+    columns.store(next_b, tiles + A::ALL_WORDS);
   };
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
   const int own_a = hold(A::place(warp / ACROSS * 2, 0, g, t));
-  const int own_b = hold(A::FLOATS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
+  const int own_b = hold(A::ALL_WORDS + B::place(warp % ACROSS * (STRIPS / 2), 0, g, t));
   load(0);
   store(shared.tiles[0]);
   load(1);
 #pragma unroll 1
   for (int step = 0; step < count; step++) {
-    const float* tiles = shared.tiles[step % 2];
+    const unsigned* tiles = shared.tiles[step % 2];
     __syncthreads();  // this step's tiles are there, and none still reads those of the last step,
     store(shared.tiles[(step + 1) % 2]);  // which are overwritten now
     load(step + 2);
 #pragma unroll
     for (int m = 0; m < 2; m++) {
-      float fa[2][4], fb[STRIPS / 2][4];
+      unsigned fa[2][4], fb[STRIPS / 2][4];
 #pragma unroll
       for (int i = 0; i < 2; i++) load_few<4>(fa[i], tiles + own_a + A::place(i, m, 0, 0));
 #pragma unroll
@@ -240,10 +254,10 @@ __device__ __forceinline__ void multiply(float sum[2][STRIPS][4], const FactorA&
 #pragma unroll
       for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int j = 0; j < STRIPS; j++) mma_16x8x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
+        for (int j = 0; j < STRIPS; j++) mma_16x8(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
-  if (SHARES > 1) add_shares(&sum[0][0][0], shares[0].tiles[0]);
+  if (SHARES > 1) add_shares(&sum[0][0][0], (float*)shares[0].tiles);
 }
 
 // Hand this thread's part of the tile to visit(line, column, run), B::RUN neighbouring columns at a time. start(row): the
@@ -253,7 +267,7 @@ __device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, in
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = own_thread() / 32;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    float* line = start(row + warp / ACROSS * 32 + A::own(i, g));
+    auto* line = start(row + warp / ACROSS * 32 + A::own(i, g));
     if (line == nullptr) continue;
 #pragma unroll
     for (int r = 0; r < STRIPS * 2 / B::RUN; r++) {
@@ -268,24 +282,25 @@ __device__ __forceinline__ void each_result(float sum[2][STRIPS][4], int row, in
 }
 
 // Read a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
-template <int RUN>
-__device__ __forceinline__ void read(float (&run)[RUN], const float* from, int count, bool whole) {
+template <class T, int RUN>
+__device__ __forceinline__ void read(float (&run)[RUN], const T* from, int count, bool whole) {
   if (whole && count >= RUN) return load_few<RUN>(run, from);
 #pragma unroll
   for (int n = 0; n < RUN; n++)
-    if (n < count) run[n] = from[n];
+    if (n < count) run[n] = value(from[n]);
 }
 
 // Write a run of which the first `count` numbers are real; all at once where `whole` says that addresses allow it.
-template <int RUN>
-__device__ __forceinline__ void write(float* to, const float (&run)[RUN], int count, bool whole) {
+template <class T, int RUN>
+__device__ __forceinline__ void write(T* to, const float (&run)[RUN], int count, bool whole) {
   if (whole && count >= RUN) return store_few<RUN>(to, run);
 #pragma unroll
   for (int n = 0; n < RUN; n++)
-    if (n < count) to[n] = run[n];
+    if (n < count) to[n] = rounded<T>(run[n]);
 }
-__device__ __forceinline__ bool by_fours(const float* p, int ld, int channels) {
-  return ((unsigned long long)p / 4 | ld | channels) % 4 == 0;
+template <class T>
+__device__ __forceinline__ bool by_fours(const T* p, int ld, int channels) {
+  return ((unsigned long long)p / sizeof(T) | ld | channels) % 4 == 0;
 }
 
 // The mean of this tile's `count` real rows in every column, and the sum of squares about it: part[0][column] and
@@ -335,22 +350,22 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
 
 // With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
 extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
-    conv2d(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
+    conv2d(const Real* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, Real* __restrict__ y,
            float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
-  using A = Left<true>;
-  using B = Right<false>;
+  using A = Left<Real, true>;
+  using B = Right<float, false>;
   __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z, in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int pixels = d.N * d.OH * d.OW, depth = d.kh * d.kw * in;
   const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
   float sum[2][STRIPS][4] = {};
-  multiply<A, B>(sum, WindowRows{{x + group * in, ldx, in, pixels, depth, h, v}}, Matrix{w + group * out, O, out, depth},
+  multiply<A, B>(sum, WindowRows{{x + group * in, ldx, in, pixels, depth, h, v}}, Matrix<float>{w + group * out, O, out, depth},
                  row, column, 0, depth, shared);
   if (own_share() > 0) return;
   y += group * out;
   const bool whole = by_fours(y, ldy, out);
   auto start = [&](int m) { return m < pixels ? y + (long long)m * ldy : nullptr; };
-  each_result<A, B>(sum, row, column, start, [&](float* line, int o, auto& run) {
+  each_result<A, B>(sum, row, column, start, [&](Real* line, int o, auto& run) {
     if (bias)
 #pragma unroll
       for (int n = 0; n < B::RUN; n++)
@@ -359,18 +374,19 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
 #pragma unroll
       for (int n = 0; n < B::RUN; n++) run[n] = run[n] <= 0 ? 0.f : run[n];
     write(line + o, run, out - o, whole);
+    for (int n = 0; n < B::RUN; n++) run[n] = value(rounded<Real>(run[n]));  // of which the moments are
   });
   if (part)
-    column_moments<A, B>(sum, min(BM, pixels - row), out - column, shared[0].tiles[0],
+    column_moments<A, B>(sum, min(BM, pixels - row), out - column, (float*)shared[0].tiles,
                          part + (long long)blockIdx.x * 2 * O + group * out + column, O);
 }
 
 // Blocks in z: groups * the sh * sw remainders.
 extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
-    conv2d_dx(const float* __restrict__ dy, const float* __restrict__ w, float* __restrict__ dx, Window d, int O, int groups,
+    conv2d_dx(const Real* __restrict__ dy, const float* __restrict__ w, Real* __restrict__ dx, Window d, int O, int groups,
               int lddy, int lddx, int add) {
-  using A = Left<true>;
-  using B = Right<true>;
+  using A = Left<Real, true>;
+  using B = Right<float, true>;
   __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int h0 = blockIdx.z % d.sh, w0 = blockIdx.z / d.sh % d.sw, group = blockIdx.z / d.sh / d.sw;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
@@ -380,7 +396,7 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   const int depth = ry.count * rx.count * out;
   dx += group * in;
   const bool whole = by_fours(dx, lddx, in);
-  auto start = [&](int m) -> float* {
+  auto start = [&](int m) -> Real* {
     if (m >= pixels) return nullptr;
     int pixel = m;  // of the image, not only of those of the remainder
     if (d.sh * d.sw > 1)
@@ -389,29 +405,29 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   };
   float sum[2][STRIPS][4] = {};
   if (add && own_share() == 0)  // read before all else, at once: a sum that was read when it is written would wait each time
-    each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { read(run, line + c, in - c, whole); });
+    each_result<A, B>(sum, row, column, start, [&](Real* line, int c, auto& run) { read(run, line + c, in - c, whole); });
   if (depth > 0) {
     const Axis h = viewers(ry, h0 + d.top, rows, d.OH, d.sh, d.dh), v = viewers(rx, w0 + d.left, columns, d.OW, d.sw, d.dw);
     multiply<A, B>(sum, WindowRows{{dy + group * out, lddy, out, pixels, depth, h, v}},
                    Weights{w + group * out, d.kw, in, O, out, depth, ry, rx}, row, column, 0, depth, shared);
   }
   if (own_share() > 0) return;
-  each_result<A, B>(sum, row, column, start, [&](float* line, int c, auto& run) { write(line + c, run, in - c, whole); });
+  each_result<A, B>(sum, row, column, start, [&](Real* line, int c, auto& run) { write(line + c, run, in - c, whole); });
 }
 
 // Blocks in z: groups * parts. Part p sums over pixels [p * share, (p + 1) * share) into part[p], shaped like w.
 extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
-    conv2d_dw(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
+    conv2d_dw(const Real* __restrict__ x, const Real* __restrict__ dy, float* __restrict__ part, Window d, int O, int groups,
               int ldx, int lddy, int share) {
-  using A = Left<false>;
-  using B = Right<false>;
+  using A = Left<Real, false>;
+  using B = Right<Real, false>;
   __shared__ __align__(16) Shared<A, B> shared[SHARES];
   const int group = blockIdx.z % groups, p = blockIdx.z / groups;
   const int in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int depth = d.kh * d.kw * in, first = p * share, last = min(first + share, d.N * d.OH * d.OW);
   const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
   float sum[2][STRIPS][4] = {};
-  multiply<A, B>(sum, WindowColumns{{x + group * in, ldx, in, last, depth, h, v}}, Matrix{dy + group * out, lddy, out, last},
+  multiply<A, B>(sum, WindowColumns{{x + group * in, ldx, in, last, depth, h, v}}, Matrix<Real>{dy + group * out, lddy, out, last},
                  row, column, first, last, shared);
   if (own_share() > 0) return;
   part += (long long)p * depth * O + group * out;

@@ -5,7 +5,8 @@
 // of a window is worked out once for each line and once for each term, and finding a number takes three instructions.
 #pragma once
 
-struct Line { const float* from; unsigned hidden; };
+template <class T>
+struct Line { const T* from; unsigned hidden; };
 struct Term { int offset; unsigned hidden; };
 
 // Bits: taps of height 0 to 14, taps of width 16 to 30. A pixel hides those of its taps that fall beside the image;
@@ -14,7 +15,8 @@ constexpr unsigned ALL = ~0u, EXISTS = 1u << 15;
 struct Place {
   long long offset;
   unsigned hidden;
-  __device__ __forceinline__ Line line(const float* data) const { return {data + offset, hidden}; }
+  template <class T>
+  __device__ __forceinline__ Line<T> line(const T* data) const { return {data + offset, hidden}; }
   __device__ __forceinline__ Term term() const { return {(int)offset, hidden}; }
 };
 
@@ -39,7 +41,7 @@ struct Axis {
 // pixel (n, 0, 5) has its corner at (-1, 9): offset ((n * H - 1) * W + 9) * ld, hidden: tap 0 of height. Tap (r, s) of
 // channel c adds (r * W + s) * ld + c. With r = 0 they share a hidden bit: a zero.
 struct Windows {
-  const float* data;  // the first channel of the group
+  const Real* data;  // the first channel of the group
   int ld, channels, pixels, depth;  // depth: taps * channels
   Axis h, w;
   __device__ __forceinline__ Place pixel(unsigned m) const {
@@ -55,19 +57,20 @@ struct Windows {
   }
 };
 struct WindowRows : Windows {  // a line per pixel
-  __device__ __forceinline__ Line line(int m) const { return pixel(m).line(data); }
+  __device__ __forceinline__ Line<Real> line(int m) const { return pixel(m).line(data); }
   __device__ __forceinline__ Term term(int k) const { return tap(k).term(); }
 };
 struct WindowColumns : Windows {  // the same matrix lying on its side: a line per weight
-  __device__ __forceinline__ Line line(int i) const { return tap(i).line(data); }
+  __device__ __forceinline__ Line<Real> line(int i) const { return tap(i).line(data); }
   __device__ __forceinline__ Term term(int m) const { return pixel(m).term(); }
 };
 
-// A plain matrix: row k is term k, `columns` wide, `ld` floats from one to the next.
+// A plain matrix: row k is term k, `columns` wide, `ld` numbers from one to the next.
+template <class T>
 struct Matrix {
-  const float* data;
+  const T* data;
   int ld, columns, terms;
-  __device__ __forceinline__ Line line(int i) const { return {data + i, i < columns ? 1 : ALL}; }
+  __device__ __forceinline__ Line<T> line(int i) const { return {data + i, i < columns ? 1 : ALL}; }
   __device__ __forceinline__ Term term(int k) const { return k < terms ? Term{k * ld, 2} : Term{0, ALL}; }
 };
 
@@ -95,7 +98,7 @@ struct Weights {
   const float* data;
   int kw, in, out, channels, depth;  // channels: of dy, in this group; out: of all groups
   Taps ry, rx;
-  __device__ __forceinline__ Line line(int c) const { return {data + (long long)c * out, c < in ? 1 : ALL}; }
+  __device__ __forceinline__ Line<float> line(int c) const { return {data + (long long)c * out, c < in ? 1 : ALL}; }
   __device__ __forceinline__ Term term(unsigned k) const {
     if (k >= depth) return {0, ALL};
     const int r = ry.first + k / channels / rx.count * ry.step, s = rx.first + k / channels % rx.count * rx.step;
