@@ -408,6 +408,7 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     )
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
+        Device=lambda: types.SimpleNamespace(compute_capability="90"),
         Stream=Stream,
         Event=Event,
         get_current_stream=lambda: Stream.current,

@@ -26,7 +26,7 @@ from inception_np.runtime.graph import CapturedStep
 from inception_np.training import fits, loop, results, step
 from inception_np.training.average import Lookahead, MovingAverage
 from inception_np.training.options import Options
-from inception_np.training.state import newest_state
+from inception_np.training.state import newest_state, options_of
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
@@ -35,7 +35,7 @@ MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
 def stand_in(monkeypatch):
     """CuPy's stand-in, with the CUDA kernels compiled for the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     host_cuda.on_host(monkeypatch)
     return strict_cupy.pretend(monkeypatch)
 
@@ -45,7 +45,7 @@ def cupy(request, monkeypatch):
     if request.param == "host":
         return stand_in(monkeypatch)
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     return pytest.importorskip("cupy")
 
 
@@ -373,7 +373,7 @@ def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch
 def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     nothing, launched = lambda blocks, threads, arguments: strict_cupy.change(lambda: None), []
     monkeypatch.setattr(launch, "function", lambda source, kernel, options: (launched.append(kernel), nothing)[1])
     cupy = strict_cupy.pretend(monkeypatch)
@@ -414,9 +414,9 @@ def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
 
 
 def test_without_tensor_cores_the_step_is_refused(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     net = move(small_network(), "cuda")
-    with pytest.raises(backend.DeviceError, match="INCEPTION_NP_TF32=1"):
+    with pytest.raises(backend.DeviceError, match='got precision "float32"'):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
 
 
@@ -431,6 +431,7 @@ def trained(folder, device, monkeypatch, steps=None, **more):
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(results, "save", lambda net, path, about: None)  # small_network has no name to save it by
     monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(dataset.load(*args, **sizes)))
+    more = {"precision": "tf32" if device == "cuda" else "float32", **more}
     options = Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
@@ -515,6 +516,17 @@ def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(more, cupy, mon
     assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     for name, values in weights.items():
         np.testing.assert_array_equal(again[name], values)
+
+
+def test_a_run_has_the_precision_that_it_was_given_and_keeps_it(cupy, monkeypatch, tmp_path):
+    """In float32 every step is eager, before and after it was taken up; the options say so."""
+    monkeypatch.setattr(CapturedStep, "__init__", lambda *args, **keywords: pytest.fail("a step was captured"))
+    done, found = loop.Run.train_step, []
+    monkeypatch.setattr(loop.Run, "train_step", lambda run, i: (found.append(backend.precision), done(run, i))[1])
+    trained(tmp_path, "cuda", monkeypatch, steps=3, precision="float32")
+    assert found == ["float32"] * 10
+    assert options_of(newest_state(tmp_path)).precision == "float32"
+    assert '"precision": "float32"' in (tmp_path / "options.json").read_text()
 
 
 LOOKING = {"lookahead": True, "schedule": "constant", "warm_up": 0}

@@ -48,7 +48,7 @@ DEVICES = [
 def cupy(request, monkeypatch):
     """CuPy, or its stand-in with the kernels on the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     if request.param == "gpu":
         return pytest.importorskip("cupy")
     host_cuda.on_host(monkeypatch, greedy=request.param == "greedily")
@@ -550,7 +550,7 @@ SHAPES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(64, bn, 2) for bn in 
 
 @pytest.mark.parametrize("case", TILES, ids=str)
 def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     whole_convolution(cupy, case)
     convolution_moments(cupy, case)
 
@@ -559,7 +559,7 @@ def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_of_tile_gives_the_plain_convolution(shape, cupy, monkeypatch):
     """Several tiles each way, copies of 4, 2 and 1 floats."""
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     monkeypatch.setattr(cuda_conv, "_tile", lambda *sizes: shape)
     monkeypatch.setattr(cuda_conv, "_dw_tile", lambda *sizes: shape)
     for channels in ((20, 120), (120, 20), (6, 14), (11, 17)):
@@ -584,7 +584,7 @@ def factors_are_rounded(cupy):
 
 
 def test_factors_are_rounded_to_the_nearest(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     factors_are_rounded(cupy)
 
 
@@ -624,12 +624,12 @@ def test_an_infinite_weight_reaches_the_pixels_that_it_meets(size, stride, cupy)
 
 
 def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     a_nan_stays(cupy)
 
 
 def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     make = Numbers(cupy, 0)
     x, w, bias, dy, dx, dw = (make.draw(*s) for s in [(5, 40), (40, 10), (10,), (5, 10), (5, 40), (40, 10)])
     near = {name: cupy.asarray(a) for name, a in dict(x=x, w=w, bias=bias, dy=dy, dx=dx, dw=dw).items()}
@@ -645,7 +645,7 @@ def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
 @pytest.mark.parametrize("name", list_models("*_cifar"))
 def test_networks_run_on_the_kernels(name, tensor_cores, cupy, monkeypatch):
     """Logits and gradients of a thin network in float32 or TF32, beside NumPy's in float64."""
-    monkeypatch.setattr(backend, "TF32", tensor_cores)
+    monkeypatch.setattr(backend, "precision", "tf32" if tensor_cores else "float32")
     found = []
     for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):
         net = create_model(name, width=1 / 32, num_classes=3, aux=False, seed=1, dtype=dtype, device=device)
@@ -836,7 +836,7 @@ every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in f
 @pytest.mark.long
 @pytest.mark.parametrize("holds, fault", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else v.__name__)
 def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     cupy = strict_cupy.pretend(monkeypatch)
     once = settings(
         max_examples=200,
@@ -867,7 +867,7 @@ def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
         return choices(*args, None if fault == "always by chance" else mirrored)
 
     monkeypatch.setattr(augment, "choices", faulty)
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     cupy = strict_cupy.pretend(monkeypatch)
     host_cuda.on_host(monkeypatch)
     with pytest.raises(AssertionError):
@@ -880,7 +880,7 @@ def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
 @pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS, ids=lambda f: f[2])
 def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
     host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     cupy = strict_cupy.pretend(monkeypatch)
     with pytest.raises(AssertionError):
         a_nan_stays(cupy)

@@ -10,7 +10,7 @@ hence:
     a step waits for what was begun on the null stream, where CuPy works unless told otherwise, and the null stream
     waits for the step: weights can be read and written between steps as if there were one stream
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
-    refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
+    refuses cuBLAS in a capture, so that no step of `precision` float32 can be captured
     the step's arrays come from a pool of its own, which lives as long as the graph: nothing else uses that memory
 
 The tests capture and launch it on a stand-in too, whose kernels run on the CPU.
@@ -68,9 +68,7 @@ class CapturedStep:
         average: MovingAverage | None = None,
     ):
         if not device.on_tensor_cores(optimiser.data):
-            raise device.DeviceError(
-                "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
-            )
+            raise device.DeviceError('CapturedStep: got precision "float32", which needs cuBLAS; use "tf32" or "bf16"')
         cupy = array_module(optimiser.data)
         self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
         self.pad, self.cutout = pad, cutout

@@ -1,7 +1,7 @@
 """A few launches of every kind of kernel, without CuPy's memory pool: for compute-sanitizer and for ncu.
 
-    INCEPTION_NP_TF32=1 compute-sanitizer --tool memcheck python tests/gpu/few_launches.py
-    INCEPTION_NP_TF32=1 ncu --clock-control none python tests/gpu/few_launches.py --shapes
+    compute-sanitizer --tool memcheck python tests/gpu/few_launches.py
+    ncu --clock-control none python tests/gpu/few_launches.py --shapes
 
 Each array has an allocation of its own, so that what is read or written beside it is seen. With --shapes: convolutions
 of inception_v3_cifar's sizes at batch 256 instead, once each.
