@@ -109,15 +109,13 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         move(net, "cuda")
     optimiser = optimisers(net, name)
     norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
-    decays = [layer.decay for layer in norms]
     average = MovingAverage(net, ema) if ema else None
     loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
         x = batches.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
         x = batches.normalise(x, MEAN, STD)
-        decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
-        for layer, decay in zip(norms, decays, strict=True):
-            layer.decay = decay
+        for k, layer in enumerate(norms):
+            layer.decay = 0.5 + 0.1 * i + 0.01 * k
         optimiser.lr, rng = lr, stream(0, "dropout", i)
         y, loss, length = eager_step(net, optimiser, x, classes[index], rng, smoothing=0.1, clip=clip or np.inf)
         if average:
@@ -144,9 +142,11 @@ def captured(name, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         assert average.updates == 0
         for mean, array in zip(average.means, average.arrays, strict=True):
             mean[...] = array
-    norm = net.trunk.layers["stem"].bn
+    norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
     for i, index, lr in steps(number):
-        optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
+        optimiser.lr = lr
+        for k, layer in enumerate(norms):
+            layer.decay = 0.5 + 0.1 * i + 0.01 * k
         optimiser.data *= 1  # on the null stream, as anybody may between steps
         step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i), mirrored=mirrored(i))
         if average:
@@ -393,7 +393,43 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     assert len(step.graph.actions) < 40 * convolutions, "more launches than a step should need"
 
 
-@pytest.mark.parametrize("number", ["learning rate", "averages' rate"])
+def one_copy_and_no_launch_of_its_own():
+    """For a step whose numbers have all changed."""
+    net = move(small_network(), "cuda")
+    optimiser, norms = optimisers(net, "sgd"), [norm for _, norm in walk(net) if isinstance(norm, ip.BatchNorm)]
+    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, average=MovingAverage(net, 0.9))
+    for i, index, lr in steps(3):
+        begun, copies = strict_cupy.Stream.begun, strict_cupy.copies["count"]
+        optimiser.lr = lr
+        for k, norm in enumerate(norms):
+            norm.decay = 0.5 + 0.1 * i + 0.01 * k
+        step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+        assert strict_cupy.copies["count"] == copies + 1
+        assert strict_cupy.Stream.begun == begun, "the null stream has work"
+
+
+@on_host
+def test_a_step_is_one_copy_and_one_launch(monkeypatch):
+    stand_in(monkeypatch)
+    one_copy_and_no_launch_of_its_own()
+
+
+@on_host
+@pytest.mark.parametrize("fault", ["a decay on the device", "two copies"])
+def test_a_step_that_copies_or_launches_more_is_found(fault, monkeypatch):
+    cupy = stand_in(monkeypatch)
+    if fault == "two copies":
+        place = cuda_graph.position
+        monkeypatch.setattr(cuda_graph, "position", lambda rng: (cupy.asarray(place(rng)[0]).get(), 0))
+    else:
+        assign, there = ip.BatchNorm.decay.fset, cupy.zeros((1,))
+        both = lambda norm, value: (assign(norm, value), there.fill(value))  # noqa: E731
+        monkeypatch.setattr(ip.BatchNorm, "decay", property(ip.BatchNorm.decay.fget, both))
+    with pytest.raises(AssertionError):
+        one_copy_and_no_launch_of_its_own()
+
+
+@pytest.mark.parametrize("number", ["learning rate", "averages' rate", "a norm's decay", "every norm's decay"])
 def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
     """The tests above would see a number that the graph keeps instead of reading it."""
     if cupy.ndarray is not strict_cupy.ndarray:
@@ -402,7 +438,12 @@ def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
     init = CapturedStep.__init__
 
     def recorded(self, net, optimiser, *args, average, **kwargs):
-        if number == "learning rate":
+        norm = net.trunk.layers["stem"].bn
+        if number == "a norm's decay":
+            norm.averages = lambda: (norm.mean.data, norm.var.data, cupy.full((1,), 0.5))
+        elif number == "every norm's decay":
+            monkeypatch.setattr(cuda_graph, "walk", lambda net: [])
+        elif number == "learning rate":
             optimiser.step = lambda step=optimiser.step: (setattr(optimiser, "lr", 0.1), step())
         else:
             average.move = lambda rate, move=average.move: move(0.9)
