@@ -8,6 +8,7 @@ time, and the tests must fail.
 """
 
 import contextlib
+import copy
 import functools
 from unittest import mock
 
@@ -325,6 +326,21 @@ def cross_entropy(cupy, n, k, drawn):
     make.check(dlogits, dwanted)
 
 
+def totals(cupy, n, k, seed):
+    """With ties, NaNs, labels that are right and wrong, and one that is no class."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, 4, (n, k)).astype(np.float32)
+    logits[rng.random((n, k)) < 0.2 / k] = np.nan
+    labels = np.where(rng.integers(2, size=n), logits.argmax(1), rng.integers(0, k, n)).astype(np.int32)
+    labels[rng.integers(n)] = rng.choice([-1, k])
+    mean, losses, right = rng.random(), np.array(rng.random()), np.array(2**40 + 3)
+    near = [cupy.asarray(a) for a in (logits, labels, np.array(mean), losses, right)]
+    loss.add_totals(*near)
+    loss.add_totals(logits, labels, mean, losses, right)
+    np.testing.assert_allclose(near[3].get(), losses, rtol=1e-14)
+    assert near[4].get() == right
+
+
 def updates(cupy, size, drawn):
     make = Numbers(cupy, drawn[0], False)
     data, grad, velocity = (make.draw(size) for _ in range(3))
@@ -380,12 +396,26 @@ def clipping(cupy, size, parts, share, drawn):
         assert not np.isfinite(near.get()).all(), "what is not finite was hidden"
 
 
-def random_stream(cupy, first, second, where):
+def random_masks(cupy, first, second, where, drawn):
     ours, numpys = (stream(where[0], "dropout", *where[1:]) for _ in range(2))
-    like = cupy.asarray(np.float32([0]))
-    for count in (first, second):
-        got = philox.uniform(like, ours, (count,))
-        np.testing.assert_array_equal(got.get(), numpys.random(count, np.float32))
+    make = Numbers(cupy, *drawn)
+    for shape in ((first,), (second, 1 + drawn[0] % 5)):
+        numbers = copy.deepcopy(numpys).random(shape, np.float32)
+        rate = float(numbers.flat[drawn[0] % numbers.size])  # so that one number is the rate
+        x, dy, before = make.draw(*shape), make.draw(*shape), make.draw(*shape)
+        x.flat[drawn[0] % 3 :: 7] = np.nan
+        y, kept = philox.dropout(make.put(x), ours, rate, out=make.result(shape))
+        wanted, mask = philox.dropout(x, numpys, rate)
+        np.testing.assert_array_equal(kept.get(), mask)
+        assert kept.dtype == mask.dtype
+        np.testing.assert_array_equal(y.get(), wanted)
+        dx = philox.dropout_dx(make.put(dy), kept, rate)
+        np.testing.assert_array_equal(dx.get(), philox.dropout_dx(dy, mask, rate))
+        dx, wanted = make.put(before), philox.dropout_dx(*wide64(dy), mask, rate, into=before.astype(np.float64))
+        philox.dropout_dx(make.put(dy), kept, rate, into=dx)
+        np.testing.assert_allclose(dx.get(), wanted, rtol=3e-7, atol=1e-6)
+    assert all(np.isnan(w.get()[..., : make.before]).all() for w in make.wide), "wrote beside its channels"
+    assert all(np.isnan(w.get()[..., -make.after :]).all() for w in make.wide), "wrote beside its channels"
     assert ours.random() == numpys.random(), "the generator did not move on as NumPy's does"
     assert ours.integers(2**32, dtype=np.uint32) == numpys.integers(2**32, dtype=np.uint32)
 
@@ -441,7 +471,8 @@ PROPERTIES = {
     augmented: st.tuples(
         *(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), st.integers(0, 5), numbers())
     ),
-    random_stream: st.tuples(st.integers(1, 30), st.integers(1, 300), st.tuples(words, words, words, words)),
+    random_masks: st.tuples(st.integers(1, 30), st.integers(1, 100), st.tuples(words, words, words, words), numbers()),
+    totals: st.tuples(st.sampled_from([1, 2, 5, 255, 300]), st.sampled_from([1, 2, 3, 10, 33]), seeds),
 }
 
 
@@ -781,10 +812,27 @@ FAULTS = {
         ("augment.cu", "column - mine[5], cutout", "column - mine[4], cutout"),
         ("augment.cu", "inside(row - mine[4], cutout) &&", "row - mine[4] < cutout &&"),
     ],
-    random_stream: [
+    random_masks: [
         ("philox.cu", "round < 10", "round < 9"),
         ("philox.cu", "+ thread + 1", "+ thread"),
         ("philox.cu", "(half >> 8)", "(half >> 9 << 1)"),
+        ("philox.cu", ">= rate", "> rate"),
+        ("philox.cu", "x[place(i, C, ldx)] * kept[i] * scale", "(kept[i] ? x[place(i, C, ldx)] * scale : 0.f)"),
+        ("philox.cu", "place(i, C, ldy)", "i"),
+        ("philox.cu", "place(i, C, lddy)", "i"),
+        ("philox.cu", "i < 0 || i >= total", "i < 0 || i >= total - 1"),
+        ("philox.cu", "add ? *to + g : g", "g"),
+    ],
+    totals: [
+        ("loss.cu", "v < own : v <= own", "v <= own : v <= own"),  # the last of equals
+        ("loss.cu", "v < own : v <= own", "v < own : v < own"),
+        ("loss.cu", "!(j < label ? v < own : v <= own)", "(j < label ? v >= own : v > own)"),  # a NaN is no largest
+        ("loss.cu", "own != own ? j < label && v != v : ", ""),
+        ("loss.cu", "j < label && v != v", "v != v"),  # the only NaN beats itself
+        ("loss.cu", "*losses += N * *loss", "*losses += *loss"),
+        ("loss.cu", "n += blockDim.y", "n += N"),
+        ("loss.cu", "if (!inside(label, K)) continue;", ""),
+        ("loss.cu", "*right += count", "*right = (int)*right + count"),
     ],
 }
 TENSOR_CORE_FAULTS = [

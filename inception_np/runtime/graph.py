@@ -28,6 +28,7 @@ from ..kernels.clip import clip_norm
 from ..kernels.cuda.augment import augment, choices
 from ..kernels.cuda.philox import DeviceStream, position
 from ..kernels.cuda.side_stream import side_stream
+from ..kernels.loss import add_totals
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.loss import total_loss
@@ -180,8 +181,7 @@ class CapturedStep:
         if self.average:
             self.average.move(self.inputs["rate"])
         logits = y[0] if isinstance(y, tuple) else y
-        self.loss += loss * len(self.x)
-        self.right += (logits.argmax(1) == self.chosen).sum()
+        add_totals(logits, self.chosen, loss, self.loss, self.right)
 
 
 def _views(xp: Any, layout: dict[str, tuple[Shape, Any]]) -> tuple[Array, dict[str, Array]]:

@@ -31,6 +31,7 @@ ELEMENTS = {
     "float": np.float32,
     "double": np.float64,
     "int": np.int32,
+    "long long": np.int64,
     "unsigned char": np.uint8,
     "unsigned long long": np.uint64,
 }

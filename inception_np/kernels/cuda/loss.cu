@@ -1,5 +1,6 @@
 // Softmax and cross-entropy (kernels/loss.py).
 #include "common.cuh"
+#include "reduce.cuh"
 
 // A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the mean loss. Blocks of 32 threads.
 extern "C" __global__ void softmax_cross_entropy(const float* __restrict__ logits, const int* __restrict__ labels,
@@ -29,4 +30,26 @@ extern "C" __global__ void mean_loss(const float* __restrict__ losses, float* __
   for (int n = threadIdx.x; n < N; n += 32) sum += losses[n];
   for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
   if (threadIdx.x == 0) *loss = sum;
+}
+
+// losses += N * loss, and right += the rows whose label is that of the largest logit, as numpy.argmax has it: the first
+// of equals, or the first NaN. One block of 1 x n threads.
+extern "C" __global__ void add_totals(const float* __restrict__ logits, const int* __restrict__ labels,
+                                      const double* __restrict__ loss, double* losses, long long* right, int N, int K) {
+  __shared__ int scratch[THREADS];
+  int count = 0;
+  for (int n = threadIdx.y; n < N; n += blockDim.y) {
+    const float* row = logits + (long long)n * K;
+    const int label = labels[n];
+    if (!inside(label, K)) continue;
+    const float own = row[label];
+    bool beaten = false;
+    for (int j = 0; j < K; j++) {
+      const float v = row[j];
+      beaten |= own != own ? j < label && v != v : !(j < label ? v < own : v <= own);
+    }
+    count += !beaten;
+  }
+  count = sum_over_rows(count, scratch);
+  if (threadIdx.y == 0) *losses += N * *loss, *right += count;
 }
