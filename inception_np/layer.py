@@ -28,7 +28,7 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 
 from .backend.arrays import Array, Shape, is_real
-from .backend.device import asarray, resolve_device, zeros
+from .backend.device import asarray, check_tensor_cores, resolve_device, zeros
 
 
 @dataclass(frozen=True)
@@ -375,6 +375,8 @@ def cast(layer: L, dtype: Any) -> L:
 def move(layer: L, device: str) -> L:
     """Bring every parameter, gradient and buffer to "cpu" or "cuda", in place, and return the layer."""
     where = resolve_device(device)
+    if where == "cuda":
+        check_tensor_cores()
     return _replace(layer, lambda a: asarray(a, where))
 
 

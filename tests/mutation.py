@@ -44,7 +44,7 @@ from numerics import H, arrays  # noqa: E402
 
 import inception_np.kernels.batchnorm as batchnorm_kernels  # noqa: E402
 import inception_np.kernels.conv as conv_kernels  # noqa: E402
-import inception_np.layers.activation as activation  # noqa: E402
+import inception_np.kernels.philox as philox  # noqa: E402
 from inception_np import (  # noqa: E402
     AdaptiveAvgPool2D,
     BatchNorm,
@@ -98,6 +98,7 @@ TARGETS = {
     ),
     "kernels/linear.py": (("linear_dx", "linear_dw"), ("Linear",)),
     "kernels/loss.py": (("softmax_cross_entropy",), ("loss",)),
+    "kernels/philox.py": (("dropout", "dropout_dx"), ("Dropout",)),
     "layers/activation.py": (
         (
             "ReLU.recompute_output",
@@ -614,12 +615,12 @@ def no_rate_needs_no_generator():
 
 def a_draw_equal_to_the_rate_is_kept():
     """Numbers are drawn from [0, 1), so `draw >= rate` keeps exactly 1 - rate of them."""
-    drawn_at = activation.uniform
-    activation.uniform = lambda like, rng, shape: np.full(shape, 0.5, np.float32)
+    drawn_at = philox.uniform
+    philox.uniform = lambda like, rng, shape: np.full(shape, 0.5, np.float32)
     try:
         y, _ = Dropout(0.5).forward(np.ones((2, 3)), Mode(train=True, rng=np.random.default_rng(0)))
     finally:
-        activation.uniform = drawn_at
+        philox.uniform = drawn_at
     assert (y == 2).all()
 
 

@@ -4,9 +4,9 @@ An array of it is a wrapper, not a subclass, so that no NumPy function can take 
 and CuPy's arrays both have, mixes only with its own kind and with Python's numbers, never turns into a NumPy array
 unless asked by asnumpy(), has no truth value, and its sums are arrays without axes, not scalars. The module has only
 functions that both have (`test_names_exist_in_cupy` compares the list where CuPy is installed). `syncs` counts what
-would make the CPU wait for the GPU. A capture puts every operation on a tape, and a graph's launch runs the tape again.
-The launch is as late as a device may be: it takes effect when something waits for its stream. A launch that might
-overtake what was begun on the null stream is an error.
+would make the CPU wait for the GPU, and `copies` what is copied from the CPU. A capture puts every operation on a tape,
+and a graph's launch runs the tape again. The launch is as late as a device may be: it takes effect when something waits
+for its stream. A launch that might overtake what was begun on the null stream is an error.
 
     with pretend(monkeypatch): ...                     # `import cupy` now finds it, and finds a device
 """
@@ -35,6 +35,7 @@ FUNCTIONS, METHODS, ATTRIBUTES = FUNCTION_NAMES.split(), METHOD_NAMES.split(), A
 FROM_HOST = {"array", "asarray", "ascontiguousarray"}  # these may be given lists and NumPy arrays
 
 syncs = {"count": 0}
+copies = {"count": 0}  # from the host to the device
 
 
 class Tape:
@@ -170,6 +171,7 @@ class ndarray:  # CuPy's name
         assert isinstance(values, np.ndarray) and values.dtype == self.dtype and values.shape == self.shape
         if Tape.recording:
             raise RuntimeError("array.set() in a capture: H2D transfers are disallowed")
+        copies["count"] += 1
         values = values.copy()
         Stream.current.pending.append(lambda: np.copyto(self._a, values))
         if Stream.current is Stream.null:
@@ -285,6 +287,7 @@ def _function(name: str) -> Any:
         if name in FROM_HOST and Tape.recording:
             raise RuntimeError(f"cupy.{name} in a capture: it copies from the CPU")
         if name in FROM_HOST and args and isinstance(args[0], np.ndarray):
+            copies["count"] += 1
             args = (args[0].copy(), *args[1:])  # another memory, as on a device
         out, kwargs = kwargs.get("out"), {k: unwrap(v, host=True) for k, v in kwargs.items()}
         if out is not None:
@@ -408,6 +411,7 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     )
     cupy.cuda = types.SimpleNamespace(
         runtime=runtime,
+        Device=lambda: types.SimpleNamespace(compute_capability="90"),
         Stream=Stream,
         Event=Event,
         get_current_stream=lambda: Stream.current,
@@ -416,6 +420,6 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     )
     monkeypatch.setattr(ndarray, "__module__", "cupy")
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    syncs["count"] = 0
+    syncs["count"] = copies["count"] = 0
     Stream.all = [Stream.null]
     return cupy

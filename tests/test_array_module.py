@@ -1,15 +1,19 @@
 """The plain kernels and all above them keep to what NumPy and CuPy share: they run on a stand-in for CuPy that has
 nothing else and converts nothing, and give NumPy's bits there."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import strict_cupy
 from hypothesis import HealthCheck, given, settings
 from on_device import gradients
 
-from inception_np import SGD, Mode, RMSProp, create_model, list_models, softmax_cross_entropy
+from inception_np import SGD, Mode, ReLU, RMSProp, create_model, list_models, softmax_cross_entropy
 from inception_np.backend import device as backend
-from inception_np.layer import Layer, named_buffers, vectors
+from inception_np.kernels import conv
+from inception_np.layer import Layer, move, named_buffers, vectors
 from inception_np.models.network import smallest_image
 from inception_np.testing import LAYERS, networks
 from inception_np.training.evaluate import evaluate
@@ -171,3 +175,47 @@ def test_auto_takes_a_gpu_that_answers(cupy):
 def test_a_device_of_another_name_is_refused():
     with pytest.raises(ValueError, match="wanted"):
         backend.resolve_device("gpu")
+
+
+# -- precision -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32", "tf32", "bf16"])
+def test_the_precision_decides_whether_tensor_cores_are_taken(name, cupy, monkeypatch):
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "precision", "tf32")  # what it is, and to be so again
+    backend.set_precision(name)
+    assert backend.precision == name
+    x = np.ones((2, 2), np.float32)
+    assert backend.on_tensor_cores(cupy.asarray(x)) == (name != "float32") == conv.fits_tensor_cores(x)
+    assert not backend.on_tensor_cores(x), "a CPU has none"
+
+
+def test_a_precision_of_another_name_is_refused():
+    before = backend.precision
+    with pytest.raises(ValueError, match=r"^precision: got 'fp16', wanted \"float32\", \"tf32\" or \"bf16\"$"):
+        backend.set_precision("fp16")
+    assert backend.precision == before
+
+
+def test_bf16_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    before = backend.precision
+    with pytest.raises(backend.DeviceError, match=r"^bf16: ml_dtypes is not installed; pip install ml_dtypes, or "):
+        backend.set_precision("bf16")
+    assert backend.precision == before
+
+
+def test_a_gpu_without_such_tensor_cores_is_refused_unless_they_are_not_asked_for(cupy, monkeypatch):
+    old = SimpleNamespace(compute_capability="75")
+    monkeypatch.setattr(cupy.cuda, "Device", lambda: old)
+    monkeypatch.setattr(backend, "precision", "tf32")
+    with pytest.raises(
+        backend.DeviceError, match=r"^cuda: got a GPU of compute capability 7\.5, tf32 needs 8\.0; use "
+    ):
+        move(ReLU(), "cuda")
+    monkeypatch.setattr(backend, "precision", "float32")
+    move(ReLU(), "cuda")
+    monkeypatch.setattr(backend, "precision", "tf32")
+    old.compute_capability = "120"  # 12.0
+    move(ReLU(), "cuda")

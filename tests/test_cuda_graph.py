@@ -26,7 +26,7 @@ from inception_np.runtime.graph import CapturedStep
 from inception_np.training import fits, loop, results, step
 from inception_np.training.average import Lookahead, MovingAverage
 from inception_np.training.options import Options
-from inception_np.training.state import newest_state
+from inception_np.training.state import newest_state, options_of
 
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
 MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
@@ -35,7 +35,7 @@ MEAN, STD = (100.0, 120.0, 90.0), (60.0, 50.0, 70.0)
 def stand_in(monkeypatch):
     """CuPy's stand-in, with the CUDA kernels compiled for the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     host_cuda.on_host(monkeypatch)
     return strict_cupy.pretend(monkeypatch)
 
@@ -45,7 +45,7 @@ def cupy(request, monkeypatch):
     if request.param == "host":
         return stand_in(monkeypatch)
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     return pytest.importorskip("cupy")
 
 
@@ -109,15 +109,13 @@ def eager(name, device, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         move(net, "cuda")
     optimiser = optimisers(net, name)
     norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
-    decays = [layer.decay for layer in norms]
     average = MovingAverage(net, ema) if ema else None
     loss_sum, right, lengths = 0.0, 0, []
     for i, index, lr in steps(number):
         x = batches.augment(pictures[index], 2, MEAN, stream(0, "augment", i), mirrored=mirrored(i))
         x = batches.normalise(x, MEAN, STD)
-        decays[norms.index(net.trunk.layers["stem"].bn)] = 0.5 + 0.1 * i
-        for layer, decay in zip(norms, decays, strict=True):
-            layer.decay = decay
+        for k, layer in enumerate(norms):
+            layer.decay = 0.5 + 0.1 * i + 0.01 * k
         optimiser.lr, rng = lr, stream(0, "dropout", i)
         y, loss, length = eager_step(net, optimiser, x, classes[index], rng, smoothing=0.1, clip=clip or np.inf)
         if average:
@@ -144,9 +142,11 @@ def captured(name, number, clip=0.0, ema=0.0, mirrored=lambda i: None):
         assert average.updates == 0
         for mean, array in zip(average.means, average.arrays, strict=True):
             mean[...] = array
-    norm = net.trunk.layers["stem"].bn
+    norms = [layer for _, layer in walk(net) if isinstance(layer, ip.BatchNorm)]
     for i, index, lr in steps(number):
-        optimiser.lr, norm.decay = lr, 0.5 + 0.1 * i
+        optimiser.lr = lr
+        for k, layer in enumerate(norms):
+            layer.decay = 0.5 + 0.1 * i + 0.01 * k
         optimiser.data *= 1  # on the null stream, as anybody may between steps
         step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i), mirrored=mirrored(i))
         if average:
@@ -373,7 +373,7 @@ def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch
 def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     nothing, launched = lambda blocks, threads, arguments: strict_cupy.change(lambda: None), []
     monkeypatch.setattr(launch, "function", lambda source, kernel, options: (launched.append(kernel), nothing)[1])
     cupy = strict_cupy.pretend(monkeypatch)
@@ -393,7 +393,43 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     assert len(step.graph.actions) < 40 * convolutions, "more launches than a step should need"
 
 
-@pytest.mark.parametrize("number", ["learning rate", "averages' rate"])
+def one_copy_and_no_launch_of_its_own():
+    """For a step whose numbers have all changed."""
+    net = move(small_network(), "cuda")
+    optimiser, norms = optimisers(net, "sgd"), [norm for _, norm in walk(net) if isinstance(norm, ip.BatchNorm)]
+    step = CapturedStep(net, optimiser, *images(), 4, mean=MEAN, std=STD, average=MovingAverage(net, 0.9))
+    for i, index, lr in steps(3):
+        begun, copies = strict_cupy.Stream.begun, strict_cupy.copies["count"]
+        optimiser.lr = lr
+        for k, norm in enumerate(norms):
+            norm.decay = 0.5 + 0.1 * i + 0.01 * k
+        step(index, crops=stream(0, "augment", i), dropout=stream(0, "dropout", i))
+        assert strict_cupy.copies["count"] == copies + 1
+        assert strict_cupy.Stream.begun == begun, "the null stream has work"
+
+
+@on_host
+def test_a_step_is_one_copy_and_one_launch(monkeypatch):
+    stand_in(monkeypatch)
+    one_copy_and_no_launch_of_its_own()
+
+
+@on_host
+@pytest.mark.parametrize("fault", ["a decay on the device", "two copies"])
+def test_a_step_that_copies_or_launches_more_is_found(fault, monkeypatch):
+    cupy = stand_in(monkeypatch)
+    if fault == "two copies":
+        place = cuda_graph.position
+        monkeypatch.setattr(cuda_graph, "position", lambda rng: (cupy.asarray(place(rng)[0]).get(), 0))
+    else:
+        assign, there = ip.BatchNorm.decay.fset, cupy.zeros((1,))
+        both = lambda norm, value: (assign(norm, value), there.fill(value))  # noqa: E731
+        monkeypatch.setattr(ip.BatchNorm, "decay", property(ip.BatchNorm.decay.fget, both))
+    with pytest.raises(AssertionError):
+        one_copy_and_no_launch_of_its_own()
+
+
+@pytest.mark.parametrize("number", ["learning rate", "averages' rate", "a norm's decay", "every norm's decay"])
 def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
     """The tests above would see a number that the graph keeps instead of reading it."""
     if cupy.ndarray is not strict_cupy.ndarray:
@@ -402,7 +438,12 @@ def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
     init = CapturedStep.__init__
 
     def recorded(self, net, optimiser, *args, average, **kwargs):
-        if number == "learning rate":
+        norm = net.trunk.layers["stem"].bn
+        if number == "a norm's decay":
+            norm.averages = lambda: (norm.mean.data, norm.var.data, cupy.full((1,), 0.5))
+        elif number == "every norm's decay":
+            monkeypatch.setattr(cuda_graph, "walk", lambda net: [])
+        elif number == "learning rate":
             optimiser.step = lambda step=optimiser.step: (setattr(optimiser, "lr", 0.1), step())
         else:
             average.move = lambda rate, move=average.move: move(0.9)
@@ -414,9 +455,9 @@ def test_a_number_that_was_recorded_is_found(number, cupy, monkeypatch):
 
 
 def test_without_tensor_cores_the_step_is_refused(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     net = move(small_network(), "cuda")
-    with pytest.raises(backend.DeviceError, match="INCEPTION_NP_TF32=1"):
+    with pytest.raises(backend.DeviceError, match='got precision "float32"'):
         CapturedStep(net, optimisers(net, "sgd"), *images(), 4, mean=MEAN, std=STD)
 
 
@@ -431,6 +472,7 @@ def trained(folder, device, monkeypatch, steps=None, **more):
     monkeypatch.setattr(fits, "create_model", lambda name, device, **options: move(small_network(10), device))
     monkeypatch.setattr(results, "save", lambda net, path, about: None)  # small_network has no name to save it by
     monkeypatch.setattr(loop, "load", lambda *args, **sizes: shrunk(dataset.load(*args, **sizes)))
+    more = {"precision": "tf32" if device == "cuda" else "float32", **more}
     options = Options(epochs=2, train_images=20, test_images=10, batch_size=4, lr=0.05, device=device, **more)
     if steps:
         with monkeypatch.context() as stopping:
@@ -515,6 +557,17 @@ def test_a_captured_run_that_was_stopped_ends_with_the_same_bits(more, cupy, mon
     assert {k: v for k, v in line.items() if k != "seconds"} == {k: v for k, v in resumed.items() if k != "seconds"}
     for name, values in weights.items():
         np.testing.assert_array_equal(again[name], values)
+
+
+def test_a_run_has_the_precision_that_it_was_given_and_keeps_it(cupy, monkeypatch, tmp_path):
+    """In float32 every step is eager, before and after it was taken up; the options say so."""
+    monkeypatch.setattr(CapturedStep, "__init__", lambda *args, **keywords: pytest.fail("a step was captured"))
+    done, found = loop.Run.train_step, []
+    monkeypatch.setattr(loop.Run, "train_step", lambda run, i: (found.append(backend.precision), done(run, i))[1])
+    trained(tmp_path, "cuda", monkeypatch, steps=3, precision="float32")
+    assert found == ["float32"] * 10
+    assert options_of(newest_state(tmp_path)).precision == "float32"
+    assert '"precision": "float32"' in (tmp_path / "options.json").read_text()
 
 
 LOOKING = {"lookahead": True, "schedule": "constant", "warm_up": 0}

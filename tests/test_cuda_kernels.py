@@ -8,6 +8,7 @@ time, and the tests must fail.
 """
 
 import contextlib
+import copy
 import functools
 from unittest import mock
 
@@ -48,7 +49,7 @@ DEVICES = [
 def cupy(request, monkeypatch):
     """CuPy, or its stand-in with the kernels on the CPU."""
     monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     if request.param == "gpu":
         return pytest.importorskip("cupy")
     host_cuda.on_host(monkeypatch, greedy=request.param == "greedily")
@@ -325,6 +326,21 @@ def cross_entropy(cupy, n, k, drawn):
     make.check(dlogits, dwanted)
 
 
+def totals(cupy, n, k, seed):
+    """With ties, NaNs, labels that are right and wrong, and one that is no class."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, 4, (n, k)).astype(np.float32)
+    logits[rng.random((n, k)) < 0.2 / k] = np.nan
+    labels = np.where(rng.integers(2, size=n), logits.argmax(1), rng.integers(0, k, n)).astype(np.int32)
+    labels[rng.integers(n)] = rng.choice([-1, k])
+    mean, losses, right = rng.random(), np.array(rng.random()), np.array(2**40 + 3)
+    near = [cupy.asarray(a) for a in (logits, labels, np.array(mean), losses, right)]
+    loss.add_totals(*near)
+    loss.add_totals(logits, labels, mean, losses, right)
+    np.testing.assert_allclose(near[3].get(), losses, rtol=1e-14)
+    assert near[4].get() == right
+
+
 def updates(cupy, size, drawn):
     make = Numbers(cupy, drawn[0], False)
     data, grad, velocity = (make.draw(size) for _ in range(3))
@@ -380,12 +396,26 @@ def clipping(cupy, size, parts, share, drawn):
         assert not np.isfinite(near.get()).all(), "what is not finite was hidden"
 
 
-def random_stream(cupy, first, second, where):
+def random_masks(cupy, first, second, where, drawn):
     ours, numpys = (stream(where[0], "dropout", *where[1:]) for _ in range(2))
-    like = cupy.asarray(np.float32([0]))
-    for count in (first, second):
-        got = philox.uniform(like, ours, (count,))
-        np.testing.assert_array_equal(got.get(), numpys.random(count, np.float32))
+    make = Numbers(cupy, *drawn)
+    for shape in ((first,), (second, 1 + drawn[0] % 5)):
+        numbers = copy.deepcopy(numpys).random(shape, np.float32)
+        rate = float(numbers.flat[drawn[0] % numbers.size])  # so that one number is the rate
+        x, dy, before = make.draw(*shape), make.draw(*shape), make.draw(*shape)
+        x.flat[drawn[0] % 3 :: 7] = np.nan
+        y, kept = philox.dropout(make.put(x), ours, rate, out=make.result(shape))
+        wanted, mask = philox.dropout(x, numpys, rate)
+        np.testing.assert_array_equal(kept.get(), mask)
+        assert kept.dtype == mask.dtype
+        np.testing.assert_array_equal(y.get(), wanted)
+        dx = philox.dropout_dx(make.put(dy), kept, rate)
+        np.testing.assert_array_equal(dx.get(), philox.dropout_dx(dy, mask, rate))
+        dx, wanted = make.put(before), philox.dropout_dx(*wide64(dy), mask, rate, into=before.astype(np.float64))
+        philox.dropout_dx(make.put(dy), kept, rate, into=dx)
+        np.testing.assert_allclose(dx.get(), wanted, rtol=3e-7, atol=1e-6)
+    assert all(np.isnan(w.get()[..., : make.before]).all() for w in make.wide), "wrote beside its channels"
+    assert all(np.isnan(w.get()[..., -make.after :]).all() for w in make.wide), "wrote beside its channels"
     assert ours.random() == numpys.random(), "the generator did not move on as NumPy's does"
     assert ours.integers(2**32, dtype=np.uint32) == numpys.integers(2**32, dtype=np.uint32)
 
@@ -441,7 +471,8 @@ PROPERTIES = {
     augmented: st.tuples(
         *(st.integers(1, 4), pairs(1, 6), st.integers(1, 4), st.integers(0, 4), st.integers(0, 5), numbers())
     ),
-    random_stream: st.tuples(st.integers(1, 30), st.integers(1, 300), st.tuples(words, words, words, words)),
+    random_masks: st.tuples(st.integers(1, 30), st.integers(1, 100), st.tuples(words, words, words, words), numbers()),
+    totals: st.tuples(st.sampled_from([1, 2, 5, 255, 300]), st.sampled_from([1, 2, 3, 10, 33]), seeds),
 }
 
 
@@ -550,7 +581,7 @@ SHAPES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(64, bn, 2) for bn in 
 
 @pytest.mark.parametrize("case", TILES, ids=str)
 def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     whole_convolution(cupy, case)
     convolution_moments(cupy, case)
 
@@ -559,7 +590,7 @@ def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_of_tile_gives_the_plain_convolution(shape, cupy, monkeypatch):
     """Several tiles each way, copies of 4, 2 and 1 floats."""
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     monkeypatch.setattr(cuda_conv, "_tile", lambda *sizes: shape)
     monkeypatch.setattr(cuda_conv, "_dw_tile", lambda *sizes: shape)
     for channels in ((20, 120), (120, 20), (6, 14), (11, 17)):
@@ -584,7 +615,7 @@ def factors_are_rounded(cupy):
 
 
 def test_factors_are_rounded_to_the_nearest(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     factors_are_rounded(cupy)
 
 
@@ -624,12 +655,12 @@ def test_an_infinite_weight_reaches_the_pixels_that_it_meets(size, stride, cupy)
 
 
 def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     a_nan_stays(cupy)
 
 
 def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     make = Numbers(cupy, 0)
     x, w, bias, dy, dx, dw = (make.draw(*s) for s in [(5, 40), (40, 10), (10,), (5, 10), (5, 40), (40, 10)])
     near = {name: cupy.asarray(a) for name, a in dict(x=x, w=w, bias=bias, dy=dy, dx=dx, dw=dw).items()}
@@ -645,7 +676,7 @@ def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
 @pytest.mark.parametrize("name", list_models("*_cifar"))
 def test_networks_run_on_the_kernels(name, tensor_cores, cupy, monkeypatch):
     """Logits and gradients of a thin network in float32 or TF32, beside NumPy's in float64."""
-    monkeypatch.setattr(backend, "TF32", tensor_cores)
+    monkeypatch.setattr(backend, "precision", "tf32" if tensor_cores else "float32")
     found = []
     for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):
         net = create_model(name, width=1 / 32, num_classes=3, aux=False, seed=1, dtype=dtype, device=device)
@@ -781,10 +812,27 @@ FAULTS = {
         ("augment.cu", "column - mine[5], cutout", "column - mine[4], cutout"),
         ("augment.cu", "inside(row - mine[4], cutout) &&", "row - mine[4] < cutout &&"),
     ],
-    random_stream: [
+    random_masks: [
         ("philox.cu", "round < 10", "round < 9"),
         ("philox.cu", "+ thread + 1", "+ thread"),
         ("philox.cu", "(half >> 8)", "(half >> 9 << 1)"),
+        ("philox.cu", ">= rate", "> rate"),
+        ("philox.cu", "x[place(i, C, ldx)] * kept[i] * scale", "(kept[i] ? x[place(i, C, ldx)] * scale : 0.f)"),
+        ("philox.cu", "place(i, C, ldy)", "i"),
+        ("philox.cu", "place(i, C, lddy)", "i"),
+        ("philox.cu", "i < 0 || i >= total", "i < 0 || i >= total - 1"),
+        ("philox.cu", "add ? *to + g : g", "g"),
+    ],
+    totals: [
+        ("loss.cu", "v < own : v <= own", "v <= own : v <= own"),  # the last of equals
+        ("loss.cu", "v < own : v <= own", "v < own : v < own"),
+        ("loss.cu", "!(j < label ? v < own : v <= own)", "(j < label ? v >= own : v > own)"),  # a NaN is no largest
+        ("loss.cu", "own != own ? j < label && v != v : ", ""),
+        ("loss.cu", "j < label && v != v", "v != v"),  # the only NaN beats itself
+        ("loss.cu", "*losses += N * *loss", "*losses += *loss"),
+        ("loss.cu", "n += blockDim.y", "n += N"),
+        ("loss.cu", "if (!inside(label, K)) continue;", ""),
+        ("loss.cu", "*right += count", "*right = (int)*right + count"),
     ],
 }
 TENSOR_CORE_FAULTS = [
@@ -836,7 +884,7 @@ every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in f
 @pytest.mark.long
 @pytest.mark.parametrize("holds, fault", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else v.__name__)
 def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     cupy = strict_cupy.pretend(monkeypatch)
     once = settings(
         max_examples=200,
@@ -867,7 +915,7 @@ def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
         return choices(*args, None if fault == "always by chance" else mirrored)
 
     monkeypatch.setattr(augment, "choices", faulty)
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     cupy = strict_cupy.pretend(monkeypatch)
     host_cuda.on_host(monkeypatch)
     with pytest.raises(AssertionError):
@@ -880,7 +928,7 @@ def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
 @pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS, ids=lambda f: f[2])
 def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
     host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
     cupy = strict_cupy.pretend(monkeypatch)
     with pytest.raises(AssertionError):
         a_nan_stays(cupy)

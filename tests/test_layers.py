@@ -913,7 +913,7 @@ REPLACED = [
     (
         test_dropout_keeps_or_drops_by_the_generator_alone,
         "Dropout(0.5)",
-        AT + "activation.uniform",
+        "inception_np.kernels.philox.uniform",
         lambda right, like, rng, shape: right(like, np.random.default_rng(), shape),
     ),
     (
@@ -973,7 +973,7 @@ REPLACED = [
     (
         test_dropout_drops_the_rate_and_keeps_the_mean,
         None,
-        AT + "activation.uniform",
+        "inception_np.kernels.philox.uniform",
         lambda right, *args: right(*args) ** 1.1,
     ),
     (

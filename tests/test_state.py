@@ -526,7 +526,7 @@ def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninter
 
 
 def without_added(_, texts):
-    for field in ("pad", "cutout", "flip", "lookahead", "tta"):
+    for field in ("pad", "cutout", "flip", "lookahead", "tta", "precision"):
         del texts["options"][field]
 
 

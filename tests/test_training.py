@@ -746,6 +746,8 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8, augment=False
     )
     assert resolve(data="cifar10").augment and not usual.augment
+    assert (usual.precision, resolve(device="cuda").precision) == ("float32", "tf32")
+    assert resolve(device="cuda", precision="bf16").precision == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -757,7 +759,7 @@ def test_options_not_given_suit_the_data_set_and_the_network():
         {"flip": "none"}, {"flip": None}, {"flip": "alternating", "augment": False},
         {"cutout": -1}, {"cutout": 3, "augment": False}, {"pad": -1}, {"pad": 1.5},
         {"tta": 1}, {"model": REAL.model, "preset": "x"}, {"model": REAL.model, "width": -1},
-        {"lookahead": 1}, {"lookahead": True},
+        {"lookahead": 1}, {"lookahead": True}, {"precision": "fp16"}, {"precision": "tf32"}, {"precision": None},
     ],
 )  # fmt: skip
 def test_options_that_no_run_could_have_are_refused_by_name(tmp_path, wrong):

@@ -3,7 +3,12 @@
 This file and kernels/cuda/launch.py are the only ones that import CuPy, besides runtime/graph.py.
 
     INCEPTION_NP_PLAIN=1    only the plain kernels, on every device
-    INCEPTION_NP_TF32=1     on a GPU, convolutions round their factors to TF32, for tensor cores
+
+`precision` is that of a GPU; a CPU computes in float32 whatever it says:
+
+    "float32"    the array module's products (cuBLAS), one operation at a time: to debug, and to compare with
+    "tf32"       convolutions and linear layers round both factors to TF32, for tensor cores, as cuDNN does for PyTorch
+    "bf16"       activations are kept in bfloat16 as well; weights, their gradients, sums and statistics stay float32
 """
 
 import os
@@ -14,7 +19,7 @@ import numpy as np
 from .arrays import Array, Shape, array_module
 
 PLAIN = os.environ.get("INCEPTION_NP_PLAIN", "0") not in ("", "0")
-TF32 = os.environ.get("INCEPTION_NP_TF32", "0") not in ("", "0")
+precision = "tf32"  # assigned by set_precision
 
 
 class DeviceError(RuntimeError):
@@ -34,8 +39,26 @@ def on_gpu(x: Array) -> bool:
 
 
 def on_tensor_cores(x: Array) -> bool:
-    """True where convolutions round their factors to TF32: on_gpu(x), and INCEPTION_NP_TF32=1."""
-    return TF32 and on_gpu(x)
+    """True where products run on tensor cores: on_gpu(x), and `precision` is not "float32"."""
+    return precision != "float32" and on_gpu(x)
+
+
+def set_precision(name: str) -> None:
+    """Compute in "float32", "tf32" or "bf16" on a GPU from now on; the top of this file says what each is.
+
+    Raises ValueError for another name and DeviceError for "bf16" without the package that it needs.
+    """
+    global precision
+    if name not in ("float32", "tf32", "bf16"):
+        raise ValueError(f'precision: got {name!r}, wanted "float32", "tf32" or "bf16"')
+    if name == "bf16":
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError:
+            raise DeviceError(
+                "bf16: ml_dtypes is not installed; pip install ml_dtypes, or use --precision tf32"
+            ) from None
+    precision = name
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:
@@ -58,6 +81,17 @@ def resolve_device(name: str) -> str:
     if name == "cuda":
         raise DeviceError(f"cuda: {why}; use --device cpu")
     return "cpu"
+
+
+def check_tensor_cores() -> None:
+    """Raise DeviceError where the GPU is too old for `precision`."""
+    import cupy
+
+    capability = int(cupy.cuda.Device().compute_capability)  # 75 is 7.5
+    if precision != "float32" and capability < 80:
+        raise DeviceError(
+            f"cuda: got a GPU of compute capability {capability / 10}, {precision} needs 8.0; use --precision float32"
+        )
 
 
 def _no_cuda() -> str | None:

@@ -8,7 +8,7 @@ of image n looks at, laid flat, so that
 with w as a (kh kw C_in, C_out) matrix; dx is dcolumns put back where the windows came from, overlaps added (col2im).
 The columns are kh kw times as large as x, so they are made for a few images at a time, at most COLUMN_BYTES of them.
 
-On a GPU this is what runs, with the array module's matrix products, unless factors are rounded to TF32.
+On a GPU this is what runs, with the array module's matrix products, where `precision` is float32 (backend/device.py).
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ def one_group(groups: int) -> bool:
 
 
 def fits_tensor_cores(w: Array) -> bool:
-    """True where factors are rounded to TF32 and windows.cuh has a bit for each tap along a side."""
-    return device.TF32 and max(w.shape[:2]) <= 15
+    """True where products run on tensor cores and windows.cuh has a bit for each tap along a side."""
+    return device.precision != "float32" and max(w.shape[:2]) <= 15
 
 
 @dispatch(cpu=one_group, gpu=fits_tensor_cores)

@@ -1,6 +1,6 @@
 """Rows times a matrix: y = x w + b with x (N, in), w (in, out), b (out,) or None, and its two adjoints.
 
-On a GPU these are the array module's matrix products, unless factors are rounded to TF32 for tensor cores.
+On a GPU these are the array module's matrix products where `precision` is float32 (backend/device.py).
 """
 
 from ..backend import device
@@ -10,8 +10,8 @@ from .elementwise import add_to, copy_to
 
 
 def tensor_cores() -> bool:
-    """True where factors are rounded to TF32, for tensor cores."""
-    return device.TF32
+    """True where products run on tensor cores."""
+    return device.precision != "float32"
 
 
 @dispatch(gpu=tensor_cores)

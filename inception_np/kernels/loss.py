@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy in one pass; the mathematics is in layers/loss.py."""
+"""Softmax and cross-entropy in one pass, and what a run adds up; the mathematics is in layers/loss.py."""
 
 from ..backend.arrays import Array, array_module, is_real
 from .dispatch import dispatch
@@ -17,3 +17,13 @@ def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tup
     total = e.sum(1, keepdims=True)
     loss = -(target * (shifted - xp.log(total))).sum() / n
     return loss.astype(logits.dtype), ((e / total - target) / n).astype(logits.dtype)
+
+
+@dispatch(cpu=False)
+def add_totals(logits: Array, labels: Array, loss: Array, losses: Array, right: Array) -> None:
+    """losses += N loss, and right += how many rows of logits (N, K) are largest at their label, in place.
+
+    loss, losses: float64 and right: int64, arrays of no axes. Of equals the first is the largest; so is the first NaN.
+    """
+    losses += loss * len(logits)
+    right += (logits.argmax(1) == labels).sum()

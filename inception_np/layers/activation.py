@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend.arrays import Array, Shape, array_module
 from ..kernels.elementwise import add_to, copy_to, relu, relu_dx
-from ..kernels.philox import uniform
+from ..kernels.philox import dropout, dropout_dx
 from ..layer import Layer, Mode
 from .check import check_between, check_dy, check_floating
 
@@ -91,13 +91,15 @@ class Dropout(Layer):
             raise ValueError("Dropout: got mode.rng=None, wanted a numpy Generator, as in Mode(train=True, rng=...)")
         if not isinstance(mode.rng, np.random.Generator):
             raise TypeError(f"Dropout: got mode.rng={mode.rng!r}, wanted a numpy Generator")
-        kept = uniform(x, mode.rng, x.shape) >= self.rate
-        return copy_to(out, x * kept * (1 / (1 - self.rate))), (kept, x.shape, x.dtype)
+        y, kept = dropout(x, mode.rng, self.rate, out=out)
+        return y, (kept, x.shape, x.dtype)
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         kept, shape, dtype = cache
         dy = check_dy("Dropout", dy, shape, dtype)
-        return add_to(into, dy if kept is None else dy * kept * (1 / (1 - self.rate))) if need_dx else None
+        if not need_dx:
+            return None
+        return add_to(into, dy) if kept is None else dropout_dx(dy, kept, self.rate, into=into)
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, Shape, array_module
-from ..backend.device import to_device_of
 from ..kernels.batchnorm import Averages, batch_norm, batch_norm_backward, reciprocal_deviation, statistics
 from ..kernels.elementwise import add_to
 from ..layer import Buffer, Layer, Mode, Param
@@ -46,7 +45,7 @@ class BatchNorm(Layer):
         self.var = Buffer(np.ones(channels, np.float32))
         self.eps = check_between("BatchNorm", "eps", eps, 0, float("inf"))
         self._decay = check_between("BatchNorm", "decay", decay, 0, 1)
-        self._decay_array = np.array([self._decay])  # where the averages are, from the first backward on
+        self.decay_array = np.array([self._decay])  # what kernels read when they run; CapturedStep has its own
 
     @property
     def decay(self) -> float:
@@ -57,14 +56,14 @@ class BatchNorm(Layer):
     def decay(self, value: float) -> None:
         if value != self._decay:
             self._decay = check_number("BatchNorm", "decay", value)
-            self._decay_array[...] = self._decay
+            self.decay_array[...] = self._decay
 
     def averages(self) -> Averages:
         """What moves in training: the running mean and variance, and their decay as an array on the same device."""
-        mean = self.mean.data
-        if array_module(self._decay_array) is not array_module(mean):
-            self._decay_array = to_device_of(np.array([self._decay]), mean)
-        return mean, self.var.data, self._decay_array
+        mean, decay = self.mean.data, self.decay_array
+        if array_module(decay) is not array_module(mean):  # on a GPU, one operation at a time
+            decay = array_module(mean).full((1,), self._decay, np.float64)
+        return mean, self.var.data, decay
 
     def learned(self) -> tuple[Array | None, Array, Array | None, Array]:
         """gamma, beta, dgamma, dbeta; without gamma, None in its place and its gradient's."""

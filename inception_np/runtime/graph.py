@@ -5,29 +5,32 @@ takes longer than running them. A graph is captured once and launched as a whole
 hence:
 
     what changes from step to step lies in device memory: which images and crops, the learning rate, the decay of
-    batch norm's and of the weights' averages, the key and counter of dropout's generator; the host writes these few
-    bytes before each launch
+    batch norm's and of the weights' averages, the key and counter of dropout's generator; the host copies these few
+    bytes there before each launch, all at once
     a step waits for what was begun on the null stream, where CuPy works unless told otherwise, and the null stream
     waits for the step: weights can be read and written between steps as if there were one stream
     nothing in the step waits for the device or copies from the host, and every product is our own kernel's: CuPy
-    refuses cuBLAS in a capture, so that INCEPTION_NP_TF32=1 is needed
+    refuses cuBLAS in a capture, so that no step of `precision` float32 can be captured
     the step's arrays come from a pool of its own, which lives as long as the graph: nothing else uses that memory
 
 The tests capture and launch it on a stand-in too, whose kernels run on the CPU.
 """
 
 import contextlib
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..backend import device
-from ..backend.arrays import array_module
+from ..backend.arrays import Array, Shape, array_module
 from ..kernels.clip import clip_norm
 from ..kernels.cuda.augment import augment, choices
 from ..kernels.cuda.philox import DeviceStream, position
 from ..kernels.cuda.side_stream import side_stream
+from ..kernels.loss import add_totals
 from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
+from ..layers.batchnorm import BatchNorm
 from ..layers.loss import total_loss
 from ..models.network import Network
 from ..training.average import MovingAverage
@@ -68,9 +71,7 @@ class CapturedStep:
         average: MovingAverage | None = None,
     ):
         if not device.on_tensor_cores(optimiser.data):
-            raise device.DeviceError(
-                "CapturedStep: got float32 convolutions, which need cuBLAS; set INCEPTION_NP_TF32=1"
-            )
+            raise device.DeviceError('CapturedStep: got precision "float32", which needs cuBLAS; use "tf32" or "bf16"')
         cupy = array_module(optimiser.data)
         self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
         self.pad, self.cutout = pad, cutout
@@ -79,10 +80,17 @@ class CapturedStep:
         std = np.asarray(std, np.float32)
         fill = np.rint(mean).astype(np.uint8)
         self.colours = cupy.asarray(np.float32(mean)), cupy.asarray(1 / std), cupy.asarray(fill)
-        # what the host writes before each launch
-        self.choice = cupy.zeros((batch_size, 6), np.int32)
-        self.lr, self.rate = (cupy.zeros((1,), np.float32) for _ in range(2))
-        self.words = cupy.zeros((6,), np.uint64)
+        self.norms = list({id(norm): norm for _, norm in walk(net) if isinstance(norm, BatchNorm)}.values())
+        # what the host writes before each launch, here and there
+        layout = {
+            "choice": ((batch_size, 6), np.int32),
+            "lr": ((1,), np.float32),
+            "rate": ((1,), np.float32),
+            "words": ((6,), np.uint64),
+            "decay": ((len(self.norms),), np.float64),
+        }
+        self.host_bytes, self.host = _views(np, layout)
+        self.device_bytes, self.inputs = _views(cupy, layout)
         # what the step writes
         self.x = cupy.empty((batch_size, *images.shape[1:]), np.float32)
         self.chosen = cupy.empty((batch_size,), np.int32)
@@ -124,15 +132,17 @@ class CapturedStep:
         words, skip = position(dropout)
         if skip:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
+        host = self.host
+        host["choice"][...] = choices(index, self.x.shape[1:3], self.pad, self.cutout, crops, mirrored)
+        host["lr"][...] = self.optimiser.lr
+        host["rate"][...] = self.average.next_rate() if self.average else 0
+        host["words"][...] = words
+        host["decay"][...] = [norm.decay for norm in self.norms]
         null = array_module(self.x).cuda.Stream.null
         self.before.record(null)
         self.stream.wait_event(self.before)  # what was begun on the weights comes first
         with self.stream:
-            self.choice.set(choices(index, self.x.shape[1:3], self.pad, self.cutout, crops, mirrored))
-            self.lr.set(np.array([self.optimiser.lr], np.float32))
-            if self.average:
-                self.rate.set(np.array([self.average.next_rate()], np.float32))
-            self.words.set(words)
+            self.device_bytes.set(self.host_bytes)
             self.graph.launch()
             self.after.record(self.stream)
         null.wait_event(self.after)  # the next reader of the weights waits for the step; the host does not
@@ -147,16 +157,21 @@ class CapturedStep:
 
     def _step(self) -> None:
         """The step as it is captured, with arrays in place of numbers that change."""
-        lr = self.optimiser.lr
-        self.optimiser.lr = self.lr
+        lr, decays = self.optimiser.lr, [norm.decay_array for norm in self.norms]
+        self.optimiser.lr = self.inputs["lr"]
+        for i, norm in enumerate(self.norms):
+            norm.decay_array = self.inputs["decay"][i : i + 1]
         try:
             self._train()
         finally:
             self.optimiser.lr = lr
+            for norm, decay in zip(self.norms, decays, strict=True):
+                norm.decay_array = decay
 
     def _train(self) -> None:
-        augment(self.images, self.labels, self.choice, self.colours, self.pad, self.cutout, self.x, self.chosen)
-        y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(self.words)))
+        choice, words = self.inputs["choice"], self.inputs["words"]
+        augment(self.images, self.labels, choice, self.colours, self.pad, self.cutout, self.x, self.chosen)
+        y, cache = self.net.forward(self.x, Mode(train=True, keep=True, rng=DeviceStream(words)))
         loss, dy = total_loss(y, self.chosen, self.net.aux_weight, self.smoothing)
         with side_stream(self.side_stream) if _all_ours(self.net) else contextlib.nullcontext():
             self.net.backward(dy, self.x, cache, need_dx=False)
@@ -164,10 +179,22 @@ class CapturedStep:
             clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()
         if self.average:
-            self.average.move(self.rate)
+            self.average.move(self.inputs["rate"])
         logits = y[0] if isinstance(y, tuple) else y
-        self.loss += loss * len(self.x)
-        self.right += (logits.argmax(1) == self.chosen).sum()
+        add_totals(logits, self.chosen, loss, self.loss, self.right)
+
+
+def _views(xp: Any, layout: dict[str, tuple[Shape, Any]]) -> tuple[Array, dict[str, Array]]:
+    """Zeros with room for arrays of these shapes and dtypes, as bytes, and the arrays in it, each at a multiple of 16.
+
+    The same layout gives the same places in NumPy's and in CuPy's memory: one copy of the bytes brings all arrays over.
+    """
+    places, end = {}, 0
+    for name, (shape, dtype) in layout.items():
+        places[name] = slice(end, end + prod(shape) * np.dtype(dtype).itemsize)
+        end = -(-places[name].stop // 16) * 16
+    room = xp.zeros((end,), np.uint8)
+    return room, {name: room[places[name]].view(dtype).reshape(shape) for name, (shape, dtype) in layout.items()}
 
 
 def _all_ours(net: Network) -> bool:

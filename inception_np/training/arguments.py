@@ -1,4 +1,5 @@
-"""Arguments that several commands take: numbers, as types for argparse; a network's name; --threads; --json.
+"""Arguments that several commands take: numbers, as types for argparse; a network's name; --threads, --precision
+and --json.
 
 A command stands in a module whose `add_parser(commands)` names it, adds its arguments and sets `run`, the function that
 takes the parsed arguments and returns the exit code. Numbers are written in digits, finite, and no longer than a number
@@ -7,6 +8,8 @@ is. Nothing heavy is imported before a command runs.
 
 import argparse
 import re
+from collections.abc import Callable
+from typing import Any
 
 from ..backend.errors import UsageError, nearest
 
@@ -80,6 +83,11 @@ def use_threads(args: argparse.Namespace) -> int:
         return num_threads()
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def add_precision(add: Callable[..., Any]) -> None:
+    """add: a parser's add_argument, or a group's."""
+    add("--precision", choices=("float32", "tf32", "bf16"), help="on a GPU: tf32 (default), float32 by cuBLAS, or bf16")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

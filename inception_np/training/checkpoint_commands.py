@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.errors import UsageError
-from .arguments import add_json, add_threads, positive, use_threads, whole
+from .arguments import add_json, add_precision, add_threads, positive, use_threads, whole
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,6 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation: mean logits of six views")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
+    add_precision(parser.add_argument)
     add_threads(parser)
     add_json(parser)
 
@@ -35,12 +36,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_eval(args: argparse.Namespace) -> int:
-    from ..backend.device import resolve_device
+    from ..backend.device import resolve_device, set_precision
     from ..data.dataset import load
     from ..layer import move
     from .evaluate import evaluate
+    from .options import check_precision
 
     where = resolve_device(args.device)
+    if args.precision:
+        check_precision(where, args.precision)
+        set_precision(args.precision)
     use_threads(args)
     net, about = _network(args.checkpoint)
     name = args.data or about.get("data")

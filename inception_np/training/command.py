@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..backend.errors import UsageError
 from ..data.streams import say
-from .arguments import add_threads, known_model, number, positive, use_threads, whole
+from .arguments import add_precision, add_threads, known_model, number, positive, use_threads, whole
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,6 +44,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
+    add_precision(add)
     add_threads(parser)
     add = parser.add_argument_group("where").add_argument
     add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")

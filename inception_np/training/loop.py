@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array
+from ..backend.device import set_precision
 from ..backend.errors import RefusedError, StoppedError
 from ..data.batches import alternating, batches
 from ..data.dataset import load
@@ -105,6 +106,8 @@ class Run:
         self.folder = folder
         self.signals = signals or Signals()
         self.pace = Pace(save_every)
+        if o.device != "cpu":
+            set_precision(o.precision)
         self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
         self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
         check_batch(o.batch_size, len(self.data.train_labels))
@@ -207,7 +210,7 @@ class Run:
             raise ValueError(
                 f"train: the loss is not finite in epoch {self.epoch + 1}, step {self.step} or the "
                 f"{self.training_step.steps_between_totals - 1} before; "
-                "a smaller --lr may help; without INCEPTION_NP_TF32=1 every step is looked at"
+                "a smaller --lr may help; with --precision float32 every step is looked at"
             )
         self.sums["loss"] += loss
         self.sums["right"] += right

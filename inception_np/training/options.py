@@ -58,6 +58,7 @@ class Options:
     seed: int = 0
     low_memory: bool = False
     device: str = "cpu"
+    precision: str = "float32"  # on a GPU usually tf32; a CPU has this one only
 
 
 def resolve(**given: Any) -> Options:
@@ -84,6 +85,8 @@ def resolve(**given: Any) -> Options:
         chosen |= {"cutout": 0, "flip": "random"}
     if given.get("optimizer") == "rmsprop":
         chosen["lr"] = 0.045
+    if given.get("device", "cpu") != "cpu":
+        chosen["precision"] = "tf32"
     if given.get("train_images"):
         usual = chosen.get("batch_size", Options.batch_size)
         chosen["batch_size"] = max(2, min(usual, given["train_images"]))
@@ -101,6 +104,7 @@ def check(options: Options) -> None:
         ("--flip", o.flip, ["random", "alternating"]),
         ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
         ("--schedule", o.schedule, list(SCHEDULES)),
+        ("--precision", o.precision, ["float32", "tf32", "bf16"]),
     ):
         if chosen not in known:
             raise UsageError(f"{option}: got {chosen!r}; {nearest(chosen, known)}")
@@ -123,10 +127,17 @@ def check(options: Options) -> None:
     for option, part, usual in (("--cutout", o.cutout, 0), ("--flip", o.flip, "random")):
         if part != usual and not o.augment:
             raise UsageError(f"{option}: got {part!r} without augmentation, of which it is a part; add --augment")
+    check_precision(o.device, o.precision)
     if o.lookahead and o.ema:
         raise UsageError(
             f"--lookahead: got it with --ema {o.ema}, another average of the weights; leave one of them out"
         )
+
+
+def check_precision(device: str, precision: str) -> None:
+    """Raise UsageError for a precision that this device does not have."""
+    if device == "cpu" and precision != "float32":
+        raise UsageError(f"--precision: got {precision!r}, but a CPU computes in float32; add --device cuda")
 
 
 def check_save_every(seconds: float) -> None:

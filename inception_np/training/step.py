@@ -71,7 +71,7 @@ class TrainingStep:
 def training_step(
     net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
 ) -> TrainingStep:
-    """The step of a run: a CUDA graph where INCEPTION_NP_TF32=1 allows one (cuBLAS would not), or else eager."""
+    """The step of a run: a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
     kind = GraphStep if on_tensor_cores(optimiser.data) else EagerStep
     return kind(net, optimiser, data, options, average)
 

@@ -1,6 +1,6 @@
 """Time of a training step on a GPU: ours as a CUDA graph, and PyTorch eager, eager in a CUDA graph, and compiled.
 
-    INCEPTION_NP_TF32=1 python tests/gpu/bench.py --models inception_v3_cifar --batches 256 512 --output bench.json
+    python tests/gpu/bench.py --models inception_v3_cifar --batches 256 512 --output bench.json
 
 The same network without auxiliary heads, SGD with Nesterov momentum, softmax cross-entropy, float32 with TF32
 products, the data on the device. PyTorch has plain nn.Conv2d in channels_last, cudnn.benchmark, TF32 for convolutions

@@ -58,7 +58,7 @@ class Visit:
     def run(self, name, command, limit, **environment):
         """Run a command with its log in the folder: whether it succeeded, and the end of what it said."""
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests", HERE])), **environment}
-        env |= {"INCEPTION_NP_TF32": "1", "INCEPTION_NP_DRY": "1" if self.dry else "0", "PYTHONUNBUFFERED": "1"}
+        env |= {"INCEPTION_NP_DRY": "1" if self.dry else "0", "PYTHONUNBUFFERED": "1"}
         env.setdefault("CUPY_CACHE_DIR", "/tmp/inception_np_cupy_cache")
         log = self.folder / "log.txt"
         limit = min(limit, self.until - time.time())

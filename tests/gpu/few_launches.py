@@ -1,7 +1,7 @@
 """A few launches of every kind of kernel, without CuPy's memory pool: for compute-sanitizer and for ncu.
 
-    INCEPTION_NP_TF32=1 compute-sanitizer --tool memcheck python tests/gpu/few_launches.py
-    INCEPTION_NP_TF32=1 ncu --clock-control none python tests/gpu/few_launches.py --shapes
+    compute-sanitizer --tool memcheck python tests/gpu/few_launches.py
+    ncu --clock-control none python tests/gpu/few_launches.py --shapes
 
 Each array has an allocation of its own, so that what is read or written beside it is seen. With --shapes: convolutions
 of inception_v3_cifar's sizes at batch 256 instead, once each.
@@ -12,7 +12,8 @@ import argparse
 import numpy as np
 from dry import DRY, cupy, small
 
-from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, loss, lrn, pool, update
+from inception_np.data.random import stream
+from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, loss, lrn, philox, pool, update
 from inception_np.kernels.window import out_size
 
 # images, plane, channels in, channels out, kernel, stride, pads
@@ -78,6 +79,10 @@ def others(put, module, rng):
             depthwise.depthwise2d_dw(x, y, module.zeros_like(w), *window[1:], (1, 1))
         pool.global_avg_pool_dx(pool.global_avg_pool(x), x.shape)
     loss.softmax_cross_entropy(put(5, 10), module.asarray(rng.integers(0, 10, 5)), 0.1)
+    sums = module.zeros((), np.float64), module.zeros((), np.int64)
+    loss.add_totals(put(300, 10), module.asarray(rng.integers(0, 10, 300)), module.zeros((), np.float64), *sums)
+    _, kept = philox.dropout(put(5, 7), stream(0, "dropout"), 0.5)
+    philox.dropout_dx(put(5, 7), kept, 0.5, into=put(5, 7))
     update.sgd_step(put(99), put(99), put(99), 0.1, 0.9, 0.01, True)
     clip.clip_norm(put(2099), 1.0)
     averages = [put(2099), put(7)], [put(2099), put(7)]

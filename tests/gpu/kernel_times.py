@@ -1,6 +1,6 @@
 """Where the time of a captured step goes, kernel by kernel, as the device's own profiler (CUPTI) measures it.
 
-    INCEPTION_NP_TF32=1 python tests/gpu/kernel_times.py --models inception_v3_cifar --batch 256 --output kernels.json
+    python tests/gpu/kernel_times.py --models inception_v3_cifar --batch 256 --output kernels.json
 
 For each network: microseconds of all launches of a step by kernel, the slowest launches with their windows and
 TFLOP/s, the sum of all kernels beside the time of the step, and what an empty launch in a graph costs.

@@ -1,6 +1,6 @@
 """The first minute on a device: every kernel is compiled, then one network's step is captured and compared.
 
-    INCEPTION_NP_TF32=1 python tests/gpu/smoke.py
+    python tests/gpu/smoke.py
 
 Prints one line of JSON: seconds and errors of compiling every source with all its options, in as many processes as
 there are cores (CuPy keeps the results on disk for the stages to come); and for each step in turn its loss, captured

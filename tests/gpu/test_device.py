@@ -25,7 +25,7 @@ def cupy():
 
 @pytest.fixture
 def tf32(monkeypatch):
-    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(backend, "precision", "tf32")
 
 
 def pictures(count=256):
@@ -48,7 +48,7 @@ def take(step, i):
 @pytest.mark.parametrize("name", list_models("*_cifar"))
 def test_a_network_on_the_device_is_that_on_the_cpu(name, cupy, monkeypatch):
     """Logits and gradients without TF32: float32 beside float64."""
-    monkeypatch.setattr(backend, "TF32", False)
+    monkeypatch.setattr(backend, "precision", "float32")
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 3))
     found = []
     for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):

@@ -1,4 +1,4 @@
-// im2col and its adjoint (kernels/conv.py), for convolution by cuBLAS where TF32 is off. Rows of `columns` are the
+// im2col and its adjoint (kernels/conv.py), for convolution by cuBLAS in float32. Rows of `columns` are the
 // windows, laid flat as (kh, kw, C).
 #include "common.cuh"
 

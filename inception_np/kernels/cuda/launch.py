@@ -33,6 +33,7 @@ ELEMENTS = {
     "float": ("float32",),
     "double": ("float64",),
     "int": ("int32",),
+    "long long": ("int64",),
     "unsigned char": ("uint8",),
     "unsigned long long": ("uint64",),
 }

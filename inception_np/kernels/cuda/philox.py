@@ -1,12 +1,12 @@
-"""Launches of philox.cu: numpy.random.Philox's numbers, made on the GPU."""
+"""Launches of philox.cu: dropout by numpy.random.Philox's numbers, made on the GPU."""
 
 from typing import Any
 
 import numpy as np
 
-from ...backend.arrays import Array, Shape, array_module
+from ...backend.arrays import Array, array_module
 from ...backend.program import empty
-from .launch import elements, launch
+from .launch import elements, launch, result, rows
 
 
 class DeviceStream(np.random.Generator):
@@ -24,18 +24,28 @@ class DeviceStream(np.random.Generator):
         raise TypeError("DeviceStream: got a draw on the CPU, wanted float32 arrays on the GPU only")
 
 
-def uniform(like: Array, rng: np.random.Generator, shape: Shape) -> Array:
-    """Nothing is copied to the device but six words, or nothing at all from a DeviceStream."""
-    y = empty(shape, np.float32, like)
+def dropout(x: Array, rng: np.random.Generator, rate: float, out: Array | None) -> tuple[Array, Array]:
+    """One launch. Nothing is copied to the device but six words, or nothing at all from a DeviceStream."""
     if isinstance(rng, DeviceStream):
         words, skip = rng.words, rng.used
-        rng.used += y.size
+        rng.used += x.size
     else:
         host, skip = position(rng)
-        words = array_module(like).asarray(host)
-        advance(rng, y.size)
-    launch("philox.cu", "uniform", elements(-(-y.size // 8) + 1), y, words, skip, y.size)
-    return y
+        words = array_module(x).asarray(host)
+        advance(rng, x.size)
+    (x, ldx), (y, ldy) = rows(x), result(out, x.shape, x)
+    kept = empty(x.shape, np.bool_, x)
+    args = (words, skip, rate, 1 / (1 - rate), x.size, x.shape[-1], ldx, ldy)
+    launch("philox.cu", "dropout", elements(-(-x.size // 8) + 1), x, y, kept.view(np.uint8), *args)
+    return y, kept
+
+
+def dropout_dx(dy: Array, kept: Array, rate: float, into: Array | None) -> Array:
+    """Mask and sum in one launch."""
+    (dy, lddy), (dx, lddx) = rows(dy), result(into, dy.shape, dy)
+    args = (1 / (1 - rate), dy.size, dy.shape[-1], lddy, lddx, into is not None)
+    launch("philox.cu", "dropout_dx", elements(dy.size), dy, kept.view(np.uint8), dx, *args)
+    return dx
 
 
 def position(rng: np.random.Generator) -> tuple[np.ndarray, int]:
