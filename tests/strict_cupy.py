@@ -325,6 +325,7 @@ class Stream:
         assert non_blocking, "the legacy stream cannot be captured"
         self.pending: list[Any] = []
         self.seen, self.outer = 0, []
+        self.ptr = id(self)
         Stream.all.append(self)
 
     def __enter__(self) -> "Stream":
@@ -355,6 +356,9 @@ class Stream:
             return
         event.stream.flush()
         self.seen = max(self.seen, event.seen)
+
+    def is_capturing(self) -> bool:
+        return Tape.recording is not None
 
     def begin_capture(self, mode: Any) -> None:
         self.flush()
@@ -402,6 +406,7 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     cupy.asnumpy = lambda a: a.get()
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
         deviceSynchronize=wait_for_all,
         streamCaptureModeRelaxed=2,
         CUDARuntimeError=RuntimeError,

@@ -3,9 +3,8 @@
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .elementwise import sum_parts
 from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
-from .side_stream import on_side_stream
+from .side_stream import add_parts, on_side_stream
 
 
 def depthwise2d(
@@ -51,7 +50,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     with on_side_stream(x, dy):
         part = empty((parts, dw.size), dw.dtype, dw)
         launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
-        sum_parts(part, dw)
+        add_parts(part, dw)
 
 
 def _variant(

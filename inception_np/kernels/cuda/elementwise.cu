@@ -1,5 +1,6 @@
 // ReLU, the sum of a residual unit, sums over rows (kernels/elementwise.py).
 #include "common.cuh"
+#include "join.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -59,16 +60,27 @@ extern "C" __global__ void sum_rows(const float* __restrict__ x, float* __restri
   if (at < wide && own < C) *pixel(part + own, blockIdx.y, C) = total;
 }
 
-// into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
-// blockDim.y-th part.
-extern "C" __global__ void __launch_bounds__(JOINING, 1)
-    sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
-  __shared__ double scratch[JOINING];
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  const bool last = threadIdx.y == 0 && i < count;
-  const float before = add && last ? into[i] : 0.f;
+// Many sums in one launch: into += part[0] + part[1] + ... for each job, `count` floats from `parts` parts. Its blocks
+// begin at `first`; of their threads, `slots` share the parts of each result.
+struct Job {
+  const float* part;
+  float* into;
+  int parts, count, first, slots;
+};
+struct Jobs {
+  Job at[32];
+};
+extern "C" __global__ void __launch_bounds__(256) sum_parts(Jobs jobs, int count) {
+  __shared__ double scratch[256];
+  int own = 0;
+  while (own + 1 < count && blockIdx.x >= jobs.at[own + 1].first) own++;
+  const Job job = jobs.at[own];
+  const Joiner j(threadIdx.x, blockDim.x, blockDim.x / job.slots);
+  const int i = (blockIdx.x - job.first) * j.wide + j.column;
+  const bool last = j.slot == 0 && i < job.count;
+  const float before = last ? job.into[i] : 0.f;
   double all = 0;
-  if (i < count) EACH_PARTS(p, parts) all += sum(load_parts(part + i, p, parts, count));
-  all = sum_over_rows(all, scratch);
-  if (last) into[i] = before + (float)all;
+  if (i < job.count) EACH_PARTS(p, job.parts, j) all += sum(load_parts(job.part + i, p, job.parts, job.count, j));
+  all = sum_over_slots(all, scratch, j);
+  if (last) job.into[i] = before + (float)all;
 }

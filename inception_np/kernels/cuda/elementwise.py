@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from ...backend.arrays import Array
 from ...backend.program import empty
-from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
+from .launch import BLOCK, address, by_channels, joining, launch, pitch, result, rows, struct, summing, variant, width
 
 
 def relu(x: Array, out: Array | None) -> Array:
@@ -81,9 +83,24 @@ def sum_rows(dy: Array, into: Array) -> None:
     grid, parts = summing(c, count, vec)
     part = empty((parts, c), dy.dtype, dy)
     launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=variant(vec))
-    sum_parts(part, into)
+    sum_parts((part, into))
 
 
-def sum_parts(part: Array, into: Array, add: bool = True) -> None:
-    """into += the sum of part (parts, ...) over its first axis, or into = that sum."""
-    launch("elementwise.cu", "sum_parts", joining(into.size, len(part)), part, into, len(part), into.size, add)
+JOBS = 32  # of one launch, as in elementwise.cu: what a kernel takes by value, for a graph may not copy from the host
+
+
+def sum_parts(*jobs: tuple[Array, Array]) -> None:
+    """into += the sum of part (parts, ...) over its first axis, for each job (part, into), in one launch.
+
+    No two may have the same `into`. Raises TypeError for another dtype than float32, ValueError for more than 32 jobs.
+    """
+    if len(jobs) > JOBS:
+        raise ValueError(f"sum_parts: got {len(jobs)} jobs, wanted at most {JOBS}")
+    table, blocks = np.zeros(1, struct("elementwise.cu", "Jobs")), 0
+    for i, (part, into) in enumerate(jobs):
+        if not part.dtype == into.dtype == np.float32:
+            raise TypeError(f"sum_parts: got arrays of {part.dtype} and {into.dtype}, wanted float32")
+        slots = joining(into.size, len(part))
+        table["at"][0, i] = address(part), address(into), len(part), into.size, blocks, slots
+        blocks += -(-into.size * slots // BLOCK)
+    launch("elementwise.cu", "sum_parts", ((blocks,), (BLOCK,)), table, len(jobs))
