@@ -50,6 +50,7 @@ class Tape:
     def __init__(self, stream: "Stream") -> None:
         self.stream, self.streams = stream, {stream}  # the one in capture, and those that wait for it
         self.actions: list[Any] = []
+        self.operations = 0  # of these, what a device would do: launches and copies
         self.late: list[Any] = []
         self.made: list[np.ndarray] = []
 
@@ -95,6 +96,7 @@ def waits(what: str) -> None:
 def change(action: Any) -> None:
     """Do what changes an array now, or, in a capture, at every launch of the graph and not now."""
     if Tape.recording:
+        Tape.recording.operations += 1
         Tape.recording.note(action)
     else:
         Stream.current.begin()
@@ -109,6 +111,7 @@ def make(compute: Any, source: "ndarray | None" = None) -> Any:
         result = wrap(compute(), source)
     if Tape.recording and isinstance(result, ndarray) and result._base is None:
         a = result._a
+        Tape.recording.operations += 1
         Tape.recording.note(lambda: np.copyto(a, compute()))
         if a.base is None:
             Tape.recording.watch(result)

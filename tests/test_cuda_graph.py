@@ -3,6 +3,7 @@ learning rates each time. On the CPU the graph is a tape (strict_cupy); `pytest 
 
 import contextlib
 import dataclasses
+from collections import Counter
 from types import SimpleNamespace
 
 import host_cuda
@@ -369,14 +370,20 @@ def test_a_unit_keeps_its_result_on_a_gpu_unless_memory_is_low(cupy, monkeypatch
     np.testing.assert_array_equal(*gradients)
 
 
+def launches_counted(monkeypatch):
+    """CuPy's stand-in with kernels that do nothing, and the list of what is launched."""
+    monkeypatch.setattr(backend, "PLAIN", False)
+    monkeypatch.setattr(backend, "TF32", True)
+    monkeypatch.setattr(launch, "_tickets", {})
+    nothing, launched = lambda blocks, threads, arguments: strict_cupy.change(lambda: None), []
+    monkeypatch.setattr(launch, "function", lambda source, kernel, options: (launched.append(kernel), nothing)[1])
+    return strict_cupy.pretend(monkeypatch), launched
+
+
 @pytest.mark.parametrize("name", ip.list_models("*_cifar"))
 def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     """Nothing in it waits, copies from the host, or calls cuBLAS, which CuPy's captures refuse."""
-    monkeypatch.setattr(backend, "PLAIN", False)
-    monkeypatch.setattr(backend, "TF32", True)
-    nothing, launched = lambda blocks, threads, arguments: strict_cupy.change(lambda: None), []
-    monkeypatch.setattr(launch, "function", lambda source, kernel, options: (launched.append(kernel), nothing)[1])
-    cupy = strict_cupy.pretend(monkeypatch)
+    cupy, launched = launches_counted(monkeypatch)
 
     def cublas(*args):
         raise AssertionError("a product went to cuBLAS")
@@ -390,7 +397,23 @@ def test_the_step_of_every_network_can_be_captured(name, monkeypatch):
     for kernel in ("sum_squares", "clip_norm", "move_averages"):
         assert launched.count(kernel) == 2, f"{kernel}: once before the capture and once in it, for all arrays"
     convolutions = sum(isinstance(layer, ip.Conv2D) for _, layer in walk(net))
-    assert len(step.graph.actions) < 40 * convolutions, "more launches than a step should need"
+    assert step.graph.operations < 12 * convolutions, "more launches than a step should need"
+
+
+def test_a_step_is_few_launches(monkeypatch):
+    """Six for a convolution with batch norm and ReLU, and little else."""
+    _, launched = launches_counted(monkeypatch)
+    net = ip.create_model("inception_v3_cifar", width=1 / 32, num_classes=10, aux=False, device="cuda")
+    pictures = np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64)
+    step = CapturedStep(net, optimisers(net, "sgd"), *pictures, 2, mean=MEAN, std=STD)
+    found = Counter(launched[len(launched) // 2 :])  # the step was taken once before it was captured
+    units = sum(isinstance(layer, ip.ConvBNReLU) for _, layer in walk(net))
+    passes = {"conv2d": 1, "conv2d_dx": 0, "conv2d_dw": 1}  # the first needs no dx; and the logits' product
+    passes |= {"batch_norm": 0, "batch_norm_sums": 0, "batch_norm_dx": 0}
+    assert {kernel: found[kernel] - units for kernel in passes} == passes
+    assert found["sum_parts"] == found["sum_rows"] == 1
+    assert sum(found.values()) <= 600
+    assert step.graph.operations <= 612, found
 
 
 @pytest.mark.parametrize("number", ["learning rate", "averages' rate"])

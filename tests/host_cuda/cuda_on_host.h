@@ -1,7 +1,7 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
 // with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
-// the last warp first, each warp as far as it can go, and the last block first (a kernel whose result differs has a
-// race). Shared memory holds NaNs when a block begins. What a thread wrote is there for another block that is told so by
+// the last warp first, each warp as far as it can go, and of the blocks the last, the last but two and so on, then the
+// others (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins. What a thread wrote is there for another block that is told so by
 // an atomic only if the thread passed a fence, and then a barrier that the telling thread passed too.
 // There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
@@ -190,7 +190,8 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false, false, 0, NEVER});
   const unsigned blocks = grid[0] * grid[1] * grid[2];
   for (unsigned turn = 0; turn < blocks; turn++) {
-    const unsigned b = greedy ? blocks - 1 - turn : turn;
+    const unsigned back = 2 * turn < blocks ? 2 * turn : 2 * turn - blocks + (blocks % 2 == 0);
+    const unsigned b = greedy ? blocks - 1 - back : turn;
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
     staying = threads;

@@ -64,7 +64,14 @@ __device__ __forceinline__ T sum_over_slots(T value, T* scratch, const Joiner& j
   return value;
 }
 
-// For slot 0, a column's two sums over part (parts, 2, pitch). part: where the column begins, or null where there is none.
+// For slot 0, a column's sum over part (parts, pitch). part: where the column begins, or null where there is none.
+__device__ __forceinline__ double join_sum(const float* part, int parts, int pitch, const Joiner& j, double* scratch) {
+  double all = 0;
+  if (part) EACH_PARTS(p, parts, j) all += sum(load_parts(part, p, parts, pitch, j));
+  return sum_over_slots(all, scratch, j);
+}
+
+// The same for two sums, of part (parts, 2, pitch).
 __device__ __forceinline__ Two join_sums(const float* part, int parts, int pitch, const Joiner& j, Two* scratch) {
   Two all = {};
   if (part)

@@ -40,7 +40,6 @@ __device__ __forceinline__ Left sum_over_lanes(T& value) {
 template <class T>
 __device__ __forceinline__ T sum_over_rows(T value, T* scratch) {
   const Left left = sum_over_lanes(value);
-  if (left.rows == 1) return value;
   if (left.keeps) scratch[left.row * blockDim.x + threadIdx.x] = value;
   __syncthreads();
   if (threadIdx.y == 0)
