@@ -240,7 +240,7 @@ def test_a_step_that_nobody_waits_for_is_found(waiting, monkeypatch):
 
 
 @on_host
-@pytest.mark.parametrize("fault", ["nobody waits", "nothing is held", "dy is overwritten"])
+@pytest.mark.parametrize("fault", ["nobody waits", "nothing is held", "dy is overwritten", "nothing is summed"])
 def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
     """They have a stream beside the step's. The stand-in runs it as late as it may, and forgets what nobody holds."""
     cupy = stand_in(monkeypatch)
@@ -251,6 +251,8 @@ def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
     elif fault == "nothing is held":
         another = cupy.zeros((1,), np.float32)
         monkeypatch.setattr(conv, "on_side_stream", lambda *arrays: side_stream.on_side_stream(another))
+    elif fault == "nothing is summed":
+        monkeypatch.setattr(side_stream._Side, "flush", lambda self: self.sums.clear())
     else:
         on_side_stream = side_stream.on_side_stream
 
@@ -265,6 +267,57 @@ def test_gradients_of_weights_that_come_late_are_found(fault, monkeypatch):
         got, *_ = captured("sgd", 2)
         for a, b in zip(got, wanted, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("fault", [None, "one launch for what overlaps"])
+def test_sums_wait_for_others_but_not_for_what_they_add_to(fault, cupy, monkeypatch):
+    """A layer used twice adds twice to one gradient, others to a slice of it: never in one launch, which races."""
+    launched, sum_parts = [], side_stream.sum_parts
+    record = lambda *jobs: (launched.append(jobs), sum_parts(*jobs))  # noqa: E731
+    monkeypatch.setattr(side_stream, "sum_parts", record)
+    if fault:
+        monkeypatch.setattr(side_stream, "_overlap", lambda a, b: False)
+    rng = np.random.default_rng(0)
+    x, dy = (cupy.asarray(rng.standard_normal((2, 20, 20, 4)).astype(np.float32)) for _ in range(2))
+    gradients = [cupy.zeros((5, 1, 4, 4), np.float32) for _ in range(2)]
+
+    def backward(v):
+        for dw in (v[:1], v[4:], v[2:3], v[2:3], v[1:4], v[4:]):
+            conv.conv2d_dw(x, dy, dw.reshape(len(dw), 1, 4, 4), (1, 1), ((0, len(dw) - 1), (0, 0)), (1, 1), 1)
+
+    backward(gradients[0])
+    assert [len(jobs) for jobs in launched] == [1] * 6
+    for most, held, wanted in ((100, 2**28, [3, 1, 2]), (2, 2**28, [2, 1, 1, 2]), (100, 0, [1] * 6)):
+        monkeypatch.setattr(side_stream, "JOBS", most)
+        monkeypatch.setattr(side_stream, "HELD", held)
+        launched.clear()
+        gradients[1][...] = 0
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with side_stream.side_stream(stream):
+            backward(gradients[1])
+        if fault:
+            assert [len(jobs) for jobs in launched] == [6], "then it is this that the next line would see"
+            return
+        assert [len(jobs) for jobs in launched] == wanted
+        np.testing.assert_array_equal(*(v.get() for v in gradients))
+
+
+def test_a_convolution_used_twice_in_a_captured_step_has_both_gradients(cupy):
+    weights = []
+    for capture in (False, True):
+        rng = np.random.default_rng(0)
+        twice = ip.ConvBNReLU(4, 4, 3, rng=rng)
+        trunk = ip.Sequential(ip.Conv2D(3, 4, 3, rng=rng), twice, ip.MaxPool2D(2), twice, ip.GlobalAvgPool2D())
+        net = move(Network(trunk, {}), "cuda")
+        optimiser = optimisers(net, "sgd")
+        pictures, classes = images()[0], images()[1] % 4
+        if capture:
+            step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
+            step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
+        else:
+            eager_step(net, optimiser, batches.normalise(pictures[:4], MEAN, STD), classes[:4])
+        weights.append(backend.asarray(vectors(net)[0], "cpu"))
+    np.testing.assert_array_equal(*weights)
 
 
 class Overwriting(ip.Layer):

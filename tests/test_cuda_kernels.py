@@ -477,6 +477,23 @@ def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
 
 
+def test_moments_of_nothing_are_refused(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "TF32", True)
+    nothing, w = cupy.zeros((0, 3, 3, 2), np.float32), cupy.zeros((1, 1, 2, 5), np.float32)
+    with pytest.raises(ValueError, match=r"shape \(0, 3, 3, 2\), which has no moments"):
+        batchnorm.statistics(nothing, 1e-3)
+    with pytest.raises(ValueError, match=r"shape \(0, 3, 3, 5\), which has no moments"):
+        conv.conv2d_moments(nothing, w, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, eps=1e-3)
+
+
+def test_sums_that_one_launch_cannot_make_are_refused(cupy):
+    part, into = cupy.zeros((2, 3), np.float32), cupy.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="sum_parts: got 101 jobs, wanted at most 100"):
+        cuda_elementwise.sum_parts(*[(part, into)] * 101)
+    with pytest.raises(TypeError, match="sum_parts: got arrays of float32 and float64, wanted float32"):
+        cuda_elementwise.sum_parts((part, cupy.zeros(3, np.float64)))
+
+
 SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (12, True)}  # where arrays lie, by Numbers
 
 

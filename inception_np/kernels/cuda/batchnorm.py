@@ -7,7 +7,12 @@ from .launch import by_channels, elements, launch, result, rows, summing, ticket
 
 
 def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
-    """One launch. Squares are about the mean of a part of the rows, so that nothing cancels."""
+    """One launch. Squares are about the mean of a part of the rows, so that nothing cancels.
+
+    Raises ValueError where x is empty.
+    """
+    if x.size == 0:
+        raise ValueError(f"statistics: got an array of shape {x.shape}, which has no moments")
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)

@@ -37,7 +37,10 @@ def conv2d(
 def conv2d_moments(
     x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Each block sums what it stores of y, which is not read again for its moments."""
+    """Each block sums what it stores of y, which is not read again for its moments.
+
+    Raises ValueError where y is empty.
+    """
     y, moments = _conv2d(x, w, None, (stride, pads, dilation, groups), False, None, eps)
     assert moments is not None
     return y, moments[0], moments[1], moments[2]
@@ -57,6 +60,8 @@ def _conv2d(
     tile = _tile(pixels, columns, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
     moments, joined = None, (None, None, None, 0.0, 0)
     if eps is not None:
+        if pixels == 0:
+            raise ValueError(f"conv2d_moments: got a result of shape {y.shape}, which has no moments")
         blocks = _tiles(pixels, tile[0])
         team = max(TEAM, isqrt(blocks))
         teams = _tiles(blocks, team)

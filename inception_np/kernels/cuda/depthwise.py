@@ -38,7 +38,7 @@ def depthwise2d_dx(
 
 
 def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
-    """Two kernels: sums over parts of the pixels, for all taps, and these added in order."""
+    """Sums over parts of the pixels, for all taps; these are added in order, by another launch."""
     kh, kw, c, m = dw.shape
     d = window(x.shape, dy.shape[1:3], (kh, kw), stride, pads, dilation)
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]

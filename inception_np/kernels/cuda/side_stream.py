@@ -41,12 +41,12 @@ class _Side:
 
     def add(self, part: Array, into: Array) -> None:
         if any(_overlap(into, other) for _, other in self.sums):  # a layer used twice: one sum after the other
-            self.sum()
+            self.flush()
         self.sums.append((part, into))
         if len(self.sums) == JOBS or sum(p.nbytes for p, _ in self.sums) > HELD:
-            self.sum()
+            self.flush()
 
-    def sum(self) -> None:
+    def flush(self) -> None:
         with self.stream:
             sum_parts(*self.sums)
         self.sums.clear()
@@ -65,7 +65,7 @@ def side_stream(stream: Any) -> Iterator[None]:
     try:
         yield
         if side.sums:
-            side.sum()
+            side.flush()
     finally:
         _local.side = None
         if side.held:
