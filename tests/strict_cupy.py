@@ -51,6 +51,7 @@ class Tape:
     def __init__(self, stream: "Stream") -> None:
         self.stream, self.streams = stream, {stream}  # the one in capture, and those that wait for it
         self.actions: list[Any] = []
+        self.operations = 0  # of these, what a device would do: launches and copies
         self.late: list[Any] = []
         self.made: list[np.ndarray] = []
 
@@ -96,6 +97,7 @@ def waits(what: str) -> None:
 def change(action: Any) -> None:
     """Do what changes an array now, or, in a capture, at every launch of the graph and not now."""
     if Tape.recording:
+        Tape.recording.operations += 1
         Tape.recording.note(action)
     else:
         Stream.current.begin()
@@ -110,6 +112,7 @@ def make(compute: Any, source: "ndarray | None" = None) -> Any:
         result = wrap(compute(), source)
     if Tape.recording and isinstance(result, ndarray) and result._base is None:
         a = result._a
+        Tape.recording.operations += 1
         Tape.recording.note(lambda: np.copyto(a, compute()))
         if a.base is None:
             Tape.recording.watch(result)
@@ -328,6 +331,7 @@ class Stream:
         assert non_blocking, "the legacy stream cannot be captured"
         self.pending: list[Any] = []
         self.seen, self.outer = 0, []
+        self.ptr = id(self)
         Stream.all.append(self)
 
     def __enter__(self) -> "Stream":
@@ -358,6 +362,9 @@ class Stream:
             return
         event.stream.flush()
         self.seen = max(self.seen, event.seen)
+
+    def is_capturing(self) -> bool:
+        return Tape.recording is not None
 
     def begin_capture(self, mode: Any) -> None:
         self.flush()
@@ -405,6 +412,7 @@ def pretend(monkeypatch: Any) -> types.ModuleType:
     cupy.asnumpy = lambda a: a.get()
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
         deviceSynchronize=wait_for_all,
         streamCaptureModeRelaxed=2,
         CUDARuntimeError=RuntimeError,

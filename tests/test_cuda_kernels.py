@@ -27,7 +27,6 @@ from inception_np.data import batches
 from inception_np.data.random import stream
 from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, linear, loss, lrn, philox, pool, update
 from inception_np.kernels.cuda import augment, launch
-from inception_np.kernels.cuda import batchnorm as cuda_batchnorm
 from inception_np.kernels.cuda import clip as cuda_clip
 from inception_np.kernels.cuda import conv as cuda_conv
 from inception_np.kernels.cuda import elementwise as cuda_elementwise
@@ -265,22 +264,42 @@ def batch_norm(cupy, shape, drawn):
 
 @crowded
 def joins(cupy, parts, results, drawn):
-    """What many blocks left, added by several threads to a result; and the moments of unequal parts."""
+    """What many blocks left, added by several threads to a result; sums of other sizes in the same launch."""
     make = Numbers(cupy, *drawn[:2], False)
-    part, into = make.draw(parts, results), make.draw(results)
-    for add in (False, True):
-        got = cupy.asarray(into)
-        cuda_elementwise.sum_parts(cupy.asarray(part), got, add)
-        make.check(got, add * into + part.astype(np.float64).sum(0))
-    share, last = 3, 1 + drawn[0] % 3
-    x = make.draw((parts - 1) * share + last, results) + np.float32(1000 * drawn[2])
-    part = np.stack([[a.mean(0), ((a - a.mean(0)) ** 2).sum(0)] for a in np.split(x, range(share, len(x), share))])
-    got = cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5)
-    for a, b in zip(got, batchnorm.statistics(*wide64(x[:, None, None]), 0.5), strict=True):
-        np.testing.assert_allclose(a.get(), b, rtol=1e-6 if a is got[0] else 2e-3, atol=1e-6)
-    part[-1, 0, 0] = np.nan
-    for a in cuda_batchnorm.join_moments(cupy.asarray(np.float32(part)), len(x), share, 0.5):
-        assert np.isnan(a.get()[0]) and np.isfinite(a.get()[1:]).all()
+    sizes = [(parts, results), (1, 3), (results, 1), (5, parts), (parts, 257), *[(2, 2)] * (drawn[0] % 95)][drawn[2] :]
+    jobs = [(make.draw(*size), make.draw(size[1])) for size in sizes]
+    near, alone = ([tuple(map(cupy.asarray, job)) for job in jobs] for _ in range(2))
+    cuda_elementwise.sum_parts(*near)
+    for (part, into), (_, got), job in zip(jobs, near, alone, strict=True):
+        make.check(got, into + part.astype(np.float64).sum(0))
+        cuda_elementwise.sum_parts(job)
+        np.testing.assert_array_equal(job[1].get(), got.get(), "a launch of its own gives other bits")
+
+
+@crowded
+def joined_moments(cupy, pixels, channels, groups, shape, team, drawn):
+    """What the last block makes of unequal parts, of a convolution by the identity too; twice: tickets are 0 again."""
+    seed, spoiled, far = drawn
+    c = channels * groups
+    make = Numbers(cupy, seed)
+    x = make.draw(1, 1, pixels, c) + np.float32(1000 * far)
+    own = seed % c
+    if spoiled:
+        x[0, 0, make.rng.integers(pixels), own] = np.nan
+    near, identity = cupy.asarray(x), cupy.asarray(np.tile(np.eye(channels, dtype=np.float32), groups)[None, None])
+
+    def convolution():
+        with mock.patch.multiple(cuda_conv, TEAM=team, _tile=lambda *sizes: shape):
+            return cuda_conv.conv2d_moments(near, identity, (1, 1), ((0, 0), (0, 0)), (1, 1), groups, 0.5)[1:]
+
+    of_group = np.arange(c) // channels == own // channels  # 0 * NaN is NaN
+    for moments, lost in ((convolution, of_group), (lambda: batchnorm.statistics(near, 0.5), np.arange(c) == own)):
+        got, again = ([a.get() for a in moments()] for _ in range(2))
+        good = ~lost if spoiled else np.full(c, True)
+        for a, b, wanted in zip(got, again, batchnorm.statistics(*wide64(x[..., good]), 0.5), strict=True):
+            np.testing.assert_allclose(a[good], wanted, rtol=1e-6 if a is got[0] else 1e-5, atol=1e-6)
+            assert np.isnan(a[~good]).all()
+            np.testing.assert_array_equal(a, b)
 
 
 def local_response(cupy, shape, drawn):
@@ -455,6 +474,14 @@ PROPERTIES = {
     conv2d: st.tuples(windows(largest=4), st.integers(1, 2), st.integers(1, 2), channels, numbers()),
     batch_norm: st.tuples(shapes(channels=40), numbers()),
     joins: st.tuples(st.sampled_from([1, 3, 7, 33, 127, 130, 515]), st.sampled_from([1, 5, 33, 300]), numbers()),
+    joined_moments: st.tuples(
+        st.sampled_from([1, 63, 64, 65, 129, 500, 1000, 3001]),
+        st.sampled_from([1, 3, 4, 17, 35]),
+        st.integers(1, 2),
+        st.sampled_from([(128, 16, 1), (128, 48, 1), (64, 16, 2)]),
+        st.sampled_from([1, 16, 100]),
+        numbers(),
+    ),
     local_response: st.tuples(shapes(channels=12), numbers()),
     elements: st.tuples(shapes(channels=40), numbers()),
     cross_entropy: st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 10, 33, 100]), numbers()),
@@ -479,6 +506,23 @@ PROPERTIES = {
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda p: p.__name__)
 def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
     within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+def test_moments_of_nothing_are_refused(cupy, monkeypatch):
+    monkeypatch.setattr(backend, "precision", "tf32")
+    nothing, w = cupy.zeros((0, 3, 3, 2), np.float32), cupy.zeros((1, 1, 2, 5), np.float32)
+    with pytest.raises(ValueError, match=r"shape \(0, 3, 3, 2\), which has no moments"):
+        batchnorm.statistics(nothing, 1e-3)
+    with pytest.raises(ValueError, match=r"shape \(0, 3, 3, 5\), which has no moments"):
+        conv.conv2d_moments(nothing, w, (1, 1), ((0, 0), (0, 0)), (1, 1), 1, eps=1e-3)
+
+
+def test_sums_that_one_launch_cannot_make_are_refused(cupy):
+    part, into = cupy.zeros((2, 3), np.float32), cupy.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="sum_parts: got 101 jobs, wanted at most 100"):
+        cuda_elementwise.sum_parts(*[(part, into)] * 101)
+    with pytest.raises(TypeError, match="sum_parts: got arrays of float32 and float64, wanted float32"):
+        cuda_elementwise.sum_parts((part, cupy.zeros(3, np.float64)))
 
 
 SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (12, True)}  # where arrays lie, by Numbers
@@ -746,8 +790,13 @@ FAULTS = {
         ("vector.cuh", "j < VEC", "j < 1"),  # only the first of the floats read at once
         ("batchnorm.cu", "if (relu && v[j] <= 0)", "if (relu && !(v[j] > 0))"),  # a NaN is hidden
         ("vector.cuh", "return gridDim.y * blockDim.y", "return gridDim.y * blockDim.y + 1"),
-        ("batchnorm.cu", "+ n * delta * delta", ""),
         ("batchnorm.cu", "new_var - old_var", "new_var - old_mean"),
+        (
+            "batchnorm.cu",
+            "tickets + blockIdx.x, gridDim.y, &flag)) return;\n\n",
+            "tickets, gridDim.y, &flag)) return;\n\n",
+        ),
+        ("join.cuh", "{sum(a), sum(b)}", "{sum(a), sum(a)}"),
         ("batchnorm.cu", " + level[j]", ""),
         ("batchnorm.cu", "(r += ROWS_AT_ONCE * step)", "(r += 2 * step)"),
         ("batchnorm.cu", "  __syncthreads();\n  const Floats mean", "  const Floats mean"),  # which is not there yet
@@ -755,18 +804,41 @@ FAULTS = {
         ("reduce.cuh", "row < left.rows ? column", "row < left.rows - 1 ? column"),
     ],
     joins: [
-        ("reduce.cuh", "rows == 1", "rows <= 2"),  # two threads' sums are never added
-        ("reduce.cuh", "  __syncthreads();\n  if", "  if"),
-        ("reduce.cuh", "bit < 32", "bit < 16"),
-        ("reduce.cuh", "row < left.rows)", "row < left.rows - 1)"),  # the last is lost
-        ("reduce.cuh", "return {at / 32", "return {(int)threadIdx.y"),
-        ("reduce.cuh", "int p = threadIdx.y; p <", "int p = threadIdx.y + 1; p <"),
-        ("reduce.cuh", "p += AT_ONCE * blockDim.y", "p += (AT_ONCE - 1) * blockDim.y"),
-        ("reduce.cuh", "pixel(part, q, pitch) : 0.f", "pixel(part, q, pitch) : 1.f"),
-        ("batchnorm.cu", "q == parts - 1 ? n_last : share", "share"),  # the last part is shorter
-        ("batchnorm.cu", "* per_row - off * off", "* per_row"),
-        ("batchnorm.cu", "rsqrtf(v + eps)", "rsqrtf(v)"),
-        ("batchnorm.cu", "square < 0 ? 0.f : (float)square", "square > 0 ? (float)square : 0.f"),  # a NaN is hidden
+        ("join.cuh", "  __syncthreads();\n  if (j.slot", "  if (j.slot"),
+        ("join.cuh", "slot < j.slots)", "slot < j.slots - 1)"),  # the last is lost
+        ("join.cuh", "p = (j).slot;", "p = (j).slot + 1;"),
+        ("join.cuh", "p += AT_ONCE * (j).slots", "p += (AT_ONCE - 1) * (j).slots"),
+        ("join.cuh", "pixel(part, q, pitch)) : 0.f", "pixel(part, q, pitch)) : 1.f"),
+        ("elementwise.cu", "blockIdx.x >= jobs", "blockIdx.x > jobs"),  # a job's first block works for the one before
+        ("elementwise.cu", "own + step < count", "own + step < count - 1"),  # the last job is nobody's
+        ("elementwise.cu", "step = 64", "step = 2"),  # jobs beyond the fourth
+        ("elementwise.cu", "blockIdx.x - job.first", "blockIdx.x"),
+        ("elementwise.cu", "blockDim.x / job.slots", "blockDim.x / jobs.at[0].slots"),
+        ("elementwise.cu", "writes ? job.into[i] : 0.f", "0.f"),
+    ],
+    joined_moments: [
+        ("join.cuh", "  __threadfence();   // what", "  // what"),
+        ("join.cuh", "  __syncthreads();  // and so", "  // and so"),  # a block is counted before all of it has written
+        ("join.cuh", "  __syncthreads();\n  __threadfence();  // nothing", "  __threadfence();  // nothing"),
+        ("join.cuh", "count - 1) == count - 1", "count - 1) == count - 2"),  # the last but one
+        ("join.cuh", "atomicInc(ticket, count - 1)", "atomicInc(ticket, count)"),  # it is not 0 for the next launch
+        ("join.cuh", "q == parts - 1 ? n_last : share", "share"),  # the last part is shorter
+        ("join.cuh", "+ n * delta * delta", ""),
+        ("join.cuh", "all.b - all.a * off", "all.b"),
+        ("join.cuh", "rsqrtf(var + eps)", "rsqrtf(var)"),
+        ("join.cuh", "squares < 0 ? 0.f : (float)squares", "squares > 0 ? (float)squares : 0.f"),  # a NaN is hidden
+        ("conv.cu", "of_teams : nullptr, teams", "of_teams : nullptr, teams - 1"),  # one team too few
+        ("conv.cu", "min(team, blocks - first)", "team"),
+        ("conv.cu", "min(share, pixels - own * share)", "share"),
+        ("conv.cu", "tickets + 1 + own", "tickets + 1"),  # one ticket for all teams
+        ("conv.cu", "last_block(tickets, teams", "last_block(tickets + 1, teams"),
+        ("conv.cu", "(blockIdx.z * gridDim.y + blockIdx.y) * (teams + 1)", "0"),  # and for all columns
+        ("conv.cu", "(long long)blocks * 2 * O + j", "j"),  # over what another team has still to read
+        (
+            "batchnorm.cu",
+            "tickets + blockIdx.x, gridDim.y, &flag)) return;\n  const",
+            "tickets, gridDim.y, &flag)) return;\n  const",
+        ),
     ],
     local_response: [
         ("lrn.cu", "min(C - 1, c + half)", "min(C - 1, c + half - 1)"),
@@ -776,7 +848,8 @@ FAULTS = {
     elements: [
         ("elementwise.cu", "> 0 ? g[j]", ">= 0 ? g[j]"),
         ("elementwise.cu", "v[j] <= 0 ? 0.f : v[j]", "v[j] * (v[j] > 0)"),  # NaN for minus infinity
-        ("elementwise.cu", "add && last ? into[i] : 0.f", "0.f"),
+        ("elementwise.cu", "into[channel] += (float)", "into[channel] = (float)"),
+        ("elementwise.cu", "tickets + blockIdx.x", "tickets"),
         ("elementwise.cu", "v[j] *= scale", ""),
         ("elementwise.cu", "v[j] = w[j] + scale", "v[j] = scale"),
         ("vector.cuh", "j < VEC", "j < 1"),
@@ -800,6 +873,10 @@ FAULTS = {
         ("clip.cu", "(double)grad[i]", "grad[i]"),
         ("clip.cu", "i += gridDim.x * blockDim.y", "i += blockDim.y"),
         ("clip.cu", "p < parts", "p < parts - 1"),
+        ("reduce.cuh", "  __syncthreads();\n  if", "  if"),
+        ("reduce.cuh", "bit < 32", "bit < 16"),
+        ("reduce.cuh", "row < left.rows)", "row < left.rows - 1)"),  # the last is lost
+        ("reduce.cuh", "return {at / 32", "return {(int)threadIdx.y"),
         ("clip.cu", "!(length > clip)", "length > clip"),
         ("clip.cu", "(float)(clip / length)", "clip"),
         ("clip.cu", "  __syncthreads();\n  if (!", "  if (!"),  # a norm that is not there yet
@@ -875,7 +952,7 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "near[place(j, p)] = sum[0][j][p];\n  __syncthreads();", "near[place(j, p)] = sum[0][j][p];"),
     ("conv.cu", "for (int o = 4; o < 32; o *= 2) {", "for (int o = 4; o < 16; o *= 2) {"),
     ("conv.cu", "square -= total * total / count;", ""),
-    ("conv.cu", "blockIdx.x * 2 * O + group * out + column", "blockIdx.x * 2 * O + column"),
+    ("conv.cu", "part += group * out + column;", "part += column;"),
 ]
 every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in faults]
 
@@ -898,6 +975,25 @@ def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
         for greedy in (True, False):  # a barrier that is missing shows in one of them
             host_cuda.on_host(monkeypatch, greedy=greedy, fault=fault)
             once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+
+
+@on_host
+def test_the_order_of_blocks_changes_no_bit(monkeypatch):
+    """Whichever block is the last, it adds in the same order: here the one with the highest number, and the first."""
+    cupy, found = strict_cupy.pretend(monkeypatch), []
+    for greedy in (False, True):
+        host_cuda.on_host(monkeypatch, greedy=greedy)
+        make = Numbers(cupy, 0, False)
+        x, dy, w = (cupy.asarray(make.draw(*shape)) for shape in ((2, 40, 50, 5), (2, 40, 50, 5), (1, 1, 5, 5)))
+        geometry = (1, 1), ((0, 0), (0, 0)), (1, 1), 1
+        _, mean, var, rstd = cuda_conv.conv2d_moments(x, w, *geometry, 1e-3)
+        results = [mean, var, rstd, *batchnorm.statistics(x, 1e-3)]
+        gamma, beta, *others = (cupy.asarray(make.draw(5)) for _ in range(6))
+        averages = *others[2:], cupy.asarray(np.array([0.75]))
+        dx = batchnorm.batch_norm_backward(dy, x, mean, var, rstd, gamma, beta, *others[:2], averages, relu=True)
+        found.append([a.get() for a in (*results, *others, dx)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @on_host

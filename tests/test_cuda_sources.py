@@ -1,10 +1,14 @@
 """Every CUDA source compiles for every architecture we name, within a budget of registers and without spilling any."""
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import strict_cupy
 from host_cuda import nvrtc
 
-from inception_np.kernels.cuda import launch
+from inception_np.kernels.cuda import elementwise, launch
 
 SOURCES = sorted(path.name for path in launch.FOLDER.glob("*.cu"))
 ARCHITECTURES = (75, 80, 89, 90)
@@ -71,15 +75,33 @@ def test_faults_that_only_the_assembler_sees_are_caught():
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_no_source_has_atomics(source):
+def test_the_only_atomic_is_the_ticket_of_the_last_block(source):
+    """It counts blocks in an integer: their order says which of them adds, not in which order it does."""
     text = launch.text(source)
-    assert "atomic" not in text.replace("No atomics", "")
+    join = (launch.FOLDER / "join.cuh").read_text()
+    assert text.lower().count("atomic") == ('#include "join.cuh"' in (launch.FOLDER / source).read_text())
+    assert join.lower().count("atomic") == 1 and "atomicInc(ticket, count - 1) == count - 1;" in join
     assert launch.declarations(source), "no kernel was found in it"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_other_blocks_wrote_is_read_past_the_caches_that_may_be_stale(source):
+    """In a kernel whose last block reads them, parts are no `const __restrict__`, and are read by __ldcg alone."""
+    for kernel in launch.text(source).split('extern "C" __global__')[1:]:
+        if "last_block(" in kernel:
+            assert re.search(r"[ (]float\* part,", kernel), "part may be read through another cache"
+    join = (launch.FOLDER / "join.cuh").read_text()
+    assert join.count("pixel(part") == join.count("__ldcg(pixel(part") == 1 and "part[" not in join
 
 
 def test_declarations_are_read():
     assert launch.declarations("update.cu")["sgd_step"] == ["float*"] * 4 + ["float", "float", "int", "int"]
-    assert launch.structs()["Window"][:4] == ["N", "H", "W", "C"]
+    assert launch.struct("conv.cu", "Window").names[:4] == ("N", "H", "W", "C")
+    assert launch.struct("conv.cu", "Window").itemsize == 16 * 4
+    job, jobs = (launch.struct("elementwise.cu", name) for name in ("Job", "Jobs"))
+    assert job.names == ("part", "into", "parts", "count", "first", "slots") and job.itemsize == 32
+    assert job["into"] == np.uint64 and job["parts"] == np.int32
+    assert jobs["at"].shape == (elementwise.JOBS,) and jobs.itemsize <= 4096 - 4, "what a kernel takes by value"
     assert launch.declarations("conv.cu")["conv2d_dw"][3] == "Window"
 
 
@@ -93,12 +115,17 @@ def test_launch_converts_what_it_passes(monkeypatch):
     assert first[:5] == ("depthwise.cu", "depthwise2d", ("-DA",), (1,), (2,))
     assert first[5][0] is x and first[5][2] is None, "CuPy makes a null pointer of None"
     assert [type(v) for v in first[5][5:]] == [np.int32] * 3 and first[5][5:] == (1, 2, 1)
-    assert tuple(first[5][4].item()) == window and first[5][4].dtype.names == tuple(launch.structs()["Window"])
+    assert (
+        tuple(first[5][4].item()) == window and first[5][4].dtype.names == launch.struct("depthwise.cu", "Window").names
+    )
     assert first[5][4] is second[5][4], "the struct was made anew"
     with pytest.raises(TypeError, match="global_avg_pool: got an array of float64, wanted float32"):
         launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x, x.astype(np.float64), 1, 1, 1, 1, 1)
     with pytest.raises(TypeError, match="global_avg_pool: got 1 arguments, wanted 7"):
         launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x)
+    with pytest.raises(TypeError, match=r"elementwise.cu: got \(2,\) of .*, wanted one struct Jobs"):
+        jobs = np.zeros(2, launch.struct("elementwise.cu", "Jobs"))
+        launch.launch("elementwise.cu", "sum_parts", ((1,), (1,)), jobs, 1)
     launch.launch("pool.cu", "global_avg_pool", launch.elements(0), x, x, 0, 1, 1, 1, 1)
     assert len(passed) == 2, "an empty grid was launched"
 
@@ -120,3 +147,29 @@ def test_elements_beyond_an_int_are_refused():
         assert launch.elements(2**31 - 2**20 - 1, vec)
         with pytest.raises(ValueError, match="wanted fewer than 2"):
             launch.elements(2**31 - 2**20, vec)
+
+
+def test_every_stream_of_every_thread_has_tickets_of_its_own(monkeypatch):
+    """Launches of two streams may run at once; those of one stream follow each other, and count from 0 again."""
+    monkeypatch.setattr(launch, "_tickets", {})
+    cupy = strict_cupy.pretend(monkeypatch)
+    like, stream = cupy.zeros(1, np.float32), cupy.cuda.Stream(non_blocking=True)
+
+    def where():
+        return launch.address(launch.tickets(launch.TICKETS, like))
+
+    with ThreadPoolExecutor(1) as thread:
+        found = [where(), thread.submit(where).result()]
+        with stream:
+            found.append(where())
+        assert [where(), thread.submit(where).result()] == found[:2] and len(set(found)) == 3
+    assert (launch.tickets(1, like).get() == 0).all() and launch.tickets(1, like).shape == (launch.TICKETS,)
+    with pytest.raises(ValueError, match="got a launch of 65537 tiles"):
+        launch.tickets(launch.TICKETS + 1, like)
+    with cupy.cuda.Stream(non_blocking=True) as other:
+        other.begin_capture(2)
+        try:
+            with pytest.raises(RuntimeError, match="wanted one before the capture"):
+                where()
+        finally:
+            other.end_capture()

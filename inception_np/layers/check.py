@@ -38,7 +38,9 @@ def check_floating(who: str, x: Array) -> None:
     Raises TypeError.
     """
     dtype = getattr(x, "dtype", None)
-    if not isinstance(dtype, np.dtype) or (dtype not in DTYPES and (isinstance(x, np.ndarray) or dtype.name != "bfloat16")):
+    if not isinstance(dtype, np.dtype) or (
+        dtype not in DTYPES and (isinstance(x, np.ndarray) or dtype.name != "bfloat16")
+    ):
         got = type(x).__name__ if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{who}: got {got}, wanted an array of float32 or float64")
 

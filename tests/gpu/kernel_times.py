@@ -125,7 +125,7 @@ def three(sizes):
 
 
 def is_window(argument):
-    return getattr(argument, "dtype", None) is not None and argument.dtype.names is not None
+    return getattr(argument, "dtype", None) is not None and "kh" in (argument.dtype.names or ())
 
 
 def trace(step, recorded):

@@ -1,6 +1,8 @@
 // CUDA for the CPU, as far as the sources in inception_np/kernels/cuda need it: the same text compiled by g++ and run
 // with one fibre per thread. Blocks run one after the other. Threads take turns from barrier to barrier, or greedily:
-// the last warp first, each warp as far as it can go (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins.
+// the last warp first, each warp as far as it can go, and of the blocks the last, the last but two and so on, then the
+// others (a kernel whose result differs has a race). Shared memory holds NaNs when a block begins. What a thread wrote is there for another block that is told so by
+// an atomic only if the thread passed a fence, and then a barrier that the telling thread passed too.
 // There is no timing here, no weak memory, no divergence within a warp.
 #pragma once
 #define CUDA_ON_HOST 1
@@ -43,7 +45,9 @@ struct Fibre {
   std::unique_ptr<char[]> stack;
   bool started, done, at_block_barrier;
   unsigned generation;  // of the block's barrier, while it waits there
+  unsigned fenced;      // the generation at its last fence; NEVER: none yet
 };
+constexpr unsigned NEVER = ~0u;
 static std::vector<Fibre> fibres;
 static jmp_buf scheduler;
 static ucontext_t scheduler_context;
@@ -92,6 +96,16 @@ static inline void __syncthreads() {
 static bool can_go_on(const Fibre& f) {
   return !f.done && !(f.at_block_barrier && f.generation == block_barrier.generation);
 }
+static bool told_too_early = false;
+static inline void __threadfence() { fibres[current].fenced = block_barrier.generation; }
+static inline unsigned atomicInc(unsigned* at, unsigned most) {
+  for (unsigned t = 0; t < threads; t++)
+    if (!fibres[t].done && (fibres[t].fenced == NEVER || fibres[t].fenced == block_barrier.generation)) told_too_early = true;
+  const unsigned before = *at;
+  *at = before >= most ? 0 : before + 1;
+  return before;
+}
+template <class T> static inline T __ldcg(const T* from) { return *from; }
 static inline void __syncwarp(unsigned = ~0u) { wait_for(warp_barriers[current / 32], 32); }
 
 static double shuffled[2048];
@@ -183,8 +197,11 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
   body = [](void* p) { (*(decltype(run)*)p)(); };
   body_arguments = &run;
   const size_t stack = 64 << 10;
-  while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false, false, 0});
-  for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; b++) {
+  while (fibres.size() < threads) fibres.push_back({{}, {}, std::unique_ptr<char[]>(new char[stack]), false, false, false, 0, NEVER});
+  const unsigned blocks = grid[0] * grid[1] * grid[2];
+  for (unsigned turn = 0; turn < blocks; turn++) {
+    const unsigned back = 2 * turn < blocks ? 2 * turn : 2 * turn - blocks + (blocks % 2 == 0);
+    const unsigned b = greedy ? blocks - 1 - back : turn;
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
     block_barrier = {};
     staying = threads;
@@ -192,6 +209,7 @@ static void launch(void (*kernel)(A...), const unsigned* grid, const unsigned* b
     if (__start_shared_memory) std::fill((unsigned*)__start_shared_memory, (unsigned*)__stop_shared_memory, UNWRITTEN);
     for (unsigned t = 0; t < threads; t++) {
       fibres[t].started = fibres[t].done = fibres[t].at_block_barrier = false;
+      fibres[t].fenced = NEVER;
       if (!barriers) continue;
       getcontext(&fibres[t].begin);
       fibres[t].begin.uc_stack.ss_sp = fibres[t].stack.get();

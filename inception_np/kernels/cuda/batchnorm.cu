@@ -1,13 +1,17 @@
 // Batch normalisation with ReLU (kernels/batchnorm.py). x, dy: (rows, C); statistics: (C,).
 #include "common.cuh"
+#include "join.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
 // Blocks: (channels, parts). Part p is rows [p * share, (p + 1) * share); it gives its own mean and its sum of squares
-// about that mean. Squares about 0 would cancel where the mean is large beside the deviation.
-extern "C" __global__ void moments_parts(const Real* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx,
-                                         int share) {
+// about that mean: squares about 0 would cancel where the mean is large beside the deviation. The last block joins them.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    moments(const Real* __restrict__ x, float* part, float* __restrict__ result, unsigned* tickets, float eps, int rows,
+            int C, int ldx, int share) {
   __shared__ Floats scratch[THREADS];
+  __shared__ Two joined[THREADS];
+  __shared__ int flag;
   __shared__ __align__(16) float means[LANES * VEC];
   const int c = first_channel(), at = threadIdx.y * blockDim.x + threadIdx.x, wide = blockDim.x * VEC;
   const int first = blockIdx.y * share + threadIdx.y, last = min((int)(blockIdx.y + 1) * share, rows);
@@ -28,44 +32,16 @@ extern "C" __global__ void moments_parts(const Real* __restrict__ x, float* __re
     }
   const float own_squares = sum_columns(squares, scratch);
   const int own = blockIdx.x * wide + at;
-  if (at >= wide || own >= C) return;
-  *pixel(part + own, 2 * blockIdx.y, C) = own_mean;
-  *pixel(part + own, 2 * blockIdx.y + 1, C) = own_squares;
-}
-
-// The moments of all rows from those of parts, `share` rows each and the last one the rest. With n rows in part p,
-//
-//   mean = sum n mean_p / rows        var = sum (squares_p + n (mean_p - mean)^2) / rows
-//
-// In one pass: what is summed is mean_p less the first part's mean, which is near all others. per_row: 1 / rows.
-// With them, rstd = 1 / sqrt(var + eps).
-extern "C" __global__ void __launch_bounds__(JOINING, 1)
-    moments_join(const float* __restrict__ part, float* __restrict__ mean, float* __restrict__ var, float* __restrict__ rstd,
-                 float eps, int rows, float per_row, int C, int share, int parts) {
-  __shared__ Two<double> scratch[JOINING];
-  const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  const float near = c < C ? part[c] : 0.f, n_last = rows - (parts - 1) * share;
-  Two<double> all = {};  // of deltas, and of squares
-  if (c < C)
-    EACH_PARTS(p, parts) {
-      const Parts means = load_parts(part + c, p, parts, 2 * C), squares = load_parts(part + C + c, p, parts, 2 * C);
-      Parts of_means, of_squares;
-#pragma unroll
-      for (int k = 0; k < AT_ONCE; k++) {
-        const int q = p + k * blockDim.y;
-        const float n = q == parts - 1 ? n_last : share, delta = q < parts ? means.at[k] - near : 0.f;
-        of_means.at[k] = n * delta;
-        of_squares.at[k] = squares.at[k] + n * delta * delta;
-      }
-      all += {sum(of_means), sum(of_squares)};
-    }
-  all = sum_over_rows(all, scratch);
-  if (threadIdx.y > 0 || c >= C) return;
-  const double off = all.a * per_row, square = all.b * per_row - off * off;
-  const float v = square < 0 ? 0.f : (float)square;  // rounding; a NaN stays
-  mean[c] = (float)(near + off);
-  var[c] = v;
-  rstd[c] = rsqrtf(v + eps);
+  if (at < wide && own < C) {
+    *pixel(part + own, 2 * blockIdx.y, C) = own_mean;
+    *pixel(part + own, 2 * blockIdx.y + 1, C) = own_squares;
+  }
+  if (!last_block(tickets + blockIdx.x, gridDim.y, &flag)) return;
+  const Joiner j(at, blockDim.x * blockDim.y, wide);
+  const int channel = blockIdx.x * wide + j.column;
+  const float* column = channel < C ? part + channel : nullptr;
+  const Moments all = join_moments(column, gridDim.y, C, share, rows, j, joined);
+  if (j.slot == 0 && column) write_moments(result + channel, C, all, rows, eps);
 }
 
 extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, float* __restrict__ rstd, float eps, int C) {
@@ -108,12 +84,22 @@ extern "C" __global__ void batch_norm(const Real* x, const float* __restrict__ m
   }
 }
 
-// Blocks: (channels, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean).
+// Blocks: (channels, parts). part[p][0][c] and part[p][1][c] are shares of sum dy and sum dy * (x - mean). From their sums
+// the last block makes what follows. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
+// In training the running averages move, by a decay that is read from device memory, so that a captured step can be
+// launched again with another one; and terms[0] and terms[1] are made, the coefficients of
+//
+//   dx = scale * dy - terms[0] * (x - mean) - terms[1]        terms[0] = scale * rstd * <dy * xhat>    terms[1] = scale * <dy>
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     batch_norm_sums(const Real* __restrict__ dy, const Real* __restrict__ x, const float* __restrict__ mean,
                     const float* __restrict__ rstd, const float* __restrict__ gamma, const float* __restrict__ beta,
-                    float* __restrict__ part, int rows, int C, int lddy, int ldx, int relu) {
+                    float* part, unsigned* tickets, const float* __restrict__ var, float* __restrict__ dgamma,
+                    float* __restrict__ dbeta, float* __restrict__ terms, float* __restrict__ mean_average,
+                    float* __restrict__ var_average, const double* __restrict__ decay, int rows, int C, int lddy, int ldx,
+                    int relu) {
   __shared__ Pack<float, 2 * VEC> scratch[THREADS];
+  __shared__ Two joined[THREADS];
+  __shared__ int flag;
   const int c = first_channel(), step = row_step();
   int r = first_row();
   Pack<float, 2 * VEC> all = {};  // of both sums for each channel
@@ -131,44 +117,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     }
   }
   const float total = sum_columns(all, scratch);
-  const int at = threadIdx.y * blockDim.x + threadIdx.x, column = at / (2 * VEC), second = at / VEC % 2;
-  const int own = (blockIdx.x * blockDim.x + column) * VEC + at % VEC;
-  if (column < blockDim.x && own < C) *pixel(part + own, 2 * blockIdx.y + second, C) = total;
-}
+  const int at = threadIdx.y * blockDim.x + threadIdx.x, lane = at / (2 * VEC), second = at / VEC % 2;
+  const int own = (blockIdx.x * blockDim.x + lane) * VEC + at % VEC;
+  if (lane < blockDim.x && own < C) *pixel(part + own, 2 * blockIdx.y + second, C) = total;
+  if (!last_block(tickets + blockIdx.x, gridDim.y, &flag)) return;
 
-// What follows from the sums of all parts. The gradients are added to, dbeta += sum dy and dgamma += sum dy * xhat.
-// In training the running averages move, by a decay that is read from device memory, so that a captured step can be
-// launched again with another one; and terms[0] and terms[1] are made, the coefficients of
-//
-//   dx = scale * dy - terms[0] * (x - mean) - terms[1]        terms[0] = scale * rstd * <dy * xhat>    terms[1] = scale * <dy>
-extern "C" __global__ void __launch_bounds__(JOINING, 1)
-    batch_norm_join(const float* __restrict__ part, const float* __restrict__ mean, const float* __restrict__ var,
-                    const float* __restrict__ rstd, const float* __restrict__ gamma, float* __restrict__ dgamma,
-                    float* __restrict__ dbeta, float* __restrict__ terms, float* __restrict__ mean_average,
-                    float* __restrict__ var_average, const double* __restrict__ decay, float per_row, int C, int parts) {
-  __shared__ Two<double> scratch[JOINING];
-  const int c = blockIdx.x * blockDim.x + threadIdx.x;
-  const bool last = threadIdx.y == 0 && c < C;  // this thread writes; what it needs for that it asks for now
-  const auto get = [&](const float* from, int i) { return last && from ? from[i] : 0.f; };
-  const float r = get(rstd, c), g = gamma ? get(gamma, c) : 1.f, old_dgamma = get(dgamma, c), old_dbeta = get(dbeta, c);
-  const float old_mean = get(mean_average, c), old_var = get(var_average, c), keep = last && decay ? (float)*decay : 0.f;
-  const float new_mean = get(mean, c), new_var = get(var, c);
-  Two<double> all = {};
-  if (c < C)
-    EACH_PARTS(p, parts) {
-      const Parts plain = load_parts(part + c, p, parts, 2 * C), with_x = load_parts(part + C + c, p, parts, 2 * C);
-      all += {sum(plain), sum(with_x)};
-    }
-  all = sum_over_rows(all, scratch);
-  if (!last) return;
-  const float plain = (float)all.a, with_xhat = (float)(r * all.b), scale = g * r;
-  dbeta[c] = old_dbeta + plain;
-  if (dgamma) dgamma[c] = old_dgamma + with_xhat;
+  const Joiner j(at, blockDim.x * blockDim.y, blockDim.x * VEC);
+  const int channel = blockIdx.x * j.wide + j.column;
+  const bool writes = j.slot == 0 && channel < C;  // what it needs for that it asks for now
+  const auto get = [&](const float* from) { return writes && from ? from[channel] : 0.f; };
+  const float s = get(rstd), scale = s * (gamma ? get(gamma) : 1.f), old_dgamma = get(dgamma), old_dbeta = get(dbeta);
+  const float old_mean = get(mean_average), old_var = get(var_average), keep = writes && decay ? (float)*decay : 0.f;
+  const float new_mean = get(mean), new_var = get(var);
+  const Two sums = join_sums(channel < C ? part + channel : nullptr, gridDim.y, C, j, joined);
+  if (!writes) return;
+  const float plain = (float)sums.a, with_xhat = (float)(s * sums.b);
+  dbeta[channel] = old_dbeta + plain;
+  if (dgamma) dgamma[channel] = old_dgamma + with_xhat;
   if (!terms) return;
-  terms[c] = scale * r * (with_xhat * per_row);
-  terms[C + c] = scale * (plain * per_row);
-  mean_average[c] = old_mean + (1 - keep) * (new_mean - old_mean);
-  var_average[c] = old_var + (1 - keep) * (new_var - old_var);
+  terms[channel] = scale * s * (with_xhat / rows);
+  terms[C + channel] = scale * (plain / rows);
+  mean_average[channel] = old_mean + (1 - keep) * (new_mean - old_mean);
+  var_average[channel] = old_var + (1 - keep) * (new_var - old_var);
 }
 
 // dx may be x: each thread reads its x before it writes. Without terms, mean and rstd are constants.

@@ -5,11 +5,16 @@ import numpy as np
 from ...backend.arrays import Array
 from ...backend.program import empty
 from ..batchnorm import Averages
-from .launch import by_channels, elements, joining, launch, result, rows, summing, variant, width
+from .launch import by_channels, elements, launch, result, rows, summing, tickets, variant, width
 
 
 def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
-    """Two launches. Squares are about the mean of a part of the rows, so that nothing cancels."""
+    """One launch. Squares are about the mean of a part of the rows, so that nothing cancels.
+
+    Raises ValueError where x is empty.
+    """
+    if x.size == 0:
+        raise ValueError(f"statistics: got an array of shape {x.shape}, which has no moments")
     c = x.shape[-1]
     count = x.size // c
     x, ldx = rows(x)
@@ -17,20 +22,10 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
     ((across, _), threads), parts = summing(c, count, vec)
     share = -(-count // parts)  # rows of each part but the last
     parts = -(-count // share)
-    part = empty((parts, 2, c), np.float32, x)
-    grid = (across, parts), threads
-    launch("batchnorm.cu", "moments_parts", grid, x, part, count, c, ldx, share, options=variant(vec))
-    return join_moments(part, count, share, eps)
-
-
-def join_moments(part: Array, count: int, share: int, eps: float) -> tuple[Array, Array, Array]:
-    """Mean, var and rstd of `count` rows from part (parts, 2, C): means, and squares about them, of `share` rows."""
-    parts, _, c = part.shape
-    mean, var, rstd = (empty((c,), np.float32, part) for _ in range(3))
-    launch(
-        "batchnorm.cu", "moments_join", joining(c, parts), part, mean, var, rstd, eps, count, 1 / count, c, share, parts
-    )
-    return mean, var, rstd
+    part, moments = empty((parts, 2, c), np.float32, x), empty((3, c), np.float32, x)
+    args = (x, part, moments, tickets(across, x), eps, count, c, ldx, share)
+    launch("batchnorm.cu", "moments", ((across, parts), threads), *args, options=variant(vec))
+    return moments[0], moments[1], moments[2]
 
 
 def reciprocal_deviation(var: Array, eps: float) -> Array:
@@ -69,7 +64,7 @@ def batch_norm_backward(
     relu: bool,
     out: Array | None,
 ) -> Array:
-    """Three launches: the sums, all that follows from them for (C,) arrays, and dx."""
+    """Two launches: the sums with all that follows from them for (C,) arrays, and dx."""
     c = x.shape[-1]
     count = x.size // c
     (dy, lddy), (x, ldx) = rows(dy), rows(x)
@@ -79,10 +74,10 @@ def batch_norm_backward(
     vec = width((*values, dx), (c, lddy, ldx, lddx))
     grid, parts = summing(c, count, vec)
     part = empty((parts, 2, c), np.float32, x)
-    launch("batchnorm.cu", "batch_norm_sums", grid, *values, part, *sizes, relu, options=variant(vec))
     terms = None if averages is None else empty((2, c), np.float32, x)
-    args = (part, mean, var, rstd, gamma, dgamma, dbeta, terms, *(averages or (None,) * 3), 1 / count, c, parts)
-    launch("batchnorm.cu", "batch_norm_join", joining(c, parts), *args)
+    joined = (var, dgamma, dbeta, terms, *(averages or (None,) * 3))
+    args = (*values, part, tickets(grid[0][0], x), *joined, *sizes, relu)
+    launch("batchnorm.cu", "batch_norm_sums", grid, *args, options=variant(vec))
     grid = by_channels(c, count, vec)
     launch("batchnorm.cu", "batch_norm_dx", grid, *values, terms, dx, *sizes, lddx, relu, options=variant(vec))
     return dx

@@ -44,6 +44,7 @@
 // Given when this is compiled: BM (128, or 64 with 2 shares), BN (16, 32, 48, 64, or 96 unshared), SHARES, and VEC (4, 2
 // or 1), how many floats are read at once: what the channel counts are multiples of.
 #include "common.cuh"
+#include "join.cuh"
 #include "tensor_core.cuh"
 #include "windows.cuh"
 
@@ -348,13 +349,18 @@ __device__ __forceinline__ void column_moments(const float sum[2][STRIPS][4], in
 
 // ---- the kernels. Grids: (tiles of rows, tiles of columns, groups * ...). O: output channels of all groups.
 
-// With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O] (batchnorm.cu joins them).
+// With `part`, block x of the grid leaves the moments of its BM rows of y in part[x][2][O]. One block would take long to
+// join those of thousands: so the last of a team of blocks joins theirs, and the last of those joins what the teams have,
+// which is behind the blocks' own, and writes moments[3][O]: mean, var and rstd. Tickets: for each column of blocks, one
+// for the teams and then one for each.
 extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THREADS * SHARES))
     conv2d(const Real* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, Real* __restrict__ y,
-           float* __restrict__ part, Window d, int O, int groups, int ldx, int ldy, int relu) {
+           float* part, float* __restrict__ moments, unsigned* tickets, float eps, int team, Window d, int O, int groups,
+           int ldx, int ldy, int relu) {
   using A = Left<Real, true>;
   using B = Right<float, false>;
   __shared__ __align__(16) Shared<A, B> shared[SHARES];
+  __shared__ int flag;
   const int group = blockIdx.z, in = d.C / groups, out = O / groups, row = blockIdx.x * BM, column = blockIdx.y * BN;
   const int pixels = d.N * d.OH * d.OW, depth = d.kh * d.kw * in;
   const Axis h{d.H, d.OH, -d.top, d.sh, d.kh, d.dh}, v{d.W, d.OW, -d.left, d.sw, d.kw, d.dw};
@@ -376,9 +382,23 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
     write(line + o, run, out - o, whole);
     for (int n = 0; n < B::RUN; n++) run[n] = value(rounded<Real>(run[n]));  // of which the moments are
   });
-  if (part)
-    column_moments<A, B>(sum, min(BM, pixels - row), out - column, (float*)shared[0].tiles,
-                         part + (long long)blockIdx.x * 2 * O + group * out + column, O);
+  if (!part) return;
+  part += group * out + column;
+  column_moments<A, B>(sum, min(BM, pixels - row), out - column, (float*)shared[0].tiles, part + (long long)blockIdx.x * 2 * O, O);
+
+  const int blocks = gridDim.x, teams = (blocks + team - 1) / team, own = blockIdx.x / team, first = own * team;
+  const int members = min(team, blocks - first), share = team * BM;
+  const Joiner j(own_thread(), THREADS, BN);
+  const bool there = column + j.column < out, writes = there && j.slot == 0;
+  Two* scratch = (Two*)&shared[0];
+  float *of_team = part + (long long)first * 2 * O + j.column, *of_teams = part + (long long)blocks * 2 * O + j.column;
+  tickets += (blockIdx.z * gridDim.y + blockIdx.y) * (teams + 1);
+  if (!last_block(tickets + 1 + own, members, &flag)) return;
+  const Moments m = join_moments(there ? of_team : nullptr, members, O, BM, min(share, pixels - own * share), j, scratch);
+  if (writes) *pixel(of_teams, 2 * own, O) = m.mean, *pixel(of_teams, 2 * own + 1, O) = m.squares;
+  if (!last_block(tickets, teams, &flag)) return;
+  const Moments all = join_moments(there ? of_teams : nullptr, teams, O, share, pixels, j, scratch);
+  if (writes) write_moments(moments + group * out + column + j.column, O, all, pixels, eps);
 }
 
 // Blocks in z: groups * the sh * sw remainders.

@@ -4,6 +4,7 @@ They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch 
 of compute capability 8.0 or later.
 """
 
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,12 @@ import numpy as np
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .batchnorm import join_moments
-from .elementwise import sum_parts
-from .launch import launch, result, rows, width, window
-from .side_stream import on_side_stream
+from .launch import launch, result, rows, tickets, width, window
+from .side_stream import add_parts, on_side_stream
 
 Tile = tuple[int, int, int]  # rows, columns, shares of the terms
 Geometry = tuple[Pair, Pads, Pair, int]  # stride, pads, dilation, groups
+TEAM = 16  # blocks whose moments are joined by one of them, at least
 WARPS = 132 * 12  # that keep a GPU busy: a multiprocessor's registers hold 12 to 16 of them, and an H200 has 132
 
 
@@ -33,34 +33,47 @@ def conv2d(
     out: Array | None,
 ) -> Array:
     """One kernel that copies no columns, with products on tensor cores, and bias and ReLU as it stores."""
-    return _conv2d(x, w, bias, (stride, pads, dilation, groups), relu, out, False)[0]
+    return _conv2d(x, w, bias, (stride, pads, dilation, groups), relu, out, None)[0]
 
 
 def conv2d_moments(
     x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, eps: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Each block sums what it stores of y, which is not read again for its moments."""
-    y, part, tile = _conv2d(x, w, None, (stride, pads, dilation, groups), False, None, True)
-    return y, *join_moments(part, y.size // y.shape[3], tile[0], eps)
+    """Each block sums what it stores of y, which is not read again for its moments.
+
+    Raises ValueError where y is empty.
+    """
+    y, moments = _conv2d(x, w, None, (stride, pads, dilation, groups), False, None, eps)
+    assert moments is not None
+    return y, moments[0], moments[1], moments[2]
 
 
 def _conv2d(
-    x: Array, w: Array, bias: Array | None, geometry: Geometry, relu: bool, out: Array | None, moments: bool
-) -> tuple[Array, Array | None, Tile]:
-    """y, and with `moments` the sums of each block's part of it, and the tile that a block makes."""
+    x: Array, w: Array, bias: Array | None, geometry: Geometry, relu: bool, out: Array | None, eps: float | None
+) -> tuple[Array, Array | None]:
+    """y, and with `eps` its mean, var and rstd, (3, O)."""
     kernel, o, (stride, pads, dilation, groups) = w.shape[:2], w.shape[3], geometry
     out_hw = out_size(x.shape[1:3], kernel, stride, pads, dilation)
     x, ldx = rows(x)
     y, ldy = result(out, (len(x), *out_hw, o), x)
     d = window(x.shape, out_hw, kernel, stride, pads, dilation)
     _countable(d, ldx, ldy)
-    pixels = y.size // o
-    tile = _tile(pixels, o // groups, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
-    part = empty((_tiles(pixels, tile[0]), 2, o), np.float32, x) if moments else None
-    args = (x, w, bias, y, part, d, o, groups, ldx, ldy, relu)
-    vec = width((x, w), (ldx, x.shape[3] // groups, o, o // groups))
-    _launch("conv2d", tile, pixels, o // groups, groups, vec, args)
-    return y, part, tile
+    pixels, columns = y.size // o, o // groups
+    tile = _tile(pixels, columns, groups, kernel[0] * kernel[1] * x.shape[3] // groups)
+    moments, joined = None, (None, None, None, 0.0, 0)
+    if eps is not None:
+        if pixels == 0:
+            raise ValueError(f"conv2d_moments: got a result of shape {y.shape}, which has no moments")
+        blocks = _tiles(pixels, tile[0])
+        team = max(TEAM, isqrt(blocks))
+        teams = _tiles(blocks, team)
+        part, moments = empty((blocks + teams, 2, o), np.float32, x), empty((3, o), np.float32, x)
+        counters = tickets(_tiles(columns, tile[1]) * groups * (teams + 1), x)
+        joined = (part, moments, counters, eps, team)
+    args = (x, w, bias, y, *joined, d, o, groups, ldx, ldy, relu)
+    vec = width((x, w), (ldx, x.shape[3] // groups, o, columns))
+    _launch("conv2d", tile, pixels, columns, groups, vec, args)
+    return y, moments
 
 
 def conv2d_dx(
@@ -101,7 +114,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
         part = empty((parts, dw.size), np.float32, dw)
         args = (x, dy, part, d, o, groups, ldx, lddy, share)
         _launch("conv2d_dw", tile, weights, o // groups, groups * parts, vec, args)
-        sum_parts(part, dw)
+        add_parts(part, dw)
 
 
 def _tiles(count: int, size: int) -> int:

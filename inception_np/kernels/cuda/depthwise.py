@@ -5,9 +5,8 @@ import numpy as np
 from ...backend.arrays import Array, Shape
 from ...backend.program import empty
 from ..window import Pads, Pair, out_size
-from .elementwise import sum_parts
 from .launch import LANES, elements, known, launch, reduction, result, rows, variant, width, window
-from .side_stream import on_side_stream
+from .side_stream import add_parts, on_side_stream
 
 
 def depthwise2d(
@@ -41,7 +40,7 @@ def depthwise2d_dx(
 
 
 def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair) -> None:
-    """Two kernels: sums over parts of the pixels, for all taps, and these added in order."""
+    """Sums over parts of the pixels, for all taps; these are added in order, by another launch."""
     kh, kw, c, m = dw.shape
     d = window(x.shape, dy.shape[1:3], (kh, kw), stride, pads, dilation)
     pixels = dy.shape[0] * dy.shape[1] * dy.shape[2]
@@ -53,7 +52,7 @@ def depthwise2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dil
     with on_side_stream(x, dy):
         part = empty((parts, dw.size), np.float32, dw)
         launch("depthwise.cu", "depthwise2d_dw", grid, x, dy, part, d, m, ldx, lddy, options=options)
-        sum_parts(part, dw)
+        add_parts(part, dw)
 
 
 def _variant(

@@ -1,5 +1,6 @@
 // ReLU, the sum of a residual unit, sums over rows (kernels/elementwise.py).
 #include "common.cuh"
+#include "join.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -44,9 +45,12 @@ extern "C" __global__ void scaled_add(const Real* a, const Real* b, Real* y, int
   }
 }
 
-// Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
-extern "C" __global__ void sum_rows(const Real* __restrict__ x, float* __restrict__ part, int rows, int C, int ldx) {
+// into += the sum of x over its rows. Blocks: (channels, parts of the rows). part[y][c] is one block's share of the sum.
+extern "C" __global__ void sum_rows(const Real* __restrict__ x, float* part, float* __restrict__ into, unsigned* tickets,
+                                    int rows, int C, int ldx) {
   __shared__ Floats scratch[THREADS];
+  __shared__ double joined[THREADS];
+  __shared__ int flag;
   const int c = first_channel(), step = row_step();
   Floats all = {};
   if (c < C)
@@ -54,21 +58,37 @@ extern "C" __global__ void sum_rows(const Real* __restrict__ x, float* __restric
       const Rows v = load_rows(x, r, step, rows, ldx, c, Floats{});
       EACH_OF_ROWS(i) all += v.at[i];
     }
-  const float total = sum_columns(all, scratch);
+  const float own_total = sum_columns(all, scratch);
   const int at = threadIdx.y * blockDim.x + threadIdx.x, wide = blockDim.x * VEC, own = blockIdx.x * wide + at;
-  if (at < wide && own < C) *pixel(part + own, blockIdx.y, C) = total;
+  if (at < wide && own < C) *pixel(part + own, blockIdx.y, C) = own_total;
+  if (!last_block(tickets + blockIdx.x, gridDim.y, &flag)) return;
+
+  const Joiner j(at, blockDim.x * blockDim.y, wide);
+  const int channel = blockIdx.x * wide + j.column;
+  const double total = join_sum(channel < C ? part + channel : nullptr, gridDim.y, C, j, joined);
+  if (j.slot == 0 && channel < C) into[channel] += (float)total;
 }
 
-// into = part[0] + part[1] + ..., or that added to what is there. Of the threads of one result, each adds every
-// blockDim.y-th part.
-extern "C" __global__ void __launch_bounds__(JOINING, 1)
-    sum_parts(const float* __restrict__ part, float* __restrict__ into, int parts, int count, int add) {
-  __shared__ double scratch[JOINING];
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  const bool last = threadIdx.y == 0 && i < count;
-  const float before = add && last ? into[i] : 0.f;
-  double all = 0;
-  if (i < count) EACH_PARTS(p, parts) all += sum(load_parts(part + i, p, parts, count));
-  all = sum_over_rows(all, scratch);
-  if (last) into[i] = before + (float)all;
+// Many sums in one launch: into += part[0] + part[1] + ... for each job, `count` floats from `parts` parts. Its blocks
+// begin at `first`; of their threads, `slots` share the parts of each result.
+struct Job {
+  const float* part;
+  float* into;
+  int parts, count, first, slots;
+};
+struct Jobs {
+  Job at[100];
+};
+extern "C" __global__ void __launch_bounds__(256) sum_parts(Jobs jobs, int count) {
+  __shared__ double scratch[256];
+  int own = 0;  // the last job that begins here or before
+  for (int step = 64; step > 0; step /= 2)
+    if (own + step < count && blockIdx.x >= jobs.at[own + step].first) own += step;
+  const Job job = jobs.at[own];
+  const Joiner j(threadIdx.x, blockDim.x, blockDim.x / job.slots);
+  const int i = (blockIdx.x - job.first) * j.wide + j.column;
+  const bool there = i < job.count, writes = there && j.slot == 0;
+  const float before = writes ? job.into[i] : 0.f;
+  const double all = join_sum(there ? job.part + i : nullptr, job.parts, job.count, j, scratch);
+  if (writes) job.into[i] = before + (float)all;
 }

@@ -6,7 +6,21 @@ import numpy as np
 
 from ...backend.arrays import Array
 from ...backend.program import empty
-from .launch import by_channels, joining, launch, pitch, result, rows, summing, variant, width
+from .launch import (
+    BLOCK,
+    address,
+    by_channels,
+    joining,
+    launch,
+    pitch,
+    result,
+    rows,
+    struct,
+    summing,
+    tickets,
+    variant,
+    width,
+)
 
 
 def relu(x: Array, out: Array | None) -> Array:
@@ -75,17 +89,33 @@ def _launch(kernel: str, arrays: tuple[Array | None, ...], pitches: tuple[int, .
 
 
 def sum_rows(dy: Array, into: Array) -> None:
-    """Parts of the rows side by side, added in a fixed order."""
+    """Parts of the rows side by side, added in a fixed order by the block that ends last."""
     dy, lddy = rows(dy)
     c = dy.shape[-1]
     count = dy.size // c
     vec = width((dy,), (c, lddy))
     grid, parts = summing(c, count, vec)
     part = empty((parts, c), np.float32, dy)
-    launch("elementwise.cu", "sum_rows", grid, dy, part, count, c, lddy, options=variant(vec))
-    sum_parts(part, into)
+    args = (dy, part, into, tickets(grid[0][0], dy), count, c, lddy)
+    launch("elementwise.cu", "sum_rows", grid, *args, options=variant(vec))
 
 
-def sum_parts(part: Array, into: Array, add: bool = True) -> None:
-    """into += the sum of part (parts, ...) over its first axis, or into = that sum."""
-    launch("elementwise.cu", "sum_parts", joining(into.size, len(part)), part, into, len(part), into.size, add)
+JOBS = 100  # of one launch, as in elementwise.cu: they are passed by value, for a graph may not copy from the host
+
+
+def sum_parts(*jobs: tuple[Array, Array]) -> None:
+    """into += the sum of part (parts, ...) over its first axis, for each job (part, into), in one launch.
+
+    All are contiguous, and no two may have the same `into`. Raises TypeError for another dtype than float32, ValueError
+    for more than JOBS jobs.
+    """
+    if len(jobs) > JOBS:
+        raise ValueError(f"sum_parts: got {len(jobs)} jobs, wanted at most {JOBS}")
+    table, blocks = np.zeros(1, struct("elementwise.cu", "Jobs")), 0
+    for i, (part, into) in enumerate(jobs):
+        if not part.dtype == into.dtype == np.float32:
+            raise TypeError(f"sum_parts: got arrays of {part.dtype} and {into.dtype}, wanted float32")
+        slots = joining(into.size, len(part))
+        table["at"][0, i] = address(part), address(into), len(part), into.size, blocks, slots
+        blocks += -(-into.size * slots // BLOCK)
+    launch("elementwise.cu", "sum_parts", ((blocks,), (BLOCK,)), table, len(jobs))

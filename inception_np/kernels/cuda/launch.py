@@ -10,6 +10,7 @@ NVRTC compiles a source when one of its kernels is first launched, in CuPy's cac
 
 import functools
 import re
+import threading
 from collections.abc import Callable
 from math import gcd
 from pathlib import Path
@@ -27,6 +28,7 @@ LANES, ROWS = 32, 8  # as in reduce.cuh: a block of 32 channels by 8 rows
 BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
 SUMMING, PARTS = 512, 256  # threads of a block that sums rows, and how many such blocks
 RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
+TICKETS = 2**16  # of a stream
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "Real": ("float32", "bfloat16"),
@@ -34,6 +36,7 @@ ELEMENTS = {
     "double": ("float64",),
     "int": ("int32",),
     "long long": ("int64",),
+    "unsigned": ("uint32",),
     "unsigned char": ("uint8",),
     "unsigned long long": ("uint64",),
 }
@@ -44,7 +47,8 @@ Grid = tuple[tuple[int, ...], tuple[int, ...]]
 def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str, ...] = ()) -> None:
     """Run one kernel of a source over a grid (blocks, threads per block).
 
-    args: arrays (None is a null pointer), numbers, and Window's tuples, in the order of the declaration.
+    args: arrays (None is a null pointer), numbers, and structs (tuples of ints, such as Window's, or an array of one
+    `struct`), in the order of the declaration.
     Raises TypeError for an array of another dtype or a wrong number of arguments.
     """
     wanted = _converters(source, kernel)
@@ -65,7 +69,7 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
 def _converters(source: str, kernel: str) -> tuple[Callable[[Any], Any], ...]:
     """What converts each argument; kept, since a launch should not cost more than its kernel."""
     return tuple(
-        _array_of(kernel, ELEMENTS[t.removesuffix("*")]) if t.endswith("*") else SCALARS.get(t) or _struct(t)
+        _array_of(kernel, ELEMENTS[t.removesuffix("*")]) if t.endswith("*") else SCALARS.get(t) or _struct(source, t)
         for t in declarations(source)[kernel]
     )
 
@@ -86,12 +90,18 @@ def _array_of(kernel: str, dtypes: tuple[str, ...]) -> Callable[[Any], Any]:
     return check
 
 
-def _struct(name: str) -> Callable[[Any], Any]:
-    fields = [(field, np.int32) for field in structs()[name]]
+def _struct(source: str, name: str) -> Callable[[Any], Any]:
+    fields = struct(source, name)
 
     @functools.lru_cache(1 << 12)  # to make it anew costs more than the rest of a launch; a network has few windows
-    def convert(value: tuple[int, ...]) -> np.ndarray:
-        return np.array([value], fields)  # CuPy passes it by value
+    def made(value: tuple[int, ...]) -> np.ndarray:
+        return np.array([value], fields)
+
+    def convert(value: Any) -> np.ndarray:
+        given = value if isinstance(value, np.ndarray) else made(value)
+        if given.dtype != fields or given.shape != (1,):
+            raise TypeError(f"{source}: got {given.shape} of {given.dtype}, wanted one struct {name}")
+        return given  # CuPy passes it by value
 
     return convert
 
@@ -123,10 +133,15 @@ def declarations(source: str) -> dict[str, list[str]]:
 
 
 @functools.cache
-def structs() -> dict[str, list[str]]:
-    """The fields of the structs of common.cuh, all ints: {"Window": ["N", "H", ...]}."""
-    found = re.findall(r"struct (\w+) {\s*int ([^;]+);\s*};", (FOLDER / "common.cuh").read_text())
-    return {name: [f.strip() for f in fields.split(",")] for name, fields in found}
+def struct(source: str, name: str) -> np.dtype:
+    """A struct of a source, whose fields are ints, addresses (as numbers), or arrays of another struct."""
+    (body,) = re.findall(rf"struct {name} {{(.*?)}};", text(source), re.S)
+    fields: list[Any] = []
+    for kind, star, names in re.findall(r"(\w+)(\*?) ([^;*]+);", body):
+        dtype = np.uint64 if star else np.int32 if kind == "int" else struct(source, kind)
+        for field, length in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
+            fields.append((field, dtype, int(length)) if length else (field, dtype))
+    return np.dtype(fields)
 
 
 @functools.cache
@@ -215,17 +230,39 @@ def reduction(channels: int, rows: int, taps: int = 1) -> tuple[Grid, int]:
     return ((across, taps, parts), (LANES, ROWS)), parts
 
 
-def joining(results: int, parts: int) -> Grid:
-    """The grid of a kernel that adds parts: 1, 2, 4, ... 128 threads to a result.
+def joining(results: int, parts: int) -> int:
+    """How many threads of a block, 1, 2, 4, ... 32, share the parts of one result.
 
     Enough of them to read all its parts at once, 4 each; but no more threads in all than a GPU holds, which are busy
     with many results as they are (a convolution's weights).
     """
-    down = 1
-    while down < 128 and 4 * down < parts and 2 * down * results <= RESIDENT:
-        down *= 2
-    across = max(8, BLOCK // down)
-    return (-(-results // across),), (across, down)
+    slots = 1
+    while slots < 32 and 4 * slots < parts and 2 * slots * results <= RESIDENT:
+        slots *= 2
+    return slots
+
+
+# Never freed, since a captured graph holds the address; with its stream, so that no other one has that number.
+_tickets: dict[tuple[int, int, int], tuple[Any, Array]] = {}
+
+
+def tickets(count: int, like: Array) -> Array:
+    """Where the blocks of a launch count themselves (join.cuh), `count` uint32: zeros, as the launch leaves them.
+
+    Launches that may run at the same time must not share them: each stream of each thread has its own. Raises
+    ValueError where they are fewer than `count`, RuntimeError where a stream's first ones are asked for in a capture,
+    which would clear them at each launch of the graph but not now.
+    """
+    if count > TICKETS:
+        raise ValueError(f"CUDA kernels: got a launch of {count} tiles to be counted, wanted at most {TICKETS}")
+    module = array_module(like)
+    stream = module.cuda.get_current_stream()
+    key = threading.get_ident(), module.cuda.runtime.getDevice(), stream.ptr
+    if key not in _tickets:
+        if stream.is_capturing():
+            raise RuntimeError("CUDA kernels: got a stream's first launch in a capture, wanted one before the capture")
+        _tickets[key] = stream, module.zeros((TICKETS,), np.uint32)
+    return _tickets[key][1]
 
 
 def pitch(x: Array) -> int | None:
