@@ -2,7 +2,8 @@
 
 On a machine without a GPU the sources run on the CPU (host_cuda), the threads of a block in two ways; with one
 (`pytest -m gpu`) the same tests run there. Small integers are compared bit for bit, since all their sums are exact;
-other numbers within the rounding of float32, or of TF32. Outputs begin as NaN, and are written into a slice of the
+other numbers within the rounding of float32, or of TF32. What is stored in bfloat16 is what is right, computed from the
+rounded inputs and rounded once. Outputs begin as NaN, and are written into a slice of the
 channels of a wider array, whose other channels must stay as they were. Then the sources are spoiled, one fault at a
 time, and the tests must fail.
 """
@@ -59,16 +60,23 @@ def cupy(request, monkeypatch):
 
 
 class Numbers:
-    """Arrays from a seed: small integers, or normal numbers; on the device as channel slices of wider arrays."""
+    """Arrays from a seed: small integers, or normal numbers; on the device as channel slices of wider arrays.
 
-    def __init__(self, cupy, seed, whole=True, sliced=False, beside=None):
+    stored: the dtype of activations, to which they are rounded when they are drawn. Parameters are of float32.
+    """
+
+    def __init__(self, cupy, seed, whole=True, sliced=False, stored="float32", beside=None):
         self.cupy, self.rng, self.whole, self.sliced = cupy, np.random.default_rng(seed), whole, sliced
+        self.dtype = dtype_named(stored)
         self.before, self.after = beside or (
             (4, 4) if seed // 8 % 2 else (3, 2)
         )  # with and without room for wide loads
         self.wide = []
 
     def draw(self, *shape):
+        return self.parameters(*shape).astype(self.dtype).astype(np.float32)
+
+    def parameters(self, *shape):
         if self.whole:
             return self.rng.integers(-4, 5, shape).astype(np.float32)
         return self.rng.standard_normal(shape).astype(np.float32)
@@ -76,8 +84,8 @@ class Numbers:
     def put(self, a):
         """a on the device: alone, or between two strips of NaN channels."""
         if not self.sliced or a.ndim < 2:
-            return self.cupy.asarray(a)
-        wide = np.full((*a.shape[:-1], self.before + a.shape[-1] + self.after), np.nan, np.float32)
+            return self.cupy.asarray(a.astype(self.dtype))
+        wide = np.full((*a.shape[:-1], self.before + a.shape[-1] + self.after), np.nan, self.dtype)
         wide[..., self.before : -self.after] = a
         self.wide.append(self.cupy.asarray(wide))
         return self.wide[-1][..., self.before : -self.after]
@@ -86,19 +94,31 @@ class Numbers:
         """Somewhere to write: None, or a slice whose neighbours are watched."""
         return self.put(np.full(shape, np.nan, np.float32)) if self.sliced else None
 
-    def check(self, got, wanted, tolerance=2e-6):
-        """got (device) is wanted (NumPy, float64): exactly for whole numbers."""
-        got = got.get()
+    def check(self, got, wanted, tolerance=2e-6, dtype=None):
+        """got (device, of `dtype` or as activations are stored) is wanted (NumPy, float64): exactly for whole numbers.
+
+        In bfloat16 it is the rounded number; for others within half a unit of each one's last place besides.
+        """
+        got, wanted = got.get(), np.asarray(wanted)
         assert got.shape == wanted.shape
+        assert got.dtype == (dtype or self.dtype)
+        rounded = got.dtype != np.float32
+        got = got.astype(np.float32)  # exactly; NumPy's comparisons do not know NaN in bfloat16
         if self.whole:
-            np.testing.assert_array_equal(got, wanted)
+            np.testing.assert_array_equal(got, wanted.astype(self.dtype).astype(np.float32) if rounded else wanted)
         else:
             assert np.isfinite(got).all()
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * max(1, np.abs(wanted).max(initial=0)))
+            atol = tolerance * max(1, np.abs(wanted).max(initial=0))
+            np.testing.assert_allclose(got, wanted, rtol=2**-8 if rounded else 0, atol=atol)
         for wide in self.wide:
             strips = wide.get()
             beside = strips[..., : self.before], strips[..., -self.after :]
             assert all(np.isnan(strip).all() for strip in beside), "wrote beside its channels"
+
+
+def dtype_named(stored):
+    """float32, or bfloat16, whose name NumPy knows once ml_dtypes is imported."""
+    return np.dtype(getattr(pytest.importorskip("ml_dtypes"), stored) if stored == "bfloat16" else stored)
 
 
 @st.composite
@@ -133,7 +153,7 @@ def max_pool(cupy, window, n, c, drawn):
 
 def avg_pool(cupy, window, n, c, drawn):
     size, stride, pads, _, plane = window
-    make = Numbers(cupy, drawn[0], False, drawn[2])
+    make = Numbers(cupy, drawn[0], False, *drawn[2:])
     x, include = make.draw(n, *plane, c), drawn[1]
     out_hw = out_size(plane, size, stride, pads, ceil=drawn[0] % 2 == 0)
     args = (size, stride, pads)
@@ -146,7 +166,7 @@ def avg_pool(cupy, window, n, c, drawn):
 
 
 def global_avg_pool(cupy, shape, drawn):
-    make = Numbers(cupy, drawn[0], False, drawn[2])
+    make = Numbers(cupy, drawn[0], False, *drawn[2:])
     x = make.draw(*shape)
     wanted = pool.global_avg_pool(*wide64(x))
     make.check(pool.global_avg_pool(make.put(x), out=make.result(wanted.shape)), wanted)
@@ -160,43 +180,46 @@ def depthwise2d(cupy, window, n, c, drawn):
     kernel, stride, pads, dilation, plane = window
     make = Numbers(cupy, *drawn)
     m = (1, 1, 1, 2, 3)[drawn[0] % 5]
-    x, w, bias = make.draw(n, *plane, c), make.draw(*kernel, c, m), make.draw(c * m) if drawn[0] % 2 else None
+    x, w, bias = (
+        make.draw(n, *plane, c),
+        make.parameters(*kernel, c, m),
+        make.parameters(c * m) if drawn[0] % 2 else None,
+    )
     if make.whole and drawn[0] // 2 % 2:
         x[tuple(make.rng.integers(0, x.shape))] = np.nan  # which only the windows that hold it see
     args = (stride, pads, dilation)
     wanted = depthwise.depthwise2d(*wide64(x, w), bias, *args)
-    b = None if bias is None else make.put(bias)
-    weight = cupy.asarray(w)
+    b, weight = None if bias is None else cupy.asarray(bias), cupy.asarray(w)
     make.check(depthwise.depthwise2d(make.put(x), weight, b, *args, out=make.result(wanted.shape)), wanted)
-    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
+    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.parameters(*w.shape)
     wanted = depthwise.depthwise2d_dx(*wide64(dy, w), x.shape, *args)
     make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args), wanted)
     make.check(depthwise.depthwise2d_dx(make.put(dy), weight, x.shape, *args, into=make.put(dx)), wanted + dx)
     got, wanted = cupy.asarray(dw), dw.astype(np.float64)
     depthwise.depthwise2d_dw(*wide64(x, dy), wanted, *args)
     depthwise.depthwise2d_dw(make.put(x), make.put(dy), got, *args)
-    make.check(got, wanted)
+    make.check(got, wanted, dtype=np.float32)
 
 
 def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6, strips=None):
     kernel, stride, pads, dilation, plane = window
-    make = Numbers(cupy, *drawn, strips)
+    make = Numbers(cupy, *drawn, beside=strips)
     c, o = groups * channels[0], groups * channels[1]
-    x, w = make.draw(n, *plane, c), make.draw(*kernel, channels[0], o)
-    bias, relu = make.draw(o) if drawn[0] % 2 else None, drawn[0] % 3 == 0
+    x, w = make.draw(n, *plane, c), make.parameters(*kernel, channels[0], o)
+    bias, relu = make.parameters(o) if drawn[0] % 2 else None, drawn[0] % 3 == 0
     args = (stride, pads, dilation, groups)
     wanted = conv.conv2d(*wide64(x, w), bias, *args, relu=relu)
     b, weight = None if bias is None else cupy.asarray(bias), cupy.asarray(w)
     out = make.result(wanted.shape)
     make.check(conv.conv2d(make.put(x), weight, b, *args, relu=relu, out=out), wanted, tolerance)
-    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.draw(*w.shape)
+    dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.parameters(*w.shape)
     wanted = conv.conv2d_dx(*wide64(dy, w), x.shape, *args)
     make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args), wanted, tolerance)
     make.check(conv.conv2d_dx(make.put(dy), weight, x.shape, *args, into=make.put(dx)), wanted + dx, tolerance)
     got, wanted = cupy.asarray(dw), dw.astype(np.float64)
     conv.conv2d_dw(*wide64(x, dy), wanted, *args)
     conv.conv2d_dw(make.put(x), make.put(dy), got, *args)
-    make.check(got, wanted, tolerance)
+    make.check(got, wanted, tolerance, dtype=np.float32)
 
 
 def crowded(holds):
@@ -214,22 +237,24 @@ def crowded(holds):
 @crowded
 def batch_norm(cupy, shape, drawn):
     n, h, w, c = shape
-    make = Numbers(cupy, drawn[0], False, drawn[2])
-    far = 1000.0 * (drawn[0] % 2)  # a mean far from 0: what a sum of squares would lose
+    make = Numbers(cupy, drawn[0], False, *drawn[2:])
+    # a mean far from 0: what a sum of squares would lose (bfloat16 would lose the numbers themselves beside 1000)
+    far = (1000.0 if make.dtype == np.float32 else 16.0) * (drawn[0] % 2)
     x, dy = make.draw(n, h + 40, w, c), make.draw(n, h + 40, w, c)
-    x += np.float32(far)
+    x = (x + np.float32(far)).astype(make.dtype).astype(np.float32)
     scaled = drawn[1]
-    gamma, beta = make.draw(c) if scaled else None, make.draw(c)
+    gamma, beta = make.parameters(c) if scaled else None, make.parameters(c)
     mean, var = batchnorm.moments(*wide64(x))
     got_mean, got_var, got_rstd = batchnorm.statistics(make.put(x), 1e-3)
     np.testing.assert_allclose(got_mean.get(), mean, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(got_var.get(), var, rtol=1e-4)  # 1000 + z has lost z's last ten bits before we begin
+    assert got_mean.dtype == got_var.dtype == got_rstd.dtype == np.float32
     rstd = (var + 1e-3) ** -0.5
     np.testing.assert_allclose(got_rstd.get(), rstd, rtol=1e-4)
     statistics = [np.float32(a) for a in (mean, rstd)]
     wide = [*wide64(*statistics), gamma, beta]
     near = [None if a is None else cupy.asarray(a) for a in (*statistics, gamma, beta)]
-    make.check(batchnorm.reciprocal_deviation(cupy.asarray(np.float32(var)), 1e-3), rstd)
+    make.check(batchnorm.reciprocal_deviation(cupy.asarray(np.float32(var)), 1e-3), rstd, dtype=np.float32)
     var = np.float32(var)
     decay = np.array([0.75])
     bound = 1e-6 * (1 + far)
@@ -241,7 +266,7 @@ def batch_norm(cupy, shape, drawn):
         got = batchnorm.batch_norm(make.put(x), *near, relu=relu, out=make.result(x.shape))
         make.check(got, wanted, bound)
         for train in (False, True):
-            added = [make.draw(c) for _ in range(4)]  # dgamma, dbeta and both averages, as they were before
+            added = [make.parameters(c) for _ in range(4)]  # dgamma, dbeta and both averages, as they were before
             results = wide64(*added), [cupy.asarray(a) for a in added]
             own = make.put(x)
             out = own if drawn[0] % 3 else make.result(x.shape)  # dx may be written over x
@@ -256,7 +281,7 @@ def batch_norm(cupy, shape, drawn):
             assert out is None or dx[1] is out
             make.check(dx[1], dx[0], bound)
             for a, b in zip(results[1], results[0], strict=True):  # sums may cancel what their terms rounded
-                make.check(a, b, bound * max(4, (x.size / c) ** 0.5))
+                make.check(a, b, bound * max(4, (x.size / c) ** 0.5), dtype=np.float32)
     x[-1, -1, -1, -1] = np.nan
     y = batchnorm.batch_norm(make.put(x), *near, relu=True).get()
     assert np.isnan(y[-1, -1, -1, -1]) and np.isnan(y).sum() == 1
@@ -303,7 +328,7 @@ def joined_moments(cupy, pixels, channels, groups, shape, team, drawn):
 
 
 def local_response(cupy, shape, drawn):
-    make = Numbers(cupy, drawn[0], False, drawn[2])
+    make = Numbers(cupy, drawn[0], False, *drawn[2:])
     x, dy, dx = (make.draw(*shape) for _ in range(3))
     args = (1 + 2 * (drawn[0] % 3), 0.5, 0.75, 1.5)
     wanted = lrn.lrn(*wide64(x), *args)
@@ -329,10 +354,10 @@ def elements(cupy, shape, drawn):
     make.check(elementwise.scaled(make.put(a), 0.5, out=make.result(shape)), 0.5 * a)
     make.check(elementwise.copy_to(make.put(dx), make.put(a)), a)
     make.check(elementwise.add_to(make.put(dx), make.put(a)), dx + a)
-    into = make.draw(shape[-1])
+    into = make.parameters(shape[-1])
     got = cupy.asarray(into)
     elementwise.sum_rows(make.put(a), got)
-    make.check(got, into + a.astype(np.float64).sum((0, 1, 2)))
+    make.check(got, into + a.astype(np.float64).sum((0, 1, 2)), dtype=np.float32)
 
 
 def cross_entropy(cupy, n, k, drawn):
@@ -341,7 +366,7 @@ def cross_entropy(cupy, n, k, drawn):
     labels = make.rng.integers(0, k, n)
     wanted, dwanted = loss.softmax_cross_entropy(*wide64(logits), labels, 0.1 * drawn[2])
     got, dlogits = loss.softmax_cross_entropy(cupy.asarray(logits), cupy.asarray(labels), 0.1 * drawn[2])
-    make.check(got, np.asarray(wanted))
+    make.check(got, wanted)
     make.check(dlogits, dwanted)
 
 
@@ -440,7 +465,7 @@ def random_masks(cupy, first, second, where, drawn):
 
 
 def augmented(cupy, n, plane, c, pad, cutout, drawn):
-    seed, _, cropped = drawn
+    seed, _, cropped, *stored = drawn
     rng = np.random.default_rng(seed)
     images, labels = rng.integers(0, 256, (7, *plane, c), np.uint8), rng.integers(0, 10, 7, np.int32)
     index = rng.integers(0, 7, n)
@@ -451,11 +476,11 @@ def augmented(cupy, n, plane, c, pad, cutout, drawn):
     if cropped:
         wanted = batches.augment(wanted, pad, mean, crops[0], cutout=cutout, mirrored=told)
     colours = np.float32(mean), 1 / np.float32(std), np.rint(mean).astype(np.uint8)
-    x, chosen = cupy.empty((n, *plane, c), np.float32), cupy.empty((n,), np.int32)
+    x, chosen = cupy.empty((n, *plane, c), dtype_named(*stored or ["float32"])), cupy.empty((n,), np.int32)
     choice = augment.choices(index, plane, pad, cutout, crops[1], told)
     near = [cupy.asarray(a) for a in (images, labels, choice)]
     augment.augment(*near, tuple(map(cupy.asarray, colours)), pad, cutout, x, chosen)
-    np.testing.assert_array_equal(x.get(), batches.normalise(wanted, mean, std))
+    np.testing.assert_array_equal(x.get(), batches.normalise(wanted, mean, std).astype(x.dtype))
     np.testing.assert_array_equal(chosen.get(), labels[index])
 
 
@@ -501,11 +526,21 @@ PROPERTIES = {
     random_masks: st.tuples(st.integers(1, 30), st.integers(1, 100), st.tuples(words, words, words, words), numbers()),
     totals: st.tuples(st.sampled_from([1, 2, 5, 255, 300]), st.sampled_from([1, 2, 3, 10, 33]), seeds),
 }
+# Those of activations, which may be stored in bfloat16. (A convolution in float32 is the array module's product.)
+STORING = [max_pool, avg_pool, global_avg_pool, depthwise2d, batch_norm, local_response, elements, augmented]
+
+
+def in_dtype(stored, drawn):
+    """What was drawn for a property, with the dtype of its activations after its numbers."""
+    *rest, numbers = drawn
+    return *rest, (*numbers, stored)
 
 
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda p: p.__name__)
 def test_cuda_kernels_give_the_plain_kernels_numbers(holds, cupy):
-    within_test(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+    both = holds in STORING  # the examples are shared between two dtypes
+    some = settings(within_test, max_examples=-(-settings.default.max_examples // (1 + both)))
+    some(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
 
 
 def test_moments_of_nothing_are_refused(cupy, monkeypatch):
@@ -525,30 +560,47 @@ def test_sums_that_one_launch_cannot_make_are_refused(cupy):
         cuda_elementwise.sum_parts((part, cupy.zeros(3, np.float64)))
 
 
+@pytest.mark.parametrize("holds", STORING, ids=lambda p: p.__name__)
+def test_cuda_kernels_store_the_plain_kernels_numbers_in_bfloat16(holds, cupy):
+    some = settings(within_test, max_examples=settings.default.max_examples // 2)
+    some(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *in_dtype("bfloat16", drawn))))()
+
+
+BF16 = {"float32": (), "bfloat16": ("-DBF16",)}
 SEEDS = {"own": (4, False), "beside 3": (4, True), "beside 4": (12, True)}  # where arrays lie, by Numbers
 
 
 @pytest.mark.parametrize("where", SEEDS)
-@pytest.mark.parametrize("c", [1, 3, 4, 5, 6, 8, 17, 48, 300])
-def test_vectors_of_channels_are_taken_where_they_fit(c, where, cupy, monkeypatch):
+@pytest.mark.parametrize(
+    "c, stored", [*((c, "float32") for c in (1, 3, 4, 5, 6, 8, 17, 48, 300)), *((c, "bfloat16") for c in (1, 5, 6, 48))]
+)
+def test_vectors_of_channels_are_taken_where_they_fit(c, where, stored, cupy, monkeypatch):
     """Bit for bit as far as numbers are whole: 4 or 2 channels at once give what one at a time does."""
     compiled, function = set(), launch.function
     monkeypatch.setattr(launch, "function", lambda *args: (compiled.add(args[2]), function(*args))[1])
     seed, sliced = SEEDS[where]
     for shape in ((1, 1, 1, c), (2, 3, 5, c)):
         for whole in (True, False):
-            elements(cupy, shape, (seed, whole, sliced))
+            elements(cupy, shape, (seed, whole, sliced, stored))
         if c < 50:
-            batch_norm(cupy, shape, (seed, True, sliced))
+            batch_norm(cupy, shape, (seed, True, sliced, stored))
     fits = 1 if where == "beside 3" else 4 if c % 4 == 0 else 2 if c % 2 == 0 else 1
-    assert launch.variant(fits) in compiled
+    wanted = launch.variant(fits) + BF16[stored]
+    assert wanted in compiled
     if sliced:
-        assert compiled == {launch.variant(fits), ()}
+        assert compiled == {wanted, ()}
 
 
-@pytest.mark.parametrize("channels, widths", [(1, "1"), (3, "1"), (5, "1"), (17, "1"), (6, "12"), (8, "14")])
+@pytest.mark.parametrize(
+    "channels, widths, stored",
+    [
+        *((channels, "1", "float32") for channels in (1, 3, 5, 17)),
+        *((6, "12", stored) for stored in ("float32", "bfloat16")),
+        *((8, "14", stored) for stored in ("float32", "bfloat16")),
+    ],
+)
 @pytest.mark.parametrize("size, stride", [*launch.KNOWN, ((2, 3), (3, 1))])
-def test_windows_of_every_variant(size, stride, channels, widths, cupy, monkeypatch):
+def test_windows_of_every_variant(size, stride, channels, widths, stored, cupy, monkeypatch):
     """One pixel and several, alone and in slices of channels that begin at 3 and at 4: each width occurs."""
     used, function = set(), launch.function
     monkeypatch.setattr(launch, "function", lambda *kernel: (used.add(kernel[::2]), function(*kernel))[1])
@@ -556,8 +608,8 @@ def test_windows_of_every_variant(size, stride, channels, widths, cupy, monkeypa
     for plane in ((1, 1), (6, 9)):
         for seed, sliced in ((0, False), (1, True), (10, True)):  # 10: slices at 4
             for holds in (max_pool, avg_pool, depthwise2d):
-                holds(cupy, (size, stride, pads, (1, 1), plane), 2, channels, (seed, True, sliced))
-    wanted = {launch.variant(int(vec), size, stride) for vec in widths}
+                holds(cupy, (size, stride, pads, (1, 1), plane), 2, channels, (seed, True, sliced, stored))
+    wanted = {launch.variant(int(vec), size, stride) + BF16[stored] for vec in widths}
     for source in ("pool.cu", "depthwise.cu"):
         assert {options for name, options in used if name == source} == wanted
 
@@ -954,13 +1006,46 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "square -= total * total / count;", ""),
     ("conv.cu", "part += group * out + column;", "part += column;"),
 ]
-every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in faults]
+# Of two floats in one store: the first in the lower half. A store of one, or of an odd number, rounds each by itself.
+PAIR = "bfloat16_pair(v[j], v[j + 1])"
+BF16_FAULTS = {
+    elements: [
+        ("common.cuh", PAIR, "(unsigned&)v.at[j] >> 16 | (unsigned&)v.at[j + 1] >> 16 << 16"),  # truncated
+        ("common.cuh", "(unsigned short)bfloat16_pair(x, 0.f)", "(unsigned short)((unsigned&)x >> 16)"),
+        ("common.cuh", PAIR, "bfloat16_pair(v[j + 1], v[j])"),
+        ("vector.cuh", "load<VEC>(pixel(x + c, r, ld))", "load<VEC>((T*)((float*)pixel(x, r, ld) + c))"),  # by 4 bytes
+    ],
+    depthwise2d: [
+        ("common.cuh", "+= before.at[j]", "= value(rounded<T>(v.at[j])) + before.at[j]"),  # rounded twice
+        ("depthwise.cu", "weight.at[j];\n      }", "value(rounded<bfloat16>(weight.at[j]));\n      }"),
+    ],
+    max_pool: [("common.cuh", "+= before.at[j]", "= value(rounded<T>(v.at[j])) + before.at[j]")],
+    avg_pool: [("common.cuh", "+= before.at[j]", "= value(rounded<T>(v.at[j])) + before.at[j]")],
+    batch_norm: [
+        ("common.cuh", PAIR, "bfloat16_pair(v[j + 1], v[j])"),
+        ("batchnorm.cu", "centred = v[j] - k.mean[j]", "centred = value(rounded<Real>(v[j] - k.mean[j]))"),
+    ],
+    local_response: [
+        (
+            "lrn.cu",
+            "rounded<Real>(add ? value(*at) + v : v)",
+            "rounded<Real>(add ? value(*at) + value(rounded<Real>(v)) : v)",
+        )
+    ],
+    augmented: [("common.cuh", "(unsigned short)bfloat16_pair(x, 0.f)", "(unsigned short)((unsigned&)x >> 16)")],
+}
+every_fault = [
+    *((holds, fault, "float32") for holds, faults in FAULTS.items() for fault in faults),
+    *((holds, fault, "bfloat16") for holds, faults in BF16_FAULTS.items() for fault in faults),
+]
 
 
 @on_host
 @pytest.mark.long
-@pytest.mark.parametrize("holds, fault", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else v.__name__)
-def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
+@pytest.mark.parametrize(
+    "holds, fault, stored", every_fault, ids=lambda v: v[2] if isinstance(v, tuple) else getattr(v, "__name__", v)
+)
+def test_a_spoiled_kernel_is_caught(holds, fault, stored, monkeypatch):
     monkeypatch.setattr(backend, "precision", "float32")
     cupy = strict_cupy.pretend(monkeypatch)
     once = settings(
@@ -974,7 +1059,10 @@ def test_a_spoiled_kernel_is_caught(holds, fault, monkeypatch):
     with pytest.raises(AssertionError):
         for greedy in (True, False):  # a barrier that is missing shows in one of them
             host_cuda.on_host(monkeypatch, greedy=greedy, fault=fault)
-            once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+            if stored == "float32":
+                once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *drawn)))()
+            else:
+                once(given(PROPERTIES[holds])(lambda drawn: holds(cupy, *in_dtype(stored, drawn))))()
 
 
 @on_host

@@ -29,6 +29,7 @@ BLOCKS = 2048  # that keep a GPU busy: 132 multiprocessors hold 8 blocks each
 SUMMING, PARTS = 512, 256  # threads of a block that sums rows, and how many such blocks
 RESIDENT = 2**18  # threads that a GPU holds: 2048 on each of 132 multiprocessors
 TICKETS = 2**16  # of a stream
+FLOAT32 = np.dtype(np.float32)  # (np.float32 itself has another hash)
 SCALARS = {"int": np.int32, "long long": np.int64, "float": np.float32}
 ELEMENTS = {
     "Real": ("float32", "bfloat16"),
@@ -57,7 +58,7 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
     stored = {args[i].dtype for i in _activations(source, kernel) if args[i] is not None}
     if len(stored) > 1:
         raise TypeError(f"{kernel}: got arrays of {' and '.join(sorted(map(str, stored)))}, wanted one dtype")
-    if stored and np.float32 not in stored:
+    if stored and FLOAT32 not in stored:
         options += ("-DBF16",)
     blocks, threads = grid
     if min(blocks) > 0:
