@@ -208,8 +208,9 @@ def conv2d(cupy, window, n, groups, channels, drawn, tolerance=2e-6, strips=None
     x, w = make.draw(n, *plane, c), make.parameters(*kernel, channels[0], o)
     bias, relu = make.parameters(o) if drawn[0] % 2 else None, drawn[0] % 3 == 0
     args = (stride, pads, dilation, groups)
-    wanted = conv.conv2d(*wide64(x, w), bias, *args, relu=relu)
     b, weight = None if bias is None else cupy.asarray(bias), cupy.asarray(w)
+    w = w.astype(make.dtype)  # both factors are rounded
+    wanted = conv.conv2d(*wide64(x, w), bias, *args, relu=relu)
     out = make.result(wanted.shape)
     make.check(conv.conv2d(make.put(x), weight, b, *args, relu=relu, out=out), wanted, tolerance)
     dy, dx, dw = make.draw(*wanted.shape), make.draw(*x.shape), make.parameters(*w.shape)
@@ -638,22 +639,24 @@ def near_a_kink(case):
 # -- convolution on tensor cores -----------------------------------------------------------------------------------
 
 
-def whole_convolution(cupy, case):
-    """conv2d's property on one configuration, with TF32; slices keep the alignment of their channels, if any."""
+def whole_convolution(cupy, case, stored="float32"):
+    """conv2d's property on one configuration; slices keep the alignment of their channels, if any."""
     window, n, groups, channels, drawn = case
     strips = (4, 8) if all(c % 4 == 0 for c in channels) else (3, 2)
-    conv2d(cupy, window, n, groups, channels, drawn, tolerance=3e-3, strips=strips)
+    tolerance = 3e-3 if stored == "float32" else 2e-6  # TF32's rounding is not in what is wanted
+    conv2d(cupy, window, n, groups, channels, (*drawn, stored), tolerance, strips)
 
 
-def convolution_moments(cupy, case):
-    """The moments that the convolution leaves are those of its result; 100 is a mean that squares would drown in."""
+def convolution_moments(cupy, case, stored="float32"):
+    """The moments that the convolution leaves are those of its result as it is stored; 100 is a mean that squares would
+    drown in."""
     (kernel, stride, pads, dilation, plane), n, groups, channels, (seed, _, sliced) = case
-    make = Numbers(cupy, seed, False, sliced)
-    x, w = make.draw(n, *plane, groups * channels[0]) + 100, make.draw(*kernel, channels[0], groups * channels[1])
+    make = Numbers(cupy, seed, False, sliced, stored)
+    x, w = make.draw(n, *plane, groups * channels[0]) + 100, make.parameters(*kernel, channels[0], groups * channels[1])
     got = conv.conv2d_moments(make.put(x), cupy.asarray(w), stride, pads, dilation, groups, eps=1.0)
     y = got[0].get().astype(np.float64)
     for a, b in zip(got[1:], batchnorm.statistics(y, 1.0), strict=True):
-        make.check(a, b, 1e-5)
+        make.check(a, b, 1e-5, dtype=np.float32)
 
 
 TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, (seed, whole, sliced)
@@ -675,25 +678,31 @@ TILES = [  # (kernel, stride, pads, dilation, plane), images, groups, channels, 
 SHAPES = [(128, bn, 1) for bn in (16, 32, 48, 64, 96)] + [(64, bn, 2) for bn in (16, 32, 48, 64)]
 
 
+@pytest.mark.parametrize("stored", BF16)
 @pytest.mark.parametrize("case", TILES, ids=str)
-def test_tensor_cores_give_the_plain_convolution(case, cupy, monkeypatch):
+def test_tensor_cores_give_the_plain_convolution(case, stored, cupy, monkeypatch):
     monkeypatch.setattr(backend, "precision", "tf32")
-    whole_convolution(cupy, case)
-    convolution_moments(cupy, case)
+    if stored == "bfloat16" and case == TILES[-1]:
+        with pytest.raises(TypeError, match="conv2d: got an array of bfloat16, for which it has no kernel"):
+            whole_convolution(cupy, case, stored)
+        return
+    whole_convolution(cupy, case, stored)
+    convolution_moments(cupy, case, stored)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stored", BF16)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_shape_of_tile_gives_the_plain_convolution(shape, cupy, monkeypatch):
-    """Several tiles each way, copies of 4, 2 and 1 floats."""
+def test_every_shape_of_tile_gives_the_plain_convolution(shape, stored, cupy, monkeypatch):
+    """Several tiles each way, copies of 4, 2 and 1 numbers."""
     monkeypatch.setattr(backend, "precision", "tf32")
     monkeypatch.setattr(cuda_conv, "_tile", lambda *sizes: shape)
     monkeypatch.setattr(cuda_conv, "_dw_tile", lambda *sizes: shape)
     for channels in ((20, 120), (120, 20), (6, 14), (11, 17)):
         window = ((3, 2), (1, 2), ((1, 1), (0, 1)), (1, 1), (9, 17))
         case = window, 2, 1, channels, (sum(channels), True, True)
-        whole_convolution(cupy, case)
-        convolution_moments(cupy, case)
+        whole_convolution(cupy, case, stored)
+        convolution_moments(cupy, case, stored)
 
 
 def factors_are_rounded(cupy):
@@ -710,9 +719,20 @@ def factors_are_rounded(cupy):
             assert (dw.get() == wanted).all()
 
 
+def weights_are_rounded(cupy):
+    """To the nearest number of bfloat16, of two to the even one: activations are such numbers already."""
+    one, args = cupy.asarray(np.ones((1, 1, 1, 4), dtype_named("bfloat16"))), ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    for weight, wanted in ((1 + 3 * 2**-9, 1 + 2**-7), (1 + 2**-9, 1), (1 + 2**-8, 1), (1 + 3 * 2**-8, 1 + 2**-6)):
+        w = cupy.asarray(np.full((1, 1, 4, 1), weight, np.float32))
+        dx = conv.conv2d_dx(one, w.reshape(1, 1, 1, 4), (1, 1, 1, 1), *args)
+        assert conv.conv2d(one, w, None, *args).get().item() == dx.get().item() == 4 * wanted
+
+
 def test_factors_are_rounded_to_the_nearest(cupy, monkeypatch):
     monkeypatch.setattr(backend, "precision", "tf32")
     factors_are_rounded(cupy)
+    pytest.importorskip("ml_dtypes")
+    weights_are_rounded(cupy)
 
 
 def test_more_elements_than_ints_count_are_refused():
@@ -721,10 +741,10 @@ def test_more_elements_than_ints_count_are_refused():
         cuda_conv._countable(d, 4, 4)
 
 
-def a_nan_stays(cupy):
+def a_nan_stays(cupy, stored="float32"):
     """A NaN or an infinity in one pixel reaches the outputs whose windows hold it, and no others."""
     kernel, stride, pads, dilation, plane = TILES[0][0]
-    make = Numbers(cupy, 9)
+    make = Numbers(cupy, 9, stored=stored)
     x, w = make.draw(2, *plane, 6), make.draw(*kernel, 6, 8)
     x[1, 0, 3, 2] = x[0, 7, 0, 0] = np.nan
     x[1, 7, 7, 1] = np.uint32(0x7FFFFFFF).view(np.float32)  # the NaN that a GPU makes
@@ -732,8 +752,8 @@ def a_nan_stays(cupy):
     args = (stride, pads, dilation, 1)
     with np.errstate(invalid="ignore"):
         wanted = conv.conv2d(*wide64(x, w), None, *args)
-    make.check(conv.conv2d(cupy.asarray(x), cupy.asarray(w), None, *args), wanted)
-    _, *moments = conv.conv2d_moments(cupy.asarray(x), cupy.asarray(w), *args, eps=1.0)
+    make.check(conv.conv2d(make.put(x), cupy.asarray(w), None, *args), wanted)
+    _, *moments = conv.conv2d_moments(make.put(x), cupy.asarray(w), *args, eps=1.0)
     assert all(np.isnan(a.get()).all() for a in moments)
 
 
@@ -750,9 +770,10 @@ def test_an_infinite_weight_reaches_the_pixels_that_it_meets(size, stride, cupy)
     make.check(depthwise.depthwise2d_dx(cupy.asarray(dy), cupy.asarray(w), (2, 6, 9, 4), *args), wanted)
 
 
-def test_a_nan_stays_where_windows_see_it(cupy, monkeypatch):
+@pytest.mark.parametrize("stored", BF16)
+def test_a_nan_stays_where_windows_see_it(stored, cupy, monkeypatch):
     monkeypatch.setattr(backend, "precision", "tf32")
-    a_nan_stays(cupy)
+    a_nan_stays(cupy, stored)
 
 
 def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
@@ -979,7 +1000,7 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "last + 2 * BK, shared.terms_a", "last + BK, shared.terms_a"),  # no list for the last loads
     ("conv.cu", "list_terms(a, first + step", "list_terms(a, step"),  # the first part's pixels
     ("conv.cu", "const int l = LEFT ? i % 2 : i / 2, k = LEFT ? i / 2 : i % 2", "const int l = i % 2, k = i / 2"),
-    ("conv.cu", "quad[i] = tf32(", "quad[i] = ("),  # truncated
+    ("conv.cu", "return tf32(__uint_as_float(v[first]))", "return v[first]"),  # truncated
     ("conv.cu", "fb[j / 2] + j % 2 * 2", "fb[j / 2] + (1 - j % 2) * 2"),
     ("conv.cu", "h % 4 * 2 + h / 4", "h"),  # columns in another order than results
     ("conv.cu", "r < STRIPS / 4 * 2 ? r % 2 : n / 2", "r % 2"),
@@ -1120,3 +1141,45 @@ def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
         for case in TILES:
             whole_convolution(cupy, case)
             convolution_moments(cupy, case)
+
+
+# Of words of two numbers. What both precisions share is spoiled above.
+BF16_TENSOR_CORE_FAULTS = [
+    ("conv.cu", "second = first + (ALONG_K ? 1 : 4)", "second = first + 1"),  # two lines in a word, not two terms
+    (
+        "conv.cu",
+        "halves(v[first / 2], v[second / 2 % HELD], l % 2)",
+        "halves(v[first / 2], v[second / 2 % HELD], false)",
+    ),
+    ("conv.cu", "halves(v[first], v[second % HELD], false)", "v[first]"),  # the second term is lost
+    (
+        "conv.cu",
+        "bfloat16_pair(__uint_as_float(v[first]), __uint_as_float(v[second % HELD]))",
+        "halves(v[first] >> 16, v[second % HELD] >> 16, false)",
+    ),  # weights are truncated
+    ("conv.cu", "BK = WORDS * PER_WORD", "BK = WORDS"),
+    ("conv.cu", "hold(word(p) * PER_WORD / GRAIN)", "hold(word(p) / GRAIN)"),
+    ("conv.cu", "static constexpr int DEEP = 4 * PER_WORD", "static constexpr int DEEP = 4"),
+    ("conv.cu", "run[n] = value(rounded<Real>(run[n]));", ";"),  # moments of what is not stored
+    (
+        "conv.cu",
+        "if (n < count) to[n] = rounded<T>(run[n])",
+        "if (n < count) to[n] = rounded<T>(value(rounded<T>(run[n])) * 1.01f)",
+    ),
+    ("conv.cu", "/ sizeof(T) | ld", "/ 4 | ld"),  # addresses that are no multiples of 8 bytes
+]
+
+
+@on_host
+@pytest.mark.long
+@pytest.mark.parametrize("fault", BF16_TENSOR_CORE_FAULTS, ids=lambda f: f[2])
+def test_a_spoiled_convolution_in_bfloat16_is_caught(fault, monkeypatch):
+    host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
+    monkeypatch.setattr(backend, "precision", "tf32")
+    cupy = strict_cupy.pretend(monkeypatch)
+    with pytest.raises(AssertionError):
+        a_nan_stays(cupy, "bfloat16")
+        weights_are_rounded(cupy)
+        for case in TILES[:-1]:
+            whole_convolution(cupy, case, "bfloat16")
+            convolution_moments(cupy, case, "bfloat16")
