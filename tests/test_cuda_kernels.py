@@ -800,6 +800,7 @@ FAULTS = {
         ("join.cuh", "all.b - all.a * off", "all.b"),
         ("join.cuh", "rsqrtf(var + eps)", "rsqrtf(var)"),
         ("join.cuh", "squares < 0 ? 0.f : (float)squares", "squares > 0 ? (float)squares : 0.f"),  # a NaN is hidden
+        ("conv.cu", "part += group * out + column;", "part += column;"),
         ("conv.cu", "of_teams : nullptr, teams", "of_teams : nullptr, teams - 1"),  # one team too few
         ("conv.cu", "min(team, blocks - first)", "team"),
         ("conv.cu", "min(share, pixels - own * share)", "share"),
@@ -908,7 +909,6 @@ TENSOR_CORE_FAULTS = [
     ("conv.cu", "near[place(j, p)] = sum[0][j][p];\n  __syncthreads();", "near[place(j, p)] = sum[0][j][p];"),
     ("conv.cu", "for (int o = 4; o < 32; o *= 2) {", "for (int o = 4; o < 16; o *= 2) {"),
     ("conv.cu", "square -= total * total / count;", ""),
-    ("conv.cu", "part += group * out + column;", "part += column;"),
 ]
 every_fault = [(holds, fault) for holds, faults in FAULTS.items() for fault in faults]
 
