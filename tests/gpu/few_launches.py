@@ -14,6 +14,7 @@ from dry import DRY, cupy, small
 
 from inception_np.data.random import stream
 from inception_np.kernels import batchnorm, clip, conv, depthwise, elementwise, loss, lrn, philox, pool, update
+from inception_np.kernels.cuda.side_stream import side_stream
 from inception_np.kernels.window import out_size
 
 # images, plane, channels in, channels out, kernel, stride, pads
@@ -43,6 +44,9 @@ def main():
         for c, o, groups in ((8, 12, 1), (7, 5, 1), (6, 10, 2), (64, 70, 1)):
             for stride in (1, 2):
                 convolution(put, module, 2, (9, 7), c, o, (3, 3), (stride, stride), ((1, 1), (0, 1)), groups)
+        with side_stream(module.cuda.Stream(non_blocking=True)):  # sums of several layers in one launch,
+            convolution(put, module, 8, (40, 40), 8, 12, (1, 1), (1, 1), ((0, 0), (0, 0)), 1)  # and teams of blocks
+            convolution(put, module, 2, (9, 7), 7, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), 1)
         others(put, module, rng)
     module.cuda.runtime.deviceSynchronize()
 
