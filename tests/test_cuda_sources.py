@@ -95,6 +95,15 @@ def test_launch_converts_what_it_passes(monkeypatch):
     assert [type(v) for v in first[5][5:]] == [np.int32] * 3 and first[5][5:] == (1, 2, 1)
     assert tuple(first[5][4].item()) == window and first[5][4].dtype.names == tuple(launch.structs()["Window"])
     assert first[5][4] is second[5][4], "the struct was made anew"
+    half = x.astype(pytest.importorskip("ml_dtypes").bfloat16)
+    launch.launch(
+        "depthwise.cu", "depthwise2d", ((1,), (2,)), half, x, None, half, window, 1, 2, True, options=("-DA",)
+    )
+    assert passed.pop()[2] == ("-DA", "-DBF16")
+    with pytest.raises(TypeError, match="depthwise2d: got arrays of bfloat16 and float32, wanted one dtype"):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), half, x, None, x, window, 1, 2, True)
+    with pytest.raises(TypeError, match="depthwise2d: got an array of bfloat16, wanted float32"):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), x, half, None, x, window, 1, 2, True)
     with pytest.raises(TypeError, match="global_avg_pool: got an array of float64, wanted float32"):
         launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x, x.astype(np.float64), 1, 1, 1, 1, 1)
     with pytest.raises(TypeError, match="global_avg_pool: got 1 arguments, wanted 7"):

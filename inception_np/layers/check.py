@@ -38,7 +38,9 @@ def check_floating(who: str, x: Array) -> None:
     Raises TypeError.
     """
     dtype = getattr(x, "dtype", None)
-    if not isinstance(dtype, np.dtype) or (dtype not in DTYPES and (isinstance(x, np.ndarray) or dtype.name != "bfloat16")):
+    if not isinstance(dtype, np.dtype) or (
+        dtype not in DTYPES and (isinstance(x, np.ndarray) or dtype.name != "bfloat16")
+    ):
         got = type(x).__name__ if dtype is None else f"an array of {dtype}"
         raise TypeError(f"{who}: got {got}, wanted an array of float32 or float64")
 
@@ -63,14 +65,16 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:
-    """x an array of floats, of the dtype of the layer's weights. Raises TypeError, which says how to change it."""
+    """x an array of floats, of the dtype of the layer's weights; bfloat16 goes with weights of float32.
+
+    Raises TypeError, which says how to change it.
+    """
     if getattr(x, "dtype", None) == w.dtype:
         return
     check_floating(who, x)
-    if not (x.dtype.kind == "c" or w.dtype.kind == "c"):
-        raise TypeError(
-            f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {str(x.dtype)!r}) changes it"
-        )
+    wanted = "float32" if x.dtype.name == "bfloat16" else str(x.dtype)  # of the weights
+    if not (x.dtype.kind == "c" or w.dtype.kind == "c" or w.dtype == wanted):
+        raise TypeError(f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {wanted!r}) changes it")
 
 
 def check_kind(who: str, layer: Any, wanted: type, instead: str) -> None:
