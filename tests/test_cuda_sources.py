@@ -23,6 +23,16 @@ OPTIONS |= {source: [launch.variant(vec) for vec in (1, 2, 4)] for source in ("b
 # with compute capability 7.5; with 9.0 they make do with 64), 16 leave 128, 12 leave 168, 8 leave 255.
 BUDGET = {"depthwise.cu": 128, "pool.cu": 80}
 USUAL_BUDGET = 64
+STORING = {source for source in SOURCES if any("Real*" in types for types in launch.declarations(source).values())}
+
+
+def variants(source, sm):
+    """The options to compile a source with; for bfloat16, since 80, all of the widest and one of each other width."""
+    options = OPTIONS.get(source, [()])
+    if sm < 80 or source not in STORING:
+        return options
+    last = {o[:1]: o for o in options}  # of each width
+    return [*options, *((*o, "-DBF16") for o in options if o[:1] == ("-DVEC=4",) or o in last.values())]
 
 
 def budget(source, options):
@@ -48,7 +58,7 @@ needs_nvrtc = pytest.mark.skipif(bool(missing), reason=missing or "NVRTC is here
 def test_source_compiles_within_its_registers(source, sm):
     if source in TENSOR_CORES and sm < 80:
         pytest.skip("TF32 needs compute capability 8.0")
-    for options in OPTIONS.get(source, [()]):
+    for options in variants(source, sm):
         errors, used = nvrtc.compile_cubin(launch.text(source), sm, options)
         assert not errors, errors
         assert used.keys() == launch.declarations(source).keys()
