@@ -27,12 +27,12 @@ STORING = {source for source in SOURCES if any("Real*" in types for types in lau
 
 
 def variants(source, sm):
-    """The options to compile a source with; for bfloat16, since 80, all of the widest and one of each other width."""
+    """The options to compile a source with; for bfloat16, since 80, all of the widest and one of single numbers."""
     options = OPTIONS.get(source, [()])
     if sm < 80 or source not in STORING:
         return options
-    last = {o[:1]: o for o in options}  # of each width
-    return [*options, *((*o, "-DBF16") for o in options if o[:1] == ("-DVEC=4",) or o in last.values())]
+    widest, single = [o for o in options if o[:1] in (("-DVEC=4",), ())], [o for o in options if "-DVEC=1" in o]
+    return [*options, *((*o, "-DBF16") for o in [*widest, *single[-1:]])]
 
 
 def budget(source, options):
