@@ -10,10 +10,10 @@ import strict_cupy
 from hypothesis import HealthCheck, given, settings
 from on_device import gradients
 
-from inception_np import SGD, Mode, ReLU, RMSProp, create_model, list_models, softmax_cross_entropy
+from inception_np import SGD, BatchNorm, Mode, ReLU, RMSProp, create_model, list_models, softmax_cross_entropy
 from inception_np.backend import device as backend
 from inception_np.kernels import conv
-from inception_np.layer import Layer, move, named_buffers, vectors
+from inception_np.layer import Layer, cast, move, named_buffers, vectors
 from inception_np.models.network import smallest_image
 from inception_np.testing import LAYERS, networks
 from inception_np.training.evaluate import evaluate
@@ -101,6 +101,32 @@ def test_evaluation_gives_the_same_bits(cupy):
         np.testing.assert_array_equal(got[2], wanted[2])
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_bfloat16_is_for_a_gpu(name):
+    """No layer takes it on a CPU, where its sums would be rounded at every step."""
+    stored = pytest.importorskip("ml_dtypes").bfloat16
+
+    def refused(case):
+        for dtype in (np.float32, np.float64):
+            with pytest.raises(TypeError, match="got an array of bfloat16, wanted an array of float32 or float64"):
+                case.layer(dtype).forward(case.x(stored), case.mode())
+
+    settings(max_examples=3)(given(LAYERS[name])(refused))()
+
+
+def test_bfloat16_goes_with_weights_of_float32(cupy):
+    stored = pytest.importorskip("ml_dtypes").bfloat16
+    bn = BatchNorm(2)
+    x = cupy.asarray(np.ones((1, 2, 3, 2), stored))
+    with pytest.raises(
+        TypeError,
+        match=r"^BatchNorm: got x of bfloat16, wanted the weights' float64; cast\(layer, 'float32'\) changes it$",
+    ):
+        cast(bn, np.float64).forward(x, Mode())
+    with pytest.raises(TypeError, match=r"^cast: got .*bfloat16.*, wanted float32, float64 or complex128$"):
+        cast(bn, stored)
+
+
 # -- the stand-in itself -------------------------------------------------------------------------------------------
 
 
@@ -146,6 +172,19 @@ def test_sums_are_arrays_and_views_know_their_base(cupy):
     assert type(x.sum()) is strict_cupy.ndarray and x.sum().shape == ()
     assert x[0].reshape(3, 1).base is x and x.base is None
     assert (x + 1).base is None
+
+
+def test_bfloat16_is_a_dtype_like_others(cupy):
+    stored = pytest.importorskip("ml_dtypes").bfloat16
+    wide = np.float32([[1, 1 + 2**-8, 1 + 3 * 2**-8, -2.5, np.inf, np.nan]])
+    x = cupy.asarray(wide).astype(stored)
+    np.testing.assert_array_equal(x.astype(np.float32).get(), [[1, 1, 1 + 4 * 2**-8, -2.5, np.inf, np.nan]])
+    for a in (x, x.copy(), x[:, 1:], cupy.asarray(x.get()), cupy.zeros((2, 3), stored), x.reshape(2, 3), x.sum(0)):
+        assert type(a) is strict_cupy.ndarray and a.dtype == stored and a.itemsize == 2
+    assert x[:, 1:].base is x
+    assert np.isnan(cupy.empty((2, 3), stored).get().astype(np.float32)).all(), "what nobody has written"
+    x[:, :3] = cupy.asarray(wide[:, 3:])  # rounded as it is stored
+    np.testing.assert_array_equal(x.get().astype(np.float32), [[-2.5, np.inf, np.nan, -2.5, np.inf, np.nan]])
 
 
 def test_names_exist_in_cupy():

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from numerics import strewn
 from on_device import gradients
 
-from inception_np import Mode, create_model, list_models
+from inception_np import Concat, Layer, Mode, ReLU, Residual, Sequential, create_model, list_models
 from inception_np.backend import device as backend
 from inception_np.data import batches
 from inception_np.data.random import stream
@@ -33,8 +33,9 @@ from inception_np.kernels.cuda import conv as cuda_conv
 from inception_np.kernels.cuda import elementwise as cuda_elementwise
 from inception_np.kernels.window import out_size
 from inception_np.layer import named_params
+from inception_np.layers.linear import Scale
 from inception_np.models.network import smallest_image
-from inception_np.testing import LAYERS, flags, pairs, seeds, shapes, windows
+from inception_np.testing import LAYERS, flags, networks, pairs, random_like, seeds, shapes, windows
 
 within_test = settings(suppress_health_check=[*HealthCheck])
 on_host = pytest.mark.skipif(bool(host_cuda.missing), reason=host_cuda.missing or "g++ is here")
@@ -632,12 +633,120 @@ def test_every_layer_runs_on_the_kernels(name, cupy):
     settings(within_test, max_examples=10)(given(case)(close))()
 
 
-def near_a_kink(case):
-    """Would float32 put a number on another side of a ReLU than float64 does?"""
+def nearly(got, wanted, tolerance):
+    """The norm of the difference, beside the wanted norm or that of normal numbers."""
+    return np.linalg.norm(got - wanted) <= tolerance * max(np.linalg.norm(wanted), np.sqrt(wanted.size))
+
+
+def layers_store_bfloat16(cupy, name):
+    """y and dx are of bfloat16, gradients and running averages of float32, near what float64 makes of the rounded x."""
+    stored = dtype_named("bfloat16")
+
+    def close(case):
+        found = zip(gradients(case, cupy, stored=stored), gradients(case, None, np.float64, stored), strict=True)
+        for i, (got, wanted) in enumerate(found):
+            assert got.dtype == (stored if i < 2 else np.float32) and got.shape == wanted.shape
+            assert nearly(got.astype(np.float64), wanted, 2e-2)
+
+    cases = networks() if name == "networks" else LAYERS[name]
+    case = cases.filter(lambda case: "Dropout" not in case.text or not case.train)  # no kernel draws from every rng
+    case = case.filter(lambda case: not near_a_kink(case, 2**-6))
+    settings(within_test, max_examples=5, derandomize=True, database=None)(given(case)(close))()
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "networks"])
+def test_every_layer_stores_bfloat16(name, cupy, monkeypatch):
+    monkeypatch.setattr(backend, "precision", "tf32")
+    layers_store_bfloat16(cupy, name)
+
+
+@on_host
+def test_a_layer_that_stores_too_few_bits_is_caught(monkeypatch):
+    cupy = strict_cupy.pretend(monkeypatch)
+    host_cuda.on_host(
+        monkeypatch,
+        fault=("common.cuh", "rounded<bfloat16>(float x) { return {", "rounded<bfloat16>(float x) { return {0xfff0 &"),
+    )
+    with pytest.raises(AssertionError):
+        layers_store_bfloat16(cupy, "LRN")
+
+
+def test_what_has_no_kernel_refuses_bfloat16(cupy):
+    """Sums of the array module might be rounded at each step."""
+    make = Numbers(cupy, 0, stored="bfloat16")
+    x, w = make.put(make.draw(1, 20, 20, 2)), cupy.asarray(make.parameters(3, 3, 2, 2))
+    args = ((1, 1), ((0, 0), (0, 0)))
+    with pytest.raises(TypeError, match=r"^conv2d: got an array of bfloat16, for which it has no kernel; use float32$"):
+        conv.conv2d(x, w, None, *args, (1, 1), 1)
+    with pytest.raises(TypeError, match="max_pool: got an array of bfloat16, for which it has no kernel"):
+        pool.max_pool(x, (17, 17), *args, (4, 4))
+
+
+def test_kernels_are_for_arrays_of_one_dtype(cupy):
+    make = Numbers(cupy, 0, stored="bfloat16")
+    a, wide = make.draw(1, 2, 3, 4), np.float32(make.draw(1, 2, 3, 4))
+    for mixed in ((make.put(a), cupy.asarray(wide)), (cupy.asarray(wide), make.put(a))):
+        with pytest.raises(TypeError, match="scaled_add: got arrays of bfloat16 and float32, wanted one dtype"):
+            elementwise.scaled_add(*mixed, 0.5)
+    with pytest.raises(TypeError, match="batch_norm: got an array of bfloat16, wanted float32"):
+        batchnorm.batch_norm(make.put(a), *[make.put(a[0, 0, 0])] * 2, None, make.put(a[0, 0, 0]))
+    half = np.float16(wide)  # has no kernels: the plain ones
+    np.testing.assert_array_equal(elementwise.relu(cupy.asarray(half)).get(), np.maximum(half, 0))
+    with pytest.raises(TypeError, match="relu: got an array of float16, wanted float32 or bfloat16"):
+        launch.launch("elementwise.cu", "relu", ((1,), (1,)), *[cupy.asarray(half)] * 2, 1, 1, 1, 1)
+
+
+class Widens(Layer):
+    """A layer of a user's own that computes in float32, whatever it is given."""
+
+    def forward(self, x, mode):
+        self.was = x.dtype
+        return x.astype(np.float32) * 2.0, None
+
+    def backward(self, dy, x, cache):
+        assert dy.dtype == x.dtype
+        return dy.astype(np.float32) * 2.0
+
+
+def others_are_rounded_to_bfloat16(cupy):
+    """What a user's layer gives as y and dx, in a chain, a residual unit and a branch; and a dy of another dtype."""
+    make = Numbers(cupy, 5, whole=False, stored="bfloat16")
+    x, dy = make.draw(2, 3, 4, 4), make.rng.standard_normal((2, 3, 4, 8))
+    own = [Widens() for _ in range(5)]
+    net = Sequential(
+        own[0], ReLU(), own[1], Residual(own[2], scale=0.5), Concat(a=own[3], b=ReLU()), own[4], Scale(0.125)
+    )
+    positive = np.maximum(x, 0)
+    for dtype in (np.float32, np.float64):
+        y, cache = net.forward(make.put(x), Mode(keep=True))
+        dx = net.backward(cupy.asarray(dy.astype(dtype)), make.put(x), cache)
+        assert y.dtype == dx.dtype == make.dtype
+        assert all(layer.was == make.dtype for layer in own)
+        assert nearly(y.get().astype(np.float64), np.concatenate([4 * positive, 2 * positive], -1), 1e-2)
+        assert nearly(dx.get().astype(np.float64), (4 * dy[..., :4] + 2 * dy[..., 4:]) * (x > 0), 1e-2)
+
+
+def test_what_others_give_is_rounded_to_bfloat16(cupy):
+    others_are_rounded_to_bfloat16(cupy)
+
+
+@on_host
+@pytest.mark.parametrize("where", ["inception_np.layer.follow", "inception_np.layers.check.follow"])
+def test_what_is_not_rounded_is_caught(where, monkeypatch):
+    monkeypatch.setattr(where, lambda a, dtype: a)
+    cupy = strict_cupy.pretend(monkeypatch)
+    host_cuda.on_host(monkeypatch)
+    with pytest.raises(AssertionError):
+        others_are_rounded_to_bfloat16(cupy)
+
+
+def near_a_kink(case, e=1e-5):
+    """Would numbers that are a little off, as float32 ones are, lie on another side of a ReLU than float64 ones?"""
     layer, x = case.layer(), case.x()
     with np.errstate(all="ignore"):
-        twice = [layer.forward((x * (1 + e)), case.mode())[0] for e in (-1e-5, 1e-5)]
-    return ((twice[0] > 0) != (twice[1] > 0)).any()
+        x = [x * (1 + e * random_like(x, [case.seed, i])) for i in range(4)]
+        signs = [layer.forward(x, case.mode())[0] > 0 for x in x]
+    return (np.any(signs, 0) != np.all(signs, 0)).any()
 
 
 # -- convolution on tensor cores -----------------------------------------------------------------------------------
@@ -793,24 +902,28 @@ def test_linear_layers_run_on_tensor_cores(cupy, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tensor_cores", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 @pytest.mark.parametrize("name", list_models("*_cifar"))
-def test_networks_run_on_the_kernels(name, tensor_cores, cupy, monkeypatch):
-    """Logits and gradients of a thin network in float32 or TF32, beside NumPy's in float64."""
-    monkeypatch.setattr(backend, "precision", "tf32" if tensor_cores else "float32")
+def test_networks_run_on_the_kernels(name, precision, cupy, monkeypatch):
+    """Logits and gradients of a thin network in float32, TF32 or bfloat16, beside NumPy's in float64."""
+    monkeypatch.setattr(backend, "precision", "float32" if precision == "float32" else "tf32")
+    bound, gradient_bound = {"float32": (1e-5, 1e-4), "tf32": (1e-2, 5e-2), "bfloat16": (5e-2, 4e-1)}[precision]
     found = []
     for device, dtype in (("cpu", np.float64), ("cuda", np.float32)):
         net = create_model(name, width=1 / 32, num_classes=3, aux=False, seed=1, dtype=dtype, device=device)
         side = smallest_image(net)
         x = np.random.default_rng(0).standard_normal((2, side + 3, side + 4, 3)).astype(dtype)
+        if precision == "bfloat16":
+            x = x.astype(dtype_named(precision)).astype(dtype_named(precision) if device == "cuda" else dtype)
         x = backend.asarray(x, device)
         y, cache = net.forward(x, Mode(train=False, keep=True))
         net.backward(y, x, cache)
+        assert y.dtype == x.dtype
         found.append([backend.asarray(a, "cpu") for a in (y, *(p.grad for p in named_params(net).values()))])
     (wanted, *dwanted), (got, *dgot) = found
-    assert np.linalg.norm(got - wanted) < (1e-2 if tensor_cores else 1e-5) * np.linalg.norm(wanted)
+    assert np.linalg.norm(got - wanted) < bound * np.linalg.norm(wanted)
     off, size = (np.sqrt(sum((a**2).sum() for a in arrays)) for arrays in (map(np.subtract, dgot, dwanted), dwanted))
-    assert off < (5e-2 if tensor_cores else 1e-4) * size  # a ReLU near 0 may turn: over all gradients, not each
+    assert off < gradient_bound * size  # a ReLU near 0 may turn, or the winner of a pool: over all gradients, not each
 
 
 # -- faults that must be found -------------------------------------------------------------------------------------

@@ -27,6 +27,16 @@ OPTIONS |= {source: [launch.variant(vec) for vec in (1, 2, 4)] for source in ("b
 # with compute capability 7.5; with 9.0 they make do with 64), 16 leave 128, 12 leave 168, 8 leave 255.
 BUDGET = {"depthwise.cu": 128, "pool.cu": 80}
 USUAL_BUDGET = 64
+STORING = {source for source in SOURCES if any("Real*" in types for types in launch.declarations(source).values())}
+
+
+def variants(source, sm):
+    """The options to compile a source with; for bfloat16, since 80, all of the widest and one of single numbers."""
+    options = OPTIONS.get(source, [()])
+    if sm < 80 or source not in STORING:
+        return options
+    widest, single = [o for o in options if o[:1] in (("-DVEC=4",), ())], [o for o in options if "-DVEC=1" in o]
+    return [*options, *((*o, "-DBF16") for o in [*widest, *single[-1:]])]
 
 
 def budget(source, options):
@@ -52,7 +62,7 @@ needs_nvrtc = pytest.mark.skipif(bool(missing), reason=missing or "NVRTC is here
 def test_source_compiles_within_its_registers(source, sm):
     if source in TENSOR_CORES and sm < 80:
         pytest.skip("TF32 needs compute capability 8.0")
-    for options in OPTIONS.get(source, [()]):
+    for options in variants(source, sm):
         errors, used = nvrtc.compile_cubin(launch.text(source), sm, options)
         assert not errors, errors
         assert used.keys() == launch.declarations(source).keys()
@@ -119,6 +129,15 @@ def test_launch_converts_what_it_passes(monkeypatch):
         tuple(first[5][4].item()) == window and first[5][4].dtype.names == launch.struct("depthwise.cu", "Window").names
     )
     assert first[5][4] is second[5][4], "the struct was made anew"
+    half = x.astype(pytest.importorskip("ml_dtypes").bfloat16)
+    launch.launch(
+        "depthwise.cu", "depthwise2d", ((1,), (2,)), half, x, None, half, window, 1, 2, True, options=("-DA",)
+    )
+    assert passed.pop()[2] == ("-DA", "-DBF16")
+    with pytest.raises(TypeError, match="depthwise2d: got arrays of bfloat16 and float32, wanted one dtype"):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), half, x, None, x, window, 1, 2, True)
+    with pytest.raises(TypeError, match="depthwise2d: got an array of bfloat16, wanted float32"):
+        launch.launch("depthwise.cu", "depthwise2d", ((1,), (2,)), x, half, None, x, window, 1, 2, True)
     with pytest.raises(TypeError, match="global_avg_pool: got an array of float64, wanted float32"):
         launch.launch("pool.cu", "global_avg_pool", ((1,), (1,)), x, x.astype(np.float64), 1, 1, 1, 1, 1)
     with pytest.raises(TypeError, match="global_avg_pool: got 1 arguments, wanted 7"):

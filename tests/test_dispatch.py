@@ -4,6 +4,7 @@ import inspect
 import pkgutil
 from importlib import import_module
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numerics import plain
 from inception_np import kernels
 from inception_np.backend import device as backend
 from inception_np.backend.program import Capture
+from inception_np.kernels import dispatch as dispatch_module
 from inception_np.kernels import elementwise, lrn
 from inception_np.kernels.dispatch import dispatch
 
@@ -125,6 +127,37 @@ def test_the_first_array_decides(chosen, monkeypatch):
     assert names(kernel([x], None, flag=1)) == "cpu"
     monkeypatch.setattr(backend, "PLAIN", True)
     assert names(kernel(x, None, flag=1)) == names(kernel(chosen.cupy.asarray(x), None, flag=1)) == "body"
+
+
+def refuses_bfloat16(dispatch, chosen):
+    """No kernel of the CPU takes it, which would read nonsense, and no plain one, which would round at every step."""
+    x, kernel = np.ones(3, pytest.importorskip("ml_dtypes").bfloat16), dispatch(chosen.kernel)
+    near = chosen.cupy.asarray(x)
+    assert names(kernel(near, None, flag=1)) == "cuda"
+    one = np.ones(3, np.float32)
+    for args, into in (((x, None), None), ((one, x), None), ((np.ones(3), x), None), ((one, None), x)):
+        with pytest.raises(
+            TypeError, match="kernel: got an array of bfloat16, for which it has no kernel; use float32"
+        ):
+            kernel(*args, into=into, flag=1)
+    with mock.patch.object(backend, "PLAIN", True), pytest.raises(TypeError, match="got an array of bfloat16"):
+        kernel(near, None, flag=1)
+
+
+def test_bfloat16_is_for_kernels_on_a_gpu(chosen):
+    refuses_bfloat16(dispatch, chosen)
+
+
+@pytest.mark.parametrize("fault", [('in "fcV"', 'in "fc"'), ('== "V"', '== "v"')], ids=str)
+def test_a_dispatch_that_lets_bfloat16_through_is_caught(fault, chosen):
+    pytest.importorskip("ml_dtypes")
+    text = inspect.getsource(dispatch_module)
+    assert text.count(fault[0]) == 1
+    spoiled = dict(vars(dispatch_module))
+    exec(text.replace(*fault), spoiled)
+    spoiled["import_module"] = dispatch_module.import_module
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        refuses_bfloat16(spoiled["dispatch"], chosen)
 
 
 def test_twins_get_all_arguments_by_position(chosen):

@@ -20,7 +20,7 @@ def array_module(x: Array) -> ModuleType:
 
 def is_real(dtype: Any) -> bool:
     """True for a dtype of floating real numbers: NumPy's own, or bfloat16, which ml_dtypes adds to them."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def map_tree(f: Callable[..., Any], *trees: Any) -> Any:

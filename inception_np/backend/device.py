@@ -35,7 +35,7 @@ def on_gpu(x: Array) -> bool:
     """True where the CUDA kernels apply: a CuPy array of float32 or bfloat16, and INCEPTION_NP_PLAIN is not set."""
     if PLAIN or isinstance(x, np.ndarray) or array_module(x).__name__ != "cupy":
         return False
-    return x.dtype == np.float32 or x.dtype.name == "bfloat16"
+    return bool(x.dtype == np.float32 or x.dtype.name == "bfloat16")
 
 
 def on_tensor_cores(x: Array) -> bool:

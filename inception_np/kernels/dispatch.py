@@ -77,8 +77,9 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
                 return (twins.get("cpu") or twin("cpu"))(*values)
             executor().falls_back(f"what {plain.__name__} has no compiled kernel for")
         for a in values:
-            if getattr(getattr(a, "dtype", None), "kind", None) == "V":  # its sums would be rounded at every step
-                raise TypeError(f"{plain.__name__}: got an array of {a.dtype}, for which it has no kernel; use float32")
+            dtype = getattr(a, "dtype", None)
+            if dtype is not None and dtype.kind == "V":  # its sums would be rounded at every step
+                raise TypeError(f"{plain.__name__}: got an array of {dtype}, for which it has no kernel; use float32")
         return plain(*args, **keywords)
 
     call.conditions = conditions  # type: ignore[attr-defined]

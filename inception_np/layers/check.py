@@ -65,14 +65,16 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
 
 
 def check_weights(who: str, x: Array, w: Array) -> None:
-    """x an array of floats, of the dtype of the layer's weights. Raises TypeError, which says how to change it."""
+    """x an array of floats, of the dtype of the layer's weights; bfloat16 goes with weights of float32.
+
+    Raises TypeError, which says how to change it.
+    """
     if getattr(x, "dtype", None) == w.dtype:
         return
     check_floating(who, x)
-    if not (x.dtype.kind == "c" or w.dtype.kind == "c"):
-        raise TypeError(
-            f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {str(x.dtype)!r}) changes it"
-        )
+    wanted = "float32" if x.dtype.name == "bfloat16" else str(x.dtype)  # of the weights
+    if not (x.dtype.kind == "c" or w.dtype.kind == "c" or w.dtype == wanted):
+        raise TypeError(f"{who}: got x of {x.dtype}, wanted the weights' {w.dtype}; cast(layer, {wanted!r}) changes it")
 
 
 def check_kind(who: str, layer: Any, wanted: type, instead: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, Shape
-from ..kernels.elementwise import add_to, copy_to, sum_rows
+from ..kernels.elementwise import add_to, scaled, sum_rows
 from ..kernels.linear import linear, linear_dw, linear_dx
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_floating, check_number, check_weights
@@ -74,11 +74,11 @@ class Scale(Layer):
 
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("Scale", x)
-        return copy_to(out, x * self.scale), (x.shape, x.dtype)
+        return scaled(x, self.scale, out=out), (x.shape, x.dtype)
 
     def backward(self, dy: Array, x: Any, cache: Any, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("Scale", dy, *cache)
-        return add_to(into, dy * self.scale) if need_dx else None
+        return add_to(into, scaled(dy, self.scale)) if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

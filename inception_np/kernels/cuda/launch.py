@@ -55,6 +55,7 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
     wanted = _converters(source, kernel)
     if len(args) != len(wanted):
         raise TypeError(f"{kernel}: got {len(args)} arguments, wanted {len(wanted)}")
+    given = tuple([convert(value) for convert, value in zip(wanted, args, strict=True)])
     stored = {args[i].dtype for i in _activations(source, kernel) if args[i] is not None}
     if len(stored) > 1:
         raise TypeError(f"{kernel}: got arrays of {' and '.join(sorted(map(str, stored)))}, wanted one dtype")
@@ -62,7 +63,6 @@ def launch(source: str, kernel: str, grid: Grid, *args: Any, options: tuple[str,
         options += ("-DBF16",)
     blocks, threads = grid
     if min(blocks) > 0:
-        given = tuple([convert(value) for convert, value in zip(wanted, args, strict=True)])
         function(source, kernel, options)(blocks, threads, given)
 
 
