@@ -3,7 +3,8 @@
     with on_host(monkeypatch): ...        # every launch() inside runs on the CPU, on strict_cupy's arrays
 
 `build(text, options)` compiles a source's text, so that a test can plant a fault in it first. Libraries are kept in a
-folder of the system's temporary folder, under a digest of all that went into them.
+folder of the system's temporary folder, under a digest of all that went into them. With HOST_CUDA_DEBUG=1 they are
+built for a debugger, as README.md beside this file shows.
 """
 
 import ctypes
@@ -25,6 +26,7 @@ from inception_np.kernels.cuda import launch
 SHIM = Path(__file__).with_name("cuda_on_host.h")
 COMMAND = "g++ -x c++ -std=c++17 -O1 -fPIC -shared -w -ffp-contract=off -U_FORTIFY_SOURCE -fsanitize=alignment"
 KEPT = Path(tempfile.gettempdir()) / f"inception_np_host_cuda_{os.getuid() if hasattr(os, 'getuid') else 0}"
+DEBUG = ("-g", "-O0") if os.environ.get("HOST_CUDA_DEBUG") else ()
 BARRIERS = re.compile(r"__sync|__shfl|mma_16x8\(")
 
 missing = "needs g++ on x86-64 Linux" if shutil.which("g++") is None or os.uname().machine != "x86_64" else ""
@@ -50,8 +52,9 @@ def build(text: str, options: tuple[str, ...] = ()) -> ctypes.CDLL:
     library = KEPT / f"{digest}.so"
     if not library.exists():
         KEPT.mkdir(exist_ok=True, mode=0o700)
-        part = library.with_suffix(f".{os.getpid()}")
-        done = subprocess.run([*COMMAND.split(), *options, "-", "-o", part], input=code, text=True, capture_output=True)
+        part, source = library.with_suffix(f".{os.getpid()}"), library.with_suffix(".cpp")  # what a debugger lists
+        source.write_text(code)
+        done = subprocess.run([*COMMAND.split(), *options, source, "-o", part], text=True, capture_output=True)
         if done.returncode:
             raise RuntimeError(f"g++ refused the source:\n{done.stderr[:2000]}")
         part.rename(library)
@@ -102,7 +105,7 @@ def on_host(monkeypatch: Any, *, greedy: bool = False, fault: tuple[str, str, st
         text = launch.text(source)
         if fault is not None and (fault[0] == source or fault[0].endswith(".cuh")):
             text = text.replace(fault[1], fault[2])
-        return function(build(text, options), kernel, greedy)
+        return function(build(text, (*options, *DEBUG)), kernel, greedy)
 
     monkeypatch.setattr(launch, "function", on_cpu)
     monkeypatch.setattr(launch, "_tickets", {})  # a spoiled kernel may leave others than zeros

@@ -16,8 +16,9 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(load_nvidia_dynamic_lib("nvrtc").abs_path)
 
 
-def compile_cubin(text: str, sm: int, options: tuple[str, ...] = ()) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Compile for one architecture. Returns the errors ("" if none) and {kernel: (registers, bytes spilled)}."""
+@functools.cache
+def compile_cubin(text: str, sm: int, options: tuple[str, ...] = ()) -> tuple[str, dict[str, tuple[int, int]], bytes]:
+    """Compile for one architecture. Returns errors ("" if none), {kernel: (registers, bytes spilled)}, the cubin."""
     nvrtc = library()
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"source.cu", 0, None, None)
@@ -28,6 +29,11 @@ def compile_cubin(text: str, sm: int, options: tuple[str, ...] = ()) -> tuple[st
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetProgramLog(program, log)
+    cubin = ctypes.create_string_buffer(0)
+    if not failed:
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        cubin = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, cubin)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     report = log.value.decode()
     used = {}
@@ -35,4 +41,4 @@ def compile_cubin(text: str, sm: int, options: tuple[str, ...] = ()) -> tuple[st
         registers, spilled = re.search(r"Used (\d+) registers", part), re.search(r"(\d+) bytes spill stores", part)
         if registers and spilled:
             used[part.split("'")[0]] = (int(registers[1]), int(spilled[1]))
-    return (report if failed else ""), used
+    return (report if failed else ""), used, cubin.raw

@@ -5,7 +5,9 @@
 //   conv2d_dx   dx[pixel, c]      = sum over (r, s, o)   dy[who saw pixel, o]   * w[r, s, c, o]
 //   conv2d_dw   dw[(r, s, c), o]  = sum over pixels      x[window(pixel), c]    * dy[pixel, o]
 //
-// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order.
+// The products run on tensor cores: factors rounded to TF32, sums in float32, in a fixed order. With -DBF16 activations
+// are stored in bfloat16 and weights rounded to it. Then a word of a tile is two neighbouring terms (tensor_core.cuh),
+// and a step has twice as many terms; where this page says term or number, read word.
 //
 //     block: BM x BN of the result      warp: 32 rows x 8 * STRIPS columns     mma_16x8: 16 rows, one strip of columns
 //     +-----------+-----------+         +-----+-----+-----+-----+                    column 0 1   2 3   4 5   6 7
@@ -34,15 +36,20 @@
 // share of the terms, with tiles of its own in shared memory; at the end the first group adds what the others have.
 //
 // How it came to this: all conv2d of a training step of inception_v3_cifar, batch 256, on an H200 (tests/gpu/gpu.json).
-// What is small is slow by its instructions, of which those before and after the loop were the most:
+// What is small is slow by its instructions, of which those before and after the loop were the most. Those of the loop,
+// for 16 mma of the three kernels, are counted by
 //
-//   copied by cp.async; each number's address, and its rounding, at each use    2.17 ms    328 instructions for 16 mma
-//   windows listed once, numbers rounded once, quads                            1.95        72 to 99
+//   python tests/host_cuda/sass.py conv.cu 90 -DVEC=4 -DBM=128 -DBN=64 -DSHARES=1
+//
+//   copied by cp.async; each number's address, and its rounding, at each use    2.17 ms    314 to 346 instructions
+//   windows listed once, numbers rounded once, quads                            1.95       100 to 102
 //   two shares where blocks are few                                             1.49
-//   lines worked out once for a block, moments in one pass                      1.27
+//   lines worked out once for a block, moments in one pass                      1.27        94 to 100
+//
+// To follow one of its threads line by line in gdb, on a CPU: tests/host_cuda/README.md.
 //
 // Given when this is compiled: BM (128, or 64 with 2 shares), BN (16, 32, 48, 64, or 96 unshared), SHARES, and VEC (4, 2
-// or 1), how many floats are read at once: what the channel counts are multiples of.
+// or 1), how many numbers are read at once: what the channel counts are multiples of.
 #include "common.cuh"
 #include "join.cuh"
 #include "tensor_core.cuh"

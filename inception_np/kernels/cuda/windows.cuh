@@ -77,6 +77,17 @@ struct Matrix {
 // With stride s, pixels whose distances to the padding's edge leave the same remainder by s are seen through the same
 // taps: first, first + step, ... For one remainder the sum over taps is dense, so each remainder has its own blocks.
 // Taps 0, 1, 2 with stride 2 and padding 1: even pixels are seen through tap 1 only, odd ones through taps 0 and 2.
+//
+// Such a 3x3 window on an image of 8 x 12, so dy of 4 x 6, and its pixel (3, 4), whose dx is
+//
+//   dy[1, 2] * w[2, 1] + dy[2, 2] * w[0, 1]
+//
+//   row 3      number 1 of rows 1, 3, 5, 7          4 from the edge     Taps: first 0, step 2, count 2, shift 1
+//   column 4   number 2 of columns 0, 2, ..., 10    5 from the edge     Taps: first 1, step 2, count 1, shift 1
+//
+// viewers makes windows of dy: along rows, origin 1 and taps -1 apart, so number 1 has them at 1 + 1 = 2, where w has
+// row first = 0, and at 2 - 1 = 1, where it has row first + step = 2; along columns, origin 0, so number 2 has its only
+// one at 0 + 2 = 2, where w has column 1. Weights lists the terms in that order: w[0, 1, c, :], then w[2, 1, c, :].
 struct Taps {
   int first, step, count, shift;  // shift: by how many positions the window moves from one such tap to the next
   __device__ __forceinline__ Taps(int remainder, int kernel, int stride, int dilation) : first(0), step(1), count(0) {
