@@ -58,7 +58,7 @@ def multiply_adds(name, batch):
 
     def launched(source, kernel, grid, *args, options):
         at = next(i for i, a in enumerate(args) if isinstance(a, tuple))
-        d = dict(zip(launch.structs()["Window"], args[at], strict=True))
+        d = dict(zip(launch.struct("conv.cu", "Window").names, args[at], strict=True))
         groups, made = args[at + 2], products(kernel, d, *args[at + 1 : at + 3], args[-1])
         tile = dict(re.findall(r"-D(BM|BN|SHARES)=(\d+)", " ".join(options)))
         sides = int(tile["BM"]), int(tile["BN"]), BK * int(tile["SHARES"])
@@ -72,7 +72,7 @@ def multiply_adds(name, batch):
     with (
         mock.patch.object(conv, "launch", launched),
         mock.patch.object(conv, "width", lambda *_: 4),
-        mock.patch.object(conv, "sum_parts", lambda *_: None),
+        mock.patch.object(conv, "add_parts", lambda *_: None),
     ):
         for layer, shape in convolutions(name, batch).items():
             x, w, geometry = np.empty(shape, np.float32), layer.weight.data, layer._geometry(shape)

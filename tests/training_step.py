@@ -15,6 +15,7 @@ def eager_step(net, optimiser, x, labels, rng=None, *, smoothing=0.0, clip=np.in
     """
     device = "cpu" if isinstance(optimiser.data, np.ndarray) else "cuda"
     x, labels = backend.asarray(x, device), backend.asarray(labels, device)
+    x = x.astype(backend.storage()) if device == "cuda" else x
     y, cache = net.forward(x, Mode(train=True, keep=True, rng=rng))
     loss, dy = total_loss(y, labels, net.aux_weight, smoothing)
     net.backward(dy, x, cache, need_dx=False)

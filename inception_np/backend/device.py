@@ -8,7 +8,8 @@ This file and kernels/cuda/launch.py are the only ones that import CuPy, besides
 
     "float32"    the array module's products (cuBLAS), one operation at a time: to debug, and to compare with
     "tf32"       convolutions and linear layers round both factors to TF32, for tensor cores, as cuDNN does for PyTorch
-    "bf16"       activations are kept in bfloat16 as well; weights, their gradients, sums and statistics stay float32
+    "bf16"       training keeps activations in bfloat16 as well, which products then take; weights, their gradients,
+                 sums and statistics stay float32
 """
 
 import os
@@ -59,6 +60,15 @@ def set_precision(name: str) -> None:
                 "bf16: ml_dtypes is not installed; pip install ml_dtypes, or use --precision tf32"
             ) from None
     precision = name
+
+
+def storage() -> Any:
+    """The dtype of a training step's activations on a GPU: float32, or bfloat16 with precision "bf16"."""
+    if precision != "bf16":
+        return np.dtype(np.float32)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def zeros(shape: Shape, dtype: Any, like: Array) -> Array:

@@ -18,9 +18,9 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.
     The largest logit of each row is subtracted first, which changes nothing but keeps exp within range. Smoothing:
     Szegedy et al. 2016 (Rethinking), section 7.
 
-    logits: (N, K), labels: (N,) integers in [0, K). Returns loss, a number of the logits' dtype (an array of no axes on
-    a GPU), and dlogits (N, K). Raises TypeError for labels that are not integers, ValueError for shapes, an empty
-    batch, labels out of range and a smoothing outside [0, 1).
+    logits: (N, K), labels: (N,) integers in [0, K). Returns loss, a number of the logits' dtype (on a GPU an array of
+    no axes, of float64), and dlogits (N, K). Raises TypeError for labels that are not integers, ValueError for shapes,
+    an empty batch, labels out of range and a smoothing outside [0, 1).
     """
     who = "softmax_cross_entropy"
     check_floating(who, logits)
@@ -50,9 +50,9 @@ def total_loss(y: Any, labels: Array, aux_weight: float, smoothing: float) -> tu
     """
     logits, heads = y if isinstance(y, tuple) else (y, {})
     loss, dlogits = softmax_cross_entropy(logits, labels, smoothing=smoothing)
-    total, daux = loss.astype(np.float64), {}
+    total, daux = loss.astype(np.float64, copy=False), {}
     for stage, head in heads.items():
         loss, dhead = softmax_cross_entropy(head, labels, smoothing=smoothing)
-        total = total + aux_weight * loss.astype(np.float64)
+        total = total + aux_weight * loss.astype(np.float64, copy=False)
         daux[stage] = dhead * aux_weight
     return total, (dlogits, daux) if isinstance(y, tuple) else dlogits

@@ -92,7 +92,7 @@ class CapturedStep:
         self.host_bytes, self.host = _views(np, layout)
         self.device_bytes, self.inputs = _views(cupy, layout)
         # what the step writes
-        self.x = cupy.empty((batch_size, *images.shape[1:]), np.float32)
+        self.x = cupy.empty((batch_size, *images.shape[1:]), device.storage())
         self.chosen = cupy.empty((batch_size,), np.int32)
         self.loss, self.right = cupy.zeros((), np.float64), cupy.zeros((), np.int64)
 

@@ -3,7 +3,8 @@
     python tests/gpu/bench.py --models inception_v3_cifar --batches 256 512 --output bench.json
 
 The same network without auxiliary heads, SGD with Nesterov momentum, softmax cross-entropy, float32 with TF32
-products, the data on the device. PyTorch has plain nn.Conv2d in channels_last, cudnn.benchmark, TF32 for convolutions
+products, the data on the device; the rivals in bf16 keep activations in bfloat16 (PyTorch by autocast, and both keep
+weights in float32), and are compared with "ours bf16". PyTorch has plain nn.Conv2d in channels_last, cudnn.benchmark, TF32 for convolutions
 and products, fused SGD, gradients set to None, and takes a batch that lies ready; ours gathers, crops and mirrors its
 own. The rivals take turns of 20 steps, the device is waited for on both sides of a turn, and the median of the turns
 is given, in seconds per step. The file is written again after each rival.
@@ -14,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from dry import DRY, TORCH, cupy, seconds, small, wait
 
 from inception_np import SGD, create_model
+from inception_np.backend import device
 from inception_np.data.random import stream
 from inception_np.runtime.bench.peers import to_torch
 from inception_np.runtime.graph import CapturedStep
@@ -68,10 +71,10 @@ def compare(row, rivals):
             turns[rival].append(seconds(step, STEPS))
     row["seconds"] = {rival: statistics.median(times) for rival, times in turns.items()}
     row["spread"] = {rival: max(times) / min(times) for rival, times in turns.items()}
-    ours = row["seconds"].get("ours")
+    ours = row["seconds"].get(rivals[0])
     if ours:
         row["images_per_second"] = row["batch"] / ours
-        row["ratio"] = {rival: ours / s for rival, s in row["seconds"].items() if rival != "ours"}
+        row["ratio"] = {rival: ours / s for rival, s in row["seconds"].items() if rival != rivals[0]}
     yield row
 
 
@@ -84,8 +87,9 @@ def model(name, **options):
     return create_model(name, aux=False, **options, **({} if WIDTH is None else {"width": WIDTH}))
 
 
-def captured_step(name, batch):
+def captured_step(name, batch, precision="tf32"):
     """(CapturedStep, step(i)): three steps were taken."""
+    device.set_precision(precision)
     net = model(name, device="cuda")
     optimiser = SGD(net, 0.05, momentum=0.9, nesterov=True)
     captured = CapturedStep(net, optimiser, *dataset(), batch, mean=(120,) * 3, std=(60,) * 3)
@@ -101,11 +105,11 @@ def captured_step(name, batch):
     return captured, step
 
 
-def ours(name, batch):
-    return captured_step(name, batch)[1]
+def ours(name, batch, precision="tf32"):
+    return captured_step(name, batch, precision)[1]
 
 
-def rival(name, batch, compiled=False):
+def rival(name, batch, compiled=False, bf16=False):
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
@@ -124,7 +128,9 @@ def rival(name, batch, compiled=False):
 
     def step(i):
         optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(net(x), y).backward()
+        with torch.autocast(TORCH, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            loss = F.cross_entropy(net(x), y)
+        loss.backward()
         optimiser.step()
 
     return step
@@ -137,9 +143,9 @@ def eager(name, batch):
     return step
 
 
-def eager_graph(name, batch):
+def eager_graph(name, batch, bf16=False):
     """The whole eager step in one CUDA graph, as PyTorch's manual has it."""
-    step = rival(name, batch)
+    step = rival(name, batch, bf16=bf16)
     if DRY:
         return step
     side = torch.cuda.Stream()
@@ -154,14 +160,16 @@ def eager_graph(name, batch):
     return lambda i, step=step: graph.replay()  # the graph reads the images that `step` holds
 
 
-def compiled(name, batch):
-    step = rival(name, batch, compiled=True)
+def compiled(name, batch, bf16=False):
+    step = rival(name, batch, compiled=True, bf16=bf16)
     for i in range(small(8, 1)):
         step(i)
     return step
 
 
 RIVALS = {"ours": ours, "eager": eager, "eager graph": eager_graph, "compile": compiled}
+RIVALS["ours bf16"] = partial(ours, precision="bf16")
+RIVALS |= {"eager graph bf16": partial(eager_graph, bf16=True), "compile bf16": partial(compiled, bf16=True)}
 
 if __name__ == "__main__":
     cupy()

@@ -11,6 +11,7 @@ what it does not use is left to those after it:
     profile     kernel_times.py: microseconds of each kernel in a step
     tests       pytest -m gpu
     compile     bench.py: PyTorch compiled
+    bf16        bench.py: both with activations in bfloat16
     sanitizer   compute-sanitizer's memcheck and racecheck over few_launches.py
     counters    ncu over the convolutions of few_launches.py
     training    inception-np train on CIFAR-10, where INCEPTION_NP_DATA says that it is
@@ -42,6 +43,7 @@ LIMITS = {  # seconds
     "profile": 60,
     "tests": 180,
     "compile": 150,
+    "bf16": 120,
     "sanitizer": 160,
     "counters": 60,
     "training": 480,
@@ -175,6 +177,10 @@ def compiled(visit, limit):
     return bench(visit, limit, "compile", ("ours", "compile"))
 
 
+def bf16(visit, limit):
+    return bench(visit, limit, "bf16", ("ours bf16", "eager graph bf16", "compile bf16"))
+
+
 def profile(visit, limit):
     models, batch = (["inception_v1_cifar"], 2) if visit.dry else (NETWORKS, 256)
     args = [HERE / "kernel_times.py", "--models", *models, "--batch", batch]
@@ -283,6 +289,7 @@ STAGES = {
     "profile": profile,
     "tests": tests,
     "compile": compiled,
+    "bf16": bf16,
     "sanitizer": sanitizer,
     "counters": counters,
     "training": training,

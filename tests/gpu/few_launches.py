@@ -9,6 +9,7 @@ of inception_v3_cifar's sizes at batch 256 instead, once each.
 
 import argparse
 
+import ml_dtypes
 import numpy as np
 from dry import DRY, cupy, small
 
@@ -35,34 +36,42 @@ def main():
     if not DRY:
         module.cuda.set_allocator(None)
     rng = np.random.default_rng(0)
+    # float32 numbers, and those of activations in bfloat16
     put = lambda *shape: module.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
+    half = lambda *shape: put(*shape).astype(ml_dtypes.bfloat16)  # noqa: E731
     if args.shapes:
         for n, plane, c, o, kernel, stride, pad in SHAPES:
             pads = ((kernel[0] // 2,) * 2, (kernel[1] // 2,) * 2) if pad is None else ((pad, pad), (pad, pad))
-            convolution(put, module, small(n, 1), (plane, plane), c, o, kernel, (stride, stride), pads, 1)
+            convolution(put, put, module, small(n, 1), (plane, plane), c, o, kernel, (stride, stride), pads, 1)
     else:
         for c, o, groups in ((8, 12, 1), (7, 5, 1), (6, 10, 2), (64, 70, 1)):
             for stride in (1, 2):
-                convolution(put, module, 2, (9, 7), c, o, (3, 3), (stride, stride), ((1, 1), (0, 1)), groups)
+                for stored in (put, half):
+                    convolution(
+                        put, stored, module, 2, (9, 7), c, o, (3, 3), (stride, stride), ((1, 1), (0, 1)), groups
+                    )
         with side_stream(module.cuda.Stream(non_blocking=True)):  # sums of several layers in one launch,
-            convolution(put, module, 8, (40, 40), 8, 12, (1, 1), (1, 1), ((0, 0), (0, 0)), 1)  # and teams of blocks
-            convolution(put, module, 2, (9, 7), 7, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), 1)
-        others(put, module, rng)
+            convolution(
+                put, put, module, 8, (40, 40), 8, 12, (1, 1), (1, 1), ((0, 0), (0, 0)), 1
+            )  # and teams of blocks
+            convolution(put, put, module, 2, (9, 7), 7, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), 1)
+        for stored in (put, half):
+            others(put, stored, module, rng)
     module.cuda.runtime.deviceSynchronize()
 
 
-def convolution(put, module, n, plane, c, o, kernel, stride, pads, groups):
+def convolution(put, stored, module, n, plane, c, o, kernel, stride, pads, groups):
     out_hw = out_size(plane, kernel, stride, pads)
-    x, w, dy = put(n, *plane, c), put(*kernel, c // groups, o), put(n, *out_hw, o)
+    x, w, dy = stored(n, *plane, c), put(*kernel, c // groups, o), stored(n, *out_hw, o)
     rest = (stride, pads, (1, 1), groups)
     conv.conv2d_moments(x, w, *rest, eps=1e-3)
     conv.conv2d_dx(dy, w, x.shape, *rest)
     conv.conv2d_dw(x, dy, module.zeros_like(w), *rest)
 
 
-def others(put, module, rng):
+def others(put, stored, module, rng):
     for c in (8, 7):
-        x, dy = put(2, 9, 7, c), put(2, 9, 7, c)
+        x, dy = stored(2, 9, 7, c), stored(2, 9, 7, c)
         mean, var, rstd = batchnorm.statistics(x, 1e-3)
         batchnorm.batch_norm(x, mean, rstd, None, put(c), relu=True)
         averages = put(c), put(c), module.asarray(np.array([0.9]))
@@ -82,11 +91,11 @@ def others(put, module, rng):
             depthwise.depthwise2d_dx(y, w, x.shape, *window[1:], (1, 1))
             depthwise.depthwise2d_dw(x, y, module.zeros_like(w), *window[1:], (1, 1))
         pool.global_avg_pool_dx(pool.global_avg_pool(x), x.shape)
-    loss.softmax_cross_entropy(put(5, 10), module.asarray(rng.integers(0, 10, 5)), 0.1)
+    loss.softmax_cross_entropy(stored(5, 10), module.asarray(rng.integers(0, 10, 5)), 0.1)
     sums = module.zeros((), np.float64), module.zeros((), np.int64)
-    loss.add_totals(put(300, 10), module.asarray(rng.integers(0, 10, 300)), module.zeros((), np.float64), *sums)
-    _, kept = philox.dropout(put(5, 7), stream(0, "dropout"), 0.5)
-    philox.dropout_dx(put(5, 7), kept, 0.5, into=put(5, 7))
+    loss.add_totals(stored(300, 10), module.asarray(rng.integers(0, 10, 300)), module.zeros((), np.float64), *sums)
+    _, kept = philox.dropout(stored(5, 7), stream(0, "dropout"), 0.5)
+    philox.dropout_dx(stored(5, 7), kept, 0.5, into=stored(5, 7))
     update.sgd_step(put(99), put(99), put(99), 0.1, 0.9, 0.01, True)
     clip.clip_norm(put(2099), 1.0)
     averages = [put(2099), put(7)], [put(2099), put(7)]

@@ -3,8 +3,9 @@
     python tests/gpu/smoke.py
 
 Prints one line of JSON: seconds and errors of compiling every source with all its options, in as many processes as
-there are cores (CuPy keeps the results on disk for the stages to come); and for each step in turn its loss, captured
-and eager, and how many numbers of the weights differ, which should be none.
+there are cores (CuPy keeps the results on disk for the stages to come); and for each network in TF32 and the first in
+bf16 the losses of three eager steps, and how many numbers of the weights differ from those of three captured ones,
+which should be none.
 """
 
 import concurrent.futures
@@ -15,7 +16,7 @@ import time
 import numpy as np
 from bench import IMAGES, captured_step, dataset, model
 from dry import DRY, cupy, small
-from test_cuda_sources import OPTIONS, SOURCES
+from test_cuda_sources import SOURCES, variants
 from training_step import eager_step
 
 from inception_np import SGD
@@ -43,7 +44,7 @@ def compile_one(source, options):
 
 
 def compile_all():
-    work = [(source, options) for source in SOURCES for options in OPTIONS.get(source, [()])]
+    work = [(source, options) for source in SOURCES for options in variants(source, 90)]
     begin = time.time()
     with concurrent.futures.ProcessPoolExecutor(min(len(work), os.cpu_count() or 1)) as pool:
         done = list(pool.map(compile_one, *zip(*work, strict=True)))
@@ -65,8 +66,8 @@ def eager_steps(name, number):
     return losses, backend.asarray(vectors(net)[0], "cpu")
 
 
-def step(name):
-    captured, _ = captured_step(name, BATCH)  # three steps
+def step(name, precision):
+    captured, _ = captured_step(name, BATCH, precision)  # three steps
     got = backend.asarray(vectors(captured.net)[0], "cpu")
     losses, wanted = eager_steps(name, 3)
     return {
@@ -82,15 +83,16 @@ def main():
     module = cupy()
     report = {"compile": compile_all()}
     module.cuda.runtime.deviceSynchronize()
-    for name in MODELS:
+    runs = {name: (name, "tf32") for name in MODELS} | {f"{MODELS[0]} bf16": (MODELS[0], "bf16")}
+    for run, (name, precision) in runs.items():
         begin = time.time()
         try:
-            report[name] = step(name)
+            report[run] = step(name, precision)
         except Exception as error:
-            report[name] = {"error": f"{type(error).__name__}: {error}"[:3000]}
-        report[name]["seconds"] = time.time() - begin
+            report[run] = {"error": f"{type(error).__name__}: {error}"[:3000]}
+        report[run]["seconds"] = time.time() - begin
     report["good"] = not report["compile"]["errors"] and all(
-        report[name].get("finite") and not report[name].get("differing") for name in MODELS
+        report[run].get("finite") and not report[run].get("differing") for run in runs
     )
     print(json.dumps(report))
 

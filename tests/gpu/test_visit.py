@@ -20,11 +20,14 @@ def test_a_dry_visit_ends_well(tmp_path):
     assert done.returncode == 0, (done.stdout[-2000:], said[-4000:])
     stages = report["stages"]
     assert list(stages) == [
-        *("device", "smoke", "bench", "profile", "tests", "compile", "sanitizer", "counters", "training")
+        *("device", "smoke", "bench", "profile", "tests", "compile", "bf16", "sanitizer", "counters", "training")
     ]
     assert stages["smoke"]["result"]["inception_v1_cifar"]["differing"] == 0
     (row,) = stages["bench"]["result"]
     assert set(row["seconds"]) == {"ours", "eager", "eager graph"} and set(row["ratio"]) == {"eager", "eager graph"}
+    (row,) = stages["bf16"]["result"]
+    assert not row["errors"] and set(row["ratio"]) == {"eager graph bf16", "compile bf16"}
+    assert stages["smoke"]["result"]["inception_v1_cifar bf16"]["differing"] == 0
     found = stages["profile"]["result"]["inception_v1_cifar"]
     assert found["matched"] and found["launches"] > 100 and found["convolutions"]["TFLOP/s"] > 0
     slowest = found["slowest"]

@@ -1,11 +1,14 @@
 // Softmax and cross-entropy (kernels/loss.py).
 #include "common.cuh"
+#include "join.cuh"
 #include "reduce.cuh"
 
-// A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the mean loss. Blocks of 32 threads.
+// A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the mean loss; the last block adds the shares.
+// Blocks of 32 threads.
 extern "C" __global__ void softmax_cross_entropy(const Real* __restrict__ logits, const int* __restrict__ labels,
-                                                 Real* __restrict__ dlogits, float* __restrict__ losses, int N, int K,
-                                                 float smoothing) {
+                                                 Real* __restrict__ dlogits, float* shares, double* __restrict__ mean,
+                                                 unsigned* tickets, int N, int K, float smoothing) {
+  __shared__ int flag;
   const int n = blockIdx.x, lane = threadIdx.x;
   const Real* row = logits + (long long)n * K;
   float largest = -INFINITE, total = 0, loss = 0;
@@ -21,15 +24,12 @@ extern "C" __global__ void softmax_cross_entropy(const Real* __restrict__ logits
     dlogits[(long long)n * K + j] = rounded<Real>((expf((float)shifted) / total - target) / N);
   }
   for (int o = 16; o > 0; o /= 2) loss += __shfl_xor_sync(0xffffffffu, loss, o);
-  if (lane == 0) losses[n] = loss;
-}
-
-// The sum of the rows' shares, by one warp in a fixed order.
-extern "C" __global__ void mean_loss(const float* __restrict__ losses, float* __restrict__ loss, int N) {
-  float sum = 0;
-  for (int n = threadIdx.x; n < N; n += 32) sum += losses[n];
+  if (lane == 0) shares[n] = loss;
+  if (!last_block(tickets, N, &flag)) return;
+  double sum = 0;
+  for (int i = lane; i < N; i += 32) sum += __ldcg(shares + i);
   for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
-  if (threadIdx.x == 0) *loss = sum;
+  if (lane == 0) *mean = sum;
 }
 
 // losses += N * loss, and right += the rows whose label is that of the largest logit, as numpy.argmax has it: the first

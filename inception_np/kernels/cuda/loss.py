@@ -4,18 +4,17 @@ import numpy as np
 
 from ...backend.arrays import Array
 from ...backend.program import empty
-from .launch import BLOCK, launch
+from .launch import BLOCK, launch, tickets
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tuple[Array, Array]:
-    """Two launches, in double inside: a warp to a row."""
+    """One launch, a warp to a row; the loss is an array of no axes, of float64."""
     n, k = logits.shape
     logits = logits if logits.flags.c_contiguous else logits.copy(order="C")
-    dlogits, losses = empty((n, k), logits.dtype, logits), empty((n,), np.float32, logits)
-    loss = empty((), np.float32, logits)
-    args = (logits, labels.astype("int32", copy=False), dlogits, losses, n, k, smoothing)
+    dlogits, shares = empty((n, k), logits.dtype, logits), empty((n,), np.float32, logits)
+    loss = empty((), np.float64, logits)
+    args = (logits, labels.astype("int32", copy=False), dlogits, shares, loss, tickets(1, logits), n, k, smoothing)
     launch("loss.cu", "softmax_cross_entropy", ((n,), (32,)), *args)
-    launch("loss.cu", "mean_loss", ((1,), (32,)), losses, loss, n)
     return loss, dlogits
 
 
