@@ -3,11 +3,11 @@
     python tests/gpu/bench.py --models inception_v3_cifar --batches 256 512 --output bench.json
 
 The same network without auxiliary heads, SGD with Nesterov momentum, softmax cross-entropy, float32 with TF32
-products, the data on the device; the rivals in bf16 keep activations in bfloat16 (PyTorch by autocast, and both keep
-weights in float32), and are compared with "ours bf16". PyTorch has plain nn.Conv2d in channels_last, cudnn.benchmark, TF32 for convolutions
+products, the data on the device. PyTorch has plain nn.Conv2d in channels_last, cudnn.benchmark, TF32 for convolutions
 and products, fused SGD, gradients set to None, and takes a batch that lies ready; ours gathers, crops and mirrors its
-own. The rivals take turns of 20 steps, the device is waited for on both sides of a turn, and the median of the turns
-is given, in seconds per step. The file is written again after each rival.
+own. Rivals in bf16 keep activations in bfloat16 (PyTorch by autocast) and weights in float32; the first rival named is
+what the others are compared with. The rivals take turns of 20 steps, the device is waited for on both sides of a turn,
+and the median of the turns is given, in seconds per step. The file is written again after each rival.
 """
 
 import argparse
