@@ -56,7 +56,7 @@ def check_dy(who: str, dy: Array, shape: Shape, dtype: Any) -> Array:
     (or of complex ones where y is complex), ValueError for another shape.
     """
     kind = getattr(getattr(dy, "dtype", None), "kind", None)
-    if not kind or not (is_real(dy.dtype) or (kind == "c" and dtype.kind == "c")):
+    if kind != "f" and not (kind and (is_real(dy.dtype) or (kind == "c" and dtype.kind == "c"))):
         got = f"dy of {dy.dtype}" if kind else f"dy={dy!r}" if dy is None else type(dy).__name__
         raise TypeError(f"{who}: got {got}, wanted an array of {dtype}, as y is")
     if tuple(dy.shape) != tuple(shape):
