@@ -188,6 +188,17 @@ def test_graph_in_bfloat16_equals_eager_bit_for_bit(cupy, monkeypatch):
     assert graph_loss == pytest.approx(near_loss, rel=3e-2)
 
 
+@on_host
+def test_what_counts_blocks_is_not_of_the_steps_own_memory(monkeypatch):
+    """It is kept for as long as the process: a step that is dropped must not leave all its memory behind."""
+    cupy = stand_in(monkeypatch)
+    there = []
+    using = lambda allocator: (there.append(len(launch._tickets)), contextlib.nullcontext())[1]  # noqa: E731
+    monkeypatch.setattr(cupy.cuda, "using_allocator", using)
+    captured("sgd", 1)
+    assert there == [len(launch._tickets)] and there[0] > 0
+
+
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_graph_that_clips_and_averages_equals_eager_bit_for_bit(name, cupy):
     limit = sorted(eager(name, "cuda", 3)[-1])[1]

@@ -26,6 +26,7 @@ from ..backend import device
 from ..backend.arrays import Array, Shape, array_module
 from ..kernels.clip import clip_norm
 from ..kernels.cuda.augment import augment, choices
+from ..kernels.cuda.launch import tickets
 from ..kernels.cuda.philox import DeviceStream, position
 from ..kernels.cuda.side_stream import side_stream
 from ..kernels.loss import add_totals
@@ -105,6 +106,8 @@ class CapturedStep:
         changed += average.means if average else []
         kept = [a.copy() for a in changed]
         cupy.cuda.runtime.deviceSynchronize()
+        with self.stream:
+            tickets(1, self.x)  # they outlive the step: the pool's memory would with them
         with cupy.cuda.using_allocator(self.pool.malloc), self.stream:
             self._step()  # compiles and loads every kernel, which a capture may not
             for array, values in zip(changed, kept, strict=True):

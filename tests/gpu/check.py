@@ -17,8 +17,8 @@ what it does not use is left to those after it:
     training    inception-np train on CIFAR-10, where INCEPTION_NP_DATA says that it is
 
 With --dry-run everything runs on the CPU, with the stand-ins of the tests and tiny sizes: the same lines, no figures.
-The clocks, the driver's settings and the device itself are left as they are. Needs CuPy, PyTorch and pytest with
-hypothesis.
+The clocks, the driver's settings and the device itself are left as they are. Needs CuPy, PyTorch, ml_dtypes and
+pytest with hypothesis.
 """
 
 import argparse
