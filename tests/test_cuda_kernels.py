@@ -383,8 +383,8 @@ def totals(cupy, n, k, seed):
     logits[rng.random((n, k)) < 0.2 / k] = np.nan
     labels = np.where(rng.integers(2, size=n), logits.argmax(1), rng.integers(0, k, n)).astype(np.int32)
     labels[rng.integers(n)] = rng.choice([-1, k])
-    mean, losses, right = rng.random(), np.array(rng.random()), np.array(2**40 + 3)
-    near = [cupy.asarray(a) for a in (logits, labels, np.array(mean), losses, right)]
+    mean, losses, right = np.array(rng.random()), np.array(rng.random()), np.array(2**40 + 3)
+    near = [cupy.asarray(a) for a in (logits, labels, mean, losses, right)]
     loss.add_totals(*near)
     loss.add_totals(logits, labels, mean, losses, right)
     np.testing.assert_allclose(near[3].get(), losses, rtol=1e-14)
@@ -1102,7 +1102,8 @@ FAULTS = {
         ("loss.cu", "!(j < label ? v < own : v <= own)", "(j < label ? v >= own : v > own)"),  # a NaN is no largest
         ("loss.cu", "own != own ? j < label && v != v : ", ""),
         ("loss.cu", "j < label && v != v", "v != v"),  # the only NaN beats itself
-        ("loss.cu", "*losses += N * *loss", "*losses += *loss"),
+        ("loss.cu", "*losses += N * ", "*losses += "),
+        ("loss.cu", "(double)(float)*loss", "*loss"),
         ("loss.cu", "n += blockDim.y", "n += N"),
         ("loss.cu", "if (!inside(label, K)) continue;", ""),
         ("loss.cu", "*right += count", "*right = (int)*right + count"),

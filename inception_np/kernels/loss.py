@@ -1,5 +1,7 @@
 """Softmax and cross-entropy in one pass, and what a run adds up; the mathematics is in layers/loss.py."""
 
+import numpy as np
+
 from ..backend.arrays import Array, array_module, is_real
 from .dispatch import dispatch
 
@@ -24,6 +26,7 @@ def add_totals(logits: Array, labels: Array, loss: Array, losses: Array, right: 
     """losses += N loss, and right += how many rows of logits (N, K) are largest at their label, in place.
 
     loss, losses: float64 and right: int64, arrays of no axes. Of equals the first is the largest; so is the first NaN.
+    The loss is rounded to float32: then such sums are exact, and a run that was stopped in between has the same.
     """
-    losses += loss * len(logits)
+    losses += loss.astype(np.float32).astype(np.float64) * len(logits)
     right += (logits.argmax(1) == labels).sum()

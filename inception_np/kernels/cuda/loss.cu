@@ -3,10 +3,10 @@
 #include "join.cuh"
 #include "reduce.cuh"
 
-// A warp per row: logits (N, K) -> dlogits (N, K) and the row's share of the mean loss; the last block adds the shares.
+// A warp per row: logits (N, K) -> dlogits (N, K) and the row's part of the mean loss; the last block adds the parts.
 // Blocks of 32 threads.
 extern "C" __global__ void softmax_cross_entropy(const Real* __restrict__ logits, const int* __restrict__ labels,
-                                                 Real* __restrict__ dlogits, float* shares, double* __restrict__ mean,
+                                                 Real* __restrict__ dlogits, float* part, double* __restrict__ mean,
                                                  unsigned* tickets, int N, int K, float smoothing) {
   __shared__ int flag;
   const int n = blockIdx.x, lane = threadIdx.x;
@@ -24,16 +24,16 @@ extern "C" __global__ void softmax_cross_entropy(const Real* __restrict__ logits
     dlogits[(long long)n * K + j] = rounded<Real>((expf((float)shifted) / total - target) / N);
   }
   for (int o = 16; o > 0; o /= 2) loss += __shfl_xor_sync(0xffffffffu, loss, o);
-  if (lane == 0) shares[n] = loss;
+  if (lane == 0) part[n] = loss;
   if (!last_block(tickets, N, &flag)) return;
   double sum = 0;
-  for (int i = lane; i < N; i += 32) sum += __ldcg(shares + i);
+  for (int i = lane; i < N; i += 32) sum += __ldcg(part + i);
   for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
   if (lane == 0) *mean = sum;
 }
 
-// losses += N * loss, and right += the rows whose label is that of the largest logit, as numpy.argmax has it: the first
-// of equals, or the first NaN. One block of 1 x n threads.
+// losses += N * loss, with loss rounded to float (kernels/loss.py says why), and right += the rows whose label is that of
+// the largest logit, as numpy.argmax has it: the first of equals, or the first NaN. One block of 1 x n threads.
 extern "C" __global__ void add_totals(const Real* __restrict__ logits, const int* __restrict__ labels,
                                       const double* __restrict__ loss, double* losses, long long* right, int N, int K) {
   __shared__ int scratch[THREADS];
@@ -51,5 +51,5 @@ extern "C" __global__ void add_totals(const Real* __restrict__ logits, const int
     count += !beaten;
   }
   count = sum_over_rows(count, scratch);
-  if (threadIdx.y == 0) *losses += N * *loss, *right += count;
+  if (threadIdx.y == 0) *losses += N * (double)(float)*loss, *right += count;
 }

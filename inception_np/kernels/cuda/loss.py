@@ -11,9 +11,9 @@ def softmax_cross_entropy(logits: Array, labels: Array, smoothing: float) -> tup
     """One launch, a warp to a row; the loss is an array of no axes, of float64."""
     n, k = logits.shape
     logits = logits if logits.flags.c_contiguous else logits.copy(order="C")
-    dlogits, shares = empty((n, k), logits.dtype, logits), empty((n,), np.float32, logits)
+    dlogits, part = empty((n, k), logits.dtype, logits), empty((n,), np.float32, logits)
     loss = empty((), np.float64, logits)
-    args = (logits, labels.astype("int32", copy=False), dlogits, shares, loss, tickets(1, logits), n, k, smoothing)
+    args = (logits, labels.astype("int32", copy=False), dlogits, part, loss, tickets(1, logits), n, k, smoothing)
     launch("loss.cu", "softmax_cross_entropy", ((n,), (32,)), *args)
     return loss, dlogits
 
