@@ -46,7 +46,7 @@ def variants(source, sm):
 INSTRUCTIONS = {
     ("-DBM=128", "-DBN=16", "-DSHARES=1"): (372, 250),
     ("-DBM=128", "-DBN=32", "-DSHARES=1"): (202, 134),
-    ("-DBM=128", "-DBN=48", "-DSHARES=1"): (144, 97),
+    ("-DBM=128", "-DBN=48", "-DSHARES=1"): (144, 102),
     ("-DBM=128", "-DBN=64", "-DSHARES=1"): (151, 104),
     ("-DBM=128", "-DBN=96", "-DSHARES=1"): (110, 77),
     ("-DBM=64", "-DBN=16", "-DSHARES=2"): (393, 250),
