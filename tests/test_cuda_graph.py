@@ -334,21 +334,25 @@ def test_sums_wait_for_others_but_not_for_what_they_add_to(fault, cupy, monkeypa
         np.testing.assert_array_equal(*(v.get() for v in gradients))
 
 
+def after_a_step(trunk, capture, classes):
+    """The weights of a network on the device after one step, captured or one operation at a time."""
+    net = move(Network(trunk, {}), "cuda")
+    optimiser, pictures = optimisers(net, "sgd"), images()[0]
+    if capture:
+        step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
+        step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
+    else:
+        eager_step(net, optimiser, batches.normalise(pictures[:4], MEAN, STD), classes[:4])
+    return backend.asarray(vectors(net)[0], "cpu")
+
+
 def test_a_convolution_used_twice_in_a_captured_step_has_both_gradients(cupy):
     weights = []
     for capture in (False, True):
         rng = np.random.default_rng(0)
         twice = ip.ConvBNReLU(4, 4, 3, rng=rng)
         trunk = ip.Sequential(ip.Conv2D(3, 4, 3, rng=rng), twice, ip.MaxPool2D(2), twice, ip.GlobalAvgPool2D())
-        net = move(Network(trunk, {}), "cuda")
-        optimiser = optimisers(net, "sgd")
-        pictures, classes = images()[0], images()[1] % 4
-        if capture:
-            step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
-            step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
-        else:
-            eager_step(net, optimiser, batches.normalise(pictures[:4], MEAN, STD), classes[:4])
-        weights.append(backend.asarray(vectors(net)[0], "cpu"))
+        weights.append(after_a_step(trunk, capture, images()[1] % 4))
     np.testing.assert_array_equal(*weights)
 
 
@@ -377,15 +381,7 @@ def test_a_layer_of_ones_own_may_overwrite_what_it_was_given(seen, cupy, monkeyp
     for capture in (False, True):
         rng = np.random.default_rng(0)
         layers = {"first": ip.Conv2D(3, 4, 3, rng=rng), "own": Overwriting(), "second": ip.Conv2D(4, 5, 3, rng=rng)}
-        net = move(Network(ip.Sequential(**layers, gap=ip.GlobalAvgPool2D()), {}), "cuda")
-        optimiser = optimisers(net, "sgd")
-        pictures, classes = images()
-        if capture:
-            step = CapturedStep(net, optimiser, pictures, classes, 4, mean=MEAN, std=STD)
-            step(np.arange(4), crops=None, dropout=stream(0, "dropout", 0))
-        else:
-            eager_step(net, optimiser, batches.normalise(pictures[:4], MEAN, STD), classes[:4])
-        weights.append(backend.asarray(vectors(net)[0], "cpu"))
+        weights.append(after_a_step(ip.Sequential(**layers, gap=ip.GlobalAvgPool2D()), capture, images()[1]))
     assert (weights[0] == weights[1]).all() == seen
 
 

@@ -1253,21 +1253,6 @@ def test_batches_that_mirror_other_images_are_caught(fault, monkeypatch):
             augmented(cupy, 3, (3, 4), 2, 1, 0, (seed, 0, True))
 
 
-@on_host
-@pytest.mark.long
-@pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS, ids=lambda f: f[2])
-def test_a_spoiled_convolution_is_caught(fault, monkeypatch):
-    host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
-    monkeypatch.setattr(backend, "precision", "tf32")
-    cupy = strict_cupy.pretend(monkeypatch)
-    with pytest.raises(AssertionError):
-        a_nan_stays(cupy)
-        factors_are_rounded(cupy)
-        for case in TILES:
-            whole_convolution(cupy, case)
-            convolution_moments(cupy, case)
-
-
 # Of words of two numbers. What both precisions share is spoiled above.
 BF16_TENSOR_CORE_FAULTS = [
     ("conv.cu", "second = first + (ALONG_K ? 1 : 4)", "second = first + 1"),  # two lines in a word, not two terms
@@ -1297,14 +1282,19 @@ BF16_TENSOR_CORE_FAULTS = [
 
 @on_host
 @pytest.mark.long
-@pytest.mark.parametrize("fault", BF16_TENSOR_CORE_FAULTS, ids=lambda f: f[2])
-def test_a_spoiled_convolution_in_bfloat16_is_caught(fault, monkeypatch):
+@pytest.mark.parametrize(
+    "fault, stored",
+    [*((f, "float32") for f in TENSOR_CORE_FAULTS), *((f, "bfloat16") for f in BF16_TENSOR_CORE_FAULTS)],
+    ids=lambda v: v[2] if isinstance(v, tuple) else v,
+)
+def test_a_spoiled_convolution_is_caught(fault, stored, monkeypatch):
     host_cuda.on_host(monkeypatch, greedy=True, fault=fault)
     monkeypatch.setattr(backend, "precision", "tf32")
     cupy = strict_cupy.pretend(monkeypatch)
+    rounded, cases = (factors_are_rounded, TILES) if stored == "float32" else (weights_are_rounded, TILES[:-1])
     with pytest.raises(AssertionError):
-        a_nan_stays(cupy, "bfloat16")
-        weights_are_rounded(cupy)
-        for case in TILES[:-1]:
-            whole_convolution(cupy, case, "bfloat16")
-            convolution_moments(cupy, case, "bfloat16")
+        a_nan_stays(cupy, stored)
+        rounded(cupy)
+        for case in cases:
+            whole_convolution(cupy, case, stored)
+            convolution_moments(cupy, case, stored)

@@ -1,7 +1,7 @@
 """Launches of conv.cu, convolution on tensor cores; the functions are those of kernels/conv.py.
 
-They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch by default. They need a GPU
-of compute capability 8.0 or later.
+They round both factors to TF32, 10 bits of mantissa, as cuDNN does for PyTorch by default, or take activations in
+bfloat16 and round weights to it. They need a GPU of compute capability 8.0 or later.
 """
 
 from math import isqrt
