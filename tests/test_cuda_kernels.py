@@ -994,8 +994,8 @@ FAULTS = {
         ("reduce.cuh", "row < left.rows ? column", "row < left.rows - 1 ? column"),
     ],
     joins: [
-        ("join.cuh", "  __syncthreads();\n  if (j.slot", "  if (j.slot"),
-        ("join.cuh", "slot < j.slots)", "slot < j.slots - 1)"),  # the last is lost
+        ("join.cuh", "  __syncthreads();\n  return j.slot", "  return j.slot"),
+        ("common.cuh", "if (i < count) value", "if (i < count - 1) value"),  # the last is lost
         ("join.cuh", "p = (j).slot;", "p = (j).slot + 1;"),
         ("join.cuh", "p += AT_ONCE * (j).slots", "p += (AT_ONCE - 1) * (j).slots"),
         ("join.cuh", "pixel(part, q, pitch)) : 0.f", "pixel(part, q, pitch)) : 1.f"),
@@ -1069,9 +1069,9 @@ FAULTS = {
         ("clip.cu", "(double)grad[i]", "grad[i]"),
         ("clip.cu", "i += gridDim.x * blockDim.y", "i += blockDim.y"),
         ("clip.cu", "p < parts", "p < parts - 1"),
-        ("reduce.cuh", "  __syncthreads();\n  if", "  if"),
+        ("reduce.cuh", "  __syncthreads();\n  return threadIdx.y", "  return threadIdx.y"),
         ("reduce.cuh", "bit < 32", "bit < 16"),
-        ("reduce.cuh", "row < left.rows)", "row < left.rows - 1)"),  # the last is lost
+        ("common.cuh", "if (i < count) value", "if (i < count - 1) value"),  # the last is lost
         ("reduce.cuh", "return {at / 32", "return {(int)threadIdx.y"),
         ("clip.cu", "!(length > clip)", "length > clip"),
         ("clip.cu", "(float)(clip / length)", "clip"),

@@ -129,6 +129,17 @@ __device__ __forceinline__ Site site(unsigned i, unsigned H, unsigned W, unsigne
 // Where element i of a (pixels, C) array lies when its pixels are ld floats apart.
 __device__ __forceinline__ long long place(int i, int C, int ld) { return (long long)(i / C) * ld + i % C; }
 
+// value plus numbers 1 to count - 1 of a column in shared memory, which are `wide` apart: in their order, four at once.
+template <class T>
+__device__ __forceinline__ T plus_column(T value, const T* column, int count, int wide) {
+#pragma unroll 1
+  for (int first = 1; first < count; first += 4)
+#pragma unroll
+    for (int i = first; i < first + 4; i++)
+      if (i < count) value += column[i * wide];
+  return value;
+}
+
 // Is this a position in [0, n)?
 __device__ __forceinline__ bool inside(int i, int n) { return (unsigned)i < (unsigned)n; }
 

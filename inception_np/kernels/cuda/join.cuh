@@ -55,13 +55,7 @@ __device__ __forceinline__ T sum_over_slots(T value, T* scratch, const Joiner& j
   if (j.slots == 1) return value;
   scratch[j.slot * j.wide + j.column] = value;
   __syncthreads();
-  if (j.slot == 0)
-#pragma unroll 1
-    for (int first = 1; first < j.slots; first += 4)
-#pragma unroll
-      for (int slot = first; slot < first + 4; slot++)
-        if (slot < j.slots) value += scratch[slot * j.wide + j.column];
-  return value;
+  return j.slot == 0 ? plus_column(value, scratch + j.column, j.slots, j.wide) : value;
 }
 
 // For slot 0, a column's sum over part (parts, pitch). part: where the column begins, or null where there is none.

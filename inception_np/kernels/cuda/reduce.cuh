@@ -42,13 +42,7 @@ __device__ __forceinline__ T sum_over_rows(T value, T* scratch) {
   const Left left = sum_over_lanes(value);
   if (left.keeps) scratch[left.row * blockDim.x + threadIdx.x] = value;
   __syncthreads();
-  if (threadIdx.y == 0)
-#pragma unroll 1
-    for (int first = 1; first < left.rows; first += 4)
-#pragma unroll
-      for (int row = first; row < first + 4; row++)
-        if (row < left.rows) value += scratch[row * blockDim.x + threadIdx.x];
-  return value;
+  return threadIdx.y == 0 ? plus_column(value, scratch + threadIdx.x, left.rows, blockDim.x) : value;
 }
 
 // The sums over the block's rows of n floats of each thread: thread i = 0, 1, ... of the block has that of float i of a
