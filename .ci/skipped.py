@@ -19,5 +19,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         skipped[report.nodeid] = None
 
 
-def pytest_sessionfinish() -> None:
-    Path(os.environ["SKIPPED"]).write_text("".join(f"{name}\n" for name in skipped))
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # a process of `pytest -n` tells the one that started it
+        Path(os.environ["SKIPPED"]).write_text("".join(f"{name}\n" for name in skipped))
