@@ -167,9 +167,15 @@ def compiled(name, batch, bf16=False):
     return step
 
 
-RIVALS = {"ours": ours, "eager": eager, "eager graph": eager_graph, "compile": compiled}
-RIVALS["ours bf16"] = partial(ours, precision="bf16")
-RIVALS |= {"eager graph bf16": partial(eager_graph, bf16=True), "compile bf16": partial(compiled, bf16=True)}
+RIVALS = {
+    "ours": ours,
+    "eager": eager,
+    "eager graph": eager_graph,
+    "compile": compiled,
+    "ours bf16": partial(ours, precision="bf16"),
+    "eager graph bf16": partial(eager_graph, bf16=True),
+    "compile bf16": partial(compiled, bf16=True),
+}
 
 if __name__ == "__main__":
     cupy()

@@ -8,6 +8,7 @@ of inception_v3_cifar's sizes at batch 256 instead, once each.
 """
 
 import argparse
+from itertools import product
 
 import ml_dtypes
 import numpy as np
@@ -44,16 +45,12 @@ def main():
             pads = ((kernel[0] // 2,) * 2, (kernel[1] // 2,) * 2) if pad is None else ((pad, pad), (pad, pad))
             convolution(put, put, module, small(n, 1), (plane, plane), c, o, kernel, (stride, stride), pads, 1)
     else:
-        for c, o, groups in ((8, 12, 1), (7, 5, 1), (6, 10, 2), (64, 70, 1)):
-            for stride in (1, 2):
-                for stored in (put, half):
-                    convolution(
-                        put, stored, module, 2, (9, 7), c, o, (3, 3), (stride, stride), ((1, 1), (0, 1)), groups
-                    )
-        with side_stream(module.cuda.Stream(non_blocking=True)):  # sums of several layers in one launch,
-            convolution(
-                put, put, module, 8, (40, 40), 8, 12, (1, 1), (1, 1), ((0, 0), (0, 0)), 1
-            )  # and teams of blocks
+        channels = (8, 12, 1), (7, 5, 1), (6, 10, 2), (64, 70, 1)
+        for (c, o, groups), stride, stored in product(channels, ((1, 1), (2, 2)), (put, half)):
+            convolution(put, stored, module, 2, (9, 7), c, o, (3, 3), stride, ((1, 1), (0, 1)), groups)
+        # sums of several layers in one launch, and teams of blocks
+        with side_stream(module.cuda.Stream(non_blocking=True)):
+            convolution(put, put, module, 8, (40, 40), 8, 12, (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
             convolution(put, put, module, 2, (9, 7), 7, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), 1)
         for stored in (put, half):
             others(put, stored, module, rng)
