@@ -1,6 +1,7 @@
 """The rivals of `bench` compute the same thing, and the command says what it should."""
 
 import json
+import shutil
 
 import commands
 import numpy as np
@@ -23,9 +24,10 @@ from inception_np import (
     create_model,
     named_params,
 )
-from inception_np.backend.errors import UsageError
+from inception_np.backend.errors import RefusedError, UsageError
 from inception_np.layer import walk
 from inception_np.runtime.bench import command as bench
+from inception_np.runtime.bench import side
 from inception_np.runtime.bench.onnx_graph import to_onnx
 
 
@@ -90,6 +92,40 @@ def test_the_onnx_twin_computes_the_same(name):
     assert np.allclose(got, net.forward(x, Mode())[0], rtol=1e-4, atol=1e-5)
 
 
+def calls(name, of_side, task, batch=3):
+    """What a process of this side calls: (warm, call), on the same weights and images as every other side."""
+    about = {"name": name, "preset": "paper", "task": task, "batch": batch, "threads": 2}
+    return side.SIDES[of_side]({**about, "side": of_side})
+
+
+def test_openvino_computes_the_same_in_float32():
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    _, ours = calls("inception_v1_cifar", "ours", "infer")
+    _, theirs = calls("inception_v1_cifar", "openvino", "infer")
+    wanted, got = ours(), theirs()[0]
+    assert got.shape == wanted.shape and np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_the_compiled_model_computes_what_the_eager_one_does(monkeypatch):
+    pytest.importorskip("torch")
+    if not shutil.which("g++"):
+        pytest.skip("it compiles C++")
+    from torch._inductor import config
+
+    monkeypatch.setattr(config, "freezing", False)  # the side sets it: put it back
+    (_, eager), (_, compiled) = (calls("speednet_cifar", of_side, "infer") for of_side in ("torch", "inductor"))
+    wanted, got = eager().numpy(), compiled().numpy()
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    (_, eager), (warm, compiled) = (calls("speednet_cifar", of_side, "train") for of_side in ("torch", "inductor"))
+    losses = [eager(), eager(), eager()]
+    warm()  # the first step
+    assert [compiled(), compiled()] == pytest.approx(losses[1:], rel=1e-4) and losses[2] != losses[1]
+
+
 def gradient_errors(name, seed):
     """How far float32 gradients are from float64 ones, over all parameters together: (ours, PyTorch's)."""
     torch, to_torch = pytorch()
@@ -143,6 +179,9 @@ def test_json_has_the_seconds_of_both_sides(capsys):
         assert row["seconds"] > 0
         assert row["ratio"] == pytest.approx(row["seconds"] / row["against_seconds"])
         assert row["memory"] >= 0
+    assert [row["best"] for row in rows] == [
+        row["against_seconds"] == min(r["against_seconds"] for r in rows) for row in rows
+    ]
 
 
 def test_alone_it_has_no_ratio(capsys):
@@ -168,6 +207,7 @@ def test_every_layer_has_its_row(capsys):
     [
         ("no_such_network",),
         ("inception_v1_cifar", "--against", "onnxruntime"),
+        ("inception_v1_cifar", "--against", "openvino"),
         ("inception_v1_cifar", "--batch", "0"),
         ("inception_v1_cifar", "--rounds", "0"),
     ],
@@ -175,3 +215,9 @@ def test_every_layer_has_its_row(capsys):
 def test_wrong_usage_is_refused(words):
     with pytest.raises(UsageError):
         bench.run(arguments(*words))
+
+
+def test_without_a_compiler_inductor_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RefusedError, match="no-such-compiler is missing"):
+        bench.run(arguments("inception_v1_cifar", *QUICK, "--against", "inductor"))

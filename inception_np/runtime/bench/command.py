@@ -1,11 +1,21 @@
-"""`inception-np bench`: how long a training step or an inference takes, alone or beside PyTorch and ONNX Runtime.
+"""`inception-np bench`: how long a training step or an inference takes, alone or beside other libraries.
 
 Libraries in one process disturb each other: a thread pool that spins after its work takes a core from the next one.
 So every side runs in a process of its own (side.py). The processes of all sides alternate, round after round, so that
-a slow minute of the machine falls on all of them. PyTorch runs in channels_last, its faster layout here, and twice:
-with the system's allocator as it is ("torch"), and with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised
-("torch tuned"), where it keeps its memory from step to step and is up to twice as fast. ONNX Runtime runs with them
-raised.
+a slow minute of the machine falls on all of them. All compute in float32, on as many threads, with the same weights
+and images, and each is set up as by someone who wants it fast:
+
+- "torch" and "torch tuned": PyTorch in channels_last, its faster layout here, with the system's allocator as it is, and
+  with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ raised, where it keeps its memory from step to step and is up
+  to twice as fast. All other rivals run with them raised.
+- "inductor": the same model through torch.compile, for this batch only; its weights are frozen for inference, and in a
+  training step the loss and the optimiser stay outside, as users write it. It compiles C++ for minutes before anything
+  is timed; later processes find most of that in PyTorch's cache.
+- "onnxruntime": its CPU provider on an ONNX graph, where it folds and fuses what it can. Inference only.
+- "openvino": its CPU plugin on the same graph, with the hint for latency, since one call at a time is timed, and
+  float32 asked for, since it would round to bfloat16 on processors that have it. Inference only.
+
+Of a network's rivals the one with the smallest median is marked as the best.
 
 The command reports the median and the minimum of all rounds. Page faults and involuntary context switches per call
 show a disturbed measurement: an undisturbed one has almost no switches. Memory is the most that the first call adds to
@@ -15,6 +25,7 @@ imports, weights and input.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +42,12 @@ TUNED = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-RIVALS = ("torch", "onnxruntime")
+RIVALS: dict[str, dict[str, dict[str, str]]] = {  # rival: {label: environment variables}
+    "torch": {"torch": {}, "torch tuned": TUNED},
+    "inductor": {"inductor": TUNED},
+    "onnxruntime": {"onnxruntime": TUNED},
+    "openvino": {"openvino": TUNED},
+}
 PRESETS = ("torchvision", "timm")  # released networks whose padding PyTorch can do without a copy
 NATIVE = ("inception_v1", "inception_v3", "inception_v4", "inception_resnet_v2", "xception")
 
@@ -44,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--task", choices=("train", "infer"), default="train", help="a training step, or inference")
     parser.add_argument("--batch", type=positive, metavar="N", help="images at once (default: 8, or 128 for _cifar)")
     parser.add_argument("--preset", help="whose version of the network (default: a rival's own, else paper)")
-    parser.add_argument("--against", action="append", choices=RIVALS, default=[], help="a rival; may be repeated")
+    parser.add_argument("--against", action="append", choices=[*RIVALS], default=[], help="a rival; may be repeated")
     parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="processes for each side (default: 3)")
     parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="calls in each process, at most")
     parser.add_argument("--seconds", type=number, default=6.0, metavar="S", help="seconds for them, about")
@@ -67,8 +83,13 @@ def run(args: argparse.Namespace) -> int:
     if args.ceilings:
         _print_ceilings(args, threads)
         return 0
-    if "onnxruntime" in args.against and args.task == "train":
-        raise UsageError("--against onnxruntime: it does not train; add --task infer")
+    for rival in args.against:
+        if rival in ("onnxruntime", "openvino") and args.task == "train":
+            raise UsageError(f"--against {rival}: it does not train; add --task infer")
+        if rival == "inductor" and not shutil.which(compiler := os.environ.get("CXX", "g++")):
+            raise RefusedError(
+                f"bench: --against inductor compiles C++, but {compiler} is missing; install it or set CXX"
+            )
     rows: list[Row] = []
     for name in args.names or NATIVE:
         name, preset = _resolve(name, args.preset)
@@ -116,12 +137,8 @@ def _resolve(name: str, preset: str | None) -> tuple[str, str]:
 
 def _sides(against: list[str]) -> list[tuple[str, str, dict[str, str]]]:
     """(label, side, environment variables) of everything that runs."""
-    sides: list[tuple[str, str, dict[str, str]]] = [("ours", "ours", {})]
-    if "torch" in against:
-        sides += [("torch", "torch", {}), ("torch tuned", "torch", TUNED)]
-    if "onnxruntime" in against:
-        sides.append(("onnxruntime", "onnxruntime", TUNED))
-    return sides
+    rivals = [(label, rival, env) for rival in RIVALS if rival in against for label, env in RIVALS[rival].items()]
+    return [("ours", "ours", {}), *rivals]
 
 
 def _compare(task: Row, args: argparse.Namespace) -> list[Row]:
@@ -133,16 +150,19 @@ def _compare(task: Row, args: argparse.Namespace) -> list[Row]:
             print(f"{task['name']} {task['task']} {i + 1}/{args.rounds}: {label}", file=sys.stderr)
             limits = {"seconds": args.seconds, "repeats": args.repeats}
             runs[label].append(_process({**task, **limits, "side": side}, environment))
-    mine = _joined(runs["ours"])
+    joined = {label: _joined(of_side) for label, of_side in runs.items()}
+    mine = joined.pop("ours")
+    best = min(joined, key=lambda label: joined[label]["seconds"], default=None)
     rows = []
-    rivals: list[str | None] = [label for label, _, _ in sides[1:]]
+    rivals: list[str | None] = [*joined]
     for rival in rivals or [None]:
         row = {**{k: task[k] for k in ("name", "preset", "task", "batch", "threads")}, **_prefixed(mine, "")}
         row["against"] = rival
-        theirs = _joined(runs[rival]) if rival else None
+        theirs = joined[rival] if rival else None
         row |= _prefixed(theirs, "against_") if theirs else {"against_seconds": None}
         row["ratio"] = mine["seconds"] / theirs["seconds"] if theirs else None
         row["ratio_of_minima"] = mine["minimum"] / theirs["minimum"] if theirs else None
+        row["best"] = rival is not None and rival == best
         rows.append(row)
     return rows
 
@@ -185,7 +205,7 @@ def _print_rows(rows: list[Row]) -> None:
         return f"{1e3 * seconds:.1f}"
 
     head = ("network", "task", "batch", "median ms", "min ms", "MB", "faults", "switches")
-    versus = ("against", "median ms", "min ms", "MB", "faults", "switches", "ratio", "of minima", "memory")
+    versus = ("against", "median ms", "min ms", "MB", "faults", "switches", "ratio", "of minima", "memory", "")
     table = []
     for r in rows:
         line = [f"{r['name']} ({r['preset']})", r["task"], str(r["batch"]), ms(r["seconds"]), ms(r["minimum"])]
@@ -195,6 +215,7 @@ def _print_rows(rows: list[Row]) -> None:
             line += [f"{r['against_memory'] / 1e6:.0f}"]
             line += [f"{r['against_page_faults']:.0f}", f"{r['against_switches']:.0f}", f"{r['ratio']:.2f}"]
             line += [f"{r['ratio_of_minima']:.2f}", f"{r['memory'] / max(1, r['against_memory']):.2f}"]
+            line += ["best" if r["best"] else ""]
         table.append(line)
     _print_table([*head, *versus] if any(r["against"] for r in rows) else list(head), table)
 

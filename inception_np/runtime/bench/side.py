@@ -1,13 +1,14 @@
 """One side of a benchmark, in a process of its own that command.py starts: a line of JSON in, one out.
 
-    {"side": "ours" | "torch" | "onnxruntime", "name", "preset", "task": "train" | "infer", "batch", "threads",
-     "seconds", "repeats", "low_memory"}
+    {"side": "ours" | "torch" | "inductor" | "onnxruntime" | "openvino", "name", "preset", "task": "train" | "infer",
+     "batch", "threads", "seconds", "repeats", "low_memory"}
 
 The line that comes out holds the seconds of every call ("times"), the CPU seconds of the cheapest one over all threads
 ("cpu"), the bytes by which the memory in use grew beyond imports, weights and input ("memory"), and the page faults and
 involuntary context switches per call ("page_faults", "switches"): many mean that something disturbed the measurement.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -107,7 +108,7 @@ def training(net: Any, task: Task, passes_of: Any) -> Calls:
 
 
 def torch(task: Task) -> Calls:
-    """The same calls with PyTorch, in channels_last memory."""
+    """The same calls with PyTorch, in channels_last memory; the side "inductor" compiles the model."""
     import torch
 
     from ...models import create_model
@@ -122,14 +123,21 @@ def torch(task: Task) -> Calls:
     del net
     x = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC in memory: channels last
     t = torch.from_numpy(labels)
-    if task["task"] == "infer":
-        model.eval()
+    infers, compiled = task["task"] == "infer", task["side"] == "inductor"
+    model.train(not infers)
+    if compiled:
+        from torch._inductor import config
+
+        # Global: as one of torch.compile's options it comes too late to fuse convolutions with what follows them.
+        config.freezing = infers
+        model = torch.compile(model, dynamic=False, fullgraph=True)
+    if infers:
 
         def infer() -> Any:
             with torch.inference_mode():
                 return model(x)
 
-        return infer, infer
+        return (whole(infer) if compiled else infer), infer
     loss_of = torch.nn.functional.cross_entropy
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
 
@@ -140,32 +148,63 @@ def torch(task: Task) -> Calls:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return float(loss.detach())
 
-    return (lambda: step(x[:2], t[:2])), step
+    return (whole(step) if compiled else lambda: step(x[:2], t[:2])), step
+
+
+def whole(call: Callable[[], Any]) -> Callable[[], Any]:
+    """A first call on the whole batch: for a smaller one the model would be compiled apart. It keeps no memory."""
+
+    def warm() -> None:
+        call()
+        ctypes.CDLL(None).malloc_trim(0)  # the next call takes what it needs anew, and is seen to
+
+    return warm
+
+
+def graph_of(task: Task) -> tuple[bytes, np.ndarray]:
+    """The network as an ONNX model, and its images (N, C, H, W)."""
+    from ...models import create_model
+    from .onnx_graph import to_onnx
+
+    net = create_model(task["name"], preset=task["preset"])
+    x, _ = batch_of(net, task["batch"])
+    return to_onnx(net, x.shape), np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 def onnxruntime(task: Task) -> Calls:
     """The same calls with ONNX Runtime's CPU provider, inference only."""
     import onnxruntime
 
-    from ...models import create_model
-    from .onnx_graph import to_onnx
-
-    net = create_model(task["name"], preset=task["preset"])
-    x, _ = batch_of(net, task["batch"])
+    graph, x = graph_of(task)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task["threads"]
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(to_onnx(net, x.shape), options, providers=["CPUExecutionProvider"])
-    x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     call = lambda: session.run(None, {"x": x})  # noqa: E731
     return call, call
 
 
+def openvino(task: Task) -> Calls:
+    """The same calls with OpenVINO's CPU plugin, inference only."""
+    import openvino
+
+    graph, x = graph_of(task)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": task["threads"]}
+    settings["INFERENCE_PRECISION_HINT"] = "f32"  # its default is bfloat16 where the processor has it
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+    call = lambda: compiled(x)  # noqa: E731
+    return call, call
+
+
+SIDES = {"ours": ours, "torch": torch, "inductor": torch, "onnxruntime": onnxruntime, "openvino": openvino}
+
+
 def measure(task: Task) -> dict[str, Any]:
     """Call one side for task["seconds"], or task["repeats"] times where that ends first; three times at least."""
-    warm, call = {"ours": ours, "torch": torch, "onnxruntime": onnxruntime}[task["side"]](task)
+    warm, call = SIDES[task["side"]](task)
     warm()
     before = resident()
     forget_peak()
