@@ -137,7 +137,7 @@ def torch(task: Task) -> Calls:
             with torch.inference_mode():
                 return model(x)
 
-        return (whole(infer) if compiled else infer), infer
+        return infer, infer
     loss_of = torch.nn.functional.cross_entropy
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
 
@@ -150,17 +150,14 @@ def torch(task: Task) -> Calls:
         optimiser.step()
         return float(loss.detach())
 
-    return (whole(step) if compiled else lambda: step(x[:2], t[:2])), step
-
-
-def whole(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A first call on the whole batch: for a smaller one the model would be compiled apart. It keeps no memory."""
-
     def warm() -> None:
-        call()
-        ctypes.CDLL(None).malloc_trim(0)  # the next call takes what it needs anew, and is seen to
+        if compiled:  # for another batch it would be compiled anew
+            step()
+            ctypes.CDLL(None).malloc_trim(0)  # give back what the step kept, so that the next one's memory is seen
+        else:
+            step(x[:2], t[:2])
 
-    return warm
+    return warm, step
 
 
 def graph_of(task: Task) -> tuple[bytes, np.ndarray]:
