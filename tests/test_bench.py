@@ -112,20 +112,20 @@ def test_openvino_computes_the_same_in_float32():
 @pytest.mark.parametrize(
     "task", [pytest.param("infer", marks=pytest.mark.slow), pytest.param("train", marks=pytest.mark.long)]
 )
-def test_the_compiled_model_computes_what_the_eager_one_does(monkeypatch, task):
+def test_the_compiled_model_computes_what_the_eager_one_does(task):
     """The logits; in training the losses of a second and a third step, which the backward pass and SGD led to."""
     pytest.importorskip("torch")
     if not shutil.which("g++"):
         pytest.skip("inductor compiles C++")
     from torch._inductor import config
 
-    monkeypatch.setattr(config, "freezing", False)  # the side sets it: put it back
-    (_, eager), (warm, compiled) = (calls("speednet_cifar", of_side, task) for of_side in ("torch", "inductor"))
-    eager()  # a first step on either side
-    warm()
-    for _ in range(2):
-        wanted, got = np.asarray(eager()), np.asarray(compiled())
-        assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    with config.patch(freezing=False):  # the side sets it: here it is put back
+        (_, eager), (warm, compiled) = (calls("speednet_cifar", of_side, task) for of_side in ("torch", "inductor"))
+        eager()  # a first step on either side
+        warm()
+        for _ in range(2):
+            wanted, got = np.asarray(eager()), np.asarray(compiled())
+            assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def gradient_errors(name, seed):
