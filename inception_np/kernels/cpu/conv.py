@@ -31,17 +31,29 @@ from .implicit_gemm import (
 )
 from .llvm import HAS_MASKS, WIDTH
 from .machine import constant_row, contiguous, is_rows, row_step, zero_row
-from .register_tile import GROUP
-from .rows import channels_last, few_parts, in_rows, is_channels_last
-from .simd import LANES
-from .winograd import (
-    PLACES,
+from .patches import (
+    BLOCK,
     ConvolveWords,
     FilterGradientWords,
     add_filter_gradients,
     convolve,
     filter_gradients,
     transform_filters,
+)
+from .register_tile import GROUP
+from .rows import channels_last, few_parts, in_rows, is_channels_last
+from .simd import LANES
+from .winograd import (
+    ONE,
+    Axis,
+    Form,
+    code,
+    transform_filter,
+    transform_gradient_row,
+    transform_patch,
+    transform_patch_row,
+    transform_products,
+    transform_sums,
 )
 
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
@@ -52,8 +64,8 @@ TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level ca
 RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixels of each at least, bytes of all sums
 
 BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
-PATCHES = 4 * GROUP  # at once
-DW_PATCHES, DW_RANGES = 16 * GROUP, 2  # for the filters' gradient: patches at once, and ranges with sums of their own
+PATCHES = 2 * GROUP  # at once, at most
+DW_PATCHES, LONG_PATCHES = 8 * GROUP, 1024  # for the filters' gradient: patches at once, and of each range at least
 LEAST_CHANNELS, LEAST_PATCHES = 32, 60  # below these the transforms outweigh the products saved
 LEAST_FOR_GRADIENT = 48  # channels
 
@@ -81,9 +93,10 @@ def conv2d(
     packed = packed_weights(contiguous(w), len(offsets) * depth)
     bias = None if bias is None else contiguous(bias)
     start, floor = 0 if bias is None else address(bias), zero_row(w.shape[3]) if relu else 0
-    if winograd_pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape):
-        filters = winograd_filters(packed, depth, w.shape[3])
-        convolve_by_winograd(x, filters, depth, w.shape[3], pads, y, bias=start, floor=floor)
+    form = form_that_pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape)
+    if form:
+        filters = winograd_filters(form[0], packed, depth, w.shape[3])
+        convolve_by_winograd(form, x, filters, depth, w.shape[3], pads, y, bias=start, floor=floor)
     else:
         convolve_directly(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
     return y
@@ -112,12 +125,14 @@ def conv2d_dx(
     dx, adds = empty(x_shape, np.float32) if into is None else into, into is not None
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
-    if winograd_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):
-        turned = constant(np.arange(8, -1, -1))  # the taps of the filter turned by 180 degrees
+    form = form_that_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape)
+    if form:
+        kh, kw = w.shape[:2]
+        turned = constant(np.arange(kh * kw - 1, -1, -1))  # the taps of the filter turned by 180 degrees
         packed = packed_transposed(w, turned)
-        opposite = ((2 - pads[0][0], 2 - pads[0][1]), (2 - pads[1][0], 2 - pads[1][1]))
-        filters = winograd_filters(packed, outputs, inputs)
-        convolve_by_winograd(dy, filters, outputs, inputs, opposite, dx, adds=adds)
+        opposite = ((kh - 1 - pads[0][0], kh - 1 - pads[0][1]), (kw - 1 - pads[1][0], kw - 1 - pads[1][1]))
+        filters = winograd_filters(form[0], packed, outputs, inputs)
+        convolve_by_winograd(form, dy, filters, outputs, inputs, opposite, dx, adds=adds)
         return dx
     for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
         target = dx[:, a :: stride[0], b :: stride[1]]
@@ -138,8 +153,9 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
     check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     x = channels_last(x)
-    if winograd_pays_for_dw(dw.shape[:2], stride, dilation, pads, x.shape[3], dy.shape[3], dy.shape):
-        add_dw_by_winograd(x, channels_last(dy), dw, pads)
+    form = form_that_pays(dw.shape[:2], stride, dilation, pads, x.shape[3], dy.shape[3], dy.shape)
+    if form:
+        add_dw_by_winograd(form, x, channels_last(dy), dw, pads)
         return
     dy = dy if is_rows(dy) else contiguous(dy)
     x, offsets, inputs = windows(x, dw.shape[:2], pads, dilation)
@@ -302,35 +318,47 @@ def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
 
 # ---- convolution by Winograd's way
 
+SQUARE = {3: Form(Axis(4, 3), Axis(4, 3)), 5: Form(Axis(2, 5), Axis(2, 5))}
+LINE = {3: Form(Axis(4, 3), ONE), 7: Form(Axis(2, 7), ONE)}  # down; for a line across, height and width change places
 
-def winograd_pays(
+
+def winograd_form(kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads) -> tuple[Form, bool] | None:
+    """The form for such a window, and whether height and width change places; None where there is none."""
+    kh, kw = kernel_hw
+    if (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
+        return None
+    if kh == kw:
+        return (SQUARE[kh], False) if kh in SQUARE else None
+    k = max(kh, kw)
+    return (LINE[k], kh == 1) if min(kh, kw) == 1 and k in LINE else None
+
+
+def form_that_pays(
     kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, depth: int, channels: int, shape: Shape
-) -> bool:
-    """True where Winograd's way is faster for this geometry and shape of y. (Padding of at most 2 on every side.)"""
-    if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
-        return False
-    patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)
-    used = shape[0] * shape[1] * shape[2] / (4 * patches)  # of the outputs: odd sides waste some
-    return min(depth, channels) >= LEAST_CHANNELS and patches >= LEAST_PATCHES and used > 0.7
+) -> tuple[Form, bool] | None:
+    """The form for this geometry and shape of y where it is faster than the direct sum, else None."""
+    found = winograd_form(kernel_hw, stride, dilation, pads)
+    if found is None:
+        return None
+    form, turned = found
+    N, OH, OW = (shape[0], shape[2], shape[1]) if turned else shape[:3]
+    patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
+    if min(depth, channels) < LEAST_CHANNELS or patches < LEAST_PATCHES:
+        return None
+    return found
 
 
-def winograd_pays_for_dw(
-    kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, inputs: int, outputs: int, shape: Shape
-) -> bool:
-    """The same for the gradient to the filters, whose transforms cost more: each row of places makes its own."""
-    wide = min(inputs, outputs) >= LEAST_FOR_GRADIENT
-    return wide and winograd_pays(kernel_hw, stride, dilation, pads, inputs, outputs, shape)
-
-
-def winograd_filters(packed: Array, depth: int, channels: int) -> Array:
-    """The 16 packed matrices of filters, from the nine of packed weights."""
+def winograd_filters(form: Form, packed: Array, depth: int, channels: int) -> Array:
+    """A packed matrix of filters for each place of a patch, from one for each tap of the window."""
     room = packed_size(depth, channels)
-    filters = empty((PLACES * room,), np.float32)
-    transform_filters(address(packed), address(filters), depth, channels, room)
+    filters = empty((form.places[0] * form.places[1] * room,), np.float32)
+    taps = form.taps[0] * form.taps[1]
+    transform_filters(code(transform_filter, form), address(packed), address(filters), taps, depth, channels, room)
     return filters
 
 
 def convolve_by_winograd(
+    found: tuple[Form, bool],
     x: Array,
     filters: Array,
     depth: int,
@@ -342,35 +370,47 @@ def convolve_by_winograd(
     bias: int = 0,
     floor: int = 0,
 ) -> None:
-    """convolve_directly's y for a 3x3 window of stride 1, from filters that were transformed."""
-    patches = y.shape[0] * -(-y.shape[1] // 2) * -(-y.shape[2] // 2)
+    """convolve_directly's y for a window of stride 1, from filters that were transformed."""
+    form, turned = found
+    x, y, pads = (x.swapaxes(1, 2), y.swapaxes(1, 2), pads[::-1]) if turned else (x, y, pads)
+    places = form.places[0] * form.places[1]
+    patches = y.shape[0] * -(-y.shape[1] // form.down.outputs) * -(-y.shape[2] // form.across.outputs)
     threads = num_threads()
     nothing = constant_row(-np.inf, channels)
     words = ConvolveWords(
+        p_h=form.places[0], p_w=form.places[1], m_h=form.outputs[0], m_w=form.outputs[1],
+        patch=code(transform_patch, form), products=code(transform_products, form),
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
-        top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=filters.size // PLACES,
+        top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=filters.size // places,
         channels=channels,
         y=address(y), yn=y.strides[0], yh=y.strides[1], yw=y.strides[2], N=y.shape[0], OH=y.shape[1], OW=y.shape[2],
         adds=int(adds), bias=bias or zero_row(channels), floor=floor or nothing,
         zeros=zero_row(max(depth, channels)), nothing=nothing,
-        chunk=max(GROUP, min(PATCHES, BUDGET // (4 * PLACES * (depth + LANES)) // GROUP * GROUP)),
+        chunk=max(8, min(PATCHES, BUDGET // (4 * places * (depth + LANES + BLOCK)) // 8 * 8)),
     )  # fmt: skip
     convolve(*words, parts=1 if threads == 1 else max(threads, min(patches // GROUP, 4 * threads) // threads * threads))
 
 
-def add_dw_by_winograd(x: Array, dy: Array, dw: Array, pads: Pads) -> None:
-    """dw (3, 3, inputs, outputs), contiguous, += the gradient to the filters."""
+def add_dw_by_winograd(found: tuple[Form, bool], x: Array, dy: Array, dw: Array, pads: Pads) -> None:
+    """dw (kh, kw, inputs, outputs), contiguous, += the gradient to the filters."""
+    form, turned = found
+    x, dy, pads = (x.swapaxes(1, 2), dy.swapaxes(1, 2), pads[::-1]) if turned else (x, dy, pads)
     N, OH, OW, outputs = dy.shape
-    inputs = x.shape[3]
-    ranges = max(1, min(DW_RANGES, N * -(-OH // 2) * -(-OW // 2) // DW_PATCHES))
-    step = -(-PLACES * inputs * outputs * 4 // 64) * 64
+    inputs, places = x.shape[3], form.places[0] * form.places[1]
+    patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
+    step = -(-places * inputs * outputs * 4 // 64) * 64
+    ranges = max(1, min(RANGES, SUMS // step, patches // LONG_PATCHES))
+    groups = min(form.places[0], -(-RANGES // ranges))
     sums = cleared((ranges * step // 4,))
     words = FilterGradientWords(
+        p_h=form.places[0], p_w=form.places[1], m_h=form.outputs[0], m_w=form.outputs[1],
+        patch=code(transform_patch_row, form), gradient=code(transform_gradient_row, form),
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         top=pads[0][0], left=pads[1][0], inputs=inputs,
         dy=address(dy), dn=dy.strides[0], dh=dy.strides[1], dw=dy.strides[2], N=N, OH=OH, OW=OW, outputs=outputs,
-        sums=address(sums), ranges=ranges, range_step=step, zeros=zero_row(max(inputs, outputs)),
-        chunk=max(GROUP, min(DW_PATCHES, BUDGET // (16 * (inputs + outputs)) // GROUP * GROUP)),
+        sums=address(sums), ranges=ranges, range_step=step, groups=groups,
+        zeros=zero_row(max(inputs, outputs)),
+        chunk=max(GROUP, min(DW_PATCHES, BUDGET // (4 * form.places[1] * (inputs + outputs)) // GROUP * GROUP)),
     )  # fmt: skip
-    filter_gradients(*words, parts=1 if num_threads() == 1 else 4 * ranges)
-    add_filter_gradients(address(sums), ranges, step, address(dw), inputs * outputs)
+    filter_gradients(*words, parts=1 if num_threads() == 1 else groups * ranges)
+    add_filter_gradients(code(transform_sums, form), address(sums), ranges, step, address(dw), inputs * outputs)

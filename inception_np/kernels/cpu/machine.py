@@ -30,6 +30,8 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...backend.program import address, constant, executor, falls_back_to_numpy, run_programs_with
@@ -112,6 +114,27 @@ def kernel(function: Callable[..., Any]) -> Kernel:
 def helper(function: Callable[..., Any]) -> Any:
     """Mark a function that kernels call. It is compiled into each of them."""
     return numba.njit(**OPTIONS)(function)
+
+
+_libraries: list[Any] = []
+
+
+def compiled_in_memory(name: str, write: Callable[..., None]) -> int:
+    """The address of a function of three int64 whose LLVM code `write(builder, *arguments)` makes; never kept on disk.
+
+    It takes some hundredths of a second, since nothing of it is Python to be typed.
+    """
+    integer, module = ir.IntType(64), ir.Module(name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [integer] * 3), name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    write(builder, *function.args)
+    builder.ret_void()
+    with _compiling, global_compiler_lock:
+        library = cpu_target.target_context.codegen().create_library(name)
+        library.add_ir_module(module)
+        library.finalize()
+        _libraries.append(library)
+    return int(library.get_pointer_to_function(name))
 
 
 def start_workers() -> Workers:

@@ -1,406 +1,400 @@
-"""A 3x3 convolution of stride 1 with 16 products where the definition has 36: Winograd's F(2x2, 3x3).
+"""A convolution of stride 1 with fewer products than its definition has: Winograd's F(m x m, r x r), and its error.
 
-Take one dimension first: two neighbouring outputs of a filter of three taps, from four inputs. By definition
+Take one dimension, m neighbouring outputs of a filter of r taps. They see n = m + r - 1 inputs, and the definition asks
+for m r products. But read the numbers as coefficients: the filter is a polynomial g(t) of degree r - 1, the outputs y
+another one of degree m - 1, and g(t) y(t) has degree n - 1: it is known when its values at n points are, and a value
+costs one product, g(p) y(p). So a product of polynomials is
 
-    y0 = d0 g0 + d1 g1 + d2 g2
-    y1 = d1 g0 + d2 g1 + d3 g2                six products.  With
+    evaluate both factors at n points,      multiply value by value: n products,       interpolate.
 
-    m0 = (d0 - d2) g0                          m1 = (d1 + d2) (g0 + g1 + g2) / 2
-    m3 = (d1 - d3) g2                          m2 = (d2 - d1) (g0 - g1 + g2) / 2
+Convolution is this map transposed (the filter slides over n inputs and leaves m outputs; a product spreads m numbers
+over n), and so is the recipe, read from right to left:
 
-    y0 = m0 + m1 + m2          y1 = m1 - m2 - m3          there are four. (Multiply out: every g appears as above.)
+    y = A' [ (G g) * (B' d) ]           n products in place of m r; * element by element, ' transposed
 
-As matrices, y = A' [(G g) * (B' d)], * element by element and ' transposed, with
+    A (n x m)   evaluates a polynomial of degree m - 1: row p is (1, p, p^2, ...)
+    G (n x r)   evaluates one of degree r - 1, and divides by f(p), the product of (p - q) over the other points q
+    B (n x n)   has in column p the coefficients of the product of (t - q) over the other points q: Lagrange's
+
+One of the points is infinity, where the value of a polynomial is its highest coefficient: its rows of A and G are
+(0, ..., 0, 1), its column of B is the product over all other points. With the points 0, 1, -1 and infinity, and m = 2,
+r = 3, this is the form that Winograd published, 4 products in place of 6:
 
           |  1   0   0  |            | 1  0 -1  0 |            | 1  1  1  0 |
-      G = | 1/2 1/2 1/2 |       B' = | 0  1  1  0 |       A' = | 0  1 -1 -1 |
+      G = | 1/2 1/2 1/2 |       B' = | 0  1  1  0 |       A' = | 0  1 -1 -1 |         (some signs moved between them)
           | 1/2-1/2 1/2 |            | 0 -1  1  0 |
           |  0   0   1  |            | 0  1  0 -1 |
 
-In two dimensions the same is done to rows and then to columns: a 4x4 patch d of x, 2 pixels from the next one, gives a
-2x2 patch of y,
+In two dimensions the same is done to columns and then to rows. A patch d of x, n x n pixels, gives m x m outputs:
 
-    y = A' [ (G g G') * (B' d B) ] A            16 products for 4 outputs: 4 an output in place of 9.
+    y = A' [ (G g G') * (B' d B) ] A                n^2 products in place of m^2 r^2: F(4x4, 3x3) 36 in place of 144
 
-The sums over input channels stay outside the transforms, since those are linear: so for each of the 16 places there
-is one matrix product, patches x channels in times channels in x channels out, on the tile of register_tile.py. G g G'
-is made once a call; B' d B and A' m A are additions only, of vectors of channels.
+The sums over input channels stay outside the transforms, since those are linear: so for each of the n^2 places there is
+one matrix product, patches x channels in times channels in x channels out (patches.py). The other two gradients need
+nothing new: dx is a convolution of dy with the filter turned by 180 degrees, and dw is the same form transposed,
 
-       x          B' d B for 24 to 96 patches            products              A' m A, bias, ReLU          y
-    +-----+       +--------------------------+       +---------------+       +--------------------+     +----+
-    | 4x4 |  -->  | V: 16 x patches x inputs |  -->  | M: 16 x ... x |  -->  | 48 channels of the |  -> | 2x2|
-    +-----+       +--------------------------+       |  48 channels  |       | patches            |     +----+
-                                                     +---------------+
-                  both small enough for the second-level cache, so that x is read once and y written once
+    dg = G' [ sum over patches of (B' d B) * (A dy A') ] G
 
-What it costs is accuracy. The outputs are differences of sums larger than themselves: the absolute row sums of A', G
-and B' are 3, 3/2 and 2, so in the worst case rounding errors grow by (3 * 3/2 * 2)^2 = 81 against the terms' own size,
-and a large pixel in a patch leaves its rounding in all four outputs, also in those whose window it is not in. On
-random data it stays near the direct sum, at most twice its error (tests/test_cpu_kernels.py holds it to that).
-F(4x4, 3x3) would need 2.25 products an output, but its matrices hold 1/24 and 8 and its errors grow a hundredfold in
-place of twice: it is left out.
+Where the error comes from. In exact arithmetic any points serve. In float32 the transforms make numbers larger than
+those that come out: the outputs are differences of products that grew with the powers of the points, and what was
+rounded off the large ones stays. The points that textbooks take, 0, 1, -1, 2, -2, put 16 beside 1/24 into the matrices.
+Their size is no law: what matters is that no p^k is far from 1, that no two points are near each other, and that both
+p and 1/p are there, which makes the product of (t^2 - p^2) even-handed. With 0, 2/3, -2/3, 3/2, -3/2 it is t^4 - 97/36
+t^2 + 1, and the error of F(4x4, 3x3) falls from 4.5 times that of the direct sum to 1.8 times: a bit less than one of
+24 bits for four times fewer products. `python -m inception_np bench --winograd` makes this table anew; rms error over
+the direct float32 sum's, against float64, of 192 channels whose sum is one chain of additions, and (as tiles make it)
+in blocks of 48 channels:
 
-Winograd 1980, "Arithmetic Complexity of Computations"; Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural
-Networks", arXiv:1509.09308, section 4.1.
+    form            products an output      points, and infinity                       one chain    blocks of 48
+    F(2x2, 3x3)      4    of  9             0  1 -1                                       0.7           0.4
+    F(4x4, 3x3)      2.25 of  9             0  1 -1  2 -2                                 4.5           2.4
+    F(4x4, 3x3)      2.25 of  9             0  2/3 -2/3  3/2 -3/2                         1.75          0.99
+    F(2x2, 5x5)      9    of 25             0  2/3 -2/3  3/2 -3/2                         1.12          0.66
+    F(4, 3)          1.5  of  3             0  2/3 -2/3  3/2 -3/2                         1.78          0.91
+    F(2, 7)          4    of  7             0  1/2 -1/2  1 -1  2 -2                       2.23          1.27
+    F(3, 7)          3    of  7             1/3 -1/3  2/3 -2/3  1 -1  5/2 -5/2            4.1           2.4
+
+Three forms have n = 6 and share their points, and so B. What is not in POINTS below is not done: its error is above
+twice the direct sum's.
+
+Winograd 1980, "Arithmetic Complexity of Computations"; Toom 1963 and Cook 1966 for the product of polynomials; Lavin &
+Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308; on points: Barabasz, Anderson, Soodhalter
+& Gregg 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks",
+arXiv:1803.10986.
 """
 
-from collections import namedtuple
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Any, NamedTuple
 
-import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
 
-from .llvm import WIDTH
-from .machine import helper, kernel, unpack
-from .panels import add_products, pack_columns, pack_rows, spans
-from .register_tile import GROUP, output_panel, panel_size
-from .simd import LANES, calloc, free, load, load_int, malloc, splat, store, store_int, vmax
+from .llvm import HAS_MASKS, I64, emit_load, emit_store, pointer_to
+from .machine import compiled_in_memory
+from .simd import LANES, VECTOR
 
-PLACES = 16  # of a 4x4 patch
-BLOCK = 3 * LANES  # channels of products transformed at once
+Matrix = list[list[Fraction]]
 
-
-@helper
-def _filter_row(g0, g1, g2, half):
-    """G applied to three numbers: four."""
-    s, d = (g0 + g2) * half, g1 * half
-    return g0, s + d, s - d, g2
+# ---- the matrices
 
 
-@kernel
-def transform_filters(part, parts, arguments):
-    """Packed w, panels of [9][depth][width] -> G g G': 16 packed matrices, `room` numbers apart."""
-    packed, filters, depth, channels, room = unpack(arguments, "qqqqq")
-    half = splat(np.float32(0.5))
-    vectors = (channels + WIDTH - 1) // WIDTH
-    v = 0
-    while v < vectors:
-        n = panel_size(vectors - v)
-        size = WIDTH * n * depth  # numbers of a tap, all treated alike
-        step = 4 * size
-        first, end = size * part // parts // LANES * LANES, size * (part + 1) // parts // LANES * LANES
-        for i in range(first, end if part + 1 < parts else size, LANES):
-            m = min(size - i, LANES)
-            source = packed + 4 * (9 * WIDTH * v * depth + i)
-            a0, a1, a2, a3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
-            source += step
-            b0, b1, b2, b3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
-            source += step
-            c0, c1, c2, c3 = _filter_row(load(source, m), load(source + 3 * step, m), load(source + 6 * step, m), half)
-            target = filters + 4 * (WIDTH * v * depth + i)
-            _store_part(target, 4 * room, m, *_filter_row(a0, b0, c0, half))
-            _store_part(target + 16 * room, 4 * room, m, *_filter_row(a1, b1, c1, half))
-            _store_part(target + 32 * room, 4 * room, m, *_filter_row(a2, b2, c2, half))
-            _store_part(target + 48 * room, 4 * room, m, *_filter_row(a3, b3, c3, half))
-        v += n
+def plus_minus(*points: str) -> tuple[Fraction, ...]:
+    """Every point and its negative, side by side."""
+    return tuple(s * Fraction(p) for p in points for s in (1, -1))
 
 
-@helper
-def _patch_row(d0, d1, d2, d3):
-    """B' applied to four numbers."""
-    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+ZERO = (Fraction(0),)
+POINTS = {  # by the number of places; infinity is one more
+    1: (),
+    6: ZERO + plus_minus("2/3", "3/2"),
+    8: ZERO + plus_minus("1/2", "1", "2"),
+}
 
 
-@helper
-def _load_row(places, c, n):
-    """Four vectors of channels from the four addresses in `places`, c bytes further."""
-    return (
-        load(load_int(places) + c, n),
-        load(load_int(places + 8) + c, n),
-        load(load_int(places + 16) + c, n),
-        load(load_int(places + 24) + c, n),
-    )
+def matrices(outputs: int, taps: int, points: Sequence[Fraction]) -> tuple[Matrix, Matrix, Matrix]:
+    """A (n, outputs), G (n, taps) and B (n, n) for these points and infinity, exactly."""
+    n = outputs + taps - 1
+    if len(points) != n - 1:
+        raise ValueError(f"F({outputs}, {taps}): got {len(points)} points, wanted {n - 1}")
+    others = [[q for q in points if q != p] for p in points]
+
+    def values(coefficients: int) -> Matrix:  # at every point, of the polynomials 1, t, t^2, ...
+        highest = [Fraction(int(k == coefficients - 1)) for k in range(coefficients)]
+        return [[p**k for k in range(coefficients)] for p in points] + [highest]
+
+    A, G = values(outputs), values(taps)
+    for i, p in enumerate(points):
+        f = Fraction(1)
+        for q in others[i]:
+            f *= p - q
+        G[i] = [g / f for g in G[i]]
+    B_transposed = [[*from_roots(rest), Fraction(0)] for rest in others] + [from_roots(points)]
+    return A, G, transposed(B_transposed)
 
 
-@helper
-def _transform_patch(places, depth, target, step):
-    """B' d B of one patch, whose 16 pixels stand at the addresses in `places`; `step` bytes from place to place."""
-    for c in range(0, depth, LANES):
-        n = min(depth - c, LANES)
-        a0, a1, a2, a3 = _load_row(places, 4 * c, n)
-        b0, b1, b2, b3 = _load_row(places + 32, 4 * c, n)
-        c0, c1, c2, c3 = _load_row(places + 64, 4 * c, n)
-        d0, d1, d2, d3 = _load_row(places + 96, 4 * c, n)
-        p0, q0, r0, s0 = _patch_row(a0, b0, c0, d0)
-        p1, q1, r1, s1 = _patch_row(a1, b1, c1, d1)
-        p2, q2, r2, s2 = _patch_row(a2, b2, c2, d2)
-        p3, q3, r3, s3 = _patch_row(a3, b3, c3, d3)
-        to = target + 4 * c
-        _store_part(to, step, n, *_patch_row(p0, p1, p2, p3))
-        _store_part(to + 4 * step, step, n, *_patch_row(q0, q1, q2, q3))
-        _store_part(to + 8 * step, step, n, *_patch_row(r0, r1, r2, r3))
-        _store_part(to + 12 * step, step, n, *_patch_row(s0, s1, s2, s3))
+def from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
+    """The coefficients of the product of (t - q) over the roots q, lowest first."""
+    product = [Fraction(1)]
+    for q in roots:
+        product = [a - q * b for a, b in zip([Fraction(0), *product], [*product, Fraction(0)], strict=True)]
+    return product
 
 
-@helper
-def _store_part(target, step, n, a, b, c, d):
-    store(target, a, n)
-    store(target + step, b, n)
-    store(target + 2 * step, c, n)
-    store(target + 3 * step, d, n)
+def transposed(matrix: Matrix) -> Matrix:
+    return [list(column) for column in zip(*matrix, strict=True)]
 
 
-@helper
-def _output_row(m0, m1, m2, m3):
-    """A' applied to four numbers: two."""
-    return m0 + m1 + m2, m1 - m2 - m3
+# ---- a matrix applied: to fractions, to arrays, or to registers while code is written
 
 
-@helper
-def _load_places(source, step, n):
-    return load(source, n), load(source + step, n), load(source + 2 * step, n), load(source + 3 * step, n)
+def apply(matrix: Matrix, values: Sequence[Any]) -> list[Any]:
+    """matrix @ values. What a point p and its negative share, even powers and odd ones, is worked out once."""
+    columns, terms = transposed(matrix), []
+    k = 0
+    while k < len(columns):
+        if k + 1 < len(columns) and opposite(columns[k], columns[k + 1]):
+            for value, sign in ((values[k] + values[k + 1], 1), (values[k] - values[k + 1], -1)):
+                shared = [a if a == sign * b else Fraction(0) for a, b in zip(columns[k], columns[k + 1], strict=True)]
+                terms.append((shared, value))
+            k += 2
+        else:
+            terms.append((columns[k], values[k]))
+            k += 1
+    found, i = [], 0
+    while i < len(matrix):
+        here = [(column[i], value) for column, value in terms]
+        if i + 1 < len(matrix) and opposite(matrix[i], matrix[i + 1]) and len(terms) == len(columns):
+            even = combination([t for t, b in zip(here, matrix[i + 1], strict=True) if t[0] == b])
+            odd = combination([t for t, b in zip(here, matrix[i + 1], strict=True) if t[0] != b])
+            found += [even + odd, even - odd]
+            i += 2
+        else:
+            found.append(combination(here))
+            i += 1
+    return found
 
 
-@helper
-def _put(y, v, bias, floor, adds, n):
-    if adds:
-        v = v + load(y, n)
-    store(y, vmax(load(floor, n), v + load(bias, n)), n)
+def opposite(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
+    """True where two rows are the same numbers, some with the other sign and some not: those of p and -p."""
+    signs = {x == y for x, y in zip(a, b, strict=True) if x}
+    return [abs(x) for x in a] == [abs(y) for y in b] and signs == {True, False}
 
 
-@helper
-def _transform_products(products, step, y, yh, yw, rows, columns, bias, floor, adds, n):
-    """A' m A for a vector of channels, into the 2x2 pixels of y, or those of them that exist."""
-    a0, a1, a2, a3 = _load_places(products, step, n)
-    b0, b1, b2, b3 = _load_places(products + 4 * step, step, n)
-    c0, c1, c2, c3 = _load_places(products + 8 * step, step, n)
-    d0, d1, d2, d3 = _load_places(products + 12 * step, step, n)
-    p0, q0 = _output_row(a0, b0, c0, d0)
-    p1, q1 = _output_row(a1, b1, c1, d1)
-    p2, q2 = _output_row(a2, b2, c2, d2)
-    p3, q3 = _output_row(a3, b3, c3, d3)
-    y00, y01 = _output_row(p0, p1, p2, p3)
-    _put(y, y00, bias, floor, adds, n)
-    if columns > 1:
-        _put(y + yw, y01, bias, floor, adds, n)
-    if rows > 1:
-        y10, y11 = _output_row(q0, q1, q2, q3)
-        _put(y + yh, y10, bias, floor, adds, n)
-        if columns > 1:
-            _put(y + yh + yw, y11, bias, floor, adds, n)
+def combination(terms: Sequence[tuple[Fraction, Any]]) -> Any:
+    """The sum of factor * value; a factor of one costs nothing, and another, after the first, one multiply-add."""
+    terms = sorted([t for t in terms if t[0]], key=lambda t: t[0] != 1)
+    (factor, value), *rest = terms
+    total = value if factor == 1 else value * factor
+    for factor, value in rest:
+        total = total + value if factor == 1 else total - value if factor == -1 else total + value * factor
+    return total
 
 
-# The words of `convolve` and of `filter_gradients`. Arrays and vectors are addresses, strides are bytes.
-#
-# room: numbers from one of the 16 packed matrices in `filters` to the next. adds: 1 to add to what y holds. zeros,
-# nothing: rows of zeros and of minus infinity. chunk: patches at once, at most. Range r of the patches has its sums at
-# sums + r * range_step.
-ConvolveWords = namedtuple(
-    "ConvolveWords",
-    "x xn xh xw H W top left depth filters room channels y yn yh yw N OH OW adds bias floor zeros nothing chunk",
-)
-FilterGradientWords = namedtuple(
-    "FilterGradientWords",
-    "x xn xh xw H W top left inputs dy dn dh dw N OH OW outputs sums ranges range_step zeros chunk",
-)
-CONVOLVE, FILTER_GRADIENTS = "q" * len(ConvolveWords._fields), "q" * len(FilterGradientWords._fields)
+def sandwich(down: Matrix, grid: Sequence[Sequence[Any]], across: Matrix) -> list[list[Any]]:
+    """down @ grid @ across': the columns first, then the rows."""
+    return [apply(across, row) for row in transposed([apply(down, column) for column in transposed(list(grid))])]
 
 
-@helper
-def _outputs_of(s, patch):
-    """The image of a patch, and the row and column of the first of its 2x2 outputs."""
-    high, wide = (s.OH + 1) // 2, (s.OW + 1) // 2
-    n, rest = patch // (high * wide), patch % (high * wide)
-    return n, rest // wide * 2, rest % wide * 2
+# ---- a form, and the code of its transforms
 
 
-@helper
-def _place_patch(places, at, h, w, xh, xw, H, W, zeros):
-    """The addresses of the 16 pixels of a patch that begins in row h and column w, `zeros` for those beyond x."""
-    for i in range(4):
-        for j in range(4):
-            inside = h + i >= 0 and h + i < H and w + j >= 0 and w + j < W
-            store_int(places + 8 * (4 * i + j), at + i * xh + j * xw if inside else zeros)
+class Axis(NamedTuple):
+    """F(outputs, taps) along one side of the window."""
+
+    outputs: int
+    taps: int
+
+    @property
+    def places(self) -> int:
+        return self.outputs + self.taps - 1
+
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
+        """A, G and B."""
+        return matrices(self.outputs, self.taps, POINTS[self.places])
 
 
-@kernel
-def convolve(part, parts, arguments):
-    """y = max(floor, bias + x * w), or that added to y. Shared out: patches, in rows of 2x2 outputs."""
-    s = ConvolveWords(*unpack(arguments, CONVOLVE))
-    patches = s.N * ((s.OH + 1) // 2) * ((s.OW + 1) // 2)
-    first, end = patches * part // parts, patches * (part + 1) // parts
-    if first >= end:
-        return
-    chunk, depth = s.chunk, s.depth
-    # numbers of a row; no power of two, whose rows would collide in the cache
-    row = (depth + LANES - 1) // LANES * LANES + LANES
-    V, M = malloc(4 * PLACES * chunk * row), malloc(4 * PLACES * chunk * BLOCK)
-    table, outputs, places = malloc(8 * PLACES * chunk), malloc(8 * PLACES * chunk), malloc(8 * PLACES)
-    for i in range(PLACES * chunk):
-        store_int(table + 8 * i, V + 4 * row * i)
-        store_int(outputs + 8 * i, M + 4 * BLOCK * i)
-    vectors = (s.channels + WIDTH - 1) // WIDTH
-    _, span = spans(1, depth)
-    for start in range(first, end, chunk):
-        count = min(chunk, end - start)
-        for i in range(count):
-            n, h, w = _outputs_of(s, start + i)
-            h, w = h - s.top, w - s.left
-            at = s.x + n * s.xn + h * s.xh + w * s.xw
-            _place_patch(places, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
-            _transform_patch(places, depth, V + 4 * row * i, 4 * row * chunk)
-        v = 0
-        while v < vectors:
-            block = v  # as many panels as fit BLOCK
-            while v < vectors and (v - block + panel_size(vectors - v)) * WIDTH <= BLOCK:
-                n = panel_size(vectors - v)
-                column, valid = 4 * WIDTH * (v - block), s.channels - v * WIDTH
-                for k in range(PLACES):
-                    for c in range(0, depth, span):
-                        weights = s.filters + 4 * (k * s.room + WIDTH * (v * depth + n * c))
-                        deep = min(depth - c, span)
-                        for i in range(0, count, GROUP):
-                            at, to = table + 8 * (k * chunk + i), outputs + 8 * (k * chunk + i)
-                            rows, old = min(count - i, GROUP), int(c > 0)
-                            output_panel(
-                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, old, s.zeros, s.nothing, at
-                            )
-                v += n
-            valid, offset = min(s.channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
-            for i in range(count):
-                m, h, w = _outputs_of(s, start + i)
-                at = s.y + m * s.yn + h * s.yh + w * s.yw + offset
-                for c in range(0, valid, LANES):
-                    _transform_products(
-                        M + 4 * (BLOCK * i + c), 4 * BLOCK * chunk, at + 4 * c, s.yh, s.yw, s.OH - h, s.OW - w,
-                        s.bias + offset + 4 * c, s.floor + offset + 4 * c, s.adds, min(valid - c, LANES),
-                    )  # fmt: skip
-    for place in (V, M, table, outputs, places):
-        free(place)
+ONE = Axis(1, 1)
 
 
-# ---- the gradient to the filters
-#
-# With V = B' d B and the products summed over patches, y = A' [(G g G') * V] A, so that
-#
-#     dg = G' [ sum over patches of V * (A dy A') ] G
-#
-# and the sum is, for each of the 16 places, a matrix product over patches: that of dw, with patches for pixels.
+class Lanes:
+    """16 numbers side by side, while code is written: what is added or multiplied becomes an instruction."""
+
+    def __init__(self, builder: Any, value: Any):
+        self.b, self.value = builder, value
+
+    def __add__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.b, self.b.fadd(self.value, other.value, flags=("contract",)))
+
+    def __sub__(self, other: "Lanes") -> "Lanes":
+        return Lanes(self.b, self.b.fsub(self.value, other.value, flags=("contract",)))
+
+    def __mul__(self, factor: Fraction) -> "Lanes":
+        constant = ir.Constant(VECTOR, [float(factor)] * LANES)
+        return Lanes(self.b, self.b.fmul(self.value, constant, flags=("contract",)))
 
 
-@helper
-def _patch_line(i, a, b, c, d):
-    """Number i of B' applied to four numbers; i counts 0..3."""
-    if i == 0:
-        return a - c
-    if i == 1:
-        return b + c
-    if i == 2:
-        return c - b
-    return b - d
+Grid = list[list[Any]]
 
 
-@helper
-def _load_line(places, i, q, c, n):
-    """Number i of B' applied to column q of the patch at `places`."""
-    at = places + 8 * q
-    return _patch_line(
-        i,
-        load(load_int(at) + c, n),
-        load(load_int(at + 32) + c, n),
-        load(load_int(at + 64) + c, n),
-        load(load_int(at + 96) + c, n),
-    )
+class Form(NamedTuple):
+    """F(m, r) down the window, and another across it."""
+
+    down: Axis
+    across: Axis
+
+    @property
+    def places(self) -> tuple[int, int]:
+        return self.down.places, self.across.places
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        return self.down.outputs, self.across.outputs
+
+    @property
+    def taps(self) -> tuple[int, int]:
+        return self.down.taps, self.across.taps
 
 
-@helper
-def _output_line(i, a, b):
-    """Number i of A applied to two numbers."""
-    if i == 0:
-        return a
-    if i == 1:
-        return a + b
-    if i == 2:
-        return a - b
-    return splat(np.float32(0)) - b
+class At:
+    """Some channels of every pixel, tap or place, while code is written: `offset` bytes on, `count` or 16 of them."""
+
+    def __init__(self, builder: Any, offset: Any, count: Any):
+        self.b, self.offset, self.count = builder, offset, count
+
+    def address(self, place: Any, step: Any = None, k: int = 0) -> Any:
+        there = self.b.add(place, self.offset)
+        return there if step is None else self.b.add(there, self.b.mul(step, ir.Constant(I64, k)))
+
+    def load(self, shape: tuple[int, int], place: Any, step: Any) -> Grid:
+        """A grid whose numbers stand `step` bytes apart."""
+        rows, columns = shape
+        return [[self._get(self.address(place, step, i * columns + j)) for j in range(columns)] for i in range(rows)]
+
+    def gather(self, shape: tuple[int, int], table: Any) -> Grid:
+        """A grid whose addresses stand in a table."""
+        rows, columns = shape
+        return [[self._get(self.address(entry(self.b, table, i * columns + j))) for j in range(columns)] for i in range(rows)]
+
+    def _get(self, there: Any) -> Lanes:
+        return Lanes(self.b, emit_load(self.b, there, self.count, VECTOR))
+
+    def put(self, there: Any, lanes: Lanes) -> None:
+        emit_store(self.b, lanes.value, there, self.count)
+
+    def store(self, numbers: Sequence[Lanes], place: Any, step: Any) -> None:
+        for k, lanes in enumerate(numbers):
+            self.put(self.address(place, step, k), lanes)
 
 
-@kernel
-def filter_gradients(part, parts, arguments):
-    """Sums of V * (A dy A') over patches, [16][inputs][outputs]. Shared out: (range of patches, row of places)."""
-    s = FilterGradientWords(*unpack(arguments, FILTER_GRADIENTS))
-    chunk, inputs, outputs = s.chunk, s.inputs, s.outputs
-    patches = s.N * ((s.OH + 1) // 2) * ((s.OW + 1) // 2)
-    row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
-    V, Z = malloc(16 * chunk * row), malloc(16 * chunk * width)
-    columns, rows = malloc(4 * chunk * row), malloc(4 * chunk * width)
-    table, places, nowhere = malloc(32 * chunk), malloc(8 * PLACES), calloc(12 * WIDTH)
-    for i in range(4 * chunk):
-        store_int(table + 8 * i, V + 4 * row * i)
-    for piece in range(4 * s.ranges * part // parts, 4 * s.ranges * (part + 1) // parts):
-        r, line = piece // 4, piece % 4
-        target = s.sums + r * s.range_step + 16 * line * inputs * outputs
-        begin, stop = patches * r // s.ranges, patches * (r + 1) // s.ranges
-        for start in range(begin, stop, chunk):
-            count = min(chunk, stop - start)
-            for i in range(count):
-                n, p, q = _outputs_of(s, start + i)
-                h, w = p - s.top, q - s.left
-                at = s.x + n * s.xn + h * s.xh + w * s.xw
-                _place_patch(places, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
-                for c in range(0, inputs, LANES):
-                    m = min(inputs - c, LANES)
-                    a, b = _load_line(places, line, 0, 4 * c, m), _load_line(places, line, 1, 4 * c, m)
-                    e, f = _load_line(places, line, 2, 4 * c, m), _load_line(places, line, 3, 4 * c, m)
-                    _store_part(V + 4 * (row * i + c), 4 * row * chunk, m, *_patch_row(a, b, e, f))
-                d00 = s.dy + n * s.dn + p * s.dh + q * s.dw
-                d01 = d00 + s.dw if q + 1 < s.OW else s.zeros
-                d10 = d00 + s.dh if p + 1 < s.OH else s.zeros
-                d11 = d00 + s.dh + s.dw if p + 1 < s.OH and q + 1 < s.OW else s.zeros
-                for c in range(0, outputs, LANES):
-                    m = min(outputs - c, LANES)
-                    a = _output_line(line, load(d00 + 4 * c, m), load(d10 + 4 * c, m))
-                    b = _output_line(line, load(d01 + 4 * c, m), load(d11 + 4 * c, m))
-                    none = splat(np.float32(0))
-                    _store_part(Z + 4 * (width * i + c), 4 * width * chunk, m, a, a + b, a - b, none - b)
-            for k in range(4):
-                pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
-                pack_rows(Z + 4 * width * k * chunk, 4 * width, count, outputs, rows, 0, chunk)
-                to = target + 4 * k * inputs * outputs
-                add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, nowhere)
-    for place in (V, Z, columns, rows, table, places, nowhere):
-        free(place)
+def entry(b: Any, table: Any, k: int) -> Any:
+    """Number k of int64 in a row."""
+    return b.load(pointer_to(b, b.add(table, ir.Constant(I64, 8 * k)), I64))
 
 
-@helper
-def _filter_column(m0, m1, m2, m3, half):
-    """G' applied to four numbers: three."""
-    s, d = (m1 + m2) * half, (m1 - m2) * half
-    return m0 + s, d, s + m3
+def for_each_vector(b: Any, count: Any, write: Callable[[At], None]) -> None:
+    """The code that `write` makes, for 16 of `count` numbers after the other."""
+    lanes = ir.Constant(I64, LANES)
+    whole = b.sdiv(count, lanes)
+    if HAS_MASKS:
+        whole = b.sdiv(b.add(count, ir.Constant(I64, LANES - 1)), lanes)
+    with cgutils.for_range(b, whole) as loop:
+        done = b.mul(loop.index, lanes)
+        write(At(b, b.mul(done, ir.Constant(I64, 4)), b.sub(count, done) if HAS_MASKS else lanes))
+    if not HAS_MASKS:
+        done = b.mul(whole, lanes)
+        with b.if_then(b.icmp_signed("<", done, count)):
+            write(At(b, b.mul(done, ir.Constant(I64, 4)), b.sub(count, done)))
 
 
-@helper
-def _load_sums(sums, step, ranges, range_step, n):
-    """Four places' sums, `step` bytes apart, over all ranges, first to last."""
-    a, b, c, d = load(sums, n), load(sums + step, n), load(sums + 2 * step, n), load(sums + 3 * step, n)
-    for r in range(1, ranges):
-        at = sums + r * range_step
-        a, b = a + load(at, n), b + load(at + step, n)
-        c, d = c + load(at + 2 * step, n), d + load(at + 3 * step, n)
-    return a, b, c, d
+def flat(grid: Grid) -> list[Any]:
+    return [number for row in grid for number in row]
 
 
-@kernel
-def add_filter_gradients(part, parts, arguments):
-    """dw [9][size] += G' m G, m the sums of all ranges [16][size]."""
-    sums, ranges, range_step, dw, size = unpack(arguments, "qqqqq")
-    half = splat(np.float32(0.5))
-    V = (size + LANES - 1) // LANES
-    for i in range(V * part // parts, V * (part + 1) // parts):
-        n, at, step = min(size - i * LANES, LANES), sums + 64 * i, 4 * size
-        a0, a1, a2, a3 = _load_sums(at, step, ranges, range_step, n)
-        b0, b1, b2, b3 = _load_sums(at + 4 * step, step, ranges, range_step, n)
-        c0, c1, c2, c3 = _load_sums(at + 8 * step, step, ranges, range_step, n)
-        d0, d1, d2, d3 = _load_sums(at + 12 * step, step, ranges, range_step, n)
-        p0, q0, r0 = _filter_column(a0, b0, c0, d0, half)
-        p1, q1, r1 = _filter_column(a1, b1, c1, d1, half)
-        p2, q2, r2 = _filter_column(a2, b2, c2, d2, half)
-        p3, q3, r3 = _filter_column(a3, b3, c3, d3, half)
-        _add_three(dw + 64 * i, step, n, *_filter_column(p0, p1, p2, p3, half))
-        _add_three(dw + 64 * i + 3 * step, step, n, *_filter_column(q0, q1, q2, q3, half))
-        _add_three(dw + 64 * i + 6 * step, step, n, *_filter_column(r0, r1, r2, r3, half))
+# Each takes where it reads, where it writes, and where its sizes stand, as int64: a channel count first. Pixels are read
+# by way of a table of addresses, row by row; the numbers of places and taps lie `step` bytes apart.
 
 
-@helper
-def _add_three(dw, step, n, a, b, c):
-    store(dw, load(dw, n) + a, n)
-    store(dw + step, load(dw + step, n) + b, n)
-    store(dw + 2 * step, load(dw + 2 * step, n) + c, n)
+def transform_patch(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
+    """B' d B. Sizes: channels, step."""
+    channels, step = entry(b, sizes, 0), entry(b, sizes, 1)
+    B = [transposed(axis.matrices[2]) for axis in form]
+
+    def write(at: At) -> None:
+        at.store(flat(sandwich(B[0], at.gather(form.places, pixels), B[1])), places, step)
+
+    for_each_vector(b, channels, write)
+
+
+def transform_filter(form: Form, b: Any, taps: Any, places: Any, sizes: Any) -> None:
+    """G g G'. Sizes: how many numbers lie side by side, the step of taps, the step of places."""
+    count, tap_step, step = (entry(b, sizes, k) for k in range(3))
+    G = [axis.matrices[1] for axis in form]
+
+    def write(at: At) -> None:
+        at.store(flat(sandwich(G[0], at.load(form.taps, taps, tap_step), G[1])), places, step)
+
+    for_each_vector(b, count, write)
+
+
+def transform_products(form: Form, b: Any, places: Any, pixels: Any, sizes: Any) -> None:
+    """y = max(floor, bias + A' m A), or that added to y. Sizes: channels, step, bias, floor, 1 to add or 0."""
+    channels, step, bias, floor, adds = (entry(b, sizes, k) for k in range(5))
+    A = [transposed(axis.matrices[0]) for axis in form]
+
+    def write(at: At) -> None:
+        lowest = at._get(at.address(floor)).value
+        offset = at._get(at.address(bias))
+        grid = flat(sandwich(A[0], at.load(form.places, places, step), A[1]))
+        for k, y in enumerate(grid):
+            there = at.address(entry(b, pixels, k))
+            old = Lanes(b, emit_load(b, there, b.mul(at.count, adds), VECTOR))
+            total = (y + offset + old).value
+            at.put(there, Lanes(b, b.select(b.fcmp_ordered("<", total, lowest), lowest, total)))  # a NaN stays
+
+    for_each_vector(b, channels, write)
+
+
+def _one_row(axis: Axis, matrix: int, b: Any, row: Any, write: Callable[[list[Fraction]], None]) -> None:
+    """The code that `write` makes of one row of B' or A: of number `row`, which is known when the code runs."""
+    rows = axis.matrices[matrix]
+    rows = transposed(rows) if matrix == 2 else rows
+    end = b.append_basic_block("end")
+    cases = b.switch(row, end)
+    for k, factors in enumerate(rows):
+        block = b.append_basic_block("row")
+        cases.add_case(ir.Constant(I64, k), block)
+        b.position_at_end(block)
+        write(factors)
+        b.branch(end)
+    b.position_at_end(end)
+
+
+def transform_patch_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
+    """One row of B' d B. Sizes: channels, step, which row."""
+    channels, step, row = (entry(b, sizes, k) for k in range(3))
+    across = transposed(form.across.matrices[2])
+
+    def case(factors: list[Fraction]) -> None:
+        def write(at: At) -> None:
+            at.store(flat(sandwich([factors], at.gather(form.places, pixels), across)), places, step)
+
+        for_each_vector(b, channels, write)
+
+    _one_row(form.down, 2, b, row, case)
+
+
+def transform_gradient_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
+    """One row of A dy A'. Sizes: channels, step, which row."""
+    channels, step, row = (entry(b, sizes, k) for k in range(3))
+    across = form.across.matrices[0]
+
+    def case(factors: list[Fraction]) -> None:
+        def write(at: At) -> None:
+            at.store(flat(sandwich([factors], at.gather(form.outputs, pixels), across)), places, step)
+
+        for_each_vector(b, channels, write)
+
+    _one_row(form.down, 0, b, row, case)
+
+
+def transform_sums(form: Form, b: Any, places: Any, taps: Any, sizes: Any) -> None:
+    """dw += G' m G. Sizes: how many numbers lie side by side, the step of places, the step of taps."""
+    count, step, tap_step = (entry(b, sizes, k) for k in range(3))
+    G = [transposed(axis.matrices[1]) for axis in form]
+
+    def write(at: At) -> None:
+        for k, dg in enumerate(flat(sandwich(G[0], at.load(form.places, places, step), G[1]))):
+            there = at.address(taps, tap_step, k)
+            at.put(there, at._get(there) + dg)
+
+    for_each_vector(b, count, write)
+
+
+@cache
+def code(transform: Callable[..., None], form: Form) -> int:
+    """The address of a transform's code for a form, compiled when first asked for."""
+    name = f"{transform.__name__}_{form.outputs}_{form.taps}"
+    return compiled_in_memory(name, lambda b, *arguments: transform(form, b, *arguments))

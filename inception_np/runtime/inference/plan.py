@@ -72,14 +72,14 @@ class Plan:
         if images.shape[3] < conv.FEW_CHANNELS and not images.flags.c_contiguous:
             images = self._copied(images)
         images, offsets, depth = conv.windows(images, kernel, pads, step.dilation)
-        winograd = conv.winograd_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape)
+        form = conv.form_that_pays(kernel, step.stride, step.dilation, pads, depth, outputs, maps.shape)
         with eager():  # once, and not at each run
             weights = conv.packed_weights(np.ascontiguousarray(step.weight), len(offsets) * depth)
-            if winograd:
-                weights = conv.winograd_filters(weights, depth, outputs)
+            if form:
+                weights = conv.winograd_filters(form[0], weights, depth, outputs)
         ends: dict[str, Any] = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
-        if winograd:
-            conv.convolve_by_winograd(images, weights, depth, outputs, pads, maps, **ends)
+        if form:
+            conv.convolve_by_winograd(form, images, weights, depth, outputs, pads, maps, **ends)
         else:
             conv.convolve_directly(images, step.stride, offsets, depth, weights, outputs, maps, **ends)
         return y
