@@ -7,12 +7,14 @@ The weights are packed anew in every call, into memory from the arena: it costs 
 cache when the tiles read them, and no packed copy can be out of date. (compile_inference packs once.)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
 
 from ...backend.arrays import Array, Shape
-from ...backend.program import address, constant, empty, traced
+from ...backend.program import address, clear_cache, constant, empty, traced
 from ...backend.threads import num_threads
 from ..window import Pads, Pair, out_size
 from .batchnorm import moments, reciprocal_deviation
@@ -44,8 +46,8 @@ from .register_tile import GROUP
 from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import LANES
 from .winograd import (
-    ONE,
-    Axis,
+    LINE,
+    SQUARE,
     Form,
     code,
     transform_filter,
@@ -65,9 +67,13 @@ RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixel
 
 BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
 PATCHES = 2 * GROUP  # at once, at most
-DW_PATCHES, LONG_PATCHES = 8 * GROUP, 1024  # for the filters' gradient: patches at once, and of each range at least
-LEAST_CHANNELS, LEAST_PATCHES = 32, 60  # below these the transforms outweigh the products saved
-LEAST_FOR_GRADIENT = 48  # channels
+DW_PATCHES, LONG_PATCHES = 2 * GROUP, 1024  # for the filters' gradient: patches at once, and of each range at least
+LEAST_CHANNELS, GAIN = 16, 0.9  # where Winograd's way is not tried, and of the direct time what it may take
+A_PATCH, A_NUMBER, A_FILTER = (
+    5e3,
+    10,
+    50,
+)  # multiply-adds in the time of a patch, of a number of one, of a filter's number
 
 
 @traced
@@ -95,7 +101,7 @@ def conv2d(
     start, floor = 0 if bias is None else address(bias), zero_row(w.shape[3]) if relu else 0
     form = form_that_pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape)
     if form:
-        filters = winograd_filters(form[0], packed, depth, w.shape[3])
+        filters = winograd_filters(form[0], packed, depth, w.shape[3], len(offsets))
         convolve_by_winograd(form, x, filters, depth, w.shape[3], pads, y, bias=start, floor=floor)
     else:
         convolve_directly(x, stride, offsets, depth, packed, w.shape[3], y, bias=start, floor=floor)
@@ -131,7 +137,7 @@ def conv2d_dx(
         turned = constant(np.arange(kh * kw - 1, -1, -1))  # the taps of the filter turned by 180 degrees
         packed = packed_transposed(w, turned)
         opposite = ((kh - 1 - pads[0][0], kh - 1 - pads[0][1]), (kw - 1 - pads[1][0], kw - 1 - pads[1][1]))
-        filters = winograd_filters(form[0], packed, outputs, inputs)
+        filters = winograd_filters(form[0], packed, outputs, inputs, kh * kw)
         convolve_by_winograd(form, dy, filters, outputs, inputs, opposite, dx, adds=adds)
         return dx
     for a, b, offsets, taps in phases(w.shape[:2], stride, pads, dilation):
@@ -153,7 +159,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     check("conv2d_dw: dy", dy.shape, (x.shape[0], *out_hw, dw.shape[3]))
     check("conv2d_dw: dw", dw.shape, (*dw.shape[:2], x.shape[3], dy.shape[3]))
     x = channels_last(x)
-    form = form_that_pays(dw.shape[:2], stride, dilation, pads, x.shape[3], dy.shape[3], dy.shape)
+    form = form_that_pays(dw.shape[:2], stride, dilation, pads, x.shape[3], dy.shape[3], dy.shape, gradient=True)
     if form:
         add_dw_by_winograd(form, x, channels_last(dy), dw, pads)
         return
@@ -318,10 +324,6 @@ def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
 
 # ---- convolution by Winograd's way
 
-SQUARE = {3: Form(Axis(4, 3), Axis(4, 3)), 5: Form(Axis(2, 5), Axis(2, 5))}
-LINE = {3: Form(Axis(4, 3), ONE), 7: Form(Axis(2, 7), ONE)}  # down; for a line across, height and width change places
-
-
 def winograd_form(kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads) -> tuple[Form, bool] | None:
     """The form for such a window, and whether height and width change places; None where there is none."""
     kh, kw = kernel_hw
@@ -333,27 +335,58 @@ def winograd_form(kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads) -> 
     return (LINE[k], kh == 1) if min(kh, kw) == 1 and k in LINE else None
 
 
+_direct = False
+
+
+@contextmanager
+def directly() -> Iterator[None]:
+    """Within it every convolution is the direct sum, for comparisons."""
+    global _direct
+    clear_cache()
+    before, _direct = _direct, True
+    try:
+        yield
+    finally:
+        _direct = before
+        clear_cache()
+
+
 def form_that_pays(
-    kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, depth: int, channels: int, shape: Shape
+    kernel_hw: Pair,
+    stride: Pair,
+    dilation: Pair,
+    pads: Pads,
+    depth: int,
+    channels: int,
+    shape: Shape,
+    *,
+    gradient: bool = False,
 ) -> tuple[Form, bool] | None:
-    """The form for this geometry and shape of y where it is faster than the direct sum, else None."""
+    """The form for this geometry and shape of y where it is faster than the direct sum, else None.
+
+    Counted in multiply-adds, which the other work takes the time of. gradient: of the filters, whose sums are as large
+    as the transformed filters, and which makes one row of places after the other.
+    """
     found = winograd_form(kernel_hw, stride, dilation, pads)
-    if found is None:
+    if _direct or found is None or min(depth, channels) < LEAST_CHANNELS:
         return None
     form, turned = found
     N, OH, OW = (shape[0], shape[2], shape[1]) if turned else shape[:3]
+    places, weights = form.parts * form.places[0] * form.places[1], depth * channels
     patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
-    if min(depth, channels) < LEAST_CHANNELS or patches < LEAST_PATCHES:
-        return None
-    return found
+    rows = form.parts * form.places[0] if gradient else 1
+    products = places * patches * weights
+    transforms = patches * (A_PATCH * rows + A_NUMBER * places * (depth + channels)) + A_FILTER * places * weights
+    direct = N * OH * OW * kernel_hw[0] * kernel_hw[1] * weights
+    return found if products + transforms < GAIN * direct else None
 
 
-def winograd_filters(form: Form, packed: Array, depth: int, channels: int) -> Array:
+def winograd_filters(form: Form, packed: Array, depth: int, channels: int, taps: int) -> Array:
     """A packed matrix of filters for each place of a patch, from one for each tap of the window."""
-    room = packed_size(depth, channels)
-    filters = empty((form.places[0] * form.places[1] * room,), np.float32)
-    taps = form.taps[0] * form.taps[1]
-    transform_filters(code(transform_filter, form), address(packed), address(filters), taps, depth, channels, room)
+    room, places = packed_size(depth, channels), form.places[0] * form.places[1]
+    filters = empty((form.parts * places * room,), np.float32)
+    words = code(transform_filter, form), form.parts, places, form.taps[0] * form.taps[1]
+    transform_filters(*words, address(packed), address(filters), taps, depth, channels, room)
     return filters
 
 
@@ -377,16 +410,18 @@ def convolve_by_winograd(
     patches = y.shape[0] * -(-y.shape[1] // form.down.outputs) * -(-y.shape[2] // form.across.outputs)
     threads = num_threads()
     nothing = constant_row(-np.inf, channels)
+    of_patch = 4 * places * (form.parts * (depth + LANES) + BLOCK)  # bytes of V and M
     words = ConvolveWords(
+        windows=form.parts, next_window=form.down.taps,
         p_h=form.places[0], p_w=form.places[1], m_h=form.outputs[0], m_w=form.outputs[1],
         patch=code(transform_patch, form), products=code(transform_products, form),
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
-        top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=filters.size // places,
+        top=pads[0][0], left=pads[1][0], depth=depth, filters=address(filters), room=packed_size(depth, channels),
         channels=channels,
         y=address(y), yn=y.strides[0], yh=y.strides[1], yw=y.strides[2], N=y.shape[0], OH=y.shape[1], OW=y.shape[2],
         adds=int(adds), bias=bias or zero_row(channels), floor=floor or nothing,
         zeros=zero_row(max(depth, channels)), nothing=nothing,
-        chunk=max(8, min(PATCHES, BUDGET // (4 * places * (depth + LANES + BLOCK)) // 8 * 8)),
+        chunk=max(8, min(PATCHES, BUDGET // of_patch // 8 * 8)),
     )  # fmt: skip
     convolve(*words, parts=1 if threads == 1 else max(threads, min(patches // GROUP, 4 * threads) // threads * threads))
 
@@ -396,21 +431,21 @@ def add_dw_by_winograd(found: tuple[Form, bool], x: Array, dy: Array, dw: Array,
     form, turned = found
     x, dy, pads = (x.swapaxes(1, 2), dy.swapaxes(1, 2), pads[::-1]) if turned else (x, dy, pads)
     N, OH, OW, outputs = dy.shape
-    inputs, places = x.shape[3], form.places[0] * form.places[1]
+    inputs, places, rows = x.shape[3], form.places[0] * form.places[1], form.parts * form.places[0]
     patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
-    step = -(-places * inputs * outputs * 4 // 64) * 64
+    step = -(-form.parts * places * inputs * outputs * 4 // 64) * 64
     ranges = max(1, min(RANGES, SUMS // step, patches // LONG_PATCHES))
-    groups = min(form.places[0], -(-RANGES // ranges))
     sums = cleared((ranges * step // 4,))
     words = FilterGradientWords(
+        windows=form.parts, next_window=form.down.taps,
         p_h=form.places[0], p_w=form.places[1], m_h=form.outputs[0], m_w=form.outputs[1],
         patch=code(transform_patch_row, form), gradient=code(transform_gradient_row, form),
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         top=pads[0][0], left=pads[1][0], inputs=inputs,
         dy=address(dy), dn=dy.strides[0], dh=dy.strides[1], dw=dy.strides[2], N=N, OH=OH, OW=OW, outputs=outputs,
-        sums=address(sums), ranges=ranges, range_step=step, groups=groups,
-        zeros=zero_row(max(inputs, outputs)),
-        chunk=max(GROUP, min(DW_PATCHES, BUDGET // (4 * form.places[1] * (inputs + outputs)) // GROUP * GROUP)),
+        sums=address(sums), ranges=ranges, range_step=step, zeros=zero_row(max(inputs, outputs)), chunk=DW_PATCHES,
     )  # fmt: skip
-    filter_gradients(*words, parts=1 if num_threads() == 1 else groups * ranges)
-    add_filter_gradients(code(transform_sums, form), address(sums), ranges, step, address(dw), inputs * outputs)
+    filter_gradients(*words, parts=min(rows * ranges, 2 * num_threads()) if num_threads() > 1 else 1)
+    words = code(transform_sums, form), form.parts, places, form.taps[0] * form.taps[1]
+    taps = dw.shape[0] * dw.shape[1]
+    add_filter_gradients(*words, address(sums), ranges, step, address(dw), taps, inputs * outputs)

@@ -19,7 +19,7 @@ from ...backend.threads import num_threads
 from .llvm import HAS_MASKS, WIDTH
 from .machine import helper, kernel, unpack
 from .panels import add_products, pack_columns, pack_rows, spans
-from .register_tile import GROUP, output_panel, panel_size
+from .register_tile import GOES_ON, GROUP, output_panel, panel_size
 from .simd import (
     LANES,
     PIXELS,
@@ -254,7 +254,7 @@ def multiply_chunk(s, table, outputs, count, first_panel, end_panel, more, next_
                     start, least = s.bias + column if begins else s.zeros, s.floor + column if ends else s.nothing
                     for i in range(0, count, GROUP):
                         at, to = table + 8 * (s.taps * i + GROUP * t), outputs + 8 * i
-                        rows, old = min(count - i, GROUP), s.adds if begins else 1
+                        rows, old = min(count - i, GROUP), s.adds if begins else GOES_ON
                         output_panel(
                             n, at, some, 4 * k, deep, w, to, column, rows, valid, old, start, least, soon + 8 * i
                         )
@@ -296,7 +296,7 @@ def multiply_transposed(part, parts, arguments):
                 width = min(s.inputs - c, band)
                 pack_columns(table, count, 4 * c, width, columns, PIXEL_BLOCK)
                 at = s.dw + r * s.range_step + 4 * s.outputs * (t * s.inputs + c)
-                add_products(columns, rows, count, PIXEL_BLOCK, width, s.outputs, at, 4 * s.outputs, nowhere)
+                add_products(columns, rows, count, PIXEL_BLOCK, width, s.outputs, at, 4 * s.outputs, GOES_ON, nowhere)
     for place in (placed, table, nowhere, columns, rows):
         free(place)
 

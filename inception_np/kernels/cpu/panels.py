@@ -78,12 +78,12 @@ def pack_columns(table, count, begin, channels, columns, room):
 
 
 @helper
-def add_products(columns, rows, count, room, channels, outputs, dw, dw_step, nowhere):
-    """dw (channels, outputs) += columns^T rows, over `count` pixels packed with this room."""
+def add_products(columns, rows, count, room, channels, outputs, dw, dw_step, adds, nowhere):
+    """dw (channels, outputs) += columns^T rows, over `count` pixels packed with this room. adds: GOES_ON or ADDS."""
     vectors = (outputs + WIDTH - 1) // WIDTH
     v = 0
     while v < vectors:
         n = panel_size(vectors - v)
         panel, at, valid = rows + 4 * WIDTH * v * room, dw + 4 * WIDTH * v, outputs - v * WIDTH
-        weight_panel(n, columns, 4 * ROWS * room, panel, count, at, dw_step, channels, valid, nowhere)
+        weight_panel(n, columns, 4 * ROWS * room, panel, count, at, dw_step, channels, valid, adds, nowhere)
         v += n

@@ -17,19 +17,32 @@ from collections import namedtuple
 
 from .llvm import WIDTH
 from .machine import helper, kernel, unpack
-from .panels import add_products, pack_columns, pack_rows, spans
-from .register_tile import GROUP, output_panel, panel_size
-from .simd import LANES, calloc, free, load_int, malloc, store_int
+from .panels import add_products, pack_columns, pack_rows
+from .register_tile import ADDS, GROUP, output_panel, panel_size
+from .simd import LANES, calloc, free, malloc, store_int
 from .workers import call
 
 BLOCK = 3 * LANES  # channels of products transformed at once
+CHAIN = 48  # of the products' sum over channels: shorter ones have smaller errors
+
+
+@helper
+def _place_taps(table, first, count, taps, at, step):
+    """The addresses of `count` taps from number `first`, 0 for those beyond the window's `taps`."""
+    for t in range(count):
+        store_int(table + 8 * t, at + (first + t) * step if first + t < taps else 0)
 
 
 @kernel
 def transform_filters(part, parts, arguments):
-    """Packed w, panels of [taps][depth][width] -> G g G': a packed matrix for each place, `room` numbers apart."""
-    transform, packed, filters, taps, depth, channels, room = unpack(arguments, "qqqqqqq")
-    sizes = malloc(64)
+    """Packed w, panels of [taps][depth][width] -> G g G': a packed matrix for each place, `room` numbers apart.
+
+    windows: how many parts a window has, each of form_taps taps and of `places` places.
+    """
+    transform, windows, places, form_taps, packed, filters, taps, depth, channels, room = unpack(
+        arguments, "qqqqqqqqqq"
+    )
+    sizes, table = malloc(64), malloc(8 * form_taps)
     vectors = (channels + WIDTH - 1) // WIDTH
     v = 0
     while v < vectors:
@@ -37,29 +50,32 @@ def transform_filters(part, parts, arguments):
         size = WIDTH * n * depth  # numbers of a tap, all treated alike
         first, end = size * part // parts // LANES * LANES, size * (part + 1) // parts // LANES * LANES
         store_int(sizes, (end if part + 1 < parts else size) - first)
-        store_int(sizes + 8, 4 * size)
-        store_int(sizes + 16, 4 * room)
-        at = 4 * (WIDTH * v * depth + first)
-        call(transform, packed + 4 * (taps * WIDTH * v * depth + first), filters + at, sizes)
+        store_int(sizes + 8, 4 * room)
+        for window in range(windows):
+            at = packed + 4 * (taps * WIDTH * v * depth + first)
+            _place_taps(table, window * form_taps, form_taps, taps, at, 4 * size)
+            call(transform, table, filters + 4 * (window * places * room + WIDTH * v * depth + first), sizes)
         v += n
     free(sizes)
+    free(table)
 
 
 # The words of `convolve` and of `filter_gradients`. Arrays and vectors are addresses, strides are bytes.
 #
-# A patch has p_h x p_w pixels and gives m_h x m_w outputs. patch, products, ...: the addresses of the form's transforms.
+# A patch has p_h x p_w pixels and gives m_h x m_w outputs; a long window has several, each next_window rows below the
+# one before, whose products are added. patch, products, ...: the addresses of the form's transforms.
 # room: numbers from one packed matrix in `filters` to the next. adds: 1 to add to what y holds. zeros, nothing: rows of
 # zeros and of minus infinity. chunk: patches at once, at most. Range r of the patches has its sums at
 # sums + r * range_step.
 ConvolveWords = namedtuple(
     "ConvolveWords",
-    "p_h p_w m_h m_w patch products x xn xh xw H W top left depth filters room channels "
+    "windows next_window p_h p_w m_h m_w patch products x xn xh xw H W top left depth filters room channels "
     "y yn yh yw N OH OW adds bias floor zeros nothing chunk",
 )
 FilterGradientWords = namedtuple(
     "FilterGradientWords",
-    "p_h p_w m_h m_w patch gradient x xn xh xw H W top left inputs dy dn dh dw N OH OW outputs "
-    "sums ranges range_step groups zeros chunk",
+    "windows next_window p_h p_w m_h m_w patch gradient x xn xh xw H W top left inputs dy dn dh dw N OH OW outputs "
+    "sums ranges range_step zeros chunk",
 )
 CONVOLVE, FILTER_GRADIENTS = "q" * len(ConvolveWords._fields), "q" * len(FilterGradientWords._fields)
 
@@ -90,20 +106,21 @@ def convolve(part, parts, arguments):
     first, end = patches * part // parts, patches * (part + 1) // parts
     if first >= end:
         return
-    chunk, depth, places = s.chunk, s.depth, s.p_h * s.p_w
+    chunk, depth, places, of_patch = s.chunk, s.depth, s.p_h * s.p_w, s.p_h * s.p_w * s.windows
     # numbers of a row; no power of two, whose rows would collide in the cache
     row = (depth + LANES - 1) // LANES * LANES + LANES
-    V, M = malloc(4 * places * chunk * row), malloc(4 * places * chunk * BLOCK)
+    V, M = malloc(4 * of_patch * chunk * row), malloc(4 * places * chunk * BLOCK)
     group = (chunk + GROUP - 1) // GROUP * GROUP
-    table, outputs = malloc(8 * places * group), malloc(8 * places * group)
+    table, outputs = malloc(8 * of_patch * group), malloc(8 * places * group)
     pixels, sizes, nowhere = malloc(8 * places), malloc(64), calloc(4 * BLOCK)
     soon = malloc(8 * group)
-    for k in range(places):
-        for i in range(group):
+    for i in range(group):
+        for k in range(of_patch):
             store_int(table + 8 * (k * group + i), V + 4 * row * (k * chunk + min(i, chunk - 1)))
+        for k in range(places):
             store_int(outputs + 8 * (k * group + i), M + 4 * BLOCK * (k * chunk + i) if i < chunk else nowhere)
     vectors = (s.channels + WIDTH - 1) // WIDTH
-    _, span = spans(1, depth)
+    span = (depth + (depth + CHAIN - 1) // CHAIN - 1) // ((depth + CHAIN - 1) // CHAIN)
     for start in range(first, end, chunk):
         count = min(chunk, end - start)
         store_int(sizes, depth)
@@ -111,28 +128,30 @@ def convolve(part, parts, arguments):
         for i in range(count):
             n, h, w = _outputs_of(s, start + i)
             h, w = h - s.top, w - s.left
-            at = s.x + n * s.xn + h * s.xh + w * s.xw
-            _place_pixels(pixels, s.p_h, s.p_w, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
-            call(s.patch, pixels, V + 4 * row * i, sizes)
+            for window in range(s.windows):
+                at = s.x + n * s.xn + h * s.xh + w * s.xw
+                _place_pixels(pixels, s.p_h, s.p_w, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
+                call(s.patch, pixels, V + 4 * row * (window * places * chunk + i), sizes)
+                h += s.next_window
         v = 0
         while v < vectors:
             block = v  # as many panels as fit BLOCK
             while v < vectors and (v - block + panel_size(vectors - v)) * WIDTH <= BLOCK:
                 n = panel_size(vectors - v)
                 column, valid = 4 * WIDTH * (v - block), s.channels - v * WIDTH
-                for k in range(places):
+                for k in range(of_patch):
                     for c in range(0, depth, span):
                         weights = s.filters + 4 * (k * s.room + WIDTH * (v * depth + n * c))
                         deep = min(depth - c, span)
                         for i in range(0, count, 4):  # each tile sends for a part of the next place's weights
                             store_int(soon + 8 * i, weights + 4 * (s.room + deep * i))
                         for i in range(0, count, GROUP):
-                            at, to = table + 8 * (k * group + i), outputs + 8 * (k * group + i)
-                            rows, old = min(count - i, GROUP), int(c > 0)
+                            at, to = table + 8 * (k * group + i), outputs + 8 * (k % places * group + i)
+                            rows, adds = min(count - i, GROUP), 0 if c == 0 and k < places else ADDS
                             output_panel(
-                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, old, s.zeros, s.nothing,
+                                n, at, 1, 4 * c, deep, weights, to, column, rows, valid, adds, s.zeros, s.nothing,
                                 soon + 8 * i,
-                            )
+                            )  # fmt: skip
                 v += n
             valid, offset = min(s.channels - block * WIDTH, (v - block) * WIDTH), 4 * WIDTH * block
             store_int(sizes, valid)
@@ -151,55 +170,65 @@ def convolve(part, parts, arguments):
 
 @kernel
 def filter_gradients(part, parts, arguments):
-    """Sums of V * (A dy A') over patches, [places][inputs][outputs]. Shared out: (range of patches, group of rows)."""
+    """Sums of V * (A dy A') over patches, [places][inputs][outputs]. The pieces are (range of patches, row of places)."""
     s = FilterGradientWords(*unpack(arguments, FILTER_GRADIENTS))
-    chunk, inputs, outputs, lines, wide = s.chunk, s.inputs, s.outputs, s.p_h, s.p_w
+    chunk, inputs, outputs, wide = s.chunk, s.inputs, s.outputs, s.p_w
+    of_x, of_dy = s.p_h * s.p_w, s.m_h * s.m_w
     patches = s.N * ((s.OH + s.m_h - 1) // s.m_h) * ((s.OW + s.m_w - 1) // s.m_w)
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
     V, Z = malloc(4 * wide * chunk * row), malloc(4 * wide * chunk * width)
-    columns, rows = malloc(4 * chunk * row), malloc(4 * chunk * width)
-    table, pixels, sizes, nowhere = malloc(8 * wide * chunk), malloc(8 * lines * wide), malloc(64), calloc(12 * WIDTH)
+    columns, rows, table = malloc(4 * chunk * row), malloc(4 * chunk * width), malloc(8 * wide * chunk)
+    pixels, gradients = malloc(8 * of_x * chunk * s.windows), malloc(8 * of_dy * chunk)
+    of_patch, of_gradient, nowhere = malloc(64), malloc(64), calloc(12 * WIDTH)
     for i in range(wide * chunk):
         store_int(table + 8 * i, V + 4 * row * i)
-    for piece in range(s.groups * s.ranges * part // parts, s.groups * s.ranges * (part + 1) // parts):
-        r, group = piece // s.groups, piece % s.groups
+    store_int(of_patch, inputs)
+    store_int(of_patch + 8, 4 * row * chunk)
+    store_int(of_gradient, outputs)
+    store_int(of_gradient + 8, 4 * width * chunk)
+    lines = s.windows * s.p_h
+    first_piece, end_piece = lines * s.ranges * part // parts, lines * s.ranges * (part + 1) // parts
+    for r in range(first_piece // lines, (end_piece + lines - 1) // lines):
         begin, stop = patches * r // s.ranges, patches * (r + 1) // s.ranges
         for start in range(begin, stop, chunk):
             count = min(chunk, stop - start)
-            for line in range(lines * group // s.groups, lines * (group + 1) // s.groups):
-                store_int(sizes + 16, line)
+            for i in range(count):
+                n, p, q = _outputs_of(s, start + i)
+                h, w = p - s.top, q - s.left
+                for window in range(s.windows):
+                    at, to = s.x + n * s.xn + h * s.xh + w * s.xw, pixels + 8 * of_x * (window * chunk + i)
+                    _place_pixels(to, s.p_h, s.p_w, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
+                    h += s.next_window
+                at = s.dy + n * s.dn + p * s.dh + q * s.dw
+                _place_pixels(gradients + 8 * of_dy * i, s.m_h, s.m_w, at, p, q, s.dh, s.dw, s.OH, s.OW, s.zeros)
+            for line in range(max(first_piece - r * lines, 0), min(end_piece - r * lines, lines)):
+                window = line // s.p_h
+                store_int(of_patch + 16, line % s.p_h)
+                store_int(of_gradient + 16, line % s.p_h)
                 for i in range(count):
-                    n, p, q = _outputs_of(s, start + i)
-                    h, w = p - s.top, q - s.left
-                    at = s.x + n * s.xn + h * s.xh + w * s.xw
-                    _place_pixels(pixels, s.p_h, s.p_w, at, h, w, s.xh, s.xw, s.H, s.W, s.zeros)
-                    store_int(sizes, inputs)
-                    store_int(sizes + 8, 4 * row * chunk)
-                    call(s.patch, pixels, V + 4 * row * i, sizes)
-                    at = s.dy + n * s.dn + p * s.dh + q * s.dw
-                    _place_pixels(pixels, s.m_h, s.m_w, at, p, q, s.dh, s.dw, s.OH, s.OW, s.zeros)
-                    store_int(sizes, outputs)
-                    store_int(sizes + 8, 4 * width * chunk)
-                    call(s.gradient, pixels, Z + 4 * width * i, sizes)
+                    call(s.patch, pixels + 8 * of_x * (window * chunk + i), V + 4 * row * i, of_patch)
+                    call(s.gradient, gradients + 8 * of_dy * i, Z + 4 * width * i, of_gradient)
                 for k in range(wide):
                     pack_columns(table + 8 * k * chunk, count, 0, inputs, columns, chunk)
                     pack_rows(Z + 4 * width * k * chunk, 4 * width, count, outputs, rows, 0, chunk)
                     to = s.sums + r * s.range_step + 4 * (wide * line + k) * inputs * outputs
-                    add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, nowhere)
-    for place in (V, Z, columns, rows, table, pixels, sizes, nowhere):
+                    add_products(columns, rows, count, chunk, inputs, outputs, to, 4 * outputs, ADDS, nowhere)
+    for place in (V, Z, columns, rows, table, pixels, gradients, of_patch, of_gradient, nowhere):
         free(place)
 
 
 @kernel
 def add_filter_gradients(part, parts, arguments):
-    """dw [taps][size] += G' m G, m the sums of each range [places][size]."""
-    transform, sums, ranges, range_step, dw, size = unpack(arguments, "qqqqqq")
-    sizes = malloc(64)
+    """dw [taps][size] += G' m G, m the sums of each range, [windows][places][size]."""
+    transform, windows, places, form_taps, sums, ranges, range_step, dw, taps, size = unpack(arguments, "qqqqqqqqqq")
+    sizes, table = malloc(64), malloc(8 * form_taps)
     vectors = (size + LANES - 1) // LANES
     first, end = vectors * part // parts * LANES, min(vectors * (part + 1) // parts * LANES, size)
     store_int(sizes, end - first)
     store_int(sizes + 8, 4 * size)
-    store_int(sizes + 16, 4 * size)
-    for r in range(ranges):
-        call(transform, sums + r * range_step + 4 * first, dw + 4 * first, sizes)
+    for window in range(windows):
+        _place_taps(table, window * form_taps, form_taps, taps, dw + 4 * first, 4 * size)
+        for r in range(ranges):
+            call(transform, sums + r * range_step + 4 * (window * places * size + first), table, sizes)
     free(sizes)
+    free(table)

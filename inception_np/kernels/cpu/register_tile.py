@@ -71,7 +71,7 @@ sets of the cache and push each other out. So for a few hundred pixels at a time
 and x, by way of the table, to columns: 8 channels of one pixel, then of the next. A copy is a load and a store, and is
 used by every tile of its row or column of dw.
 
-Each sum is one chain of multiply-adds in a fixed order, whatever the tile's shape and however many threads share the
+Each sum is one chain of multiply-adds in a fixed order (or a few, in patches.py), whatever the tile's shape and however many threads share the
 tiles: so the bits do not depend on the number of threads. `python -m inception_np bench --ceilings` measures the peak
 of this loop and what whole layers reach of it.
 
@@ -112,6 +112,10 @@ from .simd import ROWS, fetch_to_write, load_int
 # The tiles by their vectors: how many rows they have. 32 registers, or 16.
 OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
 WEIGHT_ROWS = {3: 8, 2: 8, 1: 8} if HAS_MASKS else {3: 4, 2: 4, 1: 8}
+
+# What a tile does with the numbers that stand where it writes. The sum that goes on is one chain of additions, to the
+# bit, over all its spans; the sum that is added is a chain of its own, and short chains have small errors.
+GOES_ON, ADDS = 1, 2
 
 TURN = 2  # outer products before a loop turns
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape
@@ -158,6 +162,22 @@ class Tile:
                     self.b.store(sums[m][n], pointer_to(self.b, there, REGISTER), align=4)
                 else:
                     emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))
+
+    def plus_held(self, sums, places, valid, condition):
+        """The sums, with what stands at `places` added to them where the condition holds."""
+        b, before = self.b, self.b.block
+        held, after = b.append_basic_block("held"), b.append_basic_block("after")
+        b.cbranch(condition, held, after)
+        b.position_at_end(held)
+        old = [self.load(place, valid) for place in places]
+        added = self.grid(lambda m, n: b.fadd(old[m][n], sums[m][n]))
+        from_held = b.block
+        b.branch(after)
+        b.position_at_end(after)
+        total = self.phis()
+        self.flow(total, sums, before)
+        self.flow(total, added, from_held)
+        return total
 
     def outer_product(self, column, row, sums):
         """sums + column x row; column: the addresses of its numbers."""
@@ -226,7 +246,7 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     """y[m, o] = max(floor[o], bias[o] + sum over t < taps, k < depth of table[t][m][k] * weights[t][k][o]), o < valid.
 
     table: addresses, GROUP to a tap; x is read from `begin` bytes after them. outputs: a table of the addresses of y's
-    rows m, written `column` bytes further. adds: 0, or 1 to add what y holds. bias: zeros where there is none; floor:
+    rows m, written `column` bytes further. adds: 0, GOES_ON or ADDS. bias: zeros where there is none; floor:
     zeros for ReLU, minus infinity for none. soon: where memory begins that is to be fetched meanwhile, as much as the
     tile reads of x.
     """
@@ -241,7 +261,7 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
         offset = tile.load(bias, lanes)
         starts.append(((constant(0), weights, [offset] * tile.rows), b.block))
         old = b.append_basic_block("old")
-        b.cbranch(b.icmp_signed("==", adds, constant(0)), tap, old)
+        b.cbranch(b.icmp_signed("==", adds, constant(GOES_ON)), old, tap)
         b.position_at_end(old)
         held = [tile.load(place, lanes) for place in places]
         sums = tile.grid(lambda m, n, y=held, c=offset: b.fadd(y[m][n], c[n]))
@@ -268,14 +288,15 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
         lowest = tile.load(floor, lanes)
-        clip = lambda m, n, low=lowest: b.select(b.fcmp_ordered("<", grown[m][n], low[n]), low[n], grown[m][n])  # noqa: E731
+        total = tile.plus_held(grown, places, lanes, b.icmp_signed("==", adds, constant(ADDS)))
+        clip = lambda m, n, y=total, low=lowest: b.select(b.fcmp_ordered("<", y[m][n], low[n]), low[n], y[m][n])  # noqa: E731
         tile.store(tile.grid(clip), places, lanes)
         b.branch(end)
     b.position_at_end(end)
 
 
-def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, nowhere):
-    """dw[m, 0 .. valid] += sum over p < pixels of columns[m][p] * rows[p][:], the tile's rows m.
+def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, adds, nowhere):
+    """dw[m, 0 .. valid] += sum over p < pixels of columns[m][p] * rows[p][:], the tile's rows m. adds: GOES_ON or ADDS.
 
     columns: ROWS numbers for each pixel, as many more for the tile's next ROWS rows `column_step` bytes further. rows:
     the tile's vectors for each pixel. dw_step: bytes between rows of dw, of which the first `wanted` exist; the others
@@ -287,10 +308,12 @@ def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, 
         exists = b.icmp_signed("<", constant(m), wanted)
         places.append(b.select(exists, b.add(dw, b.mul(dw_step, constant(m))), nowhere))
     begin, end = b.append_basic_block("begin"), b.append_basic_block("end")
+    goes_on = b.icmp_signed("==", adds, constant(GOES_ON))
+    nothing = tile.grid(lambda m, n: ir.Constant(REGISTER, [0.0] * WIDTH))
     sums = []
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
-        sums.append(([tile.load(place, lanes) for place in places], b.block))
+        sums.append((tile.plus_held(nothing, places, lanes, goes_on), b.block))
         b.branch(begin)
 
     b.position_at_end(begin)
@@ -302,7 +325,7 @@ def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, 
     _, grown = tile.add_outer_products(first, pixels, columns, 4 * ROWS, rows, column)
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
-        tile.store(grown, places, lanes)
+        tile.store(tile.plus_held(grown, places, lanes, b.not_(goes_on)), places, lanes)
         b.branch(end)
     b.position_at_end(end)
 
@@ -325,12 +348,12 @@ def _weight_tile(vectors):
     """The tile of dw for Numba: see `_emit_weight`."""
 
     @intrinsic
-    def tile(context, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, nowhere):
+    def tile(context, columns, column_step, rows, pixels, dw, dw_step, wanted, valid, adds, nowhere):
         def generate(context, builder, signature, values):
             _emit_weight(Tile(builder, WEIGHT_ROWS[vectors], vectors), *values)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 10), generate
 
     return tile
 
@@ -353,7 +376,7 @@ def _weight_panel(vectors):
     height, tile = WEIGHT_ROWS[vectors], _weight_tile(vectors)
 
     @helper
-    def panel(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere):
+    def panel(columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere):
         for m in range(0, channels, height):
             below = m + height < channels  # the next tile's part of dw is on its way while this one runs
             coming = dw + (m + height) * dw_step if below else dw + 4 * WIDTH * vectors
@@ -361,7 +384,7 @@ def _weight_panel(vectors):
                 for edge in range(0, 4 * WIDTH * vectors, 64):
                     fetch_to_write(coming + i * dw_step + edge)
             at = columns + m // ROWS * column_step
-            tile(at, column_step, rows, pixels, dw + m * dw_step, dw_step, channels - m, valid, nowhere)
+            tile(at, column_step, rows, pixels, dw + m * dw_step, dw_step, channels - m, valid, adds, nowhere)
 
     return panel
 
@@ -390,11 +413,11 @@ def output_panel(vectors, table, taps, begin, depth, weights, outputs, column, p
 
 
 @helper
-def weight_panel(vectors, columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere):
+def weight_panel(vectors, columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere):
     """`channels` rows of dw by a panel of so many vectors: `_emit_weight` for each tile of it."""
     if vectors == 3:
-        _weight3(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)
+        _weight3(columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere)
     elif vectors == 2:
-        _weight2(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)
+        _weight2(columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere)
     else:
-        _weight1(columns, column_step, rows, pixels, dw, dw_step, channels, valid, nowhere)
+        _weight1(columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere)

@@ -86,11 +86,7 @@ def plus_minus(*points: str) -> tuple[Fraction, ...]:
 
 
 ZERO = (Fraction(0),)
-POINTS = {  # by the number of places; infinity is one more
-    1: (),
-    6: ZERO + plus_minus("2/3", "3/2"),
-    8: ZERO + plus_minus("1/2", "1", "2"),
-}
+POINTS = {1: (), 6: ZERO + plus_minus("2/3", "3/2")}  # by the number of places; infinity is one more
 
 
 def matrices(outputs: int, taps: int, points: Sequence[Fraction]) -> tuple[Matrix, Matrix, Matrix]:
@@ -136,7 +132,7 @@ def apply(matrix: Matrix, values: Sequence[Any]) -> list[Any]:
     while k < len(columns):
         if k + 1 < len(columns) and opposite(columns[k], columns[k + 1]):
             for value, sign in ((values[k] + values[k + 1], 1), (values[k] - values[k + 1], -1)):
-                shared = [a if a == sign * b else Fraction(0) for a, b in zip(columns[k], columns[k + 1], strict=True)]
+                shared = [a if a == sign * b else 0 * a for a, b in zip(columns[k], columns[k + 1], strict=True)]
                 terms.append((shared, value))
             k += 2
         else:
@@ -177,7 +173,7 @@ def sandwich(down: Matrix, grid: Sequence[Sequence[Any]], across: Matrix) -> lis
     return [apply(across, row) for row in transposed([apply(down, column) for column in transposed(list(grid))])]
 
 
-# ---- a form, and the code of its transforms
+# ---- the forms, and the code of their transforms
 
 
 class Axis(NamedTuple):
@@ -216,14 +212,12 @@ class Lanes:
         return Lanes(self.b, self.b.fmul(self.value, constant, flags=("contract",)))
 
 
-Grid = list[list[Any]]
-
-
 class Form(NamedTuple):
-    """F(m, r) down the window, and another across it."""
+    """F(m, r) down the window, and another across it; `parts` of them one below the other where the window is longer."""
 
     down: Axis
     across: Axis
+    parts: int = 1
 
     @property
     def places(self) -> tuple[int, int]:
@@ -236,6 +230,12 @@ class Form(NamedTuple):
     @property
     def taps(self) -> tuple[int, int]:
         return self.down.taps, self.across.taps
+
+
+SQUARE = {3: Form(Axis(4, 3), Axis(4, 3)), 5: Form(Axis(2, 5), Axis(2, 5))}  # by the side of the window
+LINE = {3: Form(Axis(4, 3), ONE), 7: Form(Axis(3, 4), ONE, parts=2)}  # by its length, down
+
+Grid = list[list[Any]]
 
 
 class At:
@@ -251,15 +251,18 @@ class At:
     def load(self, shape: tuple[int, int], place: Any, step: Any) -> Grid:
         """A grid whose numbers stand `step` bytes apart."""
         rows, columns = shape
-        return [[self._get(self.address(place, step, i * columns + j)) for j in range(columns)] for i in range(rows)]
+        return [[self.get(self.address(place, step, i * columns + j)) for j in range(columns)] for i in range(rows)]
 
     def gather(self, shape: tuple[int, int], table: Any) -> Grid:
         """A grid whose addresses stand in a table."""
         rows, columns = shape
-        return [[self._get(self.address(entry(self.b, table, i * columns + j))) for j in range(columns)] for i in range(rows)]
+        places = [[entry(self.b, table, i * columns + j) for j in range(columns)] for i in range(rows)]
+        return [[self.get(self.address(place)) for place in row] for row in places]
 
-    def _get(self, there: Any) -> Lanes:
-        return Lanes(self.b, emit_load(self.b, there, self.count, VECTOR))
+    def get(self, there: Any, where: Any = None) -> Lanes:
+        """The numbers at an address, or zeros unless the int64 `where` is one."""
+        count = self.count if where is None else self.b.mul(self.count, where)
+        return Lanes(self.b, emit_load(self.b, there, count, VECTOR))
 
     def put(self, there: Any, lanes: Lanes) -> None:
         emit_store(self.b, lanes.value, there, self.count)
@@ -293,14 +296,14 @@ def flat(grid: Grid) -> list[Any]:
     return [number for row in grid for number in row]
 
 
-# Each takes where it reads, where it writes, and where its sizes stand, as int64: a channel count first. Pixels are read
-# by way of a table of addresses, row by row; the numbers of places and taps lie `step` bytes apart.
+# Each takes where it reads, where it writes, and where its sizes stand, as int64. Pixels and taps are reached by way of a
+# table of addresses, row by row; the numbers of one place stand `step` bytes after those of the place before.
 
 
 def transform_patch(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
     """B' d B. Sizes: channels, step."""
     channels, step = entry(b, sizes, 0), entry(b, sizes, 1)
-    B = [transposed(axis.matrices[2]) for axis in form]
+    B = [transposed(axis.matrices[2]) for axis in form[:2]]
 
     def write(at: At) -> None:
         at.store(flat(sandwich(B[0], at.gather(form.places, pixels), B[1])), places, step)
@@ -309,29 +312,38 @@ def transform_patch(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) ->
 
 
 def transform_filter(form: Form, b: Any, taps: Any, places: Any, sizes: Any) -> None:
-    """G g G'. Sizes: how many numbers lie side by side, the step of taps, the step of places."""
-    count, tap_step, step = (entry(b, sizes, k) for k in range(3))
-    G = [axis.matrices[1] for axis in form]
+    """G g G'. taps: a table of addresses, 0 for a tap beyond the window. Sizes: numbers side by side, the step of places."""
+    count, step = entry(b, sizes, 0), entry(b, sizes, 1)
+    G = [axis.matrices[1] for axis in form[:2]]
 
     def write(at: At) -> None:
-        at.store(flat(sandwich(G[0], at.load(form.taps, taps, tap_step), G[1])), places, step)
+        exist, grid = exists(b, form, taps), []
+        for i in range(form.taps[0]):
+            row = range(i * form.taps[1], (i + 1) * form.taps[1])
+            grid.append([at.get(at.address(entry(b, taps, k)), exist[k]) for k in row])
+        at.store(flat(sandwich(G[0], grid, G[1])), places, step)
 
     for_each_vector(b, count, write)
+
+
+def exists(b: Any, form: Form, taps: Any) -> list[Any]:
+    """For each tap an int64: 1, or 0 where it is beyond the window."""
+    places = [entry(b, taps, k) for k in range(form.taps[0] * form.taps[1])]
+    return [b.zext(b.icmp_signed("!=", place, ir.Constant(I64, 0)), I64) for place in places]
 
 
 def transform_products(form: Form, b: Any, places: Any, pixels: Any, sizes: Any) -> None:
     """y = max(floor, bias + A' m A), or that added to y. Sizes: channels, step, bias, floor, 1 to add or 0."""
     channels, step, bias, floor, adds = (entry(b, sizes, k) for k in range(5))
-    A = [transposed(axis.matrices[0]) for axis in form]
+    A = [transposed(axis.matrices[0]) for axis in form[:2]]
 
     def write(at: At) -> None:
-        lowest = at._get(at.address(floor)).value
-        offset = at._get(at.address(bias))
+        lowest = at.get(at.address(floor)).value
+        offset = at.get(at.address(bias))
         grid = flat(sandwich(A[0], at.load(form.places, places, step), A[1]))
         for k, y in enumerate(grid):
             there = at.address(entry(b, pixels, k))
-            old = Lanes(b, emit_load(b, there, b.mul(at.count, adds), VECTOR))
-            total = (y + offset + old).value
+            total = (y + offset + at.get(there, adds)).value
             at.put(there, Lanes(b, b.select(b.fcmp_ordered("<", total, lowest), lowest, total)))  # a NaN stays
 
     for_each_vector(b, channels, write)
@@ -381,14 +393,16 @@ def transform_gradient_row(form: Form, b: Any, pixels: Any, places: Any, sizes: 
 
 
 def transform_sums(form: Form, b: Any, places: Any, taps: Any, sizes: Any) -> None:
-    """dw += G' m G. Sizes: how many numbers lie side by side, the step of places, the step of taps."""
-    count, step, tap_step = (entry(b, sizes, k) for k in range(3))
-    G = [transposed(axis.matrices[1]) for axis in form]
+    """dw += G' m G. taps: as in transform_filter. Sizes: numbers side by side, the step of places."""
+    count, step = entry(b, sizes, 0), entry(b, sizes, 1)
+    G = [transposed(axis.matrices[1]) for axis in form[:2]]
 
     def write(at: At) -> None:
+        exist = exists(b, form, taps)
         for k, dg in enumerate(flat(sandwich(G[0], at.load(form.places, places, step), G[1]))):
-            there = at.address(taps, tap_step, k)
-            at.put(there, at._get(there) + dg)
+            there = at.address(entry(b, taps, k))
+            total = at.get(there, exist[k]) + dg
+            emit_store(b, total.value, there, b.mul(at.count, exist[k]))
 
     for_each_vector(b, count, write)
 

@@ -76,7 +76,7 @@ class Plan:
         with eager():  # once, and not at each run
             weights = conv.packed_weights(np.ascontiguousarray(step.weight), len(offsets) * depth)
             if form:
-                weights = conv.winograd_filters(form[0], weights, depth, outputs)
+                weights = conv.winograd_filters(form[0], weights, depth, outputs, len(offsets))
         ends: dict[str, Any] = {"adds": adds, "bias": address(step.bias), "floor": address(step.floor)}
         if form:
             conv.convolve_by_winograd(form, images, weights, depth, outputs, pads, maps, **ends)
