@@ -46,8 +46,8 @@ from .register_tile import GROUP
 from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import LANES
 from .winograd import (
-    LINE,
-    SQUARE,
+    FORMS,
+    GRADIENT_FORMS,
     Form,
     code,
     transform_filter,
@@ -99,7 +99,7 @@ def conv2d(
     packed = packed_weights(contiguous(w), len(offsets) * depth)
     bias = None if bias is None else contiguous(bias)
     start, floor = 0 if bias is None else address(bias), zero_row(w.shape[3]) if relu else 0
-    form = form_that_pays(w.shape[:2], stride, dilation, pads, depth, w.shape[3], shape)
+    form = form_that_pays(w.shape[:2], stride, dilation, pads, w.shape[2], w.shape[3], shape)
     if form:
         filters = winograd_filters(form[0], packed, depth, w.shape[3], len(offsets))
         convolve_by_winograd(form, x, filters, depth, w.shape[3], pads, y, bias=start, floor=floor)
@@ -324,17 +324,6 @@ def share(pixels: int, channels: int, work: float) -> tuple[int, int]:
 
 # ---- convolution by Winograd's way
 
-def winograd_form(kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads) -> tuple[Form, bool] | None:
-    """The form for such a window, and whether height and width change places; None where there is none."""
-    kh, kw = kernel_hw
-    if (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
-        return None
-    if kh == kw:
-        return (SQUARE[kh], False) if kh in SQUARE else None
-    k = max(kh, kw)
-    return (LINE[k], kh == 1) if min(kh, kw) == 1 and k in LINE else None
-
-
 _direct = False
 
 
@@ -362,23 +351,28 @@ def form_that_pays(
     *,
     gradient: bool = False,
 ) -> tuple[Form, bool] | None:
-    """The form for this geometry and shape of y where it is faster than the direct sum, else None.
+    """(the fastest form for this geometry and shape of y, whether height and width change places); None: directly.
 
-    Counted in multiply-adds, which the other work takes the time of. gradient: of the filters, whose sums are as large
-    as the transformed filters, and which makes one row of places after the other.
+    depth: channels that are added up. gradient: of the filters, whose sums are as large as the transformed filters, and
+    which makes one row of places after the other. Times are counted in multiply-adds.
     """
-    found = winograd_form(kernel_hw, stride, dilation, pads)
-    if _direct or found is None or min(depth, channels) < LEAST_CHANNELS:
+    (kh, kw), forms = kernel_hw, GRADIENT_FORMS if gradient else FORMS
+    turned = kh == 1
+    if _direct or (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
         return None
-    form, turned = found
     N, OH, OW = (shape[0], shape[2], shape[1]) if turned else shape[:3]
-    places, weights = form.parts * form.places[0] * form.places[1], depth * channels
-    patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
-    rows = form.parts * form.places[0] if gradient else 1
-    products = places * patches * weights
-    transforms = patches * (A_PATCH * rows + A_NUMBER * places * (depth + channels)) + A_FILTER * places * weights
-    direct = N * OH * OW * kernel_hw[0] * kernel_hw[1] * weights
-    return found if products + transforms < GAIN * direct else None
+    best, least = None, GAIN * N * OH * OW * kh * kw * depth * channels
+    for form, least_terms in forms.get((kw, kh) if turned else (kh, kw), ()):
+        patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
+        if min(depth, channels) < LEAST_CHANNELS or (patches if gradient else depth) < least_terms:
+            continue
+        places, weights = form.parts * form.places[0] * form.places[1], depth * channels
+        rows = form.parts * form.places[0] if gradient else 1
+        time = places * patches * weights + A_FILTER * places * weights
+        time += patches * (A_PATCH * rows + A_NUMBER * places * (depth + channels))
+        if time < least:
+            best, least = (form, turned), time
+    return best
 
 
 def winograd_filters(form: Form, packed: Array, depth: int, channels: int, taps: int) -> Array:

@@ -86,7 +86,12 @@ def plus_minus(*points: str) -> tuple[Fraction, ...]:
 
 
 ZERO = (Fraction(0),)
-POINTS = {1: (), 6: ZERO + plus_minus("2/3", "3/2")}  # by the number of places; infinity is one more
+POINTS = {  # by the number of places; infinity is one more
+    1: (),
+    4: ZERO + plus_minus("1"),
+    5: plus_minus("1/2", "5/4"),
+    6: ZERO + plus_minus("2/3", "3/2"),
+}
 
 
 def matrices(outputs: int, taps: int, points: Sequence[Fraction]) -> tuple[Matrix, Matrix, Matrix]:
@@ -232,8 +237,24 @@ class Form(NamedTuple):
         return self.down.taps, self.across.taps
 
 
-SQUARE = {3: Form(Axis(4, 3), Axis(4, 3)), 5: Form(Axis(2, 5), Axis(2, 5))}  # by the side of the window
-LINE = {3: Form(Axis(4, 3), ONE), 7: Form(Axis(3, 4), ONE, parts=2)}  # by its length, down
+def square(outputs: int, taps: int) -> Form:
+    return Form(Axis(outputs, taps), Axis(outputs, taps))
+
+
+# The forms for a window, and from how many channels on: with fewer, the direct sum is so short that its error is less
+# than half of the form's. A line of taps stands; for one that lies, height and width change places.
+FORMS = {
+    (3, 3): ((square(4, 3), 64), (square(3, 3), 16), (square(2, 3), 16)),
+    (5, 5): ((square(2, 5), 16),),
+    (3, 1): ((Form(Axis(4, 3), ONE), 16),),
+    (7, 1): ((Form(Axis(3, 4), ONE, parts=2), 16),),
+}
+# Those for dw, from how many patches on. F(2x2, 5x5) transposed has three times the direct sum's error.
+GRADIENT_FORMS = {
+    (3, 3): ((square(4, 3), 64),),
+    (3, 1): ((Form(Axis(4, 3), ONE), 64),),
+    (7, 1): ((Form(Axis(3, 4), ONE, parts=2), 64),),
+}
 
 Grid = list[list[Any]]
 
