@@ -89,12 +89,13 @@ def cache_folder() -> Path | None:
     return folder
 
 
-def kept(function: Callable[..., Any], compiled: Callable[[bool], Any]) -> Any:
+def kept(function: Callable[..., Any], compiled: Callable[[bool], Any], variant: str = "") -> Any:
     """compiled(True) with Numba's cache in a folder of the function's own, or compiled(False), which keeps nothing.
 
-    (Numba reads its setting while it decorates.)
+    variant: a name for what is compiled, where the function makes code of several kinds. (Numba reads its setting while
+    it decorates.)
     """
-    folder, name = cache_folder(), _name(function)
+    folder, name = cache_folder(), _name(function, variant)
     if folder is None or name is None or _Told.in_memory:
         return compiled(False)
     for entry in folder.glob(f"{name}.*"):
@@ -144,7 +145,7 @@ def _in_folder(folder: Path, compiled: Callable[[bool], Any]) -> Any:
         config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
 
 
-def _name(function: Callable[..., Any]) -> str | None:
+def _name(function: Callable[..., Any], variant: str = "") -> str | None:
     """A function's name with a digest of the file that it stands in; None where there is no file.
 
     The file's place and time of writing count too: to Numba a file with another time is another one, and it would write
@@ -156,7 +157,7 @@ def _name(function: Callable[..., Any]) -> str | None:
         digest = hashlib.sha256(stamp + file.read_bytes()).hexdigest()
     except (OSError, TypeError):
         return None
-    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in f"{function.__module__}.{function.__qualname__}")
+    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in f"{function.__module__}.{function.__qualname__}{variant}")
     return f"{plain.removeprefix('inception_np.kernels.cpu.')}-{digest[:12]}"
 
 

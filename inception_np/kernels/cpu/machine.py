@@ -20,10 +20,12 @@ Kernels are compiled when first called, and kept on disk: beside this file, or i
 package is installed read-only, or where NUMBA_CACHE_DIR says. code_cache.py has how.
 """
 
+import pickle
 import struct
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -41,6 +43,7 @@ from .code_cache import cache_folder, keeps, kept
 from .workers import Workers, decorate
 
 PARTS_PER_THREAD = 4
+config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
 
@@ -116,25 +119,37 @@ def helper(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
-_libraries: list[Any] = []
+_libraries: list[Any] = []  # a function lives as long as the library that holds it
 
 
-def compiled_in_memory(name: str, write: Callable[..., None]) -> int:
-    """The address of a function of three int64 whose LLVM code `write(builder, *arguments)` makes; never kept on disk.
+def written(function: Callable[..., Any], variant: str, write: Callable[..., None]) -> int:
+    """The address of a function of three int64 whose LLVM code `write(builder, *arguments)` makes; kept as kernels are.
 
-    It takes some hundredths of a second, since nothing of it is Python to be typed.
+    function, variant: what makes the code, and a name for which of those that it can make. Nothing is Python to be typed
+    here, so it is compiled in some hundredths of a second.
     """
-    integer, module = ir.IntType(64), ir.Module(name)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [integer] * 3), name)
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    write(builder, *function.args)
-    builder.ret_void()
-    with _compiling, global_compiler_lock:
-        library = cpu_target.target_context.codegen().create_library(name)
+    name = f"{function.__name__}.{variant}"
+
+    def compiled(keep: bool) -> Any:
+        codegen, kept_code = cpu_target.target_context.codegen(), Path(config.CACHE_DIR) / "code"
+        if keep and kept_code.exists():
+            return codegen.unserialize_library(pickle.loads(kept_code.read_bytes()))
+        module = ir.Module(name)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
+        builder = ir.IRBuilder(ir.Function(module, kind, name).append_basic_block("entry"))
+        write(builder, *builder.function.args)
+        builder.ret_void()
+        library = codegen.create_library(name)
+        library.enable_object_caching()
         library.add_ir_module(module)
         library.finalize()
-        _libraries.append(library)
-    return int(library.get_pointer_to_function(name))
+        if keep:
+            kept_code.write_bytes(pickle.dumps(library.serialize_using_object_code()))
+        return library
+
+    with _compiling, global_compiler_lock:
+        _libraries.append(kept(function, compiled, variant))
+        return int(_libraries[-1].get_pointer_to_function(name))
 
 
 def start_workers() -> Workers:

@@ -72,7 +72,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from .llvm import HAS_MASKS, I64, emit_load, emit_store, pointer_to
-from .machine import compiled_in_memory
+from .machine import written
 from .simd import LANES, VECTOR
 
 Matrix = list[list[Fraction]]
@@ -431,5 +431,5 @@ def transform_sums(form: Form, b: Any, places: Any, taps: Any, sizes: Any) -> No
 @cache
 def code(transform: Callable[..., None], form: Form) -> int:
     """The address of a transform's code for a form, compiled when first asked for."""
-    name = f"{transform.__name__}_{form.outputs}_{form.taps}"
-    return compiled_in_memory(name, lambda b, *arguments: transform(form, b, *arguments))
+    (m, m2), (r, r2) = form.outputs, form.taps
+    return written(transform, f"-F{m}x{m2}-{r}x{r2}", lambda b, *arguments: transform(form, b, *arguments))
