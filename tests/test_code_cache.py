@@ -165,12 +165,12 @@ def test_a_source_written_anew_with_the_same_content_is_compiled_beside_the_old_
 ONE = """
 import itertools, sys
 import numpy as np
-from inception_np.kernels.cpu import code_cache, implicit_gemm, winograd
+from inception_np.kernels.cpu import code_cache, implicit_gemm, patches
 if sys.argv[1] != "apart":
     code_cache.FunctionIdentity._unique_ids = itertools.count(int(sys.argv[1]))
 for kernel in sys.argv[2:]:
     module, name = kernel.split(".")
-    getattr({"implicit_gemm": implicit_gemm, "winograd": winograd}[module], name).address
+    getattr({"implicit_gemm": implicit_gemm, "patches": patches}[module], name).address
 """
 ALL = """
 import numpy as np
@@ -197,9 +197,9 @@ print("right")
 KERNELS = (
     "implicit_gemm.multiply",
     "implicit_gemm.multiply_transposed",
-    "winograd.convolve",
-    "winograd.filter_gradients",
-    "winograd.transform_filters",
+    "patches.convolve",
+    "patches.filter_gradients",
+    "patches.transform_filters",
 )
 
 

@@ -157,7 +157,9 @@ def _name(function: Callable[..., Any], variant: str = "") -> str | None:
         digest = hashlib.sha256(stamp + file.read_bytes()).hexdigest()
     except (OSError, TypeError):
         return None
-    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in f"{function.__module__}.{function.__qualname__}{variant}")
+    plain = "".join(
+        c if c.isalnum() or c in "._" else "-" for c in f"{function.__module__}.{function.__qualname__}{variant}"
+    )
     return f"{plain.removeprefix('inception_np.kernels.cpu.')}-{digest[:12]}"
 
 
