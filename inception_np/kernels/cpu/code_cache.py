@@ -45,6 +45,7 @@ SHARED = (  # what kernels elsewhere are made of, and how they are kept
     "simd.py",
     "register_tile.py",
     "panels.py",
+    "winograd.py",
     "workers.py",
     "code_cache.py",
 )

@@ -45,10 +45,7 @@ from .patches import (
 from .register_tile import GROUP
 from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import LANES
-from .winograd import (
-    FORMS,
-    GRADIENT_FORMS,
-    Form,
+from .transforms import (
     code,
     transform_filter,
     transform_gradient_row,
@@ -57,6 +54,7 @@ from .winograd import (
     transform_products,
     transform_sums,
 )
+from .winograd import FORMS, GRADIENT_FORMS, Form
 
 FEW_CHANNELS = 8  # below this, a window's columns become one tap
 LITTLE = 1e5  # multiply-adds: a microsecond, less than waking a thread takes
@@ -361,14 +359,14 @@ def form_that_pays(
     if _direct or (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
         return None
     N, OH, OW = (shape[0], shape[2], shape[1]) if turned else shape[:3]
-    best, least = None, GAIN * N * OH * OW * kh * kw * depth * channels
+    best, least = None, 1.0 * GAIN * N * OH * OW * kh * kw * depth * channels
     for form, least_terms in forms.get((kw, kh) if turned else (kh, kw), ()):
         patches = N * -(-OH // form.down.outputs) * -(-OW // form.across.outputs)
         if min(depth, channels) < LEAST_CHANNELS or (patches if gradient else depth) < least_terms:
             continue
         places, weights = form.parts * form.places[0] * form.places[1], depth * channels
         rows = form.parts * form.places[0] if gradient else 1
-        time = places * patches * weights + A_FILTER * places * weights
+        time = 1.0 * places * patches * weights + A_FILTER * places * weights
         time += patches * (A_PATCH * rows + A_NUMBER * places * (depth + channels))
         if time < least:
             best, least = (form, turned), time
@@ -440,6 +438,8 @@ def add_dw_by_winograd(found: tuple[Form, bool], x: Array, dy: Array, dw: Array,
         sums=address(sums), ranges=ranges, range_step=step, zeros=zero_row(max(inputs, outputs)), chunk=DW_PATCHES,
     )  # fmt: skip
     filter_gradients(*words, parts=min(rows * ranges, 2 * num_threads()) if num_threads() > 1 else 1)
-    words = code(transform_sums, form), form.parts, places, form.taps[0] * form.taps[1]
-    taps = dw.shape[0] * dw.shape[1]
-    add_filter_gradients(*words, address(sums), ranges, step, address(dw), taps, inputs * outputs)
+    transform, taps = code(transform_sums, form), dw.shape[0] * dw.shape[1]
+    per_part = places, form.taps[0] * form.taps[1]
+    add_filter_gradients(
+        transform, form.parts, *per_part, address(sums), ranges, step, address(dw), taps, inputs * outputs
+    )

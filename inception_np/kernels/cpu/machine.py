@@ -125,8 +125,8 @@ _libraries: list[Any] = []  # a function lives as long as the library that holds
 def written(function: Callable[..., Any], variant: str, write: Callable[..., None]) -> int:
     """The address of a function of three int64 whose LLVM code `write(builder, *arguments)` makes; kept as kernels are.
 
-    function, variant: what makes the code, and a name for which of those that it can make. Nothing is Python to be typed
-    here, so it is compiled in some hundredths of a second.
+    function, variant: what makes the code, and a name for which of those that it can make. Nothing here is Python to be
+    typed, so it is compiled in some hundredths of a second.
     """
     name = f"{function.__name__}.{variant}"
 

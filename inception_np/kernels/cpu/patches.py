@@ -90,7 +90,7 @@ def _outputs_of(s, patch):
 
 @helper
 def _place_pixels(table, rows, columns, at, h, w, step_h, step_w, H, W, elsewhere):
-    """The addresses of rows x columns pixels from row h and column w, which is `at`; `elsewhere` for those beyond H, W."""
+    """The addresses of rows x columns pixels from row h and column w, which is `at`; beyond H and W `elsewhere`."""
     for i in range(rows):
         inside = h + i >= 0 and h + i < H
         for j in range(columns):
@@ -170,7 +170,10 @@ def convolve(part, parts, arguments):
 
 @kernel
 def filter_gradients(part, parts, arguments):
-    """Sums of V * (A dy A') over patches, [places][inputs][outputs]. The pieces are (range of patches, row of places)."""
+    """Sums of V * (A dy A') over patches, [windows][places][inputs][outputs].
+
+    The pieces are (range of patches, row of places): a part of them makes, for some patches, one row after the other.
+    """
     s = FilterGradientWords(*unpack(arguments, FILTER_GRADIENTS))
     chunk, inputs, outputs, wide = s.chunk, s.inputs, s.outputs, s.p_w
     of_x, of_dy = s.p_h * s.p_w, s.m_h * s.m_w

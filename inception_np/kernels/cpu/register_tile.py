@@ -71,9 +71,9 @@ sets of the cache and push each other out. So for a few hundred pixels at a time
 and x, by way of the table, to columns: 8 channels of one pixel, then of the next. A copy is a load and a store, and is
 used by every tile of its row or column of dw.
 
-Each sum is one chain of multiply-adds in a fixed order (or a few, in patches.py), whatever the tile's shape and however many threads share the
-tiles: so the bits do not depend on the number of threads. `python -m inception_np bench --ceilings` measures the peak
-of this loop and what whole layers reach of it.
+Each sum is one chain of multiply-adds in a fixed order (of Winograd's products, patches.py, a few short ones), whatever
+the tile's shape and however many threads share the tiles: so the bits do not depend on the number of threads.
+`python -m inception_np bench --ceilings` measures the peak of this loop and what whole layers reach of it.
 
 The words here, and the field's (BLIS: Van Zee & van de Geijn 2015, "BLIS: A Framework for Rapidly Instantiating BLAS
 Functionality"; XNNPACK):

@@ -38,42 +38,41 @@ nothing new: dx is a convolution of dy with the filter turned by 180 degrees, an
 Where the error comes from. In exact arithmetic any points serve. In float32 the transforms make numbers larger than
 those that come out: the outputs are differences of products that grew with the powers of the points, and what was
 rounded off the large ones stays. The points that textbooks take, 0, 1, -1, 2, -2, put 16 beside 1/24 into the matrices.
-Their size is no law: what matters is that no p^k is far from 1, that no two points are near each other, and that both
-p and 1/p are there, which makes the product of (t^2 - p^2) even-handed. With 0, 2/3, -2/3, 3/2, -3/2 it is t^4 - 97/36
-t^2 + 1, and the error of F(4x4, 3x3) falls from 4.5 times that of the direct sum to 1.8 times: a bit less than one of
-24 bits for four times fewer products. `python -m inception_np bench --winograd` makes this table anew; rms error over
-the direct float32 sum's, against float64, of 192 channels whose sum is one chain of additions, and (as tiles make it)
-in blocks of 48 channels:
+They are no law: what matters is that no power of a point is far from 1 and no two points are near each other. With
+0, 2/3, -2/3, 3/2, -3/2, where each point has its inverse, the product over the points but zero is t^4 - 97/36 t^2 + 1,
+and the error of F(4x4, 3x3) falls to less than half, below twice that of the direct sum: less than one of 24 bits for
+four times fewer products. The rest is a matter of the sum over channels, which is of products as large as those: where
+it is made in chains of 48 channels whose sums are added (patches.py), it loses less than the direct sum in one chain.
+`python -m inception_np bench --winograd` makes this table: the rms error over that of the direct sum in one chain, all
+float32 against float64, for 192 channels of random numbers with ReLU's zeros.
 
-    form            products an output      points, and infinity                       one chain    blocks of 48
-    F(2x2, 3x3)      4    of  9             0  1 -1                                       0.7           0.4
-    F(4x4, 3x3)      2.25 of  9             0  1 -1  2 -2                                 4.5           2.4
-    F(4x4, 3x3)      2.25 of  9             0  2/3 -2/3  3/2 -3/2                         1.75          0.99
-    F(2x2, 5x5)      9    of 25             0  2/3 -2/3  3/2 -3/2                         1.12          0.66
-    F(4, 3)          1.5  of  3             0  2/3 -2/3  3/2 -3/2                         1.78          0.91
-    F(2, 7)          4    of  7             0  1/2 -1/2  1 -1  2 -2                       2.23          1.27
-    F(3, 7)          3    of  7             1/3 -1/3  2/3 -2/3  1 -1  5/2 -5/2            4.1           2.4
+    form            products an output     points, and infinity             in one chain   in chains of 48
+    F(2x2, 3x3)      4    of  9            0  1 -1                              0.74            0.43
+    F(3x3, 3x3)      2.78 of  9            1/2 -1/2  5/4 -5/4                   1.31            0.75
+    F(4x4, 3x3)      2.25 of  9            0  1 -1  2 -2                        3.98            2.15
+    F(4x4, 3x3)      2.25 of  9            0  2/3 -2/3  3/2 -3/2                1.68            1.01
+    F(6x6, 3x3)      1.78 of  9            0  3/5 -3/5  1 -1  2 -2              8.42            4.79
+    F(2x2, 5x5)      9    of 25            0  2/3 -2/3  3/2 -3/2                1.31            0.72
+    F(4, 3)          1.5  of  3            0  2/3 -2/3  3/2 -3/2                1.45            0.82
+    F(3, 4)          2    of  4            0  2/3 -2/3  3/2 -3/2                1.16            0.78
+    F(2, 7)          4    of  7            0  1/2 -1/2  1 -1  2 -2              2.09            1.19
+    F(3, 7)          3    of  7            1/3 -1/3  2/3 -2/3  1 -1  5/2 -5/2   4.48            2.50
 
-Three forms have n = 6 and share their points, and so B. What is not in POINTS below is not done: its error is above
-twice the direct sum's.
+The forms that are taken have 4, 5 or 6 places; those of 6 share their points, and so B. Seven taps are done as two
+parts of four, the last of them zero: F(3, 4) twice costs as many products as F(2, 7) and has half of its error. With few
+channels the direct sum is so short that only the transforms' error counts, and that of F(4x4, 3x3) is above twice the
+direct sum's: FORMS has from how many channels on a form is taken, so that it never is. `bench --layers` prints the error
+of every layer and pass beside the direct sum's.
 
 Winograd 1980, "Arithmetic Complexity of Computations"; Toom 1963 and Cook 1966 for the product of polynomials; Lavin &
-Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308; on points: Barabasz, Anderson, Soodhalter
-& Gregg 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks",
+Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308; on points: Barabasz, Anderson,
+Soodhalter & Gregg 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks",
 arXiv:1803.10986.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
 from typing import Any, NamedTuple
-
-from llvmlite import ir
-from numba.core import cgutils
-
-from .llvm import HAS_MASKS, I64, emit_load, emit_store, pointer_to
-from .machine import written
-from .simd import LANES, VECTOR
 
 Matrix = list[list[Fraction]]
 
@@ -123,7 +122,8 @@ def from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
     return product
 
 
-def transposed(matrix: Matrix) -> Matrix:
+def transposed(matrix: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Of a matrix, or of any grid."""
     return [list(column) for column in zip(*matrix, strict=True)]
 
 
@@ -175,10 +175,10 @@ def combination(terms: Sequence[tuple[Fraction, Any]]) -> Any:
 
 def sandwich(down: Matrix, grid: Sequence[Sequence[Any]], across: Matrix) -> list[list[Any]]:
     """down @ grid @ across': the columns first, then the rows."""
-    return [apply(across, row) for row in transposed([apply(down, column) for column in transposed(list(grid))])]
+    return [apply(across, row) for row in transposed([apply(down, column) for column in transposed(grid)])]
 
 
-# ---- the forms, and the code of their transforms
+# ---- the forms
 
 
 class Axis(NamedTuple):
@@ -200,25 +200,8 @@ class Axis(NamedTuple):
 ONE = Axis(1, 1)
 
 
-class Lanes:
-    """16 numbers side by side, while code is written: what is added or multiplied becomes an instruction."""
-
-    def __init__(self, builder: Any, value: Any):
-        self.b, self.value = builder, value
-
-    def __add__(self, other: "Lanes") -> "Lanes":
-        return Lanes(self.b, self.b.fadd(self.value, other.value, flags=("contract",)))
-
-    def __sub__(self, other: "Lanes") -> "Lanes":
-        return Lanes(self.b, self.b.fsub(self.value, other.value, flags=("contract",)))
-
-    def __mul__(self, factor: Fraction) -> "Lanes":
-        constant = ir.Constant(VECTOR, [float(factor)] * LANES)
-        return Lanes(self.b, self.b.fmul(self.value, constant, flags=("contract",)))
-
-
 class Form(NamedTuple):
-    """F(m, r) down the window, and another across it; `parts` of them one below the other where the window is longer."""
+    """F(m, r) down the window and another across it; a longer window has several `parts`, one below the other."""
 
     down: Axis
     across: Axis
@@ -255,181 +238,3 @@ GRADIENT_FORMS = {
     (3, 1): ((Form(Axis(4, 3), ONE), 64),),
     (7, 1): ((Form(Axis(3, 4), ONE, parts=2), 64),),
 }
-
-Grid = list[list[Any]]
-
-
-class At:
-    """Some channels of every pixel, tap or place, while code is written: `offset` bytes on, `count` or 16 of them."""
-
-    def __init__(self, builder: Any, offset: Any, count: Any):
-        self.b, self.offset, self.count = builder, offset, count
-
-    def address(self, place: Any, step: Any = None, k: int = 0) -> Any:
-        there = self.b.add(place, self.offset)
-        return there if step is None else self.b.add(there, self.b.mul(step, ir.Constant(I64, k)))
-
-    def load(self, shape: tuple[int, int], place: Any, step: Any) -> Grid:
-        """A grid whose numbers stand `step` bytes apart."""
-        rows, columns = shape
-        return [[self.get(self.address(place, step, i * columns + j)) for j in range(columns)] for i in range(rows)]
-
-    def gather(self, shape: tuple[int, int], table: Any) -> Grid:
-        """A grid whose addresses stand in a table."""
-        rows, columns = shape
-        places = [[entry(self.b, table, i * columns + j) for j in range(columns)] for i in range(rows)]
-        return [[self.get(self.address(place)) for place in row] for row in places]
-
-    def get(self, there: Any, where: Any = None) -> Lanes:
-        """The numbers at an address, or zeros unless the int64 `where` is one."""
-        count = self.count if where is None else self.b.mul(self.count, where)
-        return Lanes(self.b, emit_load(self.b, there, count, VECTOR))
-
-    def put(self, there: Any, lanes: Lanes) -> None:
-        emit_store(self.b, lanes.value, there, self.count)
-
-    def store(self, numbers: Sequence[Lanes], place: Any, step: Any) -> None:
-        for k, lanes in enumerate(numbers):
-            self.put(self.address(place, step, k), lanes)
-
-
-def entry(b: Any, table: Any, k: int) -> Any:
-    """Number k of int64 in a row."""
-    return b.load(pointer_to(b, b.add(table, ir.Constant(I64, 8 * k)), I64))
-
-
-def for_each_vector(b: Any, count: Any, write: Callable[[At], None]) -> None:
-    """The code that `write` makes, for 16 of `count` numbers after the other."""
-    lanes = ir.Constant(I64, LANES)
-    whole = b.sdiv(count, lanes)
-    if HAS_MASKS:
-        whole = b.sdiv(b.add(count, ir.Constant(I64, LANES - 1)), lanes)
-    with cgutils.for_range(b, whole) as loop:
-        done = b.mul(loop.index, lanes)
-        write(At(b, b.mul(done, ir.Constant(I64, 4)), b.sub(count, done) if HAS_MASKS else lanes))
-    if not HAS_MASKS:
-        done = b.mul(whole, lanes)
-        with b.if_then(b.icmp_signed("<", done, count)):
-            write(At(b, b.mul(done, ir.Constant(I64, 4)), b.sub(count, done)))
-
-
-def flat(grid: Grid) -> list[Any]:
-    return [number for row in grid for number in row]
-
-
-# Each takes where it reads, where it writes, and where its sizes stand, as int64. Pixels and taps are reached by way of a
-# table of addresses, row by row; the numbers of one place stand `step` bytes after those of the place before.
-
-
-def transform_patch(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
-    """B' d B. Sizes: channels, step."""
-    channels, step = entry(b, sizes, 0), entry(b, sizes, 1)
-    B = [transposed(axis.matrices[2]) for axis in form[:2]]
-
-    def write(at: At) -> None:
-        at.store(flat(sandwich(B[0], at.gather(form.places, pixels), B[1])), places, step)
-
-    for_each_vector(b, channels, write)
-
-
-def transform_filter(form: Form, b: Any, taps: Any, places: Any, sizes: Any) -> None:
-    """G g G'. taps: a table of addresses, 0 for a tap beyond the window. Sizes: numbers side by side, the step of places."""
-    count, step = entry(b, sizes, 0), entry(b, sizes, 1)
-    G = [axis.matrices[1] for axis in form[:2]]
-
-    def write(at: At) -> None:
-        exist, grid = exists(b, form, taps), []
-        for i in range(form.taps[0]):
-            row = range(i * form.taps[1], (i + 1) * form.taps[1])
-            grid.append([at.get(at.address(entry(b, taps, k)), exist[k]) for k in row])
-        at.store(flat(sandwich(G[0], grid, G[1])), places, step)
-
-    for_each_vector(b, count, write)
-
-
-def exists(b: Any, form: Form, taps: Any) -> list[Any]:
-    """For each tap an int64: 1, or 0 where it is beyond the window."""
-    places = [entry(b, taps, k) for k in range(form.taps[0] * form.taps[1])]
-    return [b.zext(b.icmp_signed("!=", place, ir.Constant(I64, 0)), I64) for place in places]
-
-
-def transform_products(form: Form, b: Any, places: Any, pixels: Any, sizes: Any) -> None:
-    """y = max(floor, bias + A' m A), or that added to y. Sizes: channels, step, bias, floor, 1 to add or 0."""
-    channels, step, bias, floor, adds = (entry(b, sizes, k) for k in range(5))
-    A = [transposed(axis.matrices[0]) for axis in form[:2]]
-
-    def write(at: At) -> None:
-        lowest = at.get(at.address(floor)).value
-        offset = at.get(at.address(bias))
-        grid = flat(sandwich(A[0], at.load(form.places, places, step), A[1]))
-        for k, y in enumerate(grid):
-            there = at.address(entry(b, pixels, k))
-            total = (y + offset + at.get(there, adds)).value
-            at.put(there, Lanes(b, b.select(b.fcmp_ordered("<", total, lowest), lowest, total)))  # a NaN stays
-
-    for_each_vector(b, channels, write)
-
-
-def _one_row(axis: Axis, matrix: int, b: Any, row: Any, write: Callable[[list[Fraction]], None]) -> None:
-    """The code that `write` makes of one row of B' or A: of number `row`, which is known when the code runs."""
-    rows = axis.matrices[matrix]
-    rows = transposed(rows) if matrix == 2 else rows
-    end = b.append_basic_block("end")
-    cases = b.switch(row, end)
-    for k, factors in enumerate(rows):
-        block = b.append_basic_block("row")
-        cases.add_case(ir.Constant(I64, k), block)
-        b.position_at_end(block)
-        write(factors)
-        b.branch(end)
-    b.position_at_end(end)
-
-
-def transform_patch_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
-    """One row of B' d B. Sizes: channels, step, which row."""
-    channels, step, row = (entry(b, sizes, k) for k in range(3))
-    across = transposed(form.across.matrices[2])
-
-    def case(factors: list[Fraction]) -> None:
-        def write(at: At) -> None:
-            at.store(flat(sandwich([factors], at.gather(form.places, pixels), across)), places, step)
-
-        for_each_vector(b, channels, write)
-
-    _one_row(form.down, 2, b, row, case)
-
-
-def transform_gradient_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
-    """One row of A dy A'. Sizes: channels, step, which row."""
-    channels, step, row = (entry(b, sizes, k) for k in range(3))
-    across = form.across.matrices[0]
-
-    def case(factors: list[Fraction]) -> None:
-        def write(at: At) -> None:
-            at.store(flat(sandwich([factors], at.gather(form.outputs, pixels), across)), places, step)
-
-        for_each_vector(b, channels, write)
-
-    _one_row(form.down, 0, b, row, case)
-
-
-def transform_sums(form: Form, b: Any, places: Any, taps: Any, sizes: Any) -> None:
-    """dw += G' m G. taps: as in transform_filter. Sizes: numbers side by side, the step of places."""
-    count, step = entry(b, sizes, 0), entry(b, sizes, 1)
-    G = [transposed(axis.matrices[1]) for axis in form[:2]]
-
-    def write(at: At) -> None:
-        exist = exists(b, form, taps)
-        for k, dg in enumerate(flat(sandwich(G[0], at.load(form.places, places, step), G[1]))):
-            there = at.address(entry(b, taps, k))
-            total = at.get(there, exist[k]) + dg
-            emit_store(b, total.value, there, b.mul(at.count, exist[k]))
-
-    for_each_vector(b, count, write)
-
-
-@cache
-def code(transform: Callable[..., None], form: Form) -> int:
-    """The address of a transform's code for a form, compiled when first asked for."""
-    (m, m2), (r, r2) = form.outputs, form.taps
-    return written(transform, f"-F{m}x{m2}-{r}x{r2}", lambda b, *arguments: transform(form, b, *arguments))

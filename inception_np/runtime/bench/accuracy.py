@@ -29,7 +29,10 @@ def certificate(x_shape: Shape, w_shape: Shape, stride: Pair, pads: Pads, dilati
     1.0 exactly where the pass is the direct sum.
     """
     rng, where = np.random.default_rng(0), (stride, pads, dilation, 1)
-    draw = lambda shape: rng.standard_normal(shape, dtype=np.float32)  # noqa: E731
+
+    def draw(shape: Shape) -> Array:
+        return rng.standard_normal(shape, dtype=np.float32)
+
     x = np.maximum(draw(x_shape), 0)
     w = draw(w_shape) * np.float32(np.sqrt(2 / np.prod(w_shape[:3])))
     dy = draw((x_shape[0], *out_size(x_shape[1:3], w_shape[:2], stride, pads, dilation), w_shape[3]))
@@ -61,29 +64,31 @@ def error_over(ours: Array, direct: Array, exact: Array) -> tuple[float, float]:
     return float(np.sqrt(np.mean(mine**2) / np.mean(theirs**2))), float(mine.max() / theirs.max())
 
 
-FORMS = [  # along a side, how many sides, the points beside infinity
+TRIED = [  # along a side, how many sides, the points beside infinity
     (Axis(2, 3), 2, ("1",)),
+    (Axis(3, 3), 2, ("1/2", "5/4")),
     (Axis(4, 3), 2, ("1", "2")),
     (Axis(4, 3), 2, ("2/3", "3/2")),
+    (Axis(6, 3), 2, ("3/5", "1", "2")),
     (Axis(2, 5), 2, ("2/3", "3/2")),
     (Axis(4, 3), 1, ("2/3", "3/2")),
     (Axis(2, 7), 1, ("1/2", "1", "2")),
     (Axis(3, 7), 1, ("1/3", "2/3", "1", "5/2")),
-    (Axis(6, 3), 2, ("3/5", "1", "2")),
+    (Axis(3, 4), 1, ("2/3", "3/2")),
 ]
 CHANNELS, BLOCK, PATCHES, FILTERS = 192, 48, 60, 4
 
 
-def points_table() -> list[list[str]]:
-    """A line for each form: its name, products an output, points, error in one chain and in blocks of BLOCK channels."""
+def points_table() -> tuple[list[str], list[list[str]]]:
+    """(head, lines): a form's name, products an output, points, error in one chain and in chains of BLOCK channels."""
     lines = []
-    for axis, sides, halves in FORMS:
+    for axis, sides, halves in TRIED:
         points = (Fraction(0),) * ((axis.places - 1) % 2) + plus_minus(*halves)
-        name = f"F({axis.outputs}x{axis.outputs}, {axis.taps}x{axis.taps})" if sides == 2 else f"F{tuple(axis)}"
+        m, r = (f"{n}x{n}" if sides == 2 else f"{n}" for n in axis)
         products = f"{(axis.places / axis.outputs) ** sides:.3g} of {axis.taps**sides}"
         errors = [f"{error_of_form(axis, sides, points, block)[0]:.2f}" for block in (CHANNELS, BLOCK)]
-        lines.append([name, products, " ".join(map(str, points)), *errors])
-    return lines
+        lines.append([f"F({m}, {r})", products, " ".join(map(str, points)), *errors])
+    return ["form", "products an output", "points, and infinity", "one chain", f"chains of {BLOCK}"], lines
 
 
 def error_of_form(axis: Axis, sides: int, points: tuple[Fraction, ...], block: int) -> tuple[float, float]:
@@ -100,7 +105,7 @@ def error_of_form(axis: Axis, sides: int, points: tuple[Fraction, ...], block: i
         exact = exact + seen.astype(np.float64) @ g[tap].astype(np.float64)
     for c in range(CHANNELS):  # one chain: channel by channel, tap by tap
         for tap in np.ndindex(*(axis.taps,) * sides):
-            direct += d[(*(slice(t, t + axis.outputs) for t in tap), ..., c)][..., None] * g[tap][c]
+            direct += d[tuple(slice(t, t + axis.outputs) for t in tap)][..., c, None] * g[tap][c]
     U = along_sides(G, g.astype(np.float64), sides).astype(np.float32)
     V = along_sides(transposed(B), d, sides)
     products = np.zeros((*V.shape[:-1], FILTERS), np.float32)

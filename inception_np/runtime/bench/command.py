@@ -68,6 +68,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
     parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
     parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
+    parser.add_argument("--winograd", action="store_true", help="only print the errors of Winograd's forms")
     add_json(parser)
 
 
@@ -82,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     threads = use_threads(args)
     if args.ceilings:
         _print_ceilings(args, threads)
+        return 0
+    if args.winograd:
+        _print_forms(args)
         return 0
     for rival in args.against:
         if rival in ("onnxruntime", "openvino") and args.task == "train":
@@ -114,6 +118,16 @@ def _print_ceilings(args: argparse.Namespace, threads: int) -> None:
     found = {"threads": threads, **ceilings(threads)}
     tile, copying = f"{found['gflops']:.0f} GFLOP/s in the register tile", f"{found['gbytes']:.0f} GB/s copying"
     print(json.dumps(found) if args.json else f"{threads} threads: {tile}, {copying}")
+
+
+def _print_forms(args: argparse.Namespace) -> None:
+    from .accuracy import points_table
+
+    head, lines = points_table()
+    if args.json:
+        print(json.dumps([dict(zip(head, line, strict=True)) for line in lines]))
+    else:
+        _print_table(head, lines)
 
 
 def _resolve(name: str, preset: str | None) -> tuple[str, str]:

@@ -1,4 +1,8 @@
-"""`inception-np bench --layers` and `--ceilings`: the time of each layer, beside what the machine can do at most."""
+"""`inception-np bench --layers` and `--ceilings`: the time of each layer, beside what the machine can do at most.
+
+Beside a convolution's times stand the errors of its passes, rms and worst, over the direct sum's (accuracy.py),
+on random numbers of the same shapes.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ...backend.arrays import Shape
 from ...layer import Layer, Mode, watch
+from ...layers.conv import Conv2D
 from ...layers.conv_bn_relu import ConvBNReLU
+from .accuracy import Errors, certificate
 from .side import LayerByLayer, batch_of, training
 
 Row = dict[str, Any]
@@ -43,18 +50,20 @@ def _seconds(call: Callable[[], Any]) -> float:
 class Clock:
     """The seconds of every call of some layers, by their paths, and what one forward computes and moves.
 
-    flops: multiplications and additions of a forward pass. moved: bytes of x and y.
+    flops: multiplications and additions of a forward pass. moved: bytes of x and y. shapes: of x.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, dict[str, list[float]]] = {"forward": {}, "backward": {}}
         self.flops: dict[str, float] = {}
         self.moved: dict[str, int] = {}
+        self.shapes: dict[str, Shape] = {}
 
     def forward(self, path: str, layer: Layer, call: Callable[[], Any], x: Any, mode: Mode) -> Any:
         y, cache = self._timed("forward", path, call)
         self.flops[path] = 2.0 * layer.macs(x.shape) * len(x)
         self.moved[path] = x.nbytes + y.nbytes
+        self.shapes[path] = x.shape
         return y, cache
 
     def backward(self, path: str, layer: Layer, call: Callable[[], Any], dy: Any, x: Any, cache: Any) -> Any:
@@ -107,9 +116,19 @@ def _row(task: dict[str, Any], path: str, layer: Layer, clock: Clock, top: dict[
         "forward_gflops": flops / forward / 1e9,
         "backward_gflops": 2 * flops / backward / 1e9 if backward else None,
         "forward_gbytes": clock.moved[path] / forward / 1e9,
+        "errors": errors_of(layer, clock.shapes[path]),
         "ceiling_gflops": top["gflops"],
         "ceiling_gbytes": top["gbytes"],
     }
+
+
+def errors_of(layer: Layer, shape: Shape) -> Errors:
+    """A convolution's `certificate` (accuracy.py) for an x of this shape; {} for other layers."""
+    conv = layer.conv if isinstance(layer, ConvBNReLU) else layer
+    if not isinstance(conv, Conv2D) or conv.groups > 1:
+        return {}
+    stride, pads, dilation, _ = conv._geometry(shape)
+    return certificate(shape, conv.weight.data.shape, stride, pads, dilation)
 
 
 def _units(layer: Layer, path: str = "") -> Iterator[tuple[str, Layer]]:
@@ -138,5 +157,7 @@ def layer_table(rows: list[Row], threads: int) -> tuple[str, list[str], list[lis
         line += [f"{r['forward_gflops']:.0f}", f"{r['forward_gbytes']:.0f}"]
         back = r["backward_seconds"]
         line += [f"{1e3 * back:.2f}", f"{r['backward_gflops']:.0f}"] if back else ["", ""]
+        line += ["/".join(f"{e:.1f}" for e in errors) for errors in r["errors"].values()] or [""] * 3
         lines.append(line)
-    return title, ["layer", "forward ms", "GFLOP/s", "GB/s", "backward ms", "GFLOP/s"], lines
+    errors = [f"error of {name}" for name in ("y", "dx", "dw")]
+    return title, ["layer", "forward ms", "GFLOP/s", "GB/s", "backward ms", "GFLOP/s", *errors], lines
