@@ -59,10 +59,10 @@ float32 against float64, for 192 channels of random numbers with ReLU's zeros.
     F(3, 7)          3    of  7            1/3 -1/3  2/3 -2/3  1 -1  5/2 -5/2   4.48            2.50
 
 The forms that are taken have 4, 5 or 6 places; those of 6 share their points, and so B. Seven taps are done as two
-parts of four, the last of them zero: F(3, 4) twice costs as many products as F(2, 7) and has half of its error. With few
-channels the direct sum is so short that only the transforms' error counts, and that of F(4x4, 3x3) is above twice the
-direct sum's: FORMS has from how many channels on a form is taken, so that it never is. `bench --layers` prints the error
-of every layer and pass beside the direct sum's.
+parts of four, the last of them zero: F(3, 4) twice costs as many products as F(2, 7) and has half of its error. With
+few channels the direct sum is so short that only the transforms' error counts, and that of F(4x4, 3x3) is above twice
+the direct sum's: FORMS has from how many channels on a form is taken, so that it never is. `bench --layers` prints the
+error of every layer and pass beside the direct sum's.
 
 Winograd 1980, "Arithmetic Complexity of Computations"; Toom 1963 and Cook 1966 for the product of polynomials; Lavin &
 Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308; on points: Barabasz, Anderson,
