@@ -964,8 +964,8 @@ FAULTS = {
     ),
     "a line of Winograd's transform": (
         "winograd.py",
-        "found += [even + odd, even - odd]",
-        "found += [even + odd, odd - even]",
+        "(values[k] - values[k + 1], -1)",
+        "(values[k + 1] - values[k], -1)",
     ),
     "a tap that does not exist": ("patches.py", "if first + t < taps else 0)", "if first + t <= taps else 0)"),
     "two arrays of scratch at one address": (

@@ -1,7 +1,7 @@
 """The convolution and its two gradients for float32: shapes worked out, weights packed, and the kernels called.
 
-A convolution is done directly (implicit_gemm.py), or by Winograd's way (winograd.py), which needs fewer products: windows
-of stride 1 that it has a form for, where that pays, in all three directions.
+A convolution is done directly (implicit_gemm.py), or by Winograd's way (winograd.py), which needs fewer products: for
+windows of stride 1 that it has a form for, where that pays, in all three directions.
 
 The weights are packed anew in every call, into memory from the arena: it costs one pass over them, they are warm in the
 cache when the tiles read them, and no packed copy can be out of date. (compile_inference packs once.)
