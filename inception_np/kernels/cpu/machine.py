@@ -20,7 +20,6 @@ Kernels are compiled when first called, and kept on disk: beside this file, or i
 package is installed read-only, or where NUMBA_CACHE_DIR says. code_cache.py has how.
 """
 
-import pickle
 import struct
 import sys
 import threading
@@ -131,9 +130,10 @@ def written(function: Callable[..., Any], variant: str, write: Callable[..., Non
     name = f"{function.__name__}.{variant}"
 
     def compiled(keep: bool) -> Any:
-        codegen, kept_code = cpu_target.target_context.codegen(), Path(config.CACHE_DIR) / "code"
-        if keep and kept_code.exists():
-            return codegen.unserialize_library(pickle.loads(kept_code.read_bytes()))
+        codegen = cpu_target.target_context.codegen()
+        files = [Path(config.CACHE_DIR) / which for which in ("code", "bitcode")]
+        if keep and all(file.exists() for file in files):
+            return codegen.unserialize_library((name, "object", tuple(file.read_bytes() for file in files)))
         module = ir.Module(name)
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
         builder = ir.IRBuilder(ir.Function(module, kind, name).append_basic_block("entry"))
@@ -144,7 +144,8 @@ def written(function: Callable[..., Any], variant: str, write: Callable[..., Non
         library.add_ir_module(module)
         library.finalize()
         if keep:
-            kept_code.write_bytes(pickle.dumps(library.serialize_using_object_code()))
+            for file, content in zip(files, library.serialize_using_object_code()[2], strict=True):
+                file.write_bytes(content)
         return library
 
     with _compiling, global_compiler_lock:

@@ -15,7 +15,6 @@ import numpy as np
 
 from ...backend.arrays import Array, Shape
 from ...kernels import conv
-from ...kernels.cpu.conv import directly
 from ...kernels.cpu.winograd import Axis, Matrix, apply, matrices, plus_minus, transposed
 from ...kernels.window import Pads, Pair, out_size
 
@@ -28,6 +27,8 @@ def certificate(x_shape: Shape, w_shape: Shape, stride: Pair, pads: Pads, dilati
 
     1.0 exactly where the pass is the direct sum.
     """
+    from ...kernels.cpu.conv import directly
+
     rng, where = np.random.default_rng(0), (stride, pads, dilation, 1)
 
     def draw(shape: Shape) -> Array:
