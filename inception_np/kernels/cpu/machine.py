@@ -26,7 +26,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -36,10 +35,11 @@ from ...backend.program import address, constant, executor, falls_back_to_numpy,
 from ...backend.threads import num_threads
 from . import workers
 from .code_cache import cache_folder, keeps, kept
+from .compiler import compile_kernel
+from .compiler import helper as helper
 from .workers import Workers, decorate
 
 PARTS_PER_THREAD = 4
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
 
 # ---- the arguments of a kernel
@@ -84,10 +84,7 @@ class Kernel:
     def address(self) -> int:
         if self._compiled is None:
             with _compiling:
-                signature = types.void(types.int64, types.int64, types.int64)
-                self._compiled = kept(
-                    self.function, lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function)
-                )
+                self._compiled = kept(self.function, lambda keep: compile_kernel(self.function, keep))
         return int(self._compiled.address)
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
@@ -107,11 +104,6 @@ class Kernel:
 def kernel(function: Callable[..., Any]) -> Kernel:
     """Mark a kernel: see the top of this file."""
     return Kernel(function)
-
-
-def helper(function: Callable[..., Any]) -> Any:
-    """Mark a function that kernels call. It is compiled into each of them."""
-    return numba.njit(**OPTIONS)(function)
 
 
 def start_workers() -> Workers:
@@ -148,7 +140,7 @@ class _Compiling:
             self.said = True
             where = cache_folder()
             kept = f"kept in {where}" if where else "not kept: no folder is writable"
-            print(f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})", file=sys.stderr)
+            print(f"inception-np: compiling the fast kernels, once, about 10 s for a network ({kept})", file=sys.stderr)
 
 
 _compiling = _Compiling()
