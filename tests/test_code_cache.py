@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from inception_np.backend.program import address
-from inception_np.kernels.cpu import code_cache
+from inception_np.kernels.cpu import ahead, code_cache
 from inception_np.kernels.cpu.elementwise import scale_rows
 from inception_np.kernels.cpu.machine import Kernel
 
@@ -27,6 +27,7 @@ def fresh(monkeypatch, folder):
     code_cache.cache_folder.cache_clear()
     monkeypatch.setattr(code_cache._Told, "damaged", False)
     monkeypatch.setattr(code_cache._Told, "in_memory", False)
+    monkeypatch.setattr(ahead.Second, "started", True)  # no second process puts kernels there too
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +209,7 @@ def together(folder, first=None):
 
     first: the number that each begins to count at, in place of a random one.
     """
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "INCEPTION_NP_THREADS": "1"}
     for kernel in KERNELS:
         number = "apart" if first is None else str(first.get(kernel, 1))
         subprocess.run([sys.executable, "-c", ONE, number, kernel], check=True, env=environment, capture_output=True)
@@ -332,7 +333,7 @@ print(y.sum())
 def process(folder):
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(folder)},
+        env={**os.environ, "NUMBA_CACHE_DIR": str(folder), "INCEPTION_NP_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

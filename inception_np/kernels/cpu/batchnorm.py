@@ -256,11 +256,11 @@ def gradient(part, parts, arguments):
         g, source, target = dy + i * dy_step, x + i * x_step, dx + i * dx_step
         if relu:
             for c in range(0, 4 * whole, 4 * LANES):
-                v = _gradient(g + c, source + c, scales + c, terms + c, room, True, 16)
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, 1, 16)
                 store(target + c, v, 16)
         else:
             for c in range(0, 4 * whole, 4 * LANES):
-                v = _gradient(g + c, source + c, scales + c, terms + c, room, False, 16)
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, 0, 16)
                 store(target + c, v, 16)
         if whole < channels:
             c, left = 4 * whole, channels - whole

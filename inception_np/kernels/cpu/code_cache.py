@@ -38,9 +38,12 @@ import numba
 from llvmlite import binding
 from numba.core.bytecode import FunctionIdentity
 
+from . import ahead
+
 HERE = Path(__file__).parent
 SHARED = (  # what kernels elsewhere are made of, and how they are kept
     "machine.py",
+    "compiler.py",
     "llvm.py",
     "simd.py",
     "register_tile.py",
@@ -99,6 +102,7 @@ def kept(function: Callable[..., Any], compiled: Callable[[bool], Any], variant:
     folder, name = cache_folder(), _name(function, variant)
     if folder is None or name is None or _Told.in_memory:
         return compiled(False)
+    ahead.wait_for(folder, name)
     for entry in folder.glob(f"{name}.*"):
         if entry.suffix == f".{_digest(entry)}":
             try:
@@ -111,15 +115,16 @@ def kept(function: Callable[..., Any], compiled: Callable[[bool], Any], variant:
                 f"inception-np: compiled kernels in {folder} are damaged; thrown away and made again", file=sys.stderr
             )
         shutil.rmtree(entry, ignore_errors=True)
+    ahead.start()
     made = None
     try:
-        made = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+        made = Path(tempfile.mkdtemp(prefix=f".{name}.{os.getpid()}.", dir=folder))
         result = _in_folder(made, compiled)
     except (OSError, RuntimeError) as error:  # RuntimeError: Numba found the folder unwritable
         reason = getattr(error, "strerror", None) or "the folder cannot be written"
         _Told.in_memory = True
         print(
-            f"inception-np: compiled kernels cannot be kept in {folder} ({reason}); compiling in memory, about 20 s",
+            f"inception-np: compiled kernels cannot be kept in {folder} ({reason}); compiling in memory, about 10 s",
             file=sys.stderr,
         )
         return compiled(False)
@@ -130,6 +135,12 @@ def kept(function: Callable[..., Any], compiled: Callable[[bool], Any], variant:
     finally:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def begun(function: Callable[..., Any]) -> bool:
+    """True where some process has compiled this function into the folder, or has begun to."""
+    folder, name = cache_folder(), _name(function)
+    return folder is not None and (any(folder.glob(f"{name}.*")) or any(folder.glob(f".{name}.*")))
 
 
 def keeps() -> bool:

@@ -24,26 +24,22 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...backend.program import address, constant, executor, falls_back_to_numpy, run_programs_with
 from ...backend.threads import num_threads
 from . import workers
 from .code_cache import cache_folder, keeps, kept
+from .compiler import compile_kernel, compile_written
+from .compiler import helper as helper
 from .workers import Workers, decorate
 
 PARTS_PER_THREAD = 4
-config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 
 
 # ---- the arguments of a kernel
@@ -88,10 +84,7 @@ class Kernel:
     def address(self) -> int:
         if self._compiled is None:
             with _compiling:
-                signature = types.void(types.int64, types.int64, types.int64)
-                self._compiled = kept(
-                    self.function, lambda keep: numba.cfunc(signature, cache=keep, **OPTIONS)(self.function)
-                )
+                self._compiled = kept(self.function, lambda keep: compile_kernel(self.function, keep))
         return int(self._compiled.address)
 
     def call(self, *arguments: float, parts: int | None = None) -> bytes:
@@ -113,43 +106,17 @@ def kernel(function: Callable[..., Any]) -> Kernel:
     return Kernel(function)
 
 
-def helper(function: Callable[..., Any]) -> Any:
-    """Mark a function that kernels call. It is compiled into each of them."""
-    return numba.njit(**OPTIONS)(function)
-
-
 _libraries: list[Any] = []  # a function lives as long as the library that holds it
 
 
 def written(function: Callable[..., Any], variant: str, write: Callable[..., None]) -> int:
     """The address of a function of three int64 whose LLVM code `write(builder, *arguments)` makes; kept as kernels are.
 
-    function, variant: what makes the code, and a name for which of those that it can make. Nothing here is Python to be
-    typed, so it is compiled in some hundredths of a second.
+    function, variant: what makes the code, and a name for which of those that it can make.
     """
     name = f"{function.__name__}.{variant}"
-
-    def compiled(keep: bool) -> Any:
-        codegen = cpu_target.target_context.codegen()
-        files = [Path(config.CACHE_DIR) / which for which in ("code", "bitcode")]
-        if keep and all(file.exists() for file in files):
-            return codegen.unserialize_library((name, "object", tuple(file.read_bytes() for file in files)))
-        module = ir.Module(name)
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
-        builder = ir.IRBuilder(ir.Function(module, kind, name).append_basic_block("entry"))
-        write(builder, *builder.function.args)
-        builder.ret_void()
-        library = codegen.create_library(name)
-        library.enable_object_caching()
-        library.add_ir_module(module)
-        library.finalize()
-        if keep:
-            for file, content in zip(files, library.serialize_using_object_code()[2], strict=True):
-                file.write_bytes(content)
-        return library
-
-    with _compiling, global_compiler_lock:
-        _libraries.append(kept(function, compiled, variant))
+    with _compiling:
+        _libraries.append(kept(function, lambda keep: compile_written(name, write, keep), variant))
         return int(_libraries[-1].get_pointer_to_function(name))
 
 
@@ -187,7 +154,7 @@ class _Compiling:
             self.said = True
             where = cache_folder()
             kept = f"kept in {where}" if where else "not kept: no folder is writable"
-            print(f"inception-np: compiling the fast kernels, once, about 20 s for a network ({kept})", file=sys.stderr)
+            print(f"inception-np: compiling the fast kernels, once, about 10 s for a network ({kept})", file=sys.stderr)
 
 
 _compiling = _Compiling()

@@ -18,7 +18,6 @@ and a part is written in pieces of 8, 4, 2 and 1. Where the number is the consta
 
 import operator
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -26,6 +25,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from .compiler import helper
 from .llvm import (
     FLOAT,
     HAS_MASKS,
@@ -279,7 +279,7 @@ def _window_rows(b, target, base, down, across, offset, dh, dw, height, width, z
 window_rows = operation("window_rows", _window_rows, types.void, *[types.int64] * 10)
 
 
-@numba.njit(error_model="numpy", boundscheck=False)
+@helper
 def calloc(size):
     """`malloc`, filled with zeros."""
     place = malloc(size)
