@@ -27,6 +27,7 @@ WINDOWS = sys.platform == "win32"
 IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
 HAS_FMA = "fma" in FEATURES or not IS_X86
 HAS_MASKS = "avx512f" in FEATURES
+REGISTERS = 32 if HAS_MASKS or not IS_X86 else 16  # that hold vectors; ARM's NEON has as many as AVX-512
 WIDTH = 16 if HAS_MASKS else 8 if "avx" in FEATURES else 4  # float32 in a register
 REGISTER = ir.VectorType(FLOAT, WIDTH)
 

@@ -33,7 +33,8 @@ the machine busy; there are 24. Nothing then holds the arithmetic up, and the lo
 else is in it are a few instructions to count, once in two steps, and one that sends for a line of memory that a later
 tile will want, so that memory is read while the arithmetic goes on and not between. The registers are the limit: 24
 sums, 3 vectors of w and the spread x are 28 of 32. Twelve pixels by 32 channels is the other shape that fills them, for
-the layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those.
+the layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those. ARM's
+NEON has 32 of 4: 8 x 12 and 12 x 8.
 
 The weights lie in memory in just the order in which the tile eats them: [panel of 48 channels][tap][c][48], "packed",
 so that w is one stream read from its beginning to its end. That stream is read again for the next tile of pixels,
@@ -95,9 +96,9 @@ from numba.extending import intrinsic
 
 from .llvm import (
     FLOAT,
-    HAS_MASKS,
     I64,
     REGISTER,
+    REGISTERS,
     WIDTH,
     emit_fma,
     emit_load,
@@ -109,9 +110,9 @@ from .llvm import (
 from .machine import helper
 from .simd import ROWS, fetch_to_write, load_int
 
-# The tiles by their vectors: how many rows they have. 32 registers, or 16.
-OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
-WEIGHT_ROWS = {3: 8, 2: 8, 1: 8} if HAS_MASKS else {3: 4, 2: 4, 1: 8}
+# The tiles by their vectors: how many rows they have, so that they fill 32 registers or 16.
+OUTPUT_ROWS = {32: {3: 8, 2: 12, 1: 12}, 16: {3: 4, 2: 6, 1: 12}}[REGISTERS]
+WEIGHT_ROWS = {32: {3: 8, 2: 8, 1: 8}, 16: {3: 4, 2: 4, 1: 8}}[REGISTERS]
 
 TURN = 2  # outer products before a loop turns
 GROUP = 24  # pixels whose addresses stand side by side in a table: whole tiles of every shape

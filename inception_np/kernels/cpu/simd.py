@@ -28,11 +28,11 @@ from numba.extending import intrinsic, models, register_model
 
 from .llvm import (
     FLOAT,
-    HAS_MASKS,
     I8,
     I32,
     I64,
     REGISTER,
+    REGISTERS,
     WIDTH,
     WINDOWS,
     emit_fma,
@@ -207,7 +207,7 @@ def _copy_register(b, source, target, count):
 
 copy_register = operation("copy_register", _copy_register, types.void, types.int64, types.int64, types.int64)
 
-ROWS = 8 if HAS_MASKS else 4  # numbers of a column of a tile of dw that lie side by side
+ROWS = 8 if REGISTERS == 32 else 4  # numbers of a column of a tile of dw that lie side by side
 
 
 def _scatter(b, target, step, x):
