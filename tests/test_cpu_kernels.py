@@ -12,17 +12,20 @@ import ctypes
 import mmap
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from llvmlite import binding, ir
 from numerics import plain, strewn
 
 from inception_np import SGD, Mode, create_model, softmax_cross_entropy
@@ -30,6 +33,7 @@ from inception_np.backend import device as backend
 from inception_np.backend import program, threads
 from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.cpu import conv as cpu_conv
+from inception_np.kernels.cpu import llvm, register_tile
 from inception_np.kernels.cpu import pool as cpu_pool
 from inception_np.kernels.window import out_size
 
@@ -741,6 +745,46 @@ print("equal")
 """
     code, out, err = python(code, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=str(tmp_path))
     assert (code, out) == (0, "equal\n"), err
+
+
+def neon_code(rows, vectors):
+    """The code of the output tile for aarch64: its blocks, whatever this processor is."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM has no code generator for aarch64")
+    machine = target.create_target_machine(opt=3)
+    module = ir.Module()
+    module.triple = target.triple
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm.I64] * 12), "tile")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    registers = {"WIDTH": 4, "REGISTER": ir.VectorType(llvm.FLOAT, 4)}
+    with (
+        mock.patch.multiple(llvm, HAS_MASKS=False, HAS_FMA=True, **registers),
+        mock.patch.multiple(register_tile, **registers),
+    ):
+        register_tile._emit_output(register_tile.Tile(builder, rows, vectors), *function.args)
+    builder.ret_void()
+    optimised = binding.parse_assembly(str(module))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(optimised, passes)
+    return re.split(r"\n(?=\.L)", machine.emit_assembly(optimised))
+
+
+def spilled(block):
+    """The moves of vector registers to and from the stack."""
+    return re.findall(r"(?:ldr|str|ldp|stp)\s+q\d.*\[(?:sp|x29)", block)
+
+
+def test_the_tiles_for_neon_keep_their_sums_in_registers():
+    for vectors, rows in ((3, 8), (2, 12), (1, 12)):
+        loop = max(neon_code(rows, vectors), key=lambda block: block.count("fmla"))
+        assert loop.count("fmla") == register_tile.TURN * rows * vectors
+        assert not spilled(loop)
+    too_large = max(neon_code(10, 3), key=lambda block: block.count("fmla"))
+    assert spilled(too_large)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="closes pages with Linux's mprotect")
