@@ -29,7 +29,7 @@ from .implicit_gemm import (
     pack_transposed,
     pad_rows,
 )
-from .llvm import HAS_MASKS, WIDTH
+from .llvm import DOUBLE, HAS_MASKS, NUMBER, SIZE, WIDTH
 from .machine import constant_row, contiguous, is_rows, row_step, zero_row
 from .register_tile import GROUP
 from .rows import channels_last, few_parts, in_rows, is_channels_last
@@ -76,7 +76,7 @@ def conv2d(
     check("conv2d: x", x.shape, (*x.shape[:3], w.shape[2]))
     check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
     check("conv2d: out", shape if out is None else out.shape, shape)
-    y = empty(shape, np.float32) if out is None else out
+    y = empty(shape, NUMBER) if out is None else out
     x, offsets, depth = windows(channels_last(x), w.shape[:2], pads, dilation)
     packed = packed_weights(contiguous(w), len(offsets) * depth)
     bias = None if bias is None else contiguous(bias)
@@ -109,7 +109,7 @@ def conv2d_dx(
     check("conv2d_dx: dy", dy.shape, (x_shape[0], *out_hw, w.shape[3]))
     check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
     check("conv2d_dx: add", x_shape if into is None else into.shape, x_shape)
-    dx, adds = empty(x_shape, np.float32) if into is None else into, into is not None
+    dx, adds = empty(x_shape, NUMBER) if into is None else into, into is not None
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
     if winograd_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape):
@@ -148,7 +148,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     sums, step = dw, 0
     if ranges > 1:
         step = -(-dw.nbytes // 64) * 64
-        sums = cleared((ranges * step // 4,))
+        sums = cleared((ranges * step // SIZE,))
     pieces = ranges * len(offsets) * -(-inputs // BAND)
     parts = min(pieces, (4 if ranges == RANGES else 2) * num_threads())  # each copies dy for itself
     words = TransposedWords(
@@ -174,7 +174,7 @@ def check(name: str, got: Shape, wanted: Shape) -> None:
 def packed_weights(w: Array, steps: int) -> Array:
     """w (..., channels), contiguous, as `steps` rows, packed: in the order in which tiles read it."""
     channels = w.shape[-1]
-    packed = empty((packed_size(steps, channels),), np.float32)
+    packed = empty((packed_size(steps, channels),), NUMBER)
     pack(address(w), address(packed), steps, channels, parts=few_parts(w.nbytes))
     return packed
 
@@ -182,7 +182,7 @@ def packed_weights(w: Array, steps: int) -> Array:
 def packed_transposed(w: Array, taps: np.ndarray) -> Array:
     """These taps of w (kh, kw, inputs, outputs), contiguous, transposed to (taps, outputs, inputs) and packed."""
     inputs, outputs = w.shape[2:]
-    packed = empty((packed_size(len(taps) * outputs, inputs),), np.float32)
+    packed = empty((packed_size(len(taps) * outputs, inputs),), NUMBER)
     parts = few_parts(packed.nbytes)
     pack_transposed(address(w), address(packed), address(taps), len(taps), inputs, outputs, parts=parts)
     return packed
@@ -209,11 +209,11 @@ def padded(x: Array, pads: Pads) -> Array:
     """x (N, H, W, C) with zeros around, contiguous; x itself where it is that already."""
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
-    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == 4 * C):
+    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == SIZE * C):
         return x
-    x = x if is_rows(x) and row_step(x) == 4 * C else contiguous(x)
+    x = x if is_rows(x) and row_step(x) == SIZE * C else contiguous(x)
     height, width = H + top + bottom, W + left + right
-    y = empty((N, height, width, C), np.float32)
+    y = empty((N, height, width, C), NUMBER)
     pad_rows(address(x), x.strides[0], x.strides[1], H, W * C, address(y), top, left * C, height, width * C, N)
     return y
 
@@ -307,7 +307,7 @@ def winograd_pays(
     kernel_hw: Pair, stride: Pair, dilation: Pair, pads: Pads, depth: int, channels: int, shape: Shape
 ) -> bool:
     """True where Winograd's way is faster for this geometry and shape of y. (Padding of at most 2 on every side.)"""
-    if (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
+    if DOUBLE or (*kernel_hw, *stride, *dilation) != (3, 3, 1, 1, 1, 1) or max(*pads[0], *pads[1]) > 2:
         return False
     patches = shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2)
     used = shape[0] * shape[1] * shape[2] / (4 * patches)  # of the outputs: odd sides waste some
@@ -325,7 +325,7 @@ def winograd_pays_for_dw(
 def winograd_filters(packed: Array, depth: int, channels: int) -> Array:
     """The 16 packed matrices of filters, from the nine of packed weights."""
     room = packed_size(depth, channels)
-    filters = empty((PLACES * room,), np.float32)
+    filters = empty((PLACES * room,), NUMBER)
     transform_filters(address(packed), address(filters), depth, channels, room)
     return filters
 
@@ -364,7 +364,7 @@ def add_dw_by_winograd(x: Array, dy: Array, dw: Array, pads: Pads) -> None:
     inputs = x.shape[3]
     ranges = max(1, min(DW_RANGES, N * -(-OH // 2) * -(-OW // 2) // DW_PATCHES))
     step = -(-PLACES * inputs * outputs * 4 // 64) * 64
-    sums = cleared((ranges * step // 4,))
+    sums = cleared((ranges * step // SIZE,))
     words = FilterGradientWords(
         x=address(x), xn=x.strides[0], xh=x.strides[1], xw=x.strides[2], H=x.shape[1], W=x.shape[2],
         top=pads[0][0], left=pads[1][0], inputs=inputs,
