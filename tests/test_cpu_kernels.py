@@ -35,6 +35,7 @@ from inception_np.kernels import batchnorm, conv, depthwise, dispatch, elementwi
 from inception_np.kernels.cpu import conv as cpu_conv
 from inception_np.kernels.cpu import llvm, register_tile
 from inception_np.kernels.cpu import pool as cpu_pool
+from inception_np.kernels.cpu64 import pool as cpu64_pool
 from inception_np.kernels.window import out_size
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
@@ -271,6 +272,10 @@ def test_float64_kernels_equal_their_plain_twins_for_any_number_of_channels(chan
                 test_conv2d_dw_equals_its_plain_twin,
             ):
                 test.hypothesis.inner_test(geometry, 2, channels, more, sliced, 5)
+    geometry = ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 1), (7, 8))
+    for sliced in ((False,) * 4, (True, False, True, False)):
+        test_max_pool_equals_its_plain_twin_to_the_bit.hypothesis.inner_test(geometry, 2, channels, 1, sliced, 5)
+        test_avg_pool_equals_its_plain_twin.hypothesis.inner_test(geometry, 2, channels, 1, sliced, 5)
     for relu, train, has_gamma, sliced in (
         (True, True, True, (True, False, False, True)), (False, False, False, (False, True, True, False)),
     ):  # fmt: skip
@@ -375,11 +380,11 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         assert np.array_equal(y, wanted, equal_nan=True)
         assert np.array_equal(winners, won)
         alone = g.array(out.shape, 7, sliced=sliced[3])
-        cpu_pool.max_pool_values(x, *where, alone)
+        (cpu_pool if x.dtype == np.float32 else cpu64_pool).max_pool_values(x, *where, alone)
         assert np.array_equal(alone, wanted, equal_nan=True)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool.max_pool_dx(double(dy)[0], winners, x.shape, *where)
-        scale = pool.max_pool_dx(absolute(dy)[0], winners, x.shape, *where)
+        dx = plain(pool.max_pool_dx)(double(dy)[0], winners, x.shape, *where)
+        scale = plain(pool.max_pool_dx)(absolute(dy)[0], winners, x.shape, *where)
         assert_close(pool.max_pool_dx(dy, winners, x.shape, *where), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
         pool.max_pool_dx(dy, winners, x.shape, *where, into=into)
@@ -397,11 +402,11 @@ def test_avg_pool_equals_its_plain_twin(geometry, batch, channels, more, sliced,
         out = g.array((batch, *out_hw, channels), 7, sliced=sliced[1])
         where = (kernel, stride, pads)
         y = pool.avg_pool(x, *where, out_hw, count_include_pad, out=out)
-        wanted = pool.avg_pool(double(x)[0], *where, out_hw, count_include_pad)
-        assert_close(y, wanted, pool.avg_pool(absolute(x)[0], *where, out_hw, count_include_pad), 25)
+        wanted = plain(pool.avg_pool)(double(x)[0], *where, out_hw, count_include_pad)
+        assert_close(y, wanted, plain(pool.avg_pool)(absolute(x)[0], *where, out_hw, count_include_pad), 25)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool.avg_pool_dx(double(dy)[0], x.shape, *where, count_include_pad)
-        scale = pool.avg_pool_dx(absolute(dy)[0], x.shape, *where, count_include_pad)
+        dx = plain(pool.avg_pool_dx)(double(dy)[0], x.shape, *where, count_include_pad)
+        scale = plain(pool.avg_pool_dx)(absolute(dy)[0], x.shape, *where, count_include_pad)
         assert_close(pool.avg_pool_dx(dy, x.shape, *where, count_include_pad), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
         pool.avg_pool_dx(dy, x.shape, *where, count_include_pad, into=into)
