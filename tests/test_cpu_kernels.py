@@ -797,7 +797,7 @@ def neon_code(rows, vectors):
     module.triple = target.triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm.I64] * 12), "tile")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    registers = {"WIDTH": 4, "REGISTER": ir.VectorType(llvm.FLOAT, 4)}
+    registers = {"WIDTH": 4, "REGISTER": ir.VectorType(llvm.ELEMENT, 4)}
     with (
         mock.patch.multiple(llvm, HAS_MASKS=False, HAS_FMA=True, **registers),
         mock.patch.multiple(register_tile, **registers),
@@ -906,6 +906,23 @@ def test_without_a_writable_folder_kernels_live_in_memory():
 def test_plain_kernels_load_no_compiler():
     code, out, err = python(CONV, INCEPTION_NP_PLAIN="1")
     assert (code, out) == (0, "24.0 False\n"), err
+
+
+def test_a_gradient_check_of_a_network_loads_no_compiler():
+    code = """
+import sys
+import numpy as np
+from inception_np import create_model, Mode
+from inception_np.layer import cast
+from inception_np.kernels import conv, dispatch
+for many in (dispatch.MANY, 1 << 16):
+    dispatch.MANY = many
+    net = cast(create_model("inception_v3_cifar"), np.float64)
+    net.forward(np.zeros((2, 32, 32, 3)), Mode())
+    print("numba" in sys.modules)
+"""
+    code, out, err = python(code)
+    assert (code, out) == (0, "False\nTrue\n"), err
 
 
 # ---- these tests can fail: faults planted in the sources, one at a time

@@ -1,8 +1,8 @@
-"""The passes of batch normalisation for float32: each reads its arrays once, in whole vectors of channels.
+"""The passes of batch normalisation: each reads its arrays once, in whole vectors of channels.
 
 Sums over a batch run in two steps that depend on the size of the array alone, so that the bits are the same for any
 number of threads: the rows (pixels) are cut into at most CHUNKS ranges; within a range, sums of BLOCK rows are made in
-float32 and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
+vectors and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
 time, in steps of kilobytes that the processor does not prefetch; so each step fetches a piece of the next block, in the
 order in which it lies in memory.
 
@@ -40,7 +40,7 @@ from .simd import (
 
 CHUNKS = 32
 ROWS = 256  # of a range, at least
-BLOCK = 32  # rows summed in float32
+BLOCK = 32  # rows summed in vectors
 SAMPLE = 16  # rows whose mean is the value to centre about
 PANEL = 2 * LANES  # channels summed side by side
 
@@ -283,7 +283,7 @@ def _size(x: Array) -> tuple[int, int, int, int, int | None]:
 
 
 def _vector(a: Array | None) -> tuple[Array | None, int]:
-    """A contiguous float32 vector, and its address (0 for None)."""
+    """A contiguous vector, and its address (0 for None)."""
     if a is None:
         return None, 0
     a = contiguous(a)

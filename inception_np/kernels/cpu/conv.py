@@ -1,7 +1,7 @@
-"""The convolution and its two gradients for float32: shapes worked out, weights packed, and the kernels called.
+"""The convolution and its two gradients: shapes worked out, weights packed, and the kernels called.
 
 A convolution is done directly (implicit_gemm.py), or by Winograd's way (winograd.py), which needs fewer products: 3x3
-windows of stride 1, where it pays, in all three directions.
+windows of stride 1 and float32, where it pays, in all three directions.
 
 The weights are packed anew in every call, into memory from the arena: it costs one pass over them, they are warm in the
 cache when the tiles read them, and no packed copy can be out of date. (compile_inference packs once.)
@@ -189,7 +189,7 @@ def packed_transposed(w: Array, taps: np.ndarray) -> Array:
 
 
 def packed_size(steps: int, channels: int) -> int:
-    """How many float32 the packed form of (steps, channels) has."""
+    """How many numbers the packed form of (steps, channels) has."""
     return steps * -(-channels // WIDTH) * WIDTH
 
 

@@ -1,4 +1,4 @@
-"""Pooling for float32. The gradients gather: every pixel of dx looks up the windows it was in, and is written once."""
+"""Pooling. The gradients gather: every pixel of dx looks up the windows it was in, and is written once."""
 
 import numpy as np
 

@@ -2,7 +2,7 @@
 
 A `Vector` is 16 float32 side by side: one AVX-512 register. On a narrower machine LLVM makes it of two, or four,
 registers; the kernels and the results stay the same. Numba knows it as an ordinary value: it can be a variable, an
-argument, a result.
+argument, a result. (In ../cpu64 it is LANES = 8 float64, and load_float loads one.)
 
     x = load(p, 16)                # 16 floats from the address p, which need not be aligned
     y = fma(x, w, y)               # x * w + y, rounded once
