@@ -12,33 +12,36 @@ import ctypes
 import mmap
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from llvmlite import binding, ir
 from numerics import plain, strewn
 
 from inception_np import SGD, Mode, create_model, softmax_cross_entropy
 from inception_np.backend import device as backend
 from inception_np.backend import program, threads
-from inception_np.kernels import batchnorm, conv, depthwise, elementwise, linear, loss, lrn, pool, update
+from inception_np.kernels import batchnorm, conv, depthwise, dispatch, elementwise, linear, loss, lrn, pool, update
 from inception_np.kernels.cpu import conv as cpu_conv
-from inception_np.kernels.cpu import machine, transforms, winograd
+from inception_np.kernels.cpu import llvm, machine, register_tile, transforms, winograd
 from inception_np.kernels.cpu import pool as cpu_pool
+from inception_np.kernels.cpu64 import pool as cpu64_pool
 from inception_np.kernels.window import out_size
 from inception_np.runtime.bench.accuracy import certificate
 
 pytestmark = pytest.mark.skipif(backend.PLAIN, reason="INCEPTION_NP_PLAIN is set")
 
 U = 2.0**-24
-CANARY = np.float32(np.nan)
 CHANNELS = [1, 3, 5, 16, 17, 24, 48, 64, 80, 100]
 NO_PADS = ((0, 0), (0, 0))
 
@@ -46,6 +49,7 @@ NO_PADS = ((0, 0), (0, 0))
 class Guarded:
     """Makes arrays between canaries, and says whether the canaries live. Layouts: contiguous, or a channel slice."""
 
+    number: type[np.floating] = np.float32
     closed = False  # does a page follow that may not be touched, in the place of the canaries after the array?
 
     def __init__(self, seed):
@@ -54,13 +58,14 @@ class Guarded:
     def buffer(self, size):
         """64 canaries, room for `size` numbers, and 64 canaries or a closed page."""
         if not self.closed:
-            return np.full(size + 128, CANARY, np.float32)
-        room = -(-4 * (size + 64) // mmap.PAGESIZE) * mmap.PAGESIZE
+            return np.full(size + 128, np.nan, self.number)
+        nbytes = np.dtype(self.number).itemsize * (size + 64)
+        room = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(-1, room + mmap.PAGESIZE)
-        buffer = np.frombuffer(memory, np.float32, size + 64, room - 4 * (size + 64))
+        buffer = np.frombuffer(memory, self.number, size + 64, room - nbytes)
         end = ctypes.c_void_p(buffer.ctypes.data + buffer.nbytes)
         assert ctypes.CDLL(None, use_errno=True).mprotect(end, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-        buffer[...] = CANARY
+        buffer[...] = np.nan
         return buffer
 
     def array(self, shape, fill=None, *, sliced=False):
@@ -92,10 +97,11 @@ def absolute(*arrays):
 
 
 def assert_close(got, wanted, scale, terms, slack=1.0):
-    """|got - wanted| <= (4 + 2 sqrt(terms)) u scale, element by element."""
-    assert got.dtype == np.float32
+    """|got - wanted| <= (4 + 2 sqrt(terms)) u scale, element by element; in float64 `wanted` may err as much."""
+    assert got.dtype == Guarded.number
     assert got.shape == wanted.shape
-    bound = slack * (4 + 2 * np.sqrt(terms)) * U * scale + 1e-37
+    u = U if got.dtype == np.float32 else 2 * 2.0**-53
+    bound = slack * (4 + 2 * np.sqrt(terms)) * u * scale + 1e-37
     worst = np.max(np.abs(got - wanted) / bound)
     assert worst <= 1, f"{worst} times the bound"
 
@@ -143,8 +149,8 @@ def test_conv2d_equals_its_plain_twin(geometry, batch, channels, more, sliced, s
     bias, out = g.array((more,)), g.array(dy.shape, 7, sliced=sliced[2])
     for b, relu in ((None, False), (bias, False), (bias, True), (None, True)):
         assert conv.conv2d(x, w, b, *where, relu=relu, out=out) is out
-        wanted = conv.conv2d(*double(x, w, b), *where, relu=relu)
-        scale = conv.conv2d(*absolute(x, w, b), *where)
+        wanted = plain(conv.conv2d)(*double(x, w, b), *where, relu=relu)
+        scale = plain(conv.conv2d)(*absolute(x, w, b), *where)
         assert_close(out, wanted, scale, w[..., 0].size)
     assert np.array_equal(conv.conv2d(x, w, None, *where, relu=True), out)
     g.check()
@@ -153,8 +159,8 @@ def test_conv2d_equals_its_plain_twin(geometry, batch, channels, more, sliced, s
 @cases()
 def test_conv2d_dx_equals_its_plain_twin(geometry, batch, channels, more, sliced, seed):
     g, x, w, dy, where = conv_case(geometry, batch, channels, more, sliced, seed)
-    wanted = conv.conv2d_dx(*double(dy, w), x.shape, *where)
-    scale = conv.conv2d_dx(*absolute(dy, w), x.shape, *where)
+    wanted = plain(conv.conv2d_dx)(*double(dy, w), x.shape, *where)
+    scale = plain(conv.conv2d_dx)(*absolute(dy, w), x.shape, *where)
     terms = w[:, :, 0].size
     assert_close(conv.conv2d_dx(dy, w, x.shape, *where), wanted, scale, terms)
     before = x.copy()
@@ -167,8 +173,8 @@ def test_conv2d_dx_equals_its_plain_twin(geometry, batch, channels, more, sliced
 def test_conv2d_dw_equals_its_plain_twin(geometry, batch, channels, more, sliced, seed):
     g, x, w, dy, where = conv_case(geometry, batch, channels, more, sliced, seed)
     wanted, scale = w.astype(np.float64), np.abs(w.astype(np.float64))
-    conv.conv2d_dw(*double(x, dy), wanted, *where)
-    conv.conv2d_dw(*absolute(x, dy), scale, *where)
+    plain(conv.conv2d_dw)(*double(x, dy), wanted, *where)
+    plain(conv.conv2d_dw)(*absolute(x, dy), scale, *where)
     conv.conv2d_dw(x, dy, w, *where)
     assert_close(w, wanted, scale, dy[..., 0].size + 1)
     g.check()
@@ -300,6 +306,39 @@ def test_convolution_of_larger_maps_equals_its_plain_twin(case):
             test.hypothesis.inner_test(*arguments)
 
 
+@pytest.fixture
+def float64(monkeypatch):
+    """Arrays are of float64, and all of them large enough for kernels."""
+    monkeypatch.setattr(Guarded, "number", np.float64)
+    monkeypatch.setattr(dispatch, "MANY", 1)
+
+
+@pytest.mark.parametrize("case", LARGE + WINOGRAD[:1])
+def test_float64_convolution_equals_its_plain_twin(case, float64):
+    test_convolution_of_larger_maps_equals_its_plain_twin(case)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_float64_kernels_equal_their_plain_twins_for_any_number_of_channels(channels, float64):
+    for geometry in (((1, 1), (1, 1), NO_PADS, (1, 1), (1, 1)), ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 2), (7, 8))):
+        for more, sliced in ((5, (False,) * 4), (17, (True, False, True, False)), (1, (True,) * 4)):
+            for test in (
+                test_conv2d_equals_its_plain_twin,
+                test_conv2d_dx_equals_its_plain_twin,
+                test_conv2d_dw_equals_its_plain_twin,
+            ):
+                test.hypothesis.inner_test(geometry, 2, channels, more, sliced, 5)
+    geometry = ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 1), (7, 8))
+    for sliced in ((False,) * 4, (True, False, True, False)):
+        test_max_pool_equals_its_plain_twin_to_the_bit.hypothesis.inner_test(geometry, 2, channels, 1, sliced, 5)
+        test_avg_pool_equals_its_plain_twin.hypothesis.inner_test(geometry, 2, channels, 1, sliced, 5)
+    for relu, train, has_gamma, sliced in (
+        (True, True, True, (True, False, False, True)), (False, False, False, (False, True, True, False)),
+    ):  # fmt: skip
+        shape = (3, 20, 7, channels)
+        test_batch_norm_equals_its_plain_twin.hypothesis.inner_test(shape, sliced, 1.0, relu, train, has_gamma, 0)
+
+
 def test_layouts_no_kernel_has_are_copied():
     rng = np.random.default_rng(3)
     x = rng.standard_normal((5, 7, 6, 2)).astype(np.float32).transpose(3, 1, 2, 0)[:, ::-1]
@@ -308,15 +347,15 @@ def test_layouts_no_kernel_has_are_copied():
     wide = np.zeros((2, 7, 5, 8), np.float32)
     out = wide[..., ::2]
     conv.conv2d(x, w, None, *where, out=out)
-    assert_close(out, conv.conv2d(*double(x, w), None, *where), 100.0, 30)
+    assert_close(out, plain(conv.conv2d)(*double(x, w), None, *where), 100.0, 30)
     dy = np.asfortranarray(out)
     add = np.zeros((2, 14, 6, 10), np.float32)[:, ::2, :, ::2]
     conv.conv2d_dx(dy, w, x.shape, *where, into=add)
-    assert_close(add, conv.conv2d_dx(*double(dy, w), x.shape, *where), 100.0, 30)
+    assert_close(add, plain(conv.conv2d_dx)(*double(dy, w), x.shape, *where), 100.0, 30)
     dw = np.zeros((4, 5, 3, 2), np.float32).transpose(3, 2, 1, 0)
     conv.conv2d_dw(x, dy, dw, *where)
     wanted = np.zeros(dw.shape)
-    conv.conv2d_dw(*double(x, dy), wanted, *where)
+    plain(conv.conv2d_dw)(*double(x, dy), wanted, *where)
     assert_close(dw, wanted, 1000.0, 80)
 
 
@@ -397,11 +436,11 @@ def test_max_pool_equals_its_plain_twin_to_the_bit(geometry, batch, channels, mo
         assert np.array_equal(y, wanted, equal_nan=True)
         assert np.array_equal(winners, won)
         alone = g.array(out.shape, 7, sliced=sliced[3])
-        cpu_pool.max_pool_values(x, *where, alone)
+        (cpu_pool if x.dtype == np.float32 else cpu64_pool).max_pool_values(x, *where, alone)
         assert np.array_equal(alone, wanted, equal_nan=True)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool.max_pool_dx(double(dy)[0], winners, x.shape, *where)
-        scale = pool.max_pool_dx(absolute(dy)[0], winners, x.shape, *where)
+        dx = plain(pool.max_pool_dx)(double(dy)[0], winners, x.shape, *where)
+        scale = plain(pool.max_pool_dx)(absolute(dy)[0], winners, x.shape, *where)
         assert_close(pool.max_pool_dx(dy, winners, x.shape, *where), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
         pool.max_pool_dx(dy, winners, x.shape, *where, into=into)
@@ -419,11 +458,11 @@ def test_avg_pool_equals_its_plain_twin(geometry, batch, channels, more, sliced,
         out = g.array((batch, *out_hw, channels), 7, sliced=sliced[1])
         where = (kernel, stride, pads)
         y = pool.avg_pool(x, *where, out_hw, count_include_pad, out=out)
-        wanted = pool.avg_pool(double(x)[0], *where, out_hw, count_include_pad)
-        assert_close(y, wanted, pool.avg_pool(absolute(x)[0], *where, out_hw, count_include_pad), 25)
+        wanted = plain(pool.avg_pool)(double(x)[0], *where, out_hw, count_include_pad)
+        assert_close(y, wanted, plain(pool.avg_pool)(absolute(x)[0], *where, out_hw, count_include_pad), 25)
         dy = g.array(y.shape, sliced=sliced[2])
-        dx = pool.avg_pool_dx(double(dy)[0], x.shape, *where, count_include_pad)
-        scale = pool.avg_pool_dx(absolute(dy)[0], x.shape, *where, count_include_pad)
+        dx = plain(pool.avg_pool_dx)(double(dy)[0], x.shape, *where, count_include_pad)
+        scale = plain(pool.avg_pool_dx)(absolute(dy)[0], x.shape, *where, count_include_pad)
         assert_close(pool.avg_pool_dx(dy, x.shape, *where, count_include_pad), dx, scale, 25)
         into = g.array(x.shape, 1, sliced=sliced[3])
         pool.avg_pool_dx(dy, x.shape, *where, count_include_pad, into=into)
@@ -511,14 +550,14 @@ def test_batch_norm_equals_its_plain_twin(shape, sliced, offset, relu, train, ha
     g = Guarded(seed)
     C, count = shape[3], shape[0] * shape[1] * shape[2]
     x, dy = g.array(shape, sliced=sliced[0]), g.array(shape, sliced=sliced[1])
-    x += np.float32(offset)
+    x += Guarded.number(offset)
     mean, var = batchnorm.moments(x)
     wide = double(x)[0]
     axes = (0, 1, 2)
     kappa = 1 + np.abs(wide.mean(axes)) / wide.std(axes)  # what the inputs' own rounding does to x - mean
     assert_close(mean, wide.mean(axes), np.abs(wide).mean(axes), count)
     assert_close(var, wide.var(axes), wide.var(axes) * kappa, count)
-    rstd = (var + np.float32(1e-3)) ** np.float32(-0.5)
+    rstd = (var + Guarded.number(1e-3)) ** Guarded.number(-0.5)
     gamma, beta = g.array((C,)) if has_gamma else None, g.array((C,))
     y0 = plain(batchnorm.batch_norm)(*double(x, mean, rstd, gamma, beta))
     # keep ReLU's mask away from rounding: a y within rounding of zero may fall on either side
@@ -691,22 +730,23 @@ def test_weights_are_the_same_bits_for_any_number_of_threads(name):
         threads.set_num_threads(before)
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_kernels_are_the_same_bits_for_any_number_of_threads(count):
+def test_kernels_are_the_same_bits_for_any_number_of_threads(count, number):
     rng = np.random.default_rng(0)
     arrays = {}
     before = threads.num_threads()
-    x = rng.standard_normal((3, 35, 34, 40)).astype(np.float32)
-    dy = rng.standard_normal((3, 35, 34, 70)).astype(np.float32)
-    w = rng.standard_normal((3, 3, 40, 70)).astype(np.float32)
-    wide = rng.standard_normal((5, 7, 40, 70)).astype(np.float32)
+    x = rng.standard_normal((3, 35, 34, 40)).astype(number)
+    dy = rng.standard_normal((3, 35, 34, 70)).astype(number)
+    w = rng.standard_normal((3, 3, 40, 70)).astype(number)
+    wide = rng.standard_normal((5, 7, 40, 70)).astype(number)
     where = ((1, 1), ((1, 1), (1, 1)), (1, 1))
     try:
         for n in (1, count):
             threads.set_num_threads(n)
-            dw, bias, filters = np.zeros_like(w), np.zeros(40, np.float32), np.zeros((3, 3, 40, 1), np.float32)
+            dw, bias, filters = np.zeros_like(w), np.zeros(40, number), np.zeros((3, 3, 40, 1), number)
             conv.conv2d_dw(x, dy, dw, *where, 1)
-            small = np.zeros((1, 1, 40, 40), np.float32)
+            small = np.zeros((1, 1, 40, 40), number)
             conv.conv2d_dw(x, x, small, (1, 1), NO_PADS, (1, 1), 1)
             elementwise.sum_rows(x, bias)
             depthwise.depthwise2d_dw(x, x, filters, *where)
@@ -807,6 +847,46 @@ print("equal")
     assert (code, out) == (0, "equal\n"), err
 
 
+def neon_code(rows, vectors):
+    """The code of the output tile for aarch64: its blocks, whatever this processor is."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM has no code generator for aarch64")
+    machine = target.create_target_machine(opt=3)
+    module = ir.Module()
+    module.triple = target.triple
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm.I64] * 12), "tile")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    registers = {"WIDTH": 4, "REGISTER": ir.VectorType(llvm.ELEMENT, 4)}
+    with (
+        mock.patch.multiple(llvm, HAS_MASKS=False, HAS_FMA=True, **registers),
+        mock.patch.multiple(register_tile, **registers),
+    ):
+        register_tile._emit_output(register_tile.Tile(builder, rows, vectors), *function.args)
+    builder.ret_void()
+    optimised = binding.parse_assembly(str(module))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(optimised, passes)
+    return re.split(r"\n(?=\.L)", machine.emit_assembly(optimised))
+
+
+def spilled(block):
+    """The moves of vector registers to and from the stack."""
+    return re.findall(r"(?:ldr|str|ldp|stp)\s+q\d.*\[(?:sp|x29)", block)
+
+
+def test_the_tiles_for_neon_keep_their_sums_in_registers():
+    for vectors, rows in ((3, 8), (2, 12), (1, 12)):
+        loop = max(neon_code(rows, vectors), key=lambda block: block.count("fmla"))
+        assert loop.count("fmla") == register_tile.TURN * rows * vectors
+        assert not spilled(loop)
+    too_large = max(neon_code(10, 3), key=lambda block: block.count("fmla"))
+    assert spilled(too_large)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="closes pages with Linux's mprotect")
 def test_kernels_touch_nothing_beyond_their_arrays():
     code = """
@@ -891,6 +971,23 @@ def test_plain_kernels_load_no_compiler():
     assert (code, out) == (0, "24.0 False\n"), err
 
 
+def test_a_gradient_check_of_a_network_loads_no_compiler():
+    code = """
+import sys
+import numpy as np
+from inception_np import create_model, Mode
+from inception_np.layer import cast
+from inception_np.kernels import conv, dispatch
+for many in (dispatch.MANY, 1 << 16):
+    dispatch.MANY = many
+    net = cast(create_model("inception_v3_cifar"), np.float64)
+    net.forward(np.zeros((2, 32, 32, 3)), Mode())
+    print("numba" in sys.modules)
+"""
+    code, out, err = python(code)
+    assert (code, out) == (0, "False\nTrue\n"), err
+
+
 # ---- these tests can fail: faults planted in the sources, one at a time
 
 FAULTS = {
@@ -927,8 +1024,8 @@ FAULTS = {
     ),
     "a span that begins at the first weights": (
         "implicit_gemm.py",
-        "w = s.weights + 4 * WIDTH * (v * s.taps * s.depth + n * (t * s.depth + k))",
-        "w = s.weights + 4 * WIDTH * (v * s.taps * s.depth + n * t * s.depth)",
+        "w = s.weights + SIZE * WIDTH * (v * s.taps * s.depth + n * (t * s.depth + k))",
+        "w = s.weights + SIZE * WIDTH * (v * s.taps * s.depth + n * t * s.depth)",
     ),
     "a span that forgets what y holds": (
         "implicit_gemm.py",
@@ -973,6 +1070,11 @@ FAULTS = {
         "self.scratch += -(-a.nbytes // ALIGN) * ALIGN",
         "self.scratch = max(self.scratch, a.nbytes)",
     ),
+    "a number of float64 that is four bytes": (
+        "register_tile.py",
+        "there = self.at(place, SIZE * WIDTH * n)",
+        "there = self.at(place, 4 * WIDTH * n)",
+    ),
     "packed weights one step off": (
         "panels.py",
         "(v * room + (first + k) * n)",
@@ -998,9 +1100,10 @@ def test_a_planted_fault_is_caught(fault, tmp_path):
     where = planted(tmp_path, *FAULTS[fault])
     code = """
 import sys
+import numpy as np
 import test_cpu_kernels as t
 t.Guarded.closed = sys.platform == "linux"
-for case in t.LARGE[-4:] + t.LARGE[1:4] + t.LARGE[6:-4]:
+FLOAT64for case in t.LARGE[-4:] + t.LARGE[1:4] + t.LARGE[6:-4]:
     plane, channels, more, kernel, stride, pads = case
     for sliced in ((False,) * 4, (True,) * 4):
         for test in (
@@ -1015,5 +1118,6 @@ for case in t.LARGE[-4:] + t.LARGE[1:4] + t.LARGE[6:-4]:
                 raise SystemExit
 print("missed")
 """
+    code = code.replace("FLOAT64", "t.Guarded.number, t.dispatch.MANY = np.float64, 1\n" if "float64" in fault else "")
     code, out, err = python(code, PYTHONPATH=where, INCEPTION_NP_THREADS="1")
     assert out == "caught\n" or code < 0, err  # (a crash is caught too)

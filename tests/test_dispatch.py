@@ -99,7 +99,7 @@ def chosen(monkeypatch):
     def says(name):
         return lambda *values: (name, *values)
 
-    modules = {folder: SimpleNamespace(kernel=says(folder)) for folder in ("cpu", "cuda")}
+    modules = {folder: SimpleNamespace(kernel=says(folder)) for folder in ("cpu", "cpu64", "cuda")}
     monkeypatch.setattr("inception_np.kernels.dispatch.import_module", lambda path: modules[path.split(".")[-2]])
 
     def kernel(x, b, n=3, *, into=None, flag):
@@ -127,6 +127,39 @@ def test_the_first_array_decides(chosen, monkeypatch):
     assert names(kernel([x], None, flag=1)) == "cpu"
     monkeypatch.setattr(backend, "PLAIN", True)
     assert names(kernel(x, None, flag=1)) == names(kernel(chosen.cupy.asarray(x), None, flag=1)) == "body"
+
+
+def chooses_doubles(dispatch, many, chosen):
+    """Kernels that do float64 get many numbers of it, and nothing else."""
+    kernel, x = dispatch(double=True)(chosen.kernel), np.ones(many)
+    assert names(kernel(x, None, flag=1)) == names(kernel([x], x[:3], into=x, flag=1)) == "cpu64"
+    assert names(kernel(x[1:], None, flag=1)) == "body", "few numbers are not worth loading a compiler"
+    assert names(kernel(x, x.astype(np.float32), flag=1)) == "body"
+    assert names(kernel(x.astype(np.float32), x, flag=1)) == "body"
+    assert names(kernel(x, x + 0j, flag=1)) == names(kernel(x + 0j, None, flag=1)) == "body", "a complex step"
+    assert names(kernel(x, x[:0], flag=1)) == "body"
+    assert names(kernel(x.astype(np.float32), None, flag=1)) == "cpu"
+    assert names(dispatch(chosen.kernel)(x, None, flag=1)) == "body", "it does not say double=True"
+    assert names(dispatch(cpu=lambda n: n > 3, double=True)(chosen.kernel)(x, None, flag=1)) == "body"
+    with mock.patch.object(backend, "PLAIN", True):
+        assert names(kernel(x, None, flag=1)) == "body"
+
+
+def test_float64_is_for_kernels_that_say_so(chosen):
+    chooses_doubles(dispatch, dispatch_module.MANY, chosen)
+
+
+@pytest.mark.parametrize(
+    "fault", [("= double and", "="), (">= MANY", "> MANY"), ("first.dtype == np.float64", "first.dtype.kind in 'fc'")]
+)
+def test_a_dispatch_that_sends_float64_elsewhere_is_caught(fault, chosen):
+    text = inspect.getsource(dispatch_module)
+    assert text.count(fault[0]) == 1
+    spoiled = dict(vars(dispatch_module))
+    exec(text.replace(*fault), spoiled)
+    spoiled["import_module"] = dispatch_module.import_module
+    with pytest.raises(AssertionError):
+        chooses_doubles(spoiled["dispatch"], dispatch_module.MANY, chosen)
 
 
 def refuses_bfloat16(dispatch, chosen):

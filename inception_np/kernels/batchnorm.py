@@ -34,7 +34,7 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
     return mean, var, reciprocal_deviation(var, eps)
 
 
-@dispatch
+@dispatch(double=True)
 def batch_norm(
     x: Array,
     mean: Array,
@@ -51,7 +51,7 @@ def batch_norm(
     return copy_to(out, array_module(y).where(y.real <= 0, 0, y) if relu else y)
 
 
-@dispatch(gpu=False)
+@dispatch(gpu=False, double=True)
 def batch_norm_grad(
     dy: Array,
     x: Array,

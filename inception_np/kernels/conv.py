@@ -35,7 +35,7 @@ def fits_tensor_cores(w: Array) -> bool:
     return device.precision != "float32" and max(w.shape[:2]) <= 15
 
 
-@dispatch(cpu=one_group, gpu=fits_tensor_cores)
+@dispatch(cpu=one_group, gpu=fits_tensor_cores, double=True)
 def conv2d(
     x: Array,
     w: Array,
@@ -79,7 +79,7 @@ def conv2d_moments(
     return y, *statistics(y, eps)
 
 
-@dispatch(cpu=one_group, gpu=fits_tensor_cores)
+@dispatch(cpu=one_group, gpu=fits_tensor_cores, double=True)
 def conv2d_dx(
     dy: Array,
     w: Array,
@@ -102,7 +102,7 @@ def conv2d_dx(
     return dx
 
 
-@dispatch(cpu=one_group, gpu=lambda dw: fits_tensor_cores(dw))
+@dispatch(cpu=one_group, gpu=lambda dw: fits_tensor_cores(dw), double=True)
 def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int) -> None:
     """The adjoint of w -> y, added into dw (kh, kw, C_in // groups, C_out)."""
     kernel, out_hw = dw.shape[:2], dy.shape[1:3]

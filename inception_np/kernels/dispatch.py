@@ -9,9 +9,11 @@ with. The fast ones are its twins, of the same file name, function name and orde
 
     lrn(x, ...)    runs kernels/cuda/lrn.py's lrn    where x is a CuPy array of float32 or bfloat16
                         kernels/cpu/lrn.py's lrn     where all its floating arrays are of NumPy, float32 and not empty
+                        kernels/cpu64/lrn.py's lrn   with double=True: where they are float64, and x has MANY numbers
                         the body                     otherwise, and with INCEPTION_NP_PLAIN=1; not for bfloat16
 
 cpu, gpu: a further condition of that twin, a function of some arguments by name; False where there is no twin.
+double: the CPU's twin is used for float64 too.
 """
 
 import inspect
@@ -29,19 +31,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Condition = Callable[..., bool] | bool
 
+MANY = 1 << 17  # float64 numbers: more than a gradient check of any _cifar network has in one array
+
 
 @overload
 def dispatch(plain: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
-def dispatch(*, cpu: Condition = True, gpu: Condition = True) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def dispatch(plain: Callable[..., Any] | None = None, /, *, cpu: Condition = True, gpu: Condition = True) -> Any:
+def dispatch(
+    *, cpu: Condition = True, gpu: Condition = True, double: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def dispatch(
+    plain: Callable[..., Any] | None = None, /, *, cpu: Condition = True, gpu: Condition = True, double: bool = False
+) -> Any:
     """Give a kernel its twins; see the top of this file."""
     if plain is None:
-        return lambda plain: _dispatched(plain, cpu, gpu)
-    return _dispatched(plain, cpu, gpu)
+        return lambda plain: _dispatched(plain, cpu, gpu, double)
+    return _dispatched(plain, cpu, gpu, double)
 
 
-def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callable[P, R]:
+def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition, double: bool) -> Callable[P, R]:
     signature = inspect.signature(plain)
     parameters = signature.parameters.values()
     count = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
@@ -70,11 +78,13 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition) -> Callab
                 return (twins.get("cuda") or twin("cuda"))(*values)
         elif cpu:
             compiled = not device.PLAIN
+            wide = double and first.size >= MANY and first.dtype == np.float64
+            folder, kind = ("cpu64", np.float64) if wide else ("cpu", np.float32)
             for a in values:  # (a loop is no Python call: this is asked some thousand times a second)
-                if isinstance(a, np.ndarray) and a.dtype.kind in "fcV" and (a.dtype != np.float32 or a.size == 0):
+                if isinstance(a, np.ndarray) and a.dtype.kind in "fcV" and (a.dtype != kind or a.size == 0):
                     compiled = False
             if compiled and fits_cpu(*map(values.__getitem__, cpu_places)):
-                return (twins.get("cpu") or twin("cpu"))(*values)
+                return (twins.get(folder) or twin(folder))(*values)
             executor().falls_back(f"what {plain.__name__} has no compiled kernel for")
         for a in values:
             dtype = getattr(a, "dtype", None)

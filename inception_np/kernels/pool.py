@@ -21,7 +21,7 @@ def fits_a_byte(size: Pair) -> bool:
     return size[0] * size[1] <= 256
 
 
-@dispatch(cpu=fits_a_byte, gpu=fits_a_byte)
+@dispatch(cpu=fits_a_byte, gpu=fits_a_byte, double=True)
 def max_pool(
     x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, *, out: Array | None = None
 ) -> tuple[Array, Array]:
@@ -41,7 +41,7 @@ def max_pool(
     return y, winners
 
 
-@dispatch(cpu=fits_a_byte, gpu=fits_a_byte)
+@dispatch(cpu=fits_a_byte, gpu=fits_a_byte, double=True)
 def max_pool_dx(
     dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, *, into: Array | None = None
 ) -> Array:
@@ -53,7 +53,7 @@ def max_pool_dx(
     return _inside(padded, reach, x_shape, into)
 
 
-@dispatch
+@dispatch(double=True)
 def avg_pool(
     x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, *, out: Array | None = None
 ) -> Array:
@@ -66,7 +66,7 @@ def avg_pool(
     return copy_to(out, y)
 
 
-@dispatch
+@dispatch(double=True)
 def avg_pool_dx(
     dy: Array,
     x_shape: Shape,

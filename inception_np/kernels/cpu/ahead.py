@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from ...backend.threads import num_threads
+from .llvm import DOUBLE
 
 
 class Second:
@@ -27,9 +28,9 @@ class Second:
 
 
 def start() -> None:
-    """Start the second process, once, where there is a core for it and a Python to run it."""
+    """Start the second process, once, where there is a core for it and a Python to run it; it compiles for float32."""
     python = os.path.basename(sys.executable or "").startswith("python")  # another name: a program that embeds Python
-    if Second.started or os.name != "posix" or not python or num_threads() == 1:
+    if DOUBLE or Second.started or os.name != "posix" or not python or num_threads() == 1:
         return
     Second.started = True
     module = f"{__package__}.second_process"

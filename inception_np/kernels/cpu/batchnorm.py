@@ -1,8 +1,8 @@
-"""The passes of batch normalisation for float32: each reads its arrays once, in whole vectors of channels.
+"""The passes of batch normalisation: each reads its arrays once, in whole vectors of channels.
 
 Sums over a batch run in two steps that depend on the size of the array alone, so that the bits are the same for any
 number of threads: the rows (pixels) are cut into at most CHUNKS ranges; within a range, sums of BLOCK rows are made in
-float32 and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
+vectors and added to doubles. The doubles of all ranges are then added in order. A block is summed PANEL channels at a
 time, in steps of kilobytes that the processor does not prefetch; so each step fetches a piece of the next block, in the
 order in which it lies in memory.
 
@@ -15,6 +15,7 @@ import numpy as np
 from ...backend.arrays import Array
 from ...backend.program import address, empty, traced
 from ..batchnorm import Averages
+from .llvm import NUMBER, SIZE
 from .machine import contiguous, helper, kernel, row_step, rows, unpack
 from .rows import few_parts, in_rows
 from .simd import (
@@ -39,7 +40,7 @@ from .simd import (
 
 CHUNKS = 32
 ROWS = 256  # of a range, at least
-BLOCK = 32  # rows summed in float32
+BLOCK = 32  # rows summed in vectors
 SAMPLE = 16  # rows whose mean is the value to centre about
 PANEL = 2 * LANES  # channels summed side by side
 
@@ -47,22 +48,22 @@ PANEL = 2 * LANES  # channels summed side by side
 @helper
 def _centre(x, x_step, count, channels, centre):
     """The mean of a few rows, to `centre`."""
-    share = splat(np.float32(1) / np.float32(min(count, SAMPLE)))
+    share = splat(NUMBER(1) / NUMBER(min(count, SAMPLE)))
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
-        s = splat(np.float32(0))
+        s = splat(NUMBER(0))
         for i in range(min(count, SAMPLE)):
-            s = fma(load(x + i * count // min(count, SAMPLE) * x_step + 4 * c, n), share, s)
-        store(centre + 4 * c, s, LANES)
+            s = fma(load(x + i * count // min(count, SAMPLE) * x_step + SIZE * c, n), share, s)
+        store(centre + SIZE * c, s, LANES)
 
 
 @kernel
 def centred_sums(part, parts, arguments):
     """For each chunk of rows, the doubles (2, room): the sum of x - centre, and of its square."""
     x, x_step, count, channels, chunks, sums, room = unpack(arguments, "qqqqqqq")
-    centre = malloc(4 * room)
+    centre = malloc(SIZE * room)
     _centre(x, x_step, count, channels, centre)
-    zero = splat(np.float32(0))
+    zero = splat(NUMBER(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         first, end = count * chunk // chunks, count * (chunk + 1) // chunks
         target = sums + 16 * chunk * room
@@ -72,16 +73,16 @@ def centred_sums(part, parts, arguments):
             stop = min(start + BLOCK, end)
             for c in range(0, channels, PANEL):
                 n0, n1 = min(channels - c, LANES), channels - c - LANES
-                m0, m1 = load(centre + 4 * c, n0), load(centre + 4 * (c + LANES), n1)
+                m0, m1 = load(centre + SIZE * c, n0), load(centre + SIZE * (c + LANES), n1)
                 s0, s1, q0, q1 = zero, zero, zero, zero
-                at, soon = x + start * x_step + 4 * c, x + stop * x_step + 4 * c * (stop - start)
+                at, soon = x + start * x_step + SIZE * c, x + stop * x_step + SIZE * c * (stop - start)
                 for _ in range(stop - start):
                     fetch(soon)
-                    fetch(soon + 4 * LANES)
-                    d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
+                    fetch(soon + SIZE * LANES)
+                    d0, d1 = load(at, n0) - m0, load(at + SIZE * LANES, n1) - m1
                     s0, s1 = s0 + d0, s1 + d1
                     q0, q1 = fma(d0, d0, q0), fma(d1, d1, q1)
-                    at, soon = at + x_step, soon + 4 * PANEL
+                    at, soon = at + x_step, soon + SIZE * PANEL
                 add_doubles(target + 8 * c, s0)
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
@@ -93,7 +94,7 @@ def centred_sums(part, parts, arguments):
 def moments_of_sums(part, parts, arguments):
     """Mean and variance of each channel from the sums of all chunks."""
     x, x_step, count, channels, chunks, sums, room, mean, var = unpack(arguments, "qqqqqqqqq")
-    centre = malloc(4 * room)
+    centre = malloc(SIZE * room)
     _centre(x, x_step, count, channels, centre)
     for c in range(channels):
         s, q = 0.0, 0.0
@@ -101,8 +102,8 @@ def moments_of_sums(part, parts, arguments):
             s += load_double(sums + 8 * (2 * chunk * room + c))
             q += load_double(sums + 8 * ((2 * chunk + 1) * room + c))
         off = s / count
-        store_float(mean + 4 * c, np.float32(load_float(centre + 4 * c) + off))
-        store_float(var + 4 * c, np.float32(max(q / count - off * off, 0.0)))
+        store_float(mean + SIZE * c, NUMBER(load_float(centre + SIZE * c) + off))
+        store_float(var + SIZE * c, NUMBER(max(q / count - off * off, 0.0)))
     free(centre)
 
 
@@ -110,22 +111,22 @@ def moments_of_sums(part, parts, arguments):
 def reciprocal_roots(part, parts, arguments):
     """rstd = 1 / sqrt(var + eps)."""
     var, rstd, channels, eps = unpack(arguments, "qqqf")
-    one, e = splat(np.float32(1)), splat(eps)
+    one, e = splat(NUMBER(1)), splat(eps)
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
-        store(rstd + 4 * c, one / sqrt(load(var + 4 * c, n) + e), n)
+        store(rstd + SIZE * c, one / sqrt(load(var + SIZE * c, n) + e), n)
 
 
 @kernel
 def move_pair(part, parts, arguments):
     """average = decay * average + (1 - decay) * batch, for mean and variance. decay: the address of a double."""
     mean_average, var_average, mean, var, channels, decay = unpack(arguments, "qqqqqq")
-    share = splat(np.float32(1.0 - load_double(decay)))
+    share = splat(NUMBER(1.0 - load_double(decay)))
     for c in range(0, channels, LANES):
         n = min(channels - c, LANES)
-        m, v = load(mean_average + 4 * c, n), load(var_average + 4 * c, n)
-        store(mean_average + 4 * c, fma(load(mean + 4 * c, n) - m, share, m), n)
-        store(var_average + 4 * c, fma(load(var + 4 * c, n) - v, share, v), n)
+        m, v = load(mean_average + SIZE * c, n), load(var_average + SIZE * c, n)
+        store(mean_average + SIZE * c, fma(load(mean + SIZE * c, n) - m, share, m), n)
+        store(var_average + SIZE * c, fma(load(var + SIZE * c, n) - v, share, v), n)
 
 
 @helper
@@ -133,40 +134,40 @@ def _scales(mean, rstd, gamma, beta, channels, target, room):
     """mean, rstd * gamma, beta, each filled up with zeros to whole vectors."""
     for c in range(0, room, LANES):
         n = channels - c
-        scale = load(rstd + 4 * c, n)
+        scale = load(rstd + SIZE * c, n)
         if gamma:
-            scale = scale * load(gamma + 4 * c, n)
-        store(target + 4 * c, load(mean + 4 * c, n), LANES)
-        store(target + 4 * (room + c), scale, LANES)
-        store(target + 4 * (2 * room + c), load(beta + 4 * c, n), LANES)
+            scale = scale * load(gamma + SIZE * c, n)
+        store(target + SIZE * c, load(mean + SIZE * c, n), LANES)
+        store(target + SIZE * (room + c), scale, LANES)
+        store(target + SIZE * (2 * room + c), load(beta + SIZE * c, n), LANES)
 
 
 @helper
 def _normal(x, scales, room, n):
     """(x - mean) * scale + beta, for the vector of channels that `x` and `scales` point to."""
-    centred = load(x, n) - load(scales, 16)
-    return fma(centred, load(scales + 4 * room, 16), load(scales + 8 * room, 16))
+    centred = load(x, n) - load(scales, LANES)
+    return fma(centred, load(scales + SIZE * room, LANES), load(scales + 2 * SIZE * room, LANES))
 
 
 @kernel
 def normalise_rows(part, parts, arguments):
     """y = (x - mean) * rstd * gamma + beta, and ReLU."""
     x, x_step, y, y_step, count, channels, mean, rstd, gamma, beta, relu, room = unpack(arguments, "qqqqqqqqqqqq")
-    scales = malloc(12 * room)
+    scales = malloc(3 * SIZE * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     whole = channels // LANES * LANES
     for r in range(count * part // parts, count * (part + 1) // parts):
         source, target = x + r * x_step, y + r * y_step
         if relu:
-            for c in range(0, 4 * whole, 4 * LANES):
-                store(target + c, positive_part(_normal(source + c, scales + c, room, 16)), 16)
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                store(target + c, positive_part(_normal(source + c, scales + c, room, LANES)), LANES)
         else:
-            for c in range(0, 4 * whole, 4 * LANES):
-                store(target + c, _normal(source + c, scales + c, room, 16), 16)
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                store(target + c, _normal(source + c, scales + c, room, LANES), LANES)
         if whole < channels:
             left = channels - whole
-            v = _normal(source + 4 * whole, scales + 4 * whole, room, left)
-            store(target + 4 * whole, positive_part(v) if relu else v, left)
+            v = _normal(source + SIZE * whole, scales + SIZE * whole, room, left)
+            store(target + SIZE * whole, positive_part(v) if relu else v, left)
     free(scales)
 
 
@@ -176,9 +177,9 @@ def gradient_sums(part, parts, arguments):
     dy, dy_step, x, x_step, count, channels, mean, rstd, gamma, beta, relu, room, chunks, sums = unpack(
         arguments, "qqqqqqqqqqqqqq"
     )
-    scales = malloc(12 * room)
+    scales = malloc(3 * SIZE * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
-    zero = splat(np.float32(0))
+    zero = splat(NUMBER(0))
     for chunk in range(chunks * part // parts, chunks * (part + 1) // parts):
         first, end = count * chunk // chunks, count * (chunk + 1) // chunks
         target = sums + 16 * chunk * room
@@ -188,29 +189,29 @@ def gradient_sums(part, parts, arguments):
             stop = min(start + BLOCK, end)
             for c in range(0, channels, PANEL):
                 n0, n1 = min(channels - c, LANES), channels - c - LANES
-                at, d_at = x + start * x_step + 4 * c, dy + start * dy_step + 4 * c
-                done = 4 * c * (stop - start)
+                at, d_at = x + start * x_step + SIZE * c, dy + start * dy_step + SIZE * c
+                done = SIZE * c * (stop - start)
                 soon, d_soon = x + stop * x_step + done, dy + stop * dy_step + done
-                low = scales + 4 * c
-                high = low + 4 * LANES
-                m0, m1 = load(low, 16), load(high, 16)
-                a0, a1 = load(low + 4 * room, 16), load(high + 4 * room, 16)
-                b0, b1 = load(low + 8 * room, 16), load(high + 8 * room, 16)
+                low = scales + SIZE * c
+                high = low + SIZE * LANES
+                m0, m1 = load(low, LANES), load(high, LANES)
+                a0, a1 = load(low + SIZE * room, LANES), load(high + SIZE * room, LANES)
+                b0, b1 = load(low + 2 * SIZE * room, LANES), load(high + 2 * SIZE * room, LANES)
                 s0, s1, q0, q1 = zero, zero, zero, zero
                 for _ in range(stop - start):
                     fetch(soon)
-                    fetch(soon + 4 * LANES)
+                    fetch(soon + SIZE * LANES)
                     fetch(d_soon)
-                    fetch(d_soon + 4 * LANES)
-                    d0, d1 = load(at, n0) - m0, load(at + 4 * LANES, n1) - m1
-                    g0, g1 = load(d_at, n0), load(d_at + 4 * LANES, n1)
+                    fetch(d_soon + SIZE * LANES)
+                    d0, d1 = load(at, n0) - m0, load(at + SIZE * LANES, n1) - m1
+                    g0, g1 = load(d_at, n0), load(d_at + SIZE * LANES, n1)
                     if relu:
                         g0 = where_positive(fma(d0, a0, b0), g0)
                         g1 = where_positive(fma(d1, a1, b1), g1)
                     s0, s1 = s0 + g0, s1 + g1
                     q0, q1 = fma(g0, d0, q0), fma(g1, d1, q1)
-                    at, soon = at + x_step, soon + 4 * PANEL
-                    d_at, d_soon = d_at + dy_step, d_soon + 4 * PANEL
+                    at, soon = at + x_step, soon + SIZE * PANEL
+                    d_at, d_soon = d_at + dy_step, d_soon + SIZE * PANEL
                 add_doubles(target + 8 * c, s0)
                 add_doubles(target + 8 * (c + LANES), s1)
                 add_doubles(target + 8 * (room + c), q0)
@@ -221,12 +222,12 @@ def gradient_sums(part, parts, arguments):
 @helper
 def _gradient(dy, x, scales, terms, room, relu, n):
     """scale * (g - <g> - (x - mean) * rstd^2 <g (x - mean)>) with both means in `terms`."""
-    centred = load(x, n) - load(scales, 16)
-    scale = load(scales + 4 * room, 16)
+    centred = load(x, n) - load(scales, LANES)
+    scale = load(scales + SIZE * room, LANES)
     g = load(dy, n)
     if relu:
-        g = where_positive(fma(centred, scale, load(scales + 8 * room, 16)), g)
-    return scale * (g - fma(centred, load(terms + 4 * room, 16), load(terms, 16)))
+        g = where_positive(fma(centred, scale, load(scales + 2 * SIZE * room, LANES)), g)
+    return scale * (g - fma(centred, load(terms + SIZE * room, LANES), load(terms, LANES)))
 
 
 @kernel
@@ -236,34 +237,34 @@ def gradient(part, parts, arguments):
         dy, dy_step, x, x_step, dx, dx_step, count, channels, mean, rstd, gamma, beta, relu, train,
         room, chunks, sums, dgamma, dbeta,
     ) = unpack(arguments, "qqqqqqqqqqqqqqqqqqq")  # fmt: skip
-    scales, terms = malloc(12 * room), calloc(8 * room)
+    scales, terms = malloc(3 * SIZE * room), calloc(2 * SIZE * room)
     _scales(mean, rstd, gamma, beta, channels, scales, room)
     for c in range(channels):
         s, q = 0.0, 0.0
         for chunk in range(chunks):
             s += load_double(sums + 8 * (2 * chunk * room + c))
             q += load_double(sums + 8 * ((2 * chunk + 1) * room + c))
-        r = float(load_float(rstd + 4 * c))
+        r = float(load_float(rstd + SIZE * c))
         if train:
-            store_float(terms + 4 * c, np.float32(s / count))
-            store_float(terms + 4 * (room + c), np.float32(r * r * q / count))
+            store_float(terms + SIZE * c, NUMBER(s / count))
+            store_float(terms + SIZE * (room + c), NUMBER(r * r * q / count))
         if part == 0:
-            store_float(dbeta + 4 * c, np.float32(s))
+            store_float(dbeta + SIZE * c, NUMBER(s))
             if dgamma:
-                store_float(dgamma + 4 * c, np.float32(r * q))
+                store_float(dgamma + SIZE * c, NUMBER(r * q))
     whole = channels // LANES * LANES
     for i in range(count * part // parts, count * (part + 1) // parts):
         g, source, target = dy + i * dy_step, x + i * x_step, dx + i * dx_step
         if relu:
-            for c in range(0, 4 * whole, 4 * LANES):
-                v = _gradient(g + c, source + c, scales + c, terms + c, room, 1, 16)
-                store(target + c, v, 16)
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, 1, LANES)
+                store(target + c, v, LANES)
         else:
-            for c in range(0, 4 * whole, 4 * LANES):
-                v = _gradient(g + c, source + c, scales + c, terms + c, room, 0, 16)
-                store(target + c, v, 16)
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                v = _gradient(g + c, source + c, scales + c, terms + c, room, 0, LANES)
+                store(target + c, v, LANES)
         if whole < channels:
-            c, left = 4 * whole, channels - whole
+            c, left = SIZE * whole, channels - whole
             v = _gradient(g + c, source + c, scales + c, terms + c, room, relu, left)
             store(target + c, v, left)
     free(scales)
@@ -282,7 +283,7 @@ def _size(x: Array) -> tuple[int, int, int, int, int | None]:
 
 
 def _vector(a: Array | None) -> tuple[Array | None, int]:
-    """A contiguous float32 vector, and its address (0 for None)."""
+    """A contiguous vector, and its address (0 for None)."""
     if a is None:
         return None, 0
     a = contiguous(a)
@@ -295,7 +296,7 @@ def moments(x: Array) -> tuple[Array, Array]:
     x, at, step = rows(x)
     count, channels, room, chunks, parts = _size(x)
     sums = empty((chunks, 2, room), np.float64)
-    mean, var = empty((channels,), np.float32), empty((channels,), np.float32)
+    mean, var = empty((channels,), NUMBER), empty((channels,), NUMBER)
     centred_sums(at, step, count, channels, chunks, address(sums), room, parts=parts)
     moments_of_sums(at, step, count, channels, chunks, address(sums), room, address(mean), address(var), parts=1)
     return mean, var
@@ -305,7 +306,7 @@ def moments(x: Array) -> tuple[Array, Array]:
 def reciprocal_deviation(var: Array, eps: float) -> Array:
     """A kernel, so that a trace or a capture can hold it."""
     var, at = _vector(var)
-    rstd = empty(var.shape, np.float32)
+    rstd = empty(var.shape, NUMBER)
     reciprocal_roots(at, address(rstd), var.size, float(eps), parts=1)
     return rstd
 
@@ -330,7 +331,7 @@ def batch_norm(
     x: Array, mean: Array, rstd: Array, gamma: Array | None, beta: Array, relu: bool, out: Array | None
 ) -> Array:
     """One pass from x to y, ReLU in it."""
-    y = empty(x.shape, np.float32) if out is None else out
+    y = empty(x.shape, NUMBER) if out is None else out
     x, at, step = rows(x)
     count, channels, room, _, parts = _size(x)
     (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
@@ -352,15 +353,15 @@ def batch_norm_grad(
     out: Array | None,
 ) -> tuple[Array, Array | None, Array]:
     """Two passes over x and dy, one for the sums and one for dx; no xhat, y or mask is stored."""
-    dx = empty(x.shape, np.float32) if out is None else out
+    dx = empty(x.shape, NUMBER) if out is None else out
     x, at, step = rows(x)
     dy, d_at, d_step = rows(dy)
     count, channels, room, chunks, parts = _size(x)
     has_gamma = gamma is not None
     (mean, m), (rstd, r), (gamma, g), (beta, b) = map(_vector, (mean, rstd, gamma, beta))
     sums = empty((chunks, 2, room), np.float64)
-    dbeta = empty((channels,), np.float32)
-    dgamma = empty((channels,), np.float32) if has_gamma else None
+    dbeta = empty((channels,), NUMBER)
+    dgamma = empty((channels,), NUMBER) if has_gamma else None
     shared = (count, channels, m, r, g, b, int(relu))
     gradient_sums(d_at, d_step, at, step, *shared, room, chunks, address(sums), parts=parts)
     gradient(

@@ -1,4 +1,4 @@
-"""The convolution and its two gradients for float32: shapes worked out, weights packed, and the kernels called.
+"""The convolution and its two gradients: shapes worked out, weights packed, and the kernels called.
 
 A convolution is done directly (implicit_gemm.py), or by Winograd's way (winograd.py), which needs fewer products: for
 windows of stride 1 that it has a form for, where that pays, in all three directions.
@@ -31,7 +31,7 @@ from .implicit_gemm import (
     pack_transposed,
     pad_rows,
 )
-from .llvm import HAS_MASKS, WIDTH
+from .llvm import DOUBLE, HAS_MASKS, NUMBER, SIZE, WIDTH
 from .machine import constant_row, contiguous, is_rows, row_step, zero_row
 from .patches import (
     BLOCK,
@@ -92,7 +92,7 @@ def conv2d(
     check("conv2d: x", x.shape, (*x.shape[:3], w.shape[2]))
     check("conv2d: bias", w.shape[3:] if bias is None else bias.shape, w.shape[3:])
     check("conv2d: out", shape if out is None else out.shape, shape)
-    y = empty(shape, np.float32) if out is None else out
+    y = empty(shape, NUMBER) if out is None else out
     x, offsets, depth = windows(channels_last(x), w.shape[:2], pads, dilation)
     packed = packed_weights(contiguous(w), len(offsets) * depth)
     bias = None if bias is None else contiguous(bias)
@@ -126,7 +126,7 @@ def conv2d_dx(
     check("conv2d_dx: dy", dy.shape, (x_shape[0], *out_hw, w.shape[3]))
     check("conv2d_dx: w", w.shape, (*w.shape[:2], x_shape[3], dy.shape[3]))
     check("conv2d_dx: add", x_shape if into is None else into.shape, x_shape)
-    dx, adds = empty(x_shape, np.float32) if into is None else into, into is not None
+    dx, adds = empty(x_shape, NUMBER) if into is None else into, into is not None
     dy, w = channels_last(dy), contiguous(w)
     inputs, outputs = w.shape[2:]
     form = form_that_pays(w.shape[:2], stride, dilation, pads, outputs, inputs, x_shape)
@@ -168,7 +168,7 @@ def conv2d_dw(x: Array, dy: Array, dw: Array, stride: Pair, pads: Pads, dilation
     sums, step = dw, 0
     if ranges > 1:
         step = -(-dw.nbytes // 64) * 64
-        sums = cleared((ranges * step // 4,))
+        sums = cleared((ranges * step // SIZE,))
     pieces = ranges * len(offsets) * -(-inputs // BAND)
     parts = min(pieces, (4 if ranges == RANGES else 2) * num_threads())  # each copies dy for itself
     words = TransposedWords(
@@ -194,7 +194,7 @@ def check(name: str, got: Shape, wanted: Shape) -> None:
 def packed_weights(w: Array, steps: int) -> Array:
     """w (..., channels), contiguous, as `steps` rows, packed: in the order in which tiles read it."""
     channels = w.shape[-1]
-    packed = empty((packed_size(steps, channels),), np.float32)
+    packed = empty((packed_size(steps, channels),), NUMBER)
     pack(address(w), address(packed), steps, channels, parts=few_parts(w.nbytes))
     return packed
 
@@ -202,14 +202,14 @@ def packed_weights(w: Array, steps: int) -> Array:
 def packed_transposed(w: Array, taps: np.ndarray) -> Array:
     """These taps of w (kh, kw, inputs, outputs), contiguous, transposed to (taps, outputs, inputs) and packed."""
     inputs, outputs = w.shape[2:]
-    packed = empty((packed_size(len(taps) * outputs, inputs),), np.float32)
+    packed = empty((packed_size(len(taps) * outputs, inputs),), NUMBER)
     parts = few_parts(packed.nbytes)
     pack_transposed(address(w), address(packed), address(taps), len(taps), inputs, outputs, parts=parts)
     return packed
 
 
 def packed_size(steps: int, channels: int) -> int:
-    """How many float32 the packed form of (steps, channels) has."""
+    """How many numbers the packed form of (steps, channels) has."""
     return steps * -(-channels // WIDTH) * WIDTH
 
 
@@ -229,11 +229,11 @@ def padded(x: Array, pads: Pads) -> Array:
     """x (N, H, W, C) with zeros around, contiguous; x itself where it is that already."""
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
-    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == 4 * C):
+    if not (top or bottom or left or right) and (W == 1 or x.strides[2] == SIZE * C):
         return x
-    x = x if is_rows(x) and row_step(x) == 4 * C else contiguous(x)
+    x = x if is_rows(x) and row_step(x) == SIZE * C else contiguous(x)
     height, width = H + top + bottom, W + left + right
-    y = empty((N, height, width, C), np.float32)
+    y = empty((N, height, width, C), NUMBER)
     pad_rows(address(x), x.strides[0], x.strides[1], H, W * C, address(y), top, left * C, height, width * C, N)
     return y
 
@@ -356,7 +356,7 @@ def form_that_pays(
     """
     (kh, kw), forms = kernel_hw, GRADIENT_FORMS if gradient else FORMS
     turned = kh == 1
-    if _direct or (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
+    if DOUBLE or _direct or (*stride, *dilation) != (1, 1, 1, 1) or max(*pads[0]) >= kh or max(*pads[1]) >= kw:
         return None
     N, OH, OW = (shape[0], shape[2], shape[1]) if turned else shape[:3]
     best, least = None, 1.0 * GAIN * N * OH * OW * kh * kw * depth * channels

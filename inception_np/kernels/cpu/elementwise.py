@@ -4,6 +4,7 @@ import numpy as np
 
 from ...backend.arrays import Array, Shape
 from ...backend.program import address, empty, traced
+from .llvm import NUMBER, SIZE
 from .machine import helper, kernel, row_step, rows, unpack
 from .rows import few_parts, in_rows
 from .simd import (
@@ -56,7 +57,7 @@ def relu_rows(part, parts, arguments):
         a, b = x + r * x_step, y + r * y_step
         start, stop = max(first - r * V, 0), min(end - r * V, V)
         for v in range(start, min(stop, C // LANES)):
-            _relu(a + 64 * v, b + 64 * v, 16)
+            _relu(a + 64 * v, b + 64 * v, LANES)
         if stop * LANES > C:
             _relu(a + 64 * (V - 1), b + 64 * (V - 1), C % LANES)
 
@@ -65,12 +66,12 @@ def relu_rows(part, parts, arguments):
 def clear(part, parts, arguments):
     """Zeros where the rows of y (N, H, W) of C numbers stand."""
     y, yn, yh, yw, N, H, W, C = unpack(arguments, "qqqqqqqq")
-    zero = splat(np.float32(0))
+    zero = splat(NUMBER(0))
     for piece in range(N * H * part // parts, N * H * (part + 1) // parts):
         row = y + piece // H * yn + piece % H * yh
         for w in range(W):
             for c in range(0, C, LANES):
-                store(row + w * yw + 4 * c, zero, min(C - c, LANES))
+                store(row + w * yw + SIZE * c, zero, min(C - c, LANES))
 
 
 @helper
@@ -89,7 +90,7 @@ def scale_rows(part, parts, arguments):
         a, b = x + r * x_step, y + r * y_step
         start, stop = max(first - r * V, 0), min(end - r * V, V)
         for v in range(start, min(stop, C // LANES)):
-            _scale(a + 64 * v, scale, b + 64 * v, 16)
+            _scale(a + 64 * v, scale, b + 64 * v, LANES)
         if stop * LANES > C:
             _scale(a + 64 * (V - 1), scale, b + 64 * (V - 1), C % LANES)
 
@@ -104,7 +105,7 @@ def gate_rows(part, parts, arguments):
         a, b, c = y + r * y_step, dy + r * dy_step, dx + r * dx_step
         start, stop = max(first - r * V, 0), min(end - r * V, V)
         for v in range(start, min(stop, C // LANES)):
-            _gate(a + 64 * v, b + 64 * v, c + 64 * v, add, 16)
+            _gate(a + 64 * v, b + 64 * v, c + 64 * v, add, LANES)
         if stop * LANES > C:
             v = V - 1
             _gate(a + 64 * v, b + 64 * v, c + 64 * v, add, C % LANES)
@@ -121,7 +122,7 @@ def scaled_add_rows(part, parts, arguments):
         p, q, s = a + r * a_step, b + r * b_step, y + r * y_step
         start, stop = max(first - r * V, 0), min(end - r * V, V)
         for v in range(start, min(stop, C // LANES)):
-            _scaled_add(p + 64 * v, q + 64 * v, scale, s + 64 * v, 16)
+            _scaled_add(p + 64 * v, q + 64 * v, scale, s + 64 * v, LANES)
         if stop * LANES > C:
             v = V - 1
             _scaled_add(p + 64 * v, q + 64 * v, scale, s + 64 * v, C % LANES)
@@ -140,9 +141,9 @@ def chunk_sums(part, parts, arguments):
             stop = min(start + BLOCK, end)
             for c in range(0, C, LANES):
                 n = min(C - c, LANES)
-                s = splat(np.float32(0))
+                s = splat(NUMBER(0))
                 for r in range(start, stop):
-                    s = s + load(x + r * x_step + 4 * c, n)
+                    s = s + load(x + r * x_step + SIZE * c, n)
                 add_doubles(target + 8 * c, s)
 
 
@@ -154,7 +155,7 @@ def add_chunks(part, parts, arguments):
         s = 0.0
         for chunk in range(chunks):
             s += load_double(sums + 8 * (chunk * room + c))
-        store_float(into + 4 * c, np.float32(load_float(into + 4 * c) + s))
+        store_float(into + SIZE * c, NUMBER(load_float(into + SIZE * c) + s))
 
 
 # ---- shapes, in Python
@@ -171,7 +172,7 @@ def _layout(*arrays: Array) -> tuple[int, int]:
 
 def cleared(shape: Shape) -> Array:
     """A new array of zeros, in the order of its numbers."""
-    a = empty(shape, np.float32)
+    a = empty(shape, NUMBER)
     clear(address(a), 0, 0, 0, 1, 1, 1, a.size, parts=1)
     return a
 
@@ -180,7 +181,7 @@ def cleared(shape: Shape) -> Array:
 @in_rows("out")
 def relu(x: Array, out: Array | None) -> Array:
     """One pass on all threads, sixteen numbers at a time, with no array for a mask."""
-    y = empty(x.shape, np.float32) if out is None else out
+    y = empty(x.shape, NUMBER) if out is None else out
     x, at, step = rows(x)
     relu_rows(at, step, address(y), row_step(y), *_layout(x, y), parts=few_parts(y.nbytes))
     return y
@@ -201,7 +202,7 @@ def copy(x: Array, out: Array) -> Array:
 @in_rows("into")
 def relu_dx(dy: Array, y: Array, into: Array | None) -> Array:
     """Mask and sum in one pass, on all threads."""
-    dx = empty(dy.shape, np.float32) if into is None else into
+    dx = empty(dy.shape, NUMBER) if into is None else into
     dy, d_at, d_step = rows(dy)
     y, at, step = rows(y)
     layout = _layout(dy, y, dx)
@@ -220,7 +221,7 @@ def add(into: Array, dx: Array) -> Array:
 @in_rows("out")
 def scaled_add(a: Array, b: Array, scale: float, out: Array | None) -> Array:
     """Product and sum in one pass, on all threads, with no array for scale * b."""
-    y = empty(a.shape, np.float32) if out is None else out
+    y = empty(a.shape, NUMBER) if out is None else out
     a, a_at, a_step = rows(a)
     b, b_at, b_step = rows(b)
     layout = _layout(a, b, y)
@@ -233,7 +234,7 @@ def scaled_add(a: Array, b: Array, scale: float, out: Array | None) -> Array:
 @in_rows("out")
 def scaled(x: Array, scale: float, out: Array | None) -> Array:
     """All threads multiply."""
-    y = empty(x.shape, np.float32) if out is None else out
+    y = empty(x.shape, NUMBER) if out is None else out
     x, at, step = rows(x)
     scale_rows(at, step, address(y), row_step(y), *_layout(x, y), float(scale), parts=few_parts(y.nbytes))
     return y

@@ -13,10 +13,8 @@ Every kernel here shares out its work, fills a table of row addresses for a few 
 
 from collections import namedtuple
 
-import numpy as np
-
 from ...backend.threads import num_threads
-from .llvm import HAS_MASKS, WIDTH
+from .llvm import HAS_MASKS, NUMBER, SIZE, WIDTH
 from .machine import helper, kernel, unpack
 from .panels import add_products, pack_columns, pack_rows, spans
 from .register_tile import GOES_ON, GROUP, output_panel, panel_size
@@ -47,7 +45,7 @@ def pack(part, parts, arguments):
     """w (steps, channels) -> panels as wide as a tile, each (steps, its vectors): what a tile reads is one stream."""
     w, packed, steps, channels = unpack(arguments, "qqqq")
     first, end = steps * part // parts, steps * (part + 1) // parts
-    pack_rows(w + 4 * first * channels, 4 * channels, end - first, channels, packed, first, steps)
+    pack_rows(w + SIZE * first * channels, SIZE * channels, end - first, channels, packed, first, steps)
 
 
 @kernel
@@ -64,35 +62,35 @@ def pack_transposed(part, parts, arguments):
             v += n
             n = panel_size(vectors - v)
         tap = load_int(listed + 8 * t)
-        source = w + 4 * outputs * (tap * inputs + wanted * WIDTH)
-        target = packed + 4 * WIDTH * (v * count * outputs + t * outputs * n + wanted - v)
+        source = w + SIZE * outputs * (tap * inputs + wanted * WIDTH)
+        target = packed + SIZE * WIDTH * (v * count * outputs + t * outputs * n + wanted - v)
         there = min(inputs - wanted * WIDTH, WIDTH)
         for o in range(0, outputs, WIDTH):
             left = min(outputs - o, WIDTH)
-            transpose(source + 4 * o, 4 * outputs, target + 4 * WIDTH * n * o, 4 * WIDTH * n, there, left)
+            transpose(source + SIZE * o, SIZE * outputs, target + SIZE * WIDTH * n * o, SIZE * WIDTH * n, there, left)
 
 
 @kernel
 def pad_rows(part, parts, arguments):
     """x (N, H, W C) with zeros around: top, left and the height and width (in numbers) of what comes out."""
     x, xn, xh, H, row, y, top, left, height, width, N = unpack(arguments, "qqqqqqqqqqq")
-    zero = splat(np.float32(0))
+    zero = splat(NUMBER(0))
     pieces = N * height
     for piece in range(pieces * part // parts, pieces * (part + 1) // parts):
         n, h = piece // height, piece % height - top
-        target = y + 4 * piece * width
+        target = y + SIZE * piece * width
         if h < 0 or h >= H:
             for i in range(0, width, LANES):
-                store(target + 4 * i, zero, min(width - i, LANES))
+                store(target + SIZE * i, zero, min(width - i, LANES))
             continue
         for i in range(0, left, LANES):
-            store(target + 4 * i, zero, min(left - i, LANES))
+            store(target + SIZE * i, zero, min(left - i, LANES))
         source = x + n * xn + h * xh
-        target += 4 * left
+        target += SIZE * left
         for i in range(0, row, LANES):
-            store(target + 4 * i, load(source + 4 * i, min(row - i, LANES)), min(row - i, LANES))
+            store(target + SIZE * i, load(source + SIZE * i, min(row - i, LANES)), min(row - i, LANES))
         for i in range(row, width - left, LANES):
-            store(target + 4 * i, zero, min(width - left - i, LANES))
+            store(target + SIZE * i, zero, min(width - left - i, LANES))
 
 
 # ---- y = x * w
@@ -201,7 +199,7 @@ def multiply(part, parts, arguments):
     count = (end - first + s.chunk - 1) // s.chunk
     chunk = ((end - first + count - 1) // count + 7) // 8 * 8
     room = (chunk + GROUP - 1) // GROUP * GROUP
-    table, nowhere = malloc(8 * room * s.taps), calloc(4 * WIDTH * vectors)
+    table, nowhere = malloc(8 * room * s.taps), calloc(SIZE * WIDTH * vectors)
     placed, next_placed, next_weights = malloc(24 * room), malloc(24 * room), malloc(8 * room)
     outputs, next_outputs = malloc(8 * room), malloc(8 * room)
     place_pixels(placed, s, first, min(chunk, end - first))
@@ -240,23 +238,23 @@ def multiply_chunk(s, table, outputs, count, first_panel, end_panel, more, next_
             for panel in range(end_panel):
                 n = panel_size(vectors - v)
                 if panel >= first_panel:
-                    w = s.weights + 4 * WIDTH * (v * s.taps * s.depth + n * (t * s.depth + k))
+                    w = s.weights + SIZE * WIDTH * (v * s.taps * s.depth + n * (t * s.depth + k))
                     soon = next_weights
                     if more and panel == end_panel - 1:
                         soon = next_placed
                     elif more and panel == end_panel - 2:
                         soon = next_outputs
                     else:
-                        then = s.weights + 4 * WIDTH * ((v + n) * s.taps * s.depth + n * (t * s.depth + k))
+                        then = s.weights + SIZE * WIDTH * ((v + n) * s.taps * s.depth + n * (t * s.depth + k))
                         for i in range(count):
-                            store_int(next_weights + 8 * i, then + 4 * deep * some * i)
-                    column, valid = 4 * WIDTH * v, s.channels - v * WIDTH
+                            store_int(next_weights + 8 * i, then + SIZE * deep * some * i)
+                    column, valid = SIZE * WIDTH * v, s.channels - v * WIDTH
                     start, least = s.bias + column if begins else s.zeros, s.floor + column if ends else s.nothing
                     for i in range(0, count, GROUP):
                         at, to = table + 8 * (s.taps * i + GROUP * t), outputs + 8 * i
                         rows, old = min(count - i, GROUP), s.adds if begins else GOES_ON
                         output_panel(
-                            n, at, some, 4 * k, deep, w, to, column, rows, valid, old, start, least, soon + 8 * i
+                            n, at, some, SIZE * k, deep, w, to, column, rows, valid, old, start, least, soon + 8 * i
                         )
                 v += n
 
@@ -279,9 +277,9 @@ def multiply_transposed(part, parts, arguments):
     first_piece, end_piece = s.ranges * per_range * part // parts, s.ranges * per_range * (part + 1) // parts
     pixels = s.N * s.OH * s.OW
     room = (PIXEL_BLOCK + GROUP - 1) // GROUP * GROUP
-    placed, table, nowhere = malloc(24 * room), malloc(8 * room), calloc(12 * WIDTH)
-    columns = malloc(4 * PIXEL_BLOCK * (BAND + LANES))
-    rows = malloc(4 * PIXEL_BLOCK * (s.outputs + WIDTH))
+    placed, table, nowhere = malloc(24 * room), malloc(8 * room), calloc(3 * SIZE * WIDTH)
+    columns = malloc(SIZE * PIXEL_BLOCK * (BAND + LANES))
+    rows = malloc(SIZE * PIXEL_BLOCK * (s.outputs + WIDTH))
     for r in range(first_piece // per_range, (end_piece + per_range - 1) // per_range):
         first, end = max(first_piece - r * per_range, 0), min(end_piece - r * per_range, per_range)
         begin, stop = pixels * r // s.ranges, pixels * (r + 1) // s.ranges
@@ -294,9 +292,11 @@ def multiply_transposed(part, parts, arguments):
                 if piece == first or c == 0:
                     fill_table(table, placed, s, count, s.offsets + 16 * t, 1)
                 width = min(s.inputs - c, band)
-                pack_columns(table, count, 4 * c, width, columns, PIXEL_BLOCK)
-                at = s.dw + r * s.range_step + 4 * s.outputs * (t * s.inputs + c)
-                add_products(columns, rows, count, PIXEL_BLOCK, width, s.outputs, at, 4 * s.outputs, GOES_ON, nowhere)
+                pack_columns(table, count, SIZE * c, width, columns, PIXEL_BLOCK)
+                at = s.dw + r * s.range_step + SIZE * s.outputs * (t * s.inputs + c)
+                add_products(
+                    columns, rows, count, PIXEL_BLOCK, width, s.outputs, at, SIZE * s.outputs, GOES_ON, nowhere
+                )
     for place in (placed, table, nowhere, columns, rows):
         free(place)
 
@@ -319,13 +319,13 @@ def repeat_tile(part, parts, arguments):
     """The tile alone, again and again, on GROUP rows of x and a panel of w that stay in the first-level cache."""
     steps, rounds = unpack(arguments, "qq")
     width = 3 * WIDTH
-    x, w, y = calloc(4 * GROUP * steps), calloc(4 * width * steps), calloc(4 * width * GROUP)
-    table, outputs, rest = malloc(8 * GROUP), malloc(8 * GROUP), calloc(8 * width)
+    x, w, y = calloc(SIZE * GROUP * steps), calloc(SIZE * width * steps), calloc(SIZE * width * GROUP)
+    table, outputs, rest = malloc(8 * GROUP), malloc(8 * GROUP), calloc(2 * SIZE * width)
     for m in range(GROUP):
-        store_int(table + 8 * m, x + 4 * m * steps)
-        store_int(outputs + 8 * m, y + 4 * width * m)
+        store_int(table + 8 * m, x + SIZE * m * steps)
+        store_int(outputs + 8 * m, y + SIZE * width * m)
     for _ in range(rounds):
-        output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + 4 * width, table)
+        output_panel(3, table, 1, 0, steps, w, outputs, 0, GROUP, width, 0, rest, rest + SIZE * width, table)
     for place in (x, w, y, table, outputs, rest):
         free(place)
 

@@ -7,11 +7,18 @@ import sys
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 
-FLOAT, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+# The kernels are made for float32, and once more for float64 under the name of cpu64.
+DOUBLE = __name__.split(".")[-2] == "cpu64"
+ELEMENT, NAME = (ir.DoubleType(), "f64") if DOUBLE else (ir.FloatType(), "f32")
+SIZE = 8 if DOUBLE else 4  # bytes of a number
+NUMBER: Any = np.float64 if DOUBLE else np.float32
 
 config: Any = numba.config  # (its settings come from the environment, unseen by type checkers)
 
@@ -27,8 +34,9 @@ WINDOWS = sys.platform == "win32"
 IS_X86 = binding.get_process_triple().startswith(("x86_64", "amd64"))
 HAS_FMA = "fma" in FEATURES or not IS_X86
 HAS_MASKS = "avx512f" in FEATURES
-WIDTH = 16 if HAS_MASKS else 8 if "avx" in FEATURES else 4  # float32 in a register
-REGISTER = ir.VectorType(FLOAT, WIDTH)
+REGISTERS = 32 if HAS_MASKS or not IS_X86 else 16  # that hold vectors; ARM's NEON has as many as AVX-512
+WIDTH = (64 if HAS_MASKS else 32 if "avx" in FEATURES else 16) // SIZE  # numbers in a register
+REGISTER = ir.VectorType(ELEMENT, WIDTH)
 
 
 def emit_splat(builder, scalar, kind):
@@ -41,7 +49,7 @@ def emit_splat(builder, scalar, kind):
 
 def emit_fma(builder, a, b, c):
     """a * b + c in one instruction where the machine has it, and in two where it would be a call into libm."""
-    name = f"llvm.fma.v{a.type.count}f32" if HAS_FMA else f"llvm.fmuladd.v{a.type.count}f32"
+    name = f"llvm.{'fma' if HAS_FMA else 'fmuladd'}.v{a.type.count}{NAME}"
     function = ir.FunctionType(a.type, [a.type] * 3)
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
 
@@ -56,11 +64,11 @@ def lanes_below(builder, count, lanes):
 
 def _intrinsic_of(kind, name):
     """The name of an LLVM intrinsic for a vector type."""
-    return f"llvm.{name}.v{kind.count}{'f32' if kind.element == FLOAT else 'i8'}.p0"
+    return f"llvm.{name}.v{kind.count}{NAME if kind.element == ELEMENT else 'i8'}.p0"
 
 
 def _align(kind):
-    return 4 if kind.element == FLOAT else 1
+    return SIZE if kind.element == ELEMENT else 1
 
 
 def _masked_load(builder, pointer, count, kind):
@@ -106,7 +114,7 @@ def _pieces(builder, kind, name, write):
 
 
 def _name(kind, what):
-    return f"inception_np_{what}_{kind.count}_{'floats' if kind.element == FLOAT else 'bytes'}"
+    return f"inception_np_{what}_{kind.count}_{NAME if kind.element == ELEMENT else 'i8'}"
 
 
 def emit_load(builder, place, count, kind):
@@ -118,7 +126,7 @@ def emit_load(builder, place, count, kind):
         with whole:
             all_lanes, from_whole = builder.load(pointer, align=_align(kind)), builder.block
         with part:
-            if WIDTH > 4 and kind.element == FLOAT:
+            if SIZE * WIDTH > 16 and kind.element == ELEMENT:
                 some_lanes = _masked_load(builder, pointer, count, kind)
             else:
                 slot = cgutils.alloca_once(builder, kind)

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -37,6 +38,7 @@ from . import workers
 from .code_cache import cache_folder, keeps, kept
 from .compiler import compile_kernel, compile_written
 from .compiler import helper as helper
+from .llvm import DOUBLE, NUMBER, SIZE
 from .workers import Workers, decorate
 
 PARTS_PER_THREAD = 4
@@ -45,7 +47,7 @@ PARTS_PER_THREAD = 4
 # ---- the arguments of a kernel
 
 
-LETTERS = {"q": types.int64, "f": types.float32}
+LETTERS = {"q": types.int64, "f": numba.from_dtype(np.dtype(NUMBER))}
 
 
 @intrinsic(prefer_literal=True)
@@ -65,7 +67,7 @@ def unpack(context, arguments, letters):
                 loaded.append(builder.load(place))
             else:
                 wide = builder.load(builder.bitcast(place, double.as_pointer()))
-                loaded.append(builder.fptrunc(wide, ir.FloatType()))
+                loaded.append(wide if SIZE == 8 else builder.fptrunc(wide, ir.FloatType()))
         return context.make_tuple(builder, returned, loaded)
 
     return returned(arguments, letters), generate
@@ -130,7 +132,8 @@ def start_workers() -> Workers:
     return Workers(runner, worker)
 
 
-run_programs_with(start_workers)
+if not DOUBLE:  # (the same workers run both)
+    run_programs_with(start_workers)
 
 
 # ---- what the user is told of it
@@ -207,7 +210,7 @@ def row_step(a: np.ndarray) -> int:
 
 
 _constants: dict[float, list[np.ndarray]] = {
-    value: [constant(np.full(1 << 12, value, np.float32))] for value in (0.0, -np.inf)
+    value: [constant(np.full(1 << 12, value, NUMBER))] for value in (0.0, -np.inf)
 }
 
 
@@ -215,7 +218,7 @@ def constant_row(value: float, size: int) -> int:
     """The address of at least `size` float32 zeros, or minus infinities, that stay where they are."""
     kept = _constants[value]
     if kept[-1].size < size:
-        kept.append(constant(np.full(2 * size, value, np.float32)))
+        kept.append(constant(np.full(2 * size, value, NUMBER)))
     return address(kept[-1])
 
 

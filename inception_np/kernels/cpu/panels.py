@@ -9,7 +9,7 @@ panels of these widths, and what a tile takes in one step stands side by side:
 Both are filled up with zeros, so that no tile asks where its channels end before it writes.
 """
 
-from .llvm import WIDTH
+from .llvm import SIZE, WIDTH
 from .machine import helper
 from .register_tile import panel_size, weight_panel
 from .simd import LANES, ROWS, copy_register, load, load_int, scatter
@@ -34,18 +34,18 @@ def _pack_panel(at, step, rows, left, target, n):
     if n == 3:
         for _ in range(rows):
             copy_register(at, target, left)
-            copy_register(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
-            copy_register(at + 8 * WIDTH, target + 8 * WIDTH, left - 2 * WIDTH)
-            at, target = at + step, target + 12 * WIDTH
+            copy_register(at + SIZE * WIDTH, target + SIZE * WIDTH, left - WIDTH)
+            copy_register(at + 2 * SIZE * WIDTH, target + 2 * SIZE * WIDTH, left - 2 * WIDTH)
+            at, target = at + step, target + 3 * SIZE * WIDTH
     elif n == 2:
         for _ in range(rows):
             copy_register(at, target, left)
-            copy_register(at + 4 * WIDTH, target + 4 * WIDTH, left - WIDTH)
-            at, target = at + step, target + 8 * WIDTH
+            copy_register(at + SIZE * WIDTH, target + SIZE * WIDTH, left - WIDTH)
+            at, target = at + step, target + 2 * SIZE * WIDTH
     else:
         for _ in range(rows):
             copy_register(at, target, left)
-            at, target = at + step, target + 4 * WIDTH
+            at, target = at + step, target + SIZE * WIDTH
 
 
 @helper
@@ -60,21 +60,21 @@ def pack_rows(source, step, rows, channels, panels, first, room):
         v = 0
         while v < vectors:
             n = panel_size(vectors - v)
-            target = panels + 4 * WIDTH * (v * room + (first + k) * n)
-            _pack_panel(source + k * step + 4 * WIDTH * v, step, few, channels - WIDTH * v, target, n)
+            target = panels + SIZE * WIDTH * (v * room + (first + k) * n)
+            _pack_panel(source + k * step + SIZE * WIDTH * v, step, few, channels - WIDTH * v, target, n)
             v += n
 
 
 @helper
 def pack_columns(table, count, begin, channels, columns, room):
     """`channels` numbers from `begin` bytes on in a table's rows -> [channel // ROWS][room][ROWS]; zeros beyond."""
-    whole, step = channels // LANES * LANES, 4 * ROWS * room
+    whole, step = channels // LANES * LANES, SIZE * ROWS * room
     for i in range(count):
-        at, target = load_int(table + 8 * i) + begin, columns + 4 * ROWS * i
-        for c in range(0, 4 * whole, 4 * LANES):
-            scatter(target + c * room, step, load(at + c, 16))
+        at, target = load_int(table + 8 * i) + begin, columns + SIZE * ROWS * i
+        for c in range(0, SIZE * whole, SIZE * LANES):
+            scatter(target + c * room, step, load(at + c, LANES))
         if whole < channels:
-            scatter(target + 4 * whole * room, step, load(at + 4 * whole, channels - whole))
+            scatter(target + SIZE * whole * room, step, load(at + SIZE * whole, channels - whole))
 
 
 @helper
@@ -84,6 +84,6 @@ def add_products(columns, rows, count, room, channels, outputs, dw, dw_step, add
     v = 0
     while v < vectors:
         n = panel_size(vectors - v)
-        panel, at, valid = rows + 4 * WIDTH * v * room, dw + 4 * WIDTH * v, outputs - v * WIDTH
-        weight_panel(n, columns, 4 * ROWS * room, panel, count, at, dw_step, channels, valid, adds, nowhere)
+        panel, at, valid = rows + SIZE * WIDTH * v * room, dw + SIZE * WIDTH * v, outputs - v * WIDTH
+        weight_panel(n, columns, SIZE * ROWS * room, panel, count, at, dw_step, channels, valid, adds, nowhere)
         v += n

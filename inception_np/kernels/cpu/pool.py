@@ -1,10 +1,11 @@
-"""Pooling for float32. The gradients gather: every pixel of dx looks up the windows it was in, and is written once."""
+"""Pooling. The gradients gather: every pixel of dx looks up the windows it was in, and is written once."""
 
 import numpy as np
 
 from ...backend.arrays import Array, Shape
 from ...backend.program import address, constant, empty, traced
 from ..window import Pads, Pair, window_counts
+from .llvm import NUMBER, SIZE
 from .machine import constant_row, contiguous, helper, is_rows, kernel, row_step, unpack, zero_row
 from .rows import channels_last, few_parts, in_rows, is_channels_last
 from .simd import (
@@ -27,7 +28,7 @@ from .simd import (
 @helper
 def _max(x, xh, xw, i0, i1, j0, j1, first_tap, size_w, y, winners, n):
     """A vector of channels of one window, rows i0..i1 and columns j0..j1 of x; first_tap: the number of (i0, j0)."""
-    best = splat(np.float32(-np.inf))
+    best = splat(NUMBER(-np.inf))
     who = splat_byte(first_tap)
     for i in range(i1 - i0):
         for j in range(j1 - j0):
@@ -56,10 +57,10 @@ def max_windows(part, parts, arguments):
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
             who = winners + (piece * OW + q) * C
             for c in range(0, whole, LANES):
-                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c, 16)
+                _max(at + SIZE * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + SIZE * c, who + c, LANES)
             if whole < C:
                 c = whole
-                _max(at + 4 * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + 4 * c, who + c, C - c)
+                _max(at + SIZE * c, xh, xw, i0, i1, j0, j1, tap, size_w, to + SIZE * c, who + c, C - c)
 
 
 @helper
@@ -68,7 +69,7 @@ def _max_gradient(dy, dyh, dyw, winners, wh, ww, p_count, q_count, tap, tap_h, t
 
     tap: the pixel's number in the first of them; it falls by tap_h from one row of windows to the next, tap_w along.
     """
-    s = splat(np.float32(0))
+    s = splat(NUMBER(0))
     for p in range(p_count):
         for q in range(q_count):
             who = load_bytes(winners + p * wh + q * ww, n)
@@ -100,21 +101,21 @@ def max_windows_gradient(part, parts, arguments):
             to = dx + n * dxn + h * dxh + w * dxw
             for c in range(0, whole, LANES):
                 _max_gradient(
-                    at + 4 * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
-                    tap, stride_h * size_w, stride_w, to + 4 * c, add, 16,
+                    at + SIZE * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
+                    tap, stride_h * size_w, stride_w, to + SIZE * c, add, LANES,
                 )  # fmt: skip
             if whole < C:
                 c = whole
                 _max_gradient(
-                    at + 4 * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
-                    tap, stride_h * size_w, stride_w, to + 4 * c, add, C - c,
+                    at + SIZE * c, dyh, dyw, who + c, OW * C, C, p1 - p0, q1 - q0,
+                    tap, stride_h * size_w, stride_w, to + SIZE * c, add, C - c,
                 )  # fmt: skip
 
 
 @helper
 def _column_max(x, xh, rows, exists, n):
     """The largest of the rows of one column, for a vector of channels; minus infinity for a column of padding."""
-    best = splat(np.float32(-np.inf))
+    best = splat(NUMBER(-np.inf))
     if exists:
         for i in range(rows):
             best = maximum(load(x + i * xh, n), best)
@@ -135,14 +136,14 @@ def max_values(part, parts, arguments):
         row, to = x + n * xn + i0 * xh, y + n * yn + p * yh
         for c in range(0, C, LANES):
             m = min(C - c, LANES)
-            at = row + 4 * c
+            at = row + SIZE * c
             if size_w == 3 and stride_w <= 2:
                 a = _column_max(at - left * xw, xh, rows, left == 0, m)
                 b = _column_max(at + (1 - left) * xw, xh, rows, left <= 1 and 1 - left < W, m)
                 for q in range(OW):
                     w = q * stride_w - left + 2
                     last = _column_max(at + w * xw, xh, rows, w >= 0 and w < W, m)
-                    store(to + q * yw + 4 * c, maximum(maximum(a, b), last), m)
+                    store(to + q * yw + SIZE * c, maximum(maximum(a, b), last), m)
                     a = b if stride_w == 1 else last
                     b = last
                     if stride_w == 2:
@@ -150,15 +151,15 @@ def max_values(part, parts, arguments):
             else:
                 for q in range(OW):
                     w = q * stride_w - left
-                    best = splat(np.float32(-np.inf))
+                    best = splat(NUMBER(-np.inf))
                     for j in range(max(w, 0), min(w + size_w, W)):
                         best = maximum(_column_max(at + j * xw, xh, rows, True, m), best)
-                    store(to + q * yw + 4 * c, best, m)
+                    store(to + q * yw + SIZE * c, best, m)
 
 
 @helper
 def _mean(x, xh, xw, rows, columns, share, y, bias, floor, n):
-    s = splat(np.float32(0))
+    s = splat(NUMBER(0))
     for i in range(rows):
         for j in range(columns):
             s = s + load(x + i * xh + j * xw, n)
@@ -167,7 +168,7 @@ def _mean(x, xh, xw, rows, columns, share, y, bias, floor, n):
 
 @kernel
 def mean_windows(part, parts, arguments):
-    """y, for its rows (n, p). tall, wide: how many pixels count in each row and column of windows, as float32.
+    """y, for its rows (n, p). tall, wide: how many pixels count in each row and column of windows.
 
     bias is added to the mean, and floor is the least it may be (zeros and minus infinity where nothing is wanted).
     """
@@ -183,22 +184,22 @@ def mean_windows(part, parts, arguments):
         for q in range(OW):
             w = q * stride_w - left
             j0, j1 = max(w, 0), min(w + size_w, W)
-            one = np.float32(1)
-            share = splat(one / (load_float(tall + 4 * p) * load_float(wide + 4 * q)))
+            one = NUMBER(1)
+            share = splat(one / (load_float(tall + SIZE * p) * load_float(wide + SIZE * q)))
             at, to = x + n * xn + i0 * xh + j0 * xw, y + n * yn + p * yh + q * yw
-            for c in range(0, 4 * whole, 4 * LANES):
-                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, 16)
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, LANES)
             if whole < C:
-                c = 4 * whole
+                c = SIZE * whole
                 _mean(at + c, xh, xw, i1 - i0, j1 - j0, share, to + c, bias + c, floor + c, C - whole)
 
 
 @helper
 def _mean_gradient(dy, dyh, dyw, p_count, q_count, tall, wide, dx, add, n):
-    s = splat(np.float32(0))
+    s = splat(NUMBER(0))
     for p in range(p_count):
         for q in range(q_count):
-            share = np.float32(1) / (load_float(tall + 4 * p) * load_float(wide + 4 * q))
+            share = NUMBER(1) / (load_float(tall + SIZE * p) * load_float(wide + SIZE * q))
             s = fma(load(dy + p * dyh + q * dyw, n), splat(share), s)
     if add:
         s = s + load(dx, n)
@@ -221,11 +222,11 @@ def mean_windows_gradient(part, parts, arguments):
             q0 = max(w + left - size_w + stride_w, 0) // stride_w
             q1 = min((w + left) // stride_w + 1, OW)
             at, to = dy + n * dyn + p0 * dyh + q0 * dyw, dx + n * dxn + h * dxh + w * dxw
-            ps, qs, t, u = p1 - p0, q1 - q0, tall + 4 * p0, wide + 4 * q0
-            for c in range(0, 4 * whole, 4 * LANES):
-                _mean_gradient(at + c, dyh, dyw, ps, qs, t, u, to + c, add, 16)
+            ps, qs, t, u = p1 - p0, q1 - q0, tall + SIZE * p0, wide + SIZE * q0
+            for c in range(0, SIZE * whole, SIZE * LANES):
+                _mean_gradient(at + c, dyh, dyw, ps, qs, t, u, to + c, add, LANES)
             if whole < C:
-                _mean_gradient(at + 4 * whole, dyh, dyw, ps, qs, t, u, to + 4 * whole, add, C - whole)
+                _mean_gradient(at + SIZE * whole, dyh, dyw, ps, qs, t, u, to + SIZE * whole, add, C - whole)
 
 
 @kernel
@@ -236,11 +237,11 @@ def plane_means(part, parts, arguments):
     for piece in range(N * V * part // parts, N * V * (part + 1) // parts):
         n, c = piece // V, piece % V * LANES
         left = min(C - c, LANES)
-        s = splat(np.float32(0))
+        s = splat(NUMBER(0))
         for h in range(H):
             for w in range(W):
-                s = s + load(x + n * xn + h * xh + w * xw + 4 * c, left)
-        store(y + n * y_step + 4 * c, s * splat(share), left)
+                s = s + load(x + n * xn + h * xh + w * xw + SIZE * c, left)
+        store(y + n * y_step + SIZE * c, s * splat(share), left)
 
 
 @kernel
@@ -254,10 +255,10 @@ def spread_means(part, parts, arguments):
         for w in range(W):
             for c in range(0, C, LANES):
                 left = min(C - c, LANES)
-                v = load(dy + n * dy_step + 4 * c, left) * factor
+                v = load(dy + n * dy_step + SIZE * c, left) * factor
                 if add:
-                    v = v + load(row + w * dxw + 4 * c, left)
-                store(row + w * dxw + 4 * c, v, left)
+                    v = v + load(row + w * dxw + SIZE * c, left)
+                store(row + w * dxw + SIZE * c, v, left)
 
 
 # ---- shapes, in Python
@@ -267,7 +268,7 @@ def spread_means(part, parts, arguments):
 @in_rows("out", is_channels_last)
 def max_pool(x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, out: Array | None) -> tuple[Array, Array]:
     """Each window is looked at once, for y and for the tap that won."""
-    y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+    y = empty((len(x), *out_hw, x.shape[3]), NUMBER) if out is None else out
     winners = empty(y.shape, np.uint8)
     x = channels_last(x)
     max_windows(
@@ -283,7 +284,7 @@ def max_pool_dx(
     dy: Array, winners: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, into: Array | None
 ) -> Array:
     """No zeros are written first: every pixel of dx looks up the windows it was in."""
-    dx = empty(x_shape, np.float32) if into is None else into
+    dx = empty(x_shape, NUMBER) if into is None else into
     dy, winners = channels_last(dy), contiguous(winners)
     max_windows_gradient(
         address(dy), *dy.strides[:3], *dy.shape[1:3], address(winners), address(dx),
@@ -299,7 +300,7 @@ def avg_pool(
     x: Array, size: Pair, stride: Pair, pads: Pads, out_hw: Pair, count_include_pad: bool, out: Array | None
 ) -> Array:
     """Each window is summed, divided and written in one go."""
-    y = empty((len(x), *out_hw, x.shape[3]), np.float32) if out is None else out
+    y = empty((len(x), *out_hw, x.shape[3]), NUMBER) if out is None else out
     average(x, size, stride, pads, count_include_pad, y)
     return y
 
@@ -323,7 +324,7 @@ def avg_pool_dx(
     dy: Array, x_shape: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool, into: Array | None
 ) -> Array:
     """As max_pool_dx: every pixel of dx looks up the windows it was in."""
-    dx = empty(x_shape, np.float32) if into is None else into
+    dx = empty(x_shape, NUMBER) if into is None else into
     dy = channels_last(dy)
     tall, wide = _counts(x_shape[1:3], dy.shape[1:3], size, stride, pads, count_include_pad)
     mean_windows_gradient(
@@ -337,9 +338,9 @@ def avg_pool_dx(
 def _counts(
     plane: Shape, out_hw: Shape, size: Pair, stride: Pair, pads: Pads, count_include_pad: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many pixels count in each row of windows, and in each column, as two float32 vectors."""
+    """How many pixels count in each row of windows, and in each column, as two vectors."""
     tall, wide = window_counts(plane, size, stride, pads, out_hw, count_include_pad)
-    return constant(np.array(tall, np.float32)), constant(np.array(wide, np.float32))
+    return constant(np.array(tall, NUMBER)), constant(np.array(wide, NUMBER))
 
 
 def max_pool_values(x: Array, size: Pair, stride: Pair, pads: Pads, out: Array) -> None:
@@ -356,7 +357,7 @@ def max_pool_values(x: Array, size: Pair, stride: Pair, pads: Pads, out: Array) 
 def global_avg_pool(x: Array, out: Array | None) -> Array:
     """Images and vectors of channels are shared out; each sum is one chain."""
     N, H, W, C = x.shape
-    y = empty((N, C), np.float32) if out is None else out
+    y = empty((N, C), NUMBER) if out is None else out
     x = channels_last(x)
     parts = few_parts(x.nbytes)
     plane_means(address(x), *x.strides[:3], N, H, W, C, address(y), row_step(y), 1 / (H * W), parts=parts)
@@ -367,7 +368,7 @@ def global_avg_pool(x: Array, out: Array | None) -> Array:
 @in_rows("into", is_channels_last)
 def global_avg_pool_dx(dy: Array, x_shape: Shape, into: Array | None) -> Array:
     """Product and sum in one pass, with no array for dy / (H W)."""
-    dx = empty(x_shape, np.float32) if into is None else into
+    dx = empty(x_shape, NUMBER) if into is None else into
     N, H, W, C = x_shape
     dy = dy if is_rows(dy) else contiguous(dy)
     spread_means(

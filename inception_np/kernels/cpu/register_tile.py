@@ -33,7 +33,8 @@ the machine busy; there are 24. Nothing then holds the arithmetic up, and the lo
 else is in it are a few instructions to count, once in two steps, and one that sends for a line of memory that a later
 tile will want, so that memory is read while the arithmetic goes on and not between. The registers are the limit: 24
 sums, 3 vectors of w and the spread x are 28 of 32. Twelve pixels by 32 channels is the other shape that fills them, for
-the layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those.
+the layers whose channels are no multiple of 48. AVX2 has 16 registers of 8 numbers: 4 x 24 and 6 x 16 fill those. ARM's
+NEON has 32 of 4: 8 x 12 and 12 x 8.
 
 The weights lie in memory in just the order in which the tile eats them: [panel of 48 channels][tap][c][48], "packed",
 so that w is one stream read from its beginning to its end. That stream is read again for the next tile of pixels,
@@ -94,10 +95,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from .llvm import (
-    FLOAT,
-    HAS_MASKS,
+    ELEMENT,
     I64,
     REGISTER,
+    REGISTERS,
+    SIZE,
     WIDTH,
     emit_fma,
     emit_load,
@@ -109,9 +111,9 @@ from .llvm import (
 from .machine import helper
 from .simd import ROWS, fetch_to_write, load_int
 
-# The tiles by their vectors: how many rows they have. 32 registers, or 16.
-OUTPUT_ROWS = {3: 8, 2: 12, 1: 12} if HAS_MASKS else {3: 4, 2: 6, 1: 12}
-WEIGHT_ROWS = {3: 8, 2: 8, 1: 8} if HAS_MASKS else {3: 4, 2: 4, 1: 8}
+# The tiles by their vectors: how many rows they have, so that they fill 32 registers or 16.
+OUTPUT_ROWS = {32: {3: 8, 2: 12, 1: 12}, 16: {3: 4, 2: 6, 1: 12}}[REGISTERS]
+WEIGHT_ROWS = {32: {3: 8, 2: 8, 1: 8}, 16: {3: 4, 2: 4, 1: 8}}[REGISTERS]
 
 # What a tile does with the numbers that stand where it writes. The sum that goes on is one chain of additions, to the
 # bit, over all its spans; the sum that is added is a chain of its own, and short chains have small errors.
@@ -147,9 +149,9 @@ class Tile:
         """A row of vectors from memory; of `valid` numbers, where not all are there."""
         row = []
         for n in range(self.vectors):
-            there = self.at(place, 4 * WIDTH * n)
+            there = self.at(place, SIZE * WIDTH * n)
             if valid is None:
-                row.append(self.b.load(pointer_to(self.b, there, REGISTER), align=4))
+                row.append(self.b.load(pointer_to(self.b, there, REGISTER), align=SIZE))
             else:
                 row.append(emit_load(self.b, there, self.at(valid, -WIDTH * n), REGISTER))
         return row
@@ -157,9 +159,9 @@ class Tile:
     def store(self, sums, places, valid=None):
         for m in range(self.rows):
             for n in range(self.vectors):
-                there = self.at(places[m], 4 * WIDTH * n)
+                there = self.at(places[m], SIZE * WIDTH * n)
                 if valid is None:
-                    self.b.store(sums[m][n], pointer_to(self.b, there, REGISTER), align=4)
+                    self.b.store(sums[m][n], pointer_to(self.b, there, REGISTER), align=SIZE)
                 else:
                     emit_store(self.b, sums[m][n], there, self.at(valid, -WIDTH * n))
 
@@ -183,7 +185,7 @@ class Tile:
         """sums + column x row; column: the addresses of its numbers."""
         grown = []
         for m in range(self.rows):
-            x = emit_splat(self.b, self.b.load(pointer_to(self.b, column[m], FLOAT)), REGISTER)
+            x = emit_splat(self.b, self.b.load(pointer_to(self.b, column[m], ELEMENT)), REGISTER)
             grown.append([emit_fma(self.b, x, row[n], sums[m][n]) for n in range(self.vectors)])
         return grown
 
@@ -205,7 +207,7 @@ class Tile:
         def products(number, at, row, sums):
             for _ in range(number):
                 sums = self.outer_product(column(at), self.load(row), sums)
-                at, row = self.at(at, step), self.at(row, 4 * WIDTH * self.vectors)
+                at, row = self.at(at, step), self.at(row, SIZE * WIDTH * self.vectors)
             return at, row, sums
 
         first, before = (begin, row, sums), b.block
@@ -273,9 +275,9 @@ def _emit_output(tile, table, taps, begin, depth, weights, outputs, column, vali
     t, w, sums = b.phi(I64), b.phi(I64), tile.phis()
     x = tile.addresses(b.add(table, b.mul(t, constant(8 * GROUP))))
     column = lambda k: [b.add(row, k) for row in x]  # noqa: E731
-    there = b.add(soon, b.mul(b.mul(t, depth), constant(4 * tile.rows)))
+    there = b.add(soon, b.mul(b.mul(t, depth), constant(SIZE * tile.rows)))
     coming = lambda k: b.add(there, b.mul(k, constant(tile.rows)))  # noqa: E731
-    w_next, grown = tile.add_outer_products(sums, depth, begin, 4, w, column, coming)
+    w_next, grown = tile.add_outer_products(sums, depth, begin, SIZE, w, column, coming)
     t_next = tile.at(t, 1)
     for state, come_from in [*starts, ((t_next, w_next, grown), b.block)]:
         t.add_incoming(state[0], come_from)
@@ -321,8 +323,8 @@ def _emit_weight(tile, columns, column_step, rows, pixels, dw, dw_step, wanted, 
     for loaded, come_from in sums:
         tile.flow(first, loaded, come_from)
     lots = [b.mul(column_step, constant(i)) for i in range(tile.rows // ROWS)]
-    column = lambda x: [tile.at(b.add(x, lots[m // ROWS]), 4 * (m % ROWS)) for m in range(tile.rows)]  # noqa: E731
-    _, grown = tile.add_outer_products(first, pixels, columns, 4 * ROWS, rows, column)
+    column = lambda x: [tile.at(b.add(x, lots[m // ROWS]), SIZE * (m % ROWS)) for m in range(tile.rows)]  # noqa: E731
+    _, grown = tile.add_outer_products(first, pixels, columns, SIZE * ROWS, rows, column)
     for block, lanes in tile.whole_or_part(valid):
         b.position_at_end(block)
         tile.store(tile.plus_held(grown, places, lanes, b.not_(goes_on)), places, lanes)
@@ -379,9 +381,9 @@ def _weight_panel(vectors):
     def panel(columns, column_step, rows, pixels, dw, dw_step, channels, valid, adds, nowhere):
         for m in range(0, channels, height):
             below = m + height < channels  # the next tile's part of dw is on its way while this one runs
-            coming = dw + (m + height) * dw_step if below else dw + 4 * WIDTH * vectors
+            coming = dw + (m + height) * dw_step if below else dw + SIZE * WIDTH * vectors
             for i in range(height):
-                for edge in range(0, 4 * WIDTH * vectors, 64):
+                for edge in range(0, SIZE * WIDTH * vectors, 64):
                     fetch_to_write(coming + i * dw_step + edge)
             at = columns + m // ROWS * column_step
             tile(at, column_step, rows, pixels, dw + m * dw_step, dw_step, channels - m, valid, adds, nowhere)

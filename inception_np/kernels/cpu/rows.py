@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...backend.program import falls_back_to_numpy
+from .llvm import NUMBER, SIZE
 from .machine import contiguous, is_rows
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,7 +36,7 @@ def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callab
             if target is None or stands(target):
                 return function(*arguments)
             falls_back_to_numpy(target)
-            in_order = np.zeros(target.shape, np.float32)
+            in_order = np.zeros(target.shape, NUMBER)
             result = function(*arguments[:at], in_order, *arguments[at + 1 :])
             if name == "out":
                 target[...] = in_order
@@ -51,7 +52,7 @@ def in_rows(name: str, stands: Callable[[np.ndarray], bool] = is_rows) -> Callab
 def is_channels_last(a: np.ndarray) -> bool:
     """True where channels are neighbours and no stride runs backwards: windows can slide over such an array."""
     strides = a.strides
-    return min(strides) >= 0 and (a.shape[-1] == 1 or strides[-1] == 4) and not any([s % 4 for s in strides])
+    return min(strides) >= 0 and (a.shape[-1] == 1 or strides[-1] == SIZE) and not any([s % SIZE for s in strides])
 
 
 def channels_last(a: np.ndarray) -> np.ndarray:

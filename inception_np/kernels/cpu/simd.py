@@ -2,7 +2,7 @@
 
 A `Vector` is 16 float32 side by side: one AVX-512 register. On a narrower machine LLVM makes it of two, or four,
 registers; the kernels and the results stay the same. Numba knows it as an ordinary value: it can be a variable, an
-argument, a result.
+argument, a result. (In ../cpu64 it is LANES = 8 float64, and load_float loads one.)
 
     x = load(p, 16)                # 16 floats from the address p, which need not be aligned
     y = fma(x, w, y)               # x * w + y, rounded once
@@ -18,6 +18,8 @@ and a part is written in pieces of 8, 4, 2 and 1. Where the number is the consta
 
 import operator
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -27,12 +29,15 @@ from numba.extending import intrinsic, models, register_model
 
 from .compiler import helper
 from .llvm import (
-    FLOAT,
-    HAS_MASKS,
+    ELEMENT,
     I8,
     I32,
     I64,
+    NAME,
+    NUMBER,
     REGISTER,
+    REGISTERS,
+    SIZE,
     WIDTH,
     WINDOWS,
     emit_fma,
@@ -43,15 +48,15 @@ from .llvm import (
     pointer_to,
 )
 
-LANES = 16
+LANES = 64 // SIZE
 
-VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.VectorType(I8, LANES)
+VECTOR, BYTES = ir.VectorType(ELEMENT, LANES), ir.VectorType(I8, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 class VectorType(types.Type):
     def __init__(self):
-        super().__init__(name="Vector")
+        super().__init__(name=f"Vector of {NAME}")
 
 
 class BytesType(types.Type):
@@ -60,6 +65,7 @@ class BytesType(types.Type):
 
 
 vector, bytes16 = VectorType(), BytesType()
+number = numba.from_dtype(np.dtype(NUMBER))
 
 
 @register_model(VectorType)
@@ -118,8 +124,8 @@ def _scalar_store(kind):
 
 load_int = operation("load_int", _scalar_load(I64), types.int64, types.int64)
 store_int = operation("store_int", _scalar_store(I64), types.void, types.int64, types.int64)
-load_float = operation("load_float", _scalar_load(FLOAT), types.float32, types.int64)
-store_float = operation("store_float", _scalar_store(FLOAT), types.void, types.int64, types.float32)
+load_float = operation("load_float", _scalar_load(ELEMENT), number, types.int64)
+store_float = operation("store_float", _scalar_store(ELEMENT), types.void, types.int64, number)
 load_double = operation("load_double", _scalar_load(ir.DoubleType()), types.float64, types.int64)
 store_double = operation("store_double", _scalar_store(ir.DoubleType()), types.void, types.int64, types.float64)
 
@@ -148,14 +154,14 @@ free = operation("free", _free, types.void, types.int64)
 
 # ---- numbers
 
-splat = operation("splat", lambda b, x: emit_splat(b, x, VECTOR), vector, types.float32)
+splat = operation("splat", lambda b, x: emit_splat(b, x, VECTOR), vector, number)
 splat_byte = operation("splat_byte", lambda b, i: emit_splat(b, b.trunc(i, I8), BYTES), bytes16, types.int64)
 fma = operation("fma", emit_fma, vector, vector, vector, vector)
 
 
 def _sqrt(b, x):
     function = ir.FunctionType(VECTOR, [VECTOR])
-    return b.call(cgutils.get_or_insert_function(b.module, function, "llvm.sqrt.v16f32"), [x])
+    return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.sqrt.v{LANES}{NAME}"), [x])
 
 
 sqrt = operation("sqrt", _sqrt, vector, vector)
@@ -165,7 +171,7 @@ def _add_doubles(b, p, x):
     """Add the 16 numbers to 16 doubles in memory: where sums of many blocks come together."""
     kind = ir.VectorType(ir.DoubleType(), LANES)
     place = pointer_to(b, p, kind)
-    b.store(b.fadd(b.load(place, align=8), b.fpext(x, kind)), place, align=8)
+    b.store(b.fadd(b.load(place, align=8), x if x.type == kind else b.fpext(x, kind)), place, align=8)
 
 
 add_doubles = operation("add_doubles", _add_doubles, types.void, types.int64, vector)
@@ -202,20 +208,20 @@ where_equal = operation(  # x where i == j, else 0
 
 def _copy_register(b, source, target, count):
     """Copy WIDTH numbers, zeros in place of those beyond `count`."""
-    b.store(emit_load(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=4)
+    b.store(emit_load(b, source, count, REGISTER), pointer_to(b, target, REGISTER), align=SIZE)
 
 
 copy_register = operation("copy_register", _copy_register, types.void, types.int64, types.int64, types.int64)
 
-ROWS = 8 if HAS_MASKS else 4  # numbers of a column of a tile of dw that lie side by side
+ROWS = 8 if REGISTERS == 32 else 4  # numbers of a column of a tile of dw that lie side by side
 
 
 def _scatter(b, target, step, x):
     """Write the lanes by ROWS, each lot `step` bytes after the one before."""
-    kind = ir.VectorType(FLOAT, ROWS)
+    kind = ir.VectorType(ELEMENT, ROWS)
     for first in range(0, LANES, ROWS):
         lot = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, ROWS), list(range(first, first + ROWS))))
-        b.store(lot, pointer_to(b, target, kind), align=4)
+        b.store(lot, pointer_to(b, target, kind), align=SIZE)
         target = b.add(target, step)
 
 
@@ -250,7 +256,7 @@ def _transpose(b, source, source_step, target, target_step, rows, columns):
     for i in range(WIDTH):
         with b.if_then(b.icmp_signed("<", ir.Constant(I64, i), columns)):
             place = b.add(target, b.mul(ir.Constant(I64, i), target_step))
-            b.store(block[i], pointer_to(b, place, REGISTER), align=4)
+            b.store(block[i], pointer_to(b, place, REGISTER), align=SIZE)
 
 
 transpose = operation("transpose", _transpose, types.void, *[types.int64] * 6)
@@ -284,7 +290,7 @@ def calloc(size):
     """`malloc`, filled with zeros."""
     place = malloc(size)
     for i in range(0, size, 64):
-        store(place + i, splat(0.0), 16)
+        store(place + i, splat(NUMBER(0)), LANES)
     return place
 
 
