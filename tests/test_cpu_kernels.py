@@ -230,19 +230,25 @@ def set_constants(monkeypatch):
     program.clear_cache()
 
 
-@pytest.mark.parametrize("case", WINOGRAD)
-def test_winograds_way_equals_the_plain_twin(case, set_constants):
-    """In every form, whether it pays or not."""
+def check_in_form(case, set_constants):
+    """In the form of this case, whether it pays or not."""
     window, which, plane, channels, more, pads = case
     upright = max(window, window[::-1])
     (form, _), only = cpu_conv.FORMS[upright][which], {}
     for name in ("FORMS", "GRADIENT_FORMS"):
         only[name] = {upright: ((form, 0),)}
+    before = {name: getattr(cpu_conv, name) for name in ("FORMS", "GRADIENT_FORMS")}
     set_constants(GAIN=np.inf, LEAST_CHANNELS=1, **only)
     shape = (3, *out_size(plane, window, (1, 1), pads), more)
     chosen = cpu_conv.form_that_pays(window, (1, 1), (1, 1), pads, channels, more, shape)
     assert chosen == (form, window[0] == 1)
     test_convolution_of_larger_maps_equals_its_plain_twin((plane, channels, more, window, (1, 1), pads))
+    set_constants(**before)
+
+
+@pytest.mark.parametrize("case", WINOGRAD)
+def test_winograds_way_equals_the_plain_twin(case, set_constants):
+    check_in_form(case, set_constants)
 
 
 GEOMETRIES = [  # x, channels out, window: all forms where they are taken, sums that are short and long
@@ -313,7 +319,7 @@ def float64(monkeypatch):
     monkeypatch.setattr(dispatch, "MANY", 1)
 
 
-@pytest.mark.parametrize("case", LARGE + WINOGRAD[:1])
+@pytest.mark.parametrize("case", [*LARGE, ((13, 14), 48, 50, (3, 3), (1, 1), ((1, 1), (1, 1)))])
 def test_float64_convolution_equals_its_plain_twin(case, float64):
     test_convolution_of_larger_maps_equals_its_plain_twin(case)
 
@@ -892,8 +898,13 @@ def test_kernels_touch_nothing_beyond_their_arrays():
     code = """
 import test_cpu_kernels as t
 t.Guarded.closed = True
-for case in t.LARGE + t.WINOGRAD:
+for case in t.LARGE:
     t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+def set_constants(**constants):
+    vars(t.cpu_conv).update(constants)
+    t.program.clear_cache()
+for case in t.WINOGRAD:
+    t.check_in_form(case, set_constants)
 for C in (1, 3, 5, 17, 24, 728):
     t.test_depthwise_3x3_of_stride_1_equals_its_plain_twin((2, 5, 6, C), False)
     g = ((3, 2), (2, 1), ((1, 0), (0, 1)), (1, 1), (7, 8))
@@ -931,8 +942,11 @@ from inception_np.kernels.cpu.simd import ROWS
 assert (WIDTH, ROWS) == (16, 8)
 for case in t.LARGE:
     t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
-for case in t.WINOGRAD[:2]:
-    t.test_convolution_of_larger_maps_equals_its_plain_twin(case)
+def set_constants(**constants):
+    vars(t.cpu_conv).update(constants)
+    t.program.clear_cache()
+for case in t.WINOGRAD[::3]:
+    t.check_in_form(case, set_constants)
 print("equal")
 """
     code, out, err = python(code, PYTHONPATH=where, INCEPTION_NP_THREADS="1")
