@@ -4,7 +4,7 @@ Numba takes each function for one that may be called from Python or C: it writes
 function and makes machine code of it. A kernel that calls it links a copy of its code and optimises that once more. And
 a function that is called with the number 16 here and a variable there is compiled for both. What kernels call (`helper`
 in this file) is called by nothing else. So its code is only linked, and compiled for types, not for numbers: LLVM sees
-the 16 where it puts the function into its caller. With that a network's kernels compile in two thirds of the time.
+the 16 where it puts the function into its caller. With that a network's kernels compile in three quarters of the time.
 
 The methods replaced below belong to Numba and are not documented. A Numba without them compiles as it always does.
 """
