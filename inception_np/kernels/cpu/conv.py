@@ -67,11 +67,8 @@ BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the 
 PATCHES = 2 * GROUP  # at once, at most
 DW_PATCHES, LONG_PATCHES = 2 * GROUP, 1024  # for the filters' gradient: patches at once, and of each range at least
 LEAST_CHANNELS, GAIN = 16, 0.9  # where Winograd's way is not tried, and of the direct time what it may take
-A_PATCH, A_NUMBER, A_FILTER = (
-    5e3,
-    10,
-    50,
-)  # multiply-adds in the time of a patch, of a number of one, of a filter's number
+# In multiply-adds, the time of a patch, of a number of one, of a filter's number made and read, and of one only read.
+A_PATCH, A_NUMBER, A_FILTER, A_READ = 5e3, 10, 50, 15
 
 
 @traced
@@ -348,11 +345,13 @@ def form_that_pays(
     shape: Shape,
     *,
     gradient: bool = False,
+    ready: bool = False,
 ) -> tuple[Form, bool] | None:
     """(the fastest form for this geometry and shape of y, whether height and width change places); None: directly.
 
     depth: channels that are added up. gradient: of the filters, whose sums are as large as the transformed filters, and
-    which makes one row of places after the other. Times are counted in multiply-adds.
+    which makes one row of places after the other. ready: the filters are transformed already. Times are counted in
+    multiply-adds.
     """
     (kh, kw), forms = kernel_hw, GRADIENT_FORMS if gradient else FORMS
     turned = kh == 1
@@ -366,7 +365,7 @@ def form_that_pays(
             continue
         places, weights = form.parts * form.places[0] * form.places[1], depth * channels
         rows = form.parts * form.places[0] if gradient else 1
-        time = 1.0 * places * patches * weights + A_FILTER * places * weights
+        time = (1.0 * patches + (A_READ if ready else A_FILTER)) * places * weights
         time += patches * (A_PATCH * rows + A_NUMBER * places * (depth + channels))
         if time < least:
             best, least = (form, turned), time

@@ -120,7 +120,8 @@ def convolve(part, parts, arguments):
         for k in range(places):
             store_int(outputs + 8 * (k * group + i), M + 4 * BLOCK * (k * chunk + i) if i < chunk else nowhere)
     vectors = (s.channels + WIDTH - 1) // WIDTH
-    span = (depth + (depth + CHAIN - 1) // CHAIN - 1) // ((depth + CHAIN - 1) // CHAIN)
+    chains = (depth + CHAIN - 1) // CHAIN
+    span = (depth + chains - 1) // chains
     for start in range(first, end, chunk):
         count = min(chunk, end - start)
         store_int(sizes, depth)
@@ -143,7 +144,7 @@ def convolve(part, parts, arguments):
                     for c in range(0, depth, span):
                         weights = s.filters + 4 * (k * s.room + WIDTH * (v * depth + n * c))
                         deep = min(depth - c, span)
-                        for i in range(0, count, 4):  # each tile sends for a part of the next place's weights
+                        for i in range(0, count, 2):  # each tile sends for a part of the next place's weights
                             store_int(soon + 8 * i, weights + 4 * (s.room + deep * i))
                         for i in range(0, count, GROUP):
                             at, to = table + 8 * (k * group + i), outputs + 8 * (k % places * group + i)

@@ -72,7 +72,9 @@ class Plan:
         if images.shape[3] < conv.FEW_CHANNELS and not images.flags.c_contiguous:
             images = self._copied(images)
         images, offsets, depth = conv.windows(images, kernel, pads, step.dilation)
-        form = conv.form_that_pays(kernel, step.stride, step.dilation, pads, step.weight.shape[2], outputs, maps.shape)
+        form = conv.form_that_pays(
+            kernel, step.stride, step.dilation, pads, step.weight.shape[2], outputs, maps.shape, ready=True
+        )
         with eager():  # once, and not at each run
             weights = conv.packed_weights(np.ascontiguousarray(step.weight), len(offsets) * depth)
             if form:
