@@ -62,7 +62,8 @@ The forms that are taken have 4, 5 or 6 places; those of 6 share their points, a
 parts of four, the last of them zero: F(3, 4) twice costs as many products as F(2, 7) and has half of its error. With
 few channels the direct sum is so short that only the transforms' error counts, and that of F(4x4, 3x3) is above twice
 the direct sum's: FORMS has from how many channels on a form is taken, so that it never is. `bench --layers` prints the
-error of every layer and pass beside the direct sum's.
+error of every layer and pass beside the direct sum's. One thing is no matter of size: a NaN or an infinity in a patch
+leaves NaN in all outputs of the patch, also in those whose window it is not in.
 
 Winograd 1980, "Arithmetic Complexity of Computations"; Toom 1963 and Cook 1966 for the product of polynomials; Lavin &
 Gray 2016, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308; on points: Barabasz, Anderson,
