@@ -63,7 +63,7 @@ CHUNK = 4 * GROUP  # pixels whose table is made at once (MC), at most
 TABLE = 1 << 15  # bytes of a table, about: it should stay in the first-level cache beside the rows it points to
 RANGES, LONG, SUMS = 8, 4 * PIXEL_BLOCK, 1 << 22  # of dw: ranges at most, pixels of each at least, bytes of all sums
 
-BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V: it should stay in the second-level cache, beside M and weights
+BUDGET = 3 << 18 if HAS_MASKS else 3 << 17  # bytes of V and M: they should stay in the second-level cache
 PATCHES = 2 * GROUP  # at once, at most
 DW_PATCHES, LONG_PATCHES = 2 * GROUP, 1024  # for the filters' gradient: patches at once, and of each range at least
 LEAST_CHANNELS, GAIN = 16, 0.9  # where Winograd's way is not tried, and of the direct time what it may take

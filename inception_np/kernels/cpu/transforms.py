@@ -14,10 +14,11 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from ..window import Pair
 from .llvm import HAS_MASKS, I64, emit_load, emit_store, pointer_to
 from .machine import written
 from .simd import LANES, VECTOR
-from .winograd import Axis, Form, sandwich, transposed
+from .winograd import Form, Matrix, sandwich, transposed
 
 Grid = list[list[Any]]
 
@@ -49,16 +50,19 @@ class At:
         there = self.b.add(place, self.offset)
         return there if step is None else self.b.add(there, self.b.mul(step, ir.Constant(I64, k)))
 
-    def load(self, shape: tuple[int, int], place: Any, step: Any) -> Grid:
+    def load(self, shape: Pair, place: Any, step: Any) -> Grid:
         """A grid whose numbers stand `step` bytes apart."""
         rows, columns = shape
         return [[self.get(self.address(place, step, i * columns + j)) for j in range(columns)] for i in range(rows)]
 
-    def gather(self, shape: tuple[int, int], table: Any) -> Grid:
-        """A grid whose addresses stand in a table."""
+    def gather(self, shape: Pair, table: Any, exist: Sequence[Any] | None = None) -> Grid:
+        """A grid whose addresses stand in a table; zeros where `exist` has 0."""
         rows, columns = shape
-        places = [[entry(self.b, table, i * columns + j) for j in range(columns)] for i in range(rows)]
-        return [[self.get(self.address(place)) for place in row] for row in places]
+
+        def number(k: int) -> Lanes:
+            return self.get(self.address(entry(self.b, table, k)), None if exist is None else exist[k])
+
+        return [[number(i * columns + j) for j in range(columns)] for i in range(rows)]
 
     def get(self, there: Any, where: Any = None) -> Lanes:
         """The numbers at an address, or zeros unless the int64 `where` is one."""
@@ -120,10 +124,7 @@ def transform_filter(form: Form, b: Any, taps: Any, places: Any, sizes: Any) -> 
     G = [axis.matrices[1] for axis in form[:2]]
 
     def write(at: At) -> None:
-        exist, grid = exists(b, form, taps), []
-        for i in range(form.taps[0]):
-            row = range(i * form.taps[1], (i + 1) * form.taps[1])
-            grid.append([at.get(at.address(entry(b, taps, k)), exist[k]) for k in row])
+        grid = at.gather(form.taps, taps, exists(b, form, taps))
         at.store(flat(sandwich(G[0], grid, G[1])), places, step)
 
     for_each_vector(b, count, write)
@@ -152,47 +153,34 @@ def transform_products(form: Form, b: Any, places: Any, pixels: Any, sizes: Any)
     for_each_vector(b, channels, write)
 
 
-def one_row(axis: Axis, matrix: int, b: Any, row: Any, write: Callable[[list[Fraction]], None]) -> None:
-    """The code that `write` makes of one row of B' or A: of number `row`, which is known when the code runs."""
-    rows = axis.matrices[matrix]
-    rows = transposed(rows) if matrix == 2 else rows
+def transform_row(down: Matrix, shape: Pair, across: Matrix, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
+    """One row of down @ grid @ across', known when the code runs. Sizes: channels, step, which row."""
+    channels, step, row = (entry(b, sizes, k) for k in range(3))
     end = b.append_basic_block("end")
     cases = b.switch(row, end)
-    for k, factors in enumerate(rows):
+    for k, factors in enumerate(down):
+
+        def write(at: At, factors: list[Fraction] = factors) -> None:
+            at.store(flat(sandwich([factors], at.gather(shape, pixels), across)), places, step)
+
         block = b.append_basic_block("row")
         cases.add_case(ir.Constant(I64, k), block)
         b.position_at_end(block)
-        write(factors)
+        for_each_vector(b, channels, write)
         b.branch(end)
     b.position_at_end(end)
 
 
 def transform_patch_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
-    """One row of B' d B. Sizes: channels, step, which row."""
-    channels, step, row = (entry(b, sizes, k) for k in range(3))
-    across = transposed(form.across.matrices[2])
-
-    def case(factors: list[Fraction]) -> None:
-        def write(at: At) -> None:
-            at.store(flat(sandwich([factors], at.gather(form.places, pixels), across)), places, step)
-
-        for_each_vector(b, channels, write)
-
-    one_row(form.down, 2, b, row, case)
+    """One row of B' d B, as in transform_row."""
+    down, across = (transposed(axis.matrices[2]) for axis in form[:2])
+    transform_row(down, form.places, across, b, pixels, places, sizes)
 
 
 def transform_gradient_row(form: Form, b: Any, pixels: Any, places: Any, sizes: Any) -> None:
-    """One row of A dy A'. Sizes: channels, step, which row."""
-    channels, step, row = (entry(b, sizes, k) for k in range(3))
-    across = form.across.matrices[0]
-
-    def case(factors: list[Fraction]) -> None:
-        def write(at: At) -> None:
-            at.store(flat(sandwich([factors], at.gather(form.outputs, pixels), across)), places, step)
-
-        for_each_vector(b, channels, write)
-
-    one_row(form.down, 0, b, row, case)
+    """One row of A dy A', as in transform_row."""
+    down, across = (axis.matrices[0] for axis in form[:2])
+    transform_row(down, form.outputs, across, b, pixels, places, sizes)
 
 
 def transform_sums(form: Form, b: Any, places: Any, taps: Any, sizes: Any) -> None:

@@ -37,7 +37,7 @@ nothing new: dx is a convolution of dy with the filter turned by 180 degrees, an
 
 Where the error comes from. In exact arithmetic any points serve. In float32 the transforms make numbers larger than
 those that come out: the outputs are differences of products that grew with the powers of the points, and what was
-rounded off the large ones stays. The points that textbooks take, 0, 1, -1, 2, -2, put 16 beside 1/24 into the matrices.
+rounded off the large ones stays. The points that textbooks take, 0, 1, -1, 2, -2, put 8 beside 1/24 into the matrices.
 They are no law: what matters is that no power of a point is far from 1 and no two points are near each other. With
 0, 2/3, -2/3, 3/2, -3/2, where each point has its inverse, the product over the points but zero is t^4 - 97/36 t^2 + 1,
 and the error of F(4x4, 3x3) falls to less than half, below twice that of the direct sum: less than one of 24 bits for

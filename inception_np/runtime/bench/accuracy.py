@@ -15,7 +15,7 @@ import numpy as np
 
 from ...backend.arrays import Array, Shape
 from ...kernels import conv
-from ...kernels.cpu.winograd import Axis, Matrix, apply, matrices, plus_minus, transposed
+from ...kernels.cpu.winograd import Axis, Matrix, apply, matrices, plus_minus, sandwich, transposed
 from ...kernels.window import Pads, Pair, out_size
 
 Errors = dict[str, tuple[float, float]]
@@ -121,5 +121,6 @@ def error_of_form(axis: Axis, sides: int, points: tuple[Fraction, ...], block: i
 def along_sides(matrix: Matrix, a: Array, sides: int) -> Array:
     """The matrix applied along the first axis, or the first two, in a's dtype."""
     factors: Any = [[a.dtype.type(float(f)) for f in row] for row in matrix]
-    a = np.stack(apply(factors, list(a)))
-    return a if sides == 1 else np.swapaxes(along_sides(matrix, np.swapaxes(a, 0, 1), 1), 0, 1)
+    if sides == 1:
+        return np.stack(apply(factors, list(a)))
+    return np.stack([np.stack(row) for row in sandwich(factors, list(a), factors)])
