@@ -81,11 +81,17 @@ CONVOLVE, FILTER_GRADIENTS = "q" * len(ConvolveWords._fields), "q" * len(FilterG
 
 
 @helper
+def _patches_of(s):
+    """How many patches of an image stand below and beside each other."""
+    return (s.OH + s.m_h - 1) // s.m_h, (s.OW + s.m_w - 1) // s.m_w
+
+
+@helper
 def _outputs_of(s, patch):
     """The image of a patch, and the row and column of the first of its outputs."""
-    high, wide = (s.OH + s.m_h - 1) // s.m_h, (s.OW + s.m_w - 1) // s.m_w
-    n, rest = patch // (high * wide), patch % (high * wide)
-    return n, rest // wide * s.m_h, rest % wide * s.m_w
+    high, broad = _patches_of(s)
+    n, rest = patch // (high * broad), patch % (high * broad)
+    return n, rest // broad * s.m_h, rest % broad * s.m_w
 
 
 @helper
@@ -102,7 +108,8 @@ def _place_pixels(table, rows, columns, at, h, w, step_h, step_w, H, W, elsewher
 def convolve(part, parts, arguments):
     """y = max(floor, bias + x * w), or that added to y. Shared out: patches, row by row."""
     s = ConvolveWords(*unpack(arguments, CONVOLVE))
-    patches = s.N * ((s.OH + s.m_h - 1) // s.m_h) * ((s.OW + s.m_w - 1) // s.m_w)
+    high, broad = _patches_of(s)
+    patches = s.N * high * broad
     first, end = patches * part // parts, patches * (part + 1) // parts
     if first >= end:
         return
@@ -178,7 +185,8 @@ def filter_gradients(part, parts, arguments):
     s = FilterGradientWords(*unpack(arguments, FILTER_GRADIENTS))
     chunk, inputs, outputs, wide = s.chunk, s.inputs, s.outputs, s.p_w
     of_x, of_dy = s.p_h * s.p_w, s.m_h * s.m_w
-    patches = s.N * ((s.OH + s.m_h - 1) // s.m_h) * ((s.OW + s.m_w - 1) // s.m_w)
+    high, broad = _patches_of(s)
+    patches = s.N * high * broad
     row, width = (inputs + LANES - 1) // LANES * LANES + LANES, (outputs + LANES - 1) // LANES * LANES + LANES
     V, Z = malloc(4 * wide * chunk * row), malloc(4 * wide * chunk * width)
     columns, rows, table = malloc(4 * chunk * row), malloc(4 * chunk * width), malloc(8 * wide * chunk)
