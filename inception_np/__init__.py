@@ -26,6 +26,7 @@ _HOME = {
     "layers.whitening": ("PatchWhitening",),
     "layers.loss": ("softmax_cross_entropy",),
     "training.optim": ("SGD", "RMSProp"),
+    "training.muon": ("Muon",),
     "models": ("create_model", "list_models"),
     "runtime.inference": ("compile_inference",),
     "runtime.replay": ("Replay",),

@@ -305,16 +305,24 @@ def flatten(layer: L) -> L:
     kinds = {(type(p.data), p.data.dtype) for p in params}
     if len(kinds) > 1:
         raise TypeError(f"flatten: got parameters of several kinds {kinds}, wanted one; cast or move the layer first")
-    step = max(1, ALIGN // params[0].data.dtype.itemsize)
-    starts = np.cumsum([0] + [-(-p.data.size // step) * step for p in params]).tolist()
-    data, grad = (_aligned_zeros(starts[-1], params[0].data) for _ in range(2))
-    for p, start in zip(params, starts, strict=False):
+    *_, last = places = list(places_in_vectors(layer).values())
+    data, grad = (_aligned_zeros(last.stop, params[0].data) for _ in range(2))
+    for p, place in zip(params, places, strict=True):
         for vector, name in ((data, "data"), (grad, "grad")):
-            view = vector[start : start + p.data.size].reshape(p.data.shape)
+            view = vector[place][: p.data.size].reshape(p.data.shape)
             view[...] = getattr(p, name)
             setattr(p, name, view)
     layer._vectors = (data, grad)
     return layer
+
+
+def places_in_vectors(layer: Layer) -> dict[str, slice]:
+    """The slice of the vectors that each parameter has, by its path: it begins there, and a gap may follow it."""
+    places, start = {}, 0
+    for path, p in named_params(layer).items():
+        step = max(1, ALIGN // p.data.dtype.itemsize)
+        places[path] = slice(start, start := start + -(-p.data.size // step) * step)
+    return places
 
 
 def vectors(layer: Layer) -> tuple[Array, Array]:

@@ -45,6 +45,7 @@ class Options:
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.1
+    sgd_lr: float = 0.1  # with muon: of the parameters that are no filters
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
@@ -102,7 +103,7 @@ def check(options: Options) -> None:
             raise UsageError(f"{flag(field.name)}: got {getattr(o, field.name)!r}; give a value of type {kind}")
     for option, chosen, known in (
         ("--flip", o.flip, ["random", "alternating"]),
-        ("--optimizer", o.optimizer, ["sgd", "rmsprop"]),
+        ("--optimizer", o.optimizer, ["sgd", "rmsprop", "muon"]),
         ("--schedule", o.schedule, list(SCHEDULES)),
         ("--precision", o.precision, ["float32", "tf32", "bf16"]),
     ):
@@ -114,6 +115,7 @@ def check(options: Options) -> None:
         ("--epochs", o.epochs, 1, 100_000),
         ("--batch-size", o.batch_size, 2, 10**9),
         ("--lr", o.lr, 1e-12, 1e6),
+        ("--sgd-lr", o.sgd_lr, 0, 1e6),
         ("--momentum", o.momentum, 0, 0.999999),
         ("--weight-decay", o.weight_decay, 0, 1),
         ("--warm-up", o.warm_up, 0, o.epochs),

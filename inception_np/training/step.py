@@ -23,6 +23,7 @@ from ..layers.loss import total_loss
 from ..models.network import Network
 from ..runtime.replay import Replay
 from .average import Lookahead, MovingAverage, WeightAverage
+from .muon import Muon
 from .optim import SGD, RMSProp
 from .options import Options
 from .watchdog import first_bad_layer
@@ -47,7 +48,7 @@ class TrainingStep:
     """
 
     net: Network
-    optimiser: SGD | RMSProp
+    optimiser: SGD | RMSProp | Muon
     data: Dataset
     options: Options
     average: WeightAverage | None
@@ -69,10 +70,11 @@ class TrainingStep:
 
 
 def training_step(
-    net: Network, optimiser: SGD | RMSProp, data: Dataset, options: Options, average: WeightAverage | None
+    net: Network, optimiser: SGD | RMSProp | Muon, data: Dataset, options: Options, average: WeightAverage | None
 ) -> TrainingStep:
     """The step of a run: a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
-    kind = GraphStep if on_tensor_cores(optimiser.data) else EagerStep
+    captured = on_tensor_cores(optimiser.data) and not isinstance(optimiser, Muon)
+    kind = GraphStep if captured else EagerStep
     return kind(net, optimiser, data, options, average)
 
 
@@ -161,10 +163,12 @@ class GraphStep(TrainingStep):
         return self.captured.totals()
 
 
-def optimiser_for(net: Network, options: Options) -> SGD | RMSProp:
+def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
     """The optimiser of a run. Nesterov's form needs a momentum."""
     o = options
     if o.optimizer == "sgd":
         nesterov = o.nesterov and o.momentum > 0
         return SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
+    if o.optimizer == "muon":
+        return Muon(net, o.lr, sgd_lr=o.sgd_lr, momentum=o.momentum, weight_decay=o.weight_decay)
     return RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
