@@ -32,3 +32,30 @@ def rmsprop(w, g, s, v, lr, decay, momentum, eps, weight_decay):
         v[i] = momentum * v[i] + lr * d / np.sqrt(s[i] + eps)
         w[i] -= v[i]
     return w, s, v
+
+
+def orthogonalised(g):
+    """What three rounds of s' = a s + b s^3 + c s^5 make of the singular values s of g / |g|, over the norm of it all.
+
+    Jordan et al. 2024, "Muon", whose Newton-Schulz iteration does it without the singular values.
+    """
+    if not g.any():
+        return np.zeros(g.shape)
+    u, s, vt = np.linalg.svd(g, full_matrices=False)
+    s = s / np.sqrt(sum(one * one for one in s))
+    for _ in range(3):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ np.diag(s / np.sqrt(sum(one * one for one in s))) @ vt
+
+
+def muon(w, g, v, lr, momentum):
+    """(w, v) after a step of Muon on filters w (kh, kw, C_in, C_out): as a matrix with a column for each output.
+
+    v' = momentum v + g;  o = orthogonalised(g + momentum v');  w' = w - lr |w| o, stretched to the length of w.
+    """
+    v = momentum * np.asarray(v, np.float64) + g
+    columns = np.stack([(g + momentum * v)[..., k].ravel() for k in range(w.shape[-1])], axis=1)
+    o = orthogonalised(columns).reshape(w.shape)
+    length = np.linalg.norm(w.ravel())
+    moved = w - lr * length * o
+    return moved * length / np.linalg.norm(moved.ravel()), v

@@ -17,7 +17,7 @@ from ..layers.activation import Dropout, ReLU
 from ..layers.conv import Conv2D, ConvReLU
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
-from ..layers.init import Init, glorot_uniform, he_normal, lecun_uniform, truncated_normal
+from ..layers.init import Init, glorot_uniform, he_normal, lecun_uniform, normal, truncated_normal
 from ..layers.linear import Linear
 from ..layers.lrn import LRN
 from ..layers.pool import AdaptiveAvgPool2D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool2D
@@ -69,7 +69,8 @@ class Source(NamedTuple):
     """What the sources do not share: constants, and no layer."""
 
     init: Init
-    linear: Init  # of the fully connected layers
+    linear: Init  # of the heads' hidden layers
+    classifier: Init
     bias: float = 0.0  # the first value of every bias but the classifiers'
     heads: bool = True
     batch_norm: bool = False
@@ -82,11 +83,12 @@ class Source(NamedTuple):
     stem_pad: Any = 3  # TensorFlow's "same" pads 2 and 3: the same size, one pixel's shift
 
 
-RELEASED = Source(truncated_normal(0.01), truncated_normal(0.01), batch_norm=True, five=3, pool4=2, dropout=0.2)
+RELEASED = Source(*3 * (truncated_normal(0.01),), batch_norm=True, five=3, pool4=2, dropout=0.2)
 SOURCES = {
-    # The paper does not give the initial weights
-    "paper": Source(he_normal, glorot_uniform),
-    "caffe": Source(lecun_uniform, lecun_uniform, bias=0.2),
+    # The paper does not give the initial weights. Without batch norm the last features are not centred: what all
+    # images share is four times what tells them apart. A classifier of large weights would learn nothing else at first
+    "paper": Source(he_normal, glorot_uniform, normal(0.01)),
+    "caffe": Source(*3 * (lecun_uniform,), bias=0.2),
     "torchvision": RELEASED._replace(adaptive=True),
     "tf_slim": RELEASED._replace(heads=False, decay=0.9997, gamma=False, stem_pad="same"),
 }
@@ -114,7 +116,9 @@ def naive_inception(conv: Conv, channels: int, row: Widths, five: int = 5) -> Co
     )
 
 
-def auxiliary(conv: Conv, linear: Conv, grid: Shape, row: Widths, classes: int, adaptive: bool) -> Sequential:
+def auxiliary(
+    conv: Conv, linear: Conv, classifier: Conv, grid: Shape, row: Widths, classes: int, adaptive: bool
+) -> Sequential:
     """Section 5: average pooling, a 1x1 convolution, a hidden layer, 70 % dropout and a classifier.
 
     grid: the (N, H, W, C) that it reads. adaptive: torchvision's pool, which makes 4x4 of any grid.
@@ -129,7 +133,7 @@ def auxiliary(conv: Conv, linear: Conv, grid: Shape, row: Widths, classes: int, 
         fc1=linear(h * w * reduced, hidden),
         relu=ReLU(),
         dropout=Dropout(0.7),
-        fc2=linear(hidden, classes),
+        fc2=classifier(hidden, classes),
     )
 
 
@@ -156,7 +160,7 @@ def inception_v1(
         conv = partial(ConvReLU, init=source.init, rng=rng)
         # The paper does not give LRN's constants: Caffe's
         norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
-    linear = partial(Linear, init=source.linear, rng=rng)
+    linear, classifier = (partial(Linear, init=init, rng=rng) for init in (source.linear, source.classifier))
     stages = Stages(request.image)
 
     c1, c2_reduce, c2 = w(STEM)
@@ -178,10 +182,10 @@ def inception_v1(
         grids[name] = stages.shape
     heads: dict[str, Layer] = {}
     for name in HEADS if source.heads and request.heads(True) else ():
-        heads[name] = auxiliary(conv, linear, grids[name], w(AUXILIARY), classes, source.adaptive)
+        heads[name] = auxiliary(conv, linear, classifier, grids[name], w(AUXILIARY), classes, source.adaptive)
     stages.add("pool5", GlobalAvgPool2D())  # 7x7 in Table 1, which at 224x224 is the whole plane
     stages.add("dropout", Dropout(source.dropout))
-    stages.add("fc", linear(stages.channels, classes))
+    stages.add("fc", classifier(stages.channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.3)
     if source.bias:
         _fill_biases(network, source.bias)

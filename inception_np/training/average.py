@@ -9,15 +9,21 @@ from ..layer import Layer, named_buffers, vectors
 from ..layers.batchnorm import BatchNorm
 from .options import Options
 
+LONGEST = 0.9  # an average over ten steps
+
 
 def warm_statistics(norms: list[tuple[BatchNorm, float]], updates: int) -> None:
-    """Let batch norm's running averages forget their beginning, 0 and 1, as `MovingAverage` does.
+    """Let batch norm's running averages forget their beginning, 0 and 1, and follow the weights.
 
-    A decay of 0.99 would take hundreds of steps to forget it, TF-slim's 0.9997 ten thousands, and until then a network
-    that trains well tests badly. norms: the layers with their own decay.
+        decay = min(the layer's own, (1 + updates) / (10 + updates), 0.9)
+
+    A decay of 0.99 would take hundreds of steps to forget the beginning, TF-slim's 0.9997 ten thousands. Later on it is
+    an average over a hundred steps in which the weights moved: until the learning rate falls, a network that trains
+    well tests badly, and differently after each epoch. Ten batches are enough images to average over. norms: the layers
+    with their own decay.
     """
     for layer, decay in norms:
-        layer.decay = min(decay, (1 + updates) / (10 + updates))
+        layer.decay = min(decay, (1 + updates) / (10 + updates), LONGEST)
 
 
 class WeightAverage:

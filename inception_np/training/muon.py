@@ -19,7 +19,7 @@ sphere |W| = const, on which they were drawn, and lr is the angle of a step, in 
     W' = W - lr |W| O / |O|         W = W' |W| / |W'|
 
 There is no weight decay to balance. Parameters that are no filters (biases, gamma and beta, linear layers, and filters
-of depthwise convolutions, each of which sees one channel) are SGD's, with Nesterov's momentum (optim.py).
+of depthwise and grouped convolutions, which see some of the channels) are SGD's, with Nesterov's momentum (optim.py).
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", kellerjordan.github.io/posts/muon, which
 sets |W| = sqrt(C_out) in its CIFAR-10 networks, and leaves |O| as it comes.
@@ -55,6 +55,11 @@ def norm(x: Array) -> Array:
     return array_module(x).sqrt((x * x).sum())
 
 
+def is_one_matrix(layer: Layer) -> bool:
+    """True for a convolution whose every filter sees all channels."""
+    return isinstance(layer, Conv2D) and layer.groups == 1
+
+
 class Muon(_Optimizer):
     """Muon for the filters of convolutions, and SGD for all other parameters, as in the module's equations.
 
@@ -68,11 +73,13 @@ class Muon(_Optimizer):
     ):
         super().__init__(layer, lr, {"sgd_lr": sgd_lr, "momentum": momentum, "weight_decay": weight_decay})
         if not lr and sgd_lr:
-            raise ValueError(f"Muon: got lr=0 with sgd_lr={sgd_lr!r}, wanted an lr above 0: the two change in proportion")
+            raise ValueError(
+                f"Muon: got lr=0 with sgd_lr={sgd_lr!r}, wanted an lr above 0: the two change in proportion"
+            )
         self.sgd_scale = float(sgd_lr) / float(lr) if lr else 0.0
         self.momentum, self.weight_decay = float(momentum), float(weight_decay)
         self.state["velocity"] = self._vector()
-        filters = {id(part.weight) for _, part in walk(layer) if isinstance(part, Conv2D) and part.groups == 1}
+        filters = {id(part.weight) for part in (layer, *dict(walk(layer)).values()) if is_one_matrix(part)}
         params, places = named_params(layer), places_in_vectors(layer)
         self.pieces = [(places[path], p, id(p) in filters) for path, p in params.items()]
 

@@ -35,7 +35,15 @@ NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "images", "seconds")
 SUMS = ("loss", "right", "images", "seconds")
 # Options that a state of an earlier version lacks, with the value that all runs had then.
-ADDED = {"pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False, "precision": "float32", "sgd_lr": 0.1}
+ADDED = {
+    "pad": None,
+    "cutout": 0,
+    "flip": "random",
+    "lookahead": False,
+    "tta": False,
+    "precision": "float32",
+    "sgd_lr": 0.1,
+}
 
 
 class State(NamedTuple):
