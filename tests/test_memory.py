@@ -323,5 +323,5 @@ def test_a_run_that_cannot_be_is_refused_before_its_images_are_drawn(tmp_path, m
 def test_a_batch_size_that_nobody_asked_for_is_never_above_the_images():
     assert resolve(train_images=20).batch_size == 20
     assert resolve(train_images=20, model="inception_v1_cifar").batch_size == 20
-    assert resolve(train_images=500).batch_size == 32
+    assert resolve(train_images=500).batch_size == 50
     assert resolve(train_images=20, batch_size=64).batch_size == 64

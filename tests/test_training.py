@@ -738,13 +738,17 @@ def test_options_not_given_suit_the_data_set_and_the_network():
     assert (usual.model, usual.data, usual.width) == ("inception_resnet_v2_cifar", "shapes10", 1 / 8)
     assert resolve(model="xception_cifar").width is None
     assert resolve(data="cifar10").weight_decay > 0 and resolve(data="cifar10").width is None
-    slow, fast = resolve(model="inception_v1_cifar"), resolve(model="inception_v3_cifar")
-    assert slow.lr < fast.lr and slow.clip and not fast.clip
-    assert resolve(model="inception_v1", preset="torchvision").lr == fast.lr
+    for optimizer in ("muon", "sgd"):
+        slow, fast = (resolve(model=f"inception_{v}_cifar", optimizer=optimizer) for v in ("v1", "v3"))
+        assert slow.lr < fast.lr and slow.epochs > fast.epochs
+        assert resolve(model="inception_v1", preset="torchvision", optimizer=optimizer).lr == fast.lr
+    assert (usual.optimizer, resolve(device="cuda").optimizer) == ("muon", "sgd")
     assert resolve(optimizer="rmsprop").lr == 0.045
     assert resolve(optimizer="rmsprop", lr=0.5, epochs=7) == Options(
         optimizer="rmsprop", lr=0.5, epochs=7, width=1 / 8, augment=False
     )
+    many, few = (resolve(data="cifar10", model=f"inception_v3{size}") for size in ("_cifar", ""))
+    assert many.batch_size > few.batch_size and many.lr > few.lr
     assert resolve(data="cifar10").augment and not usual.augment
     assert (usual.precision, resolve(device="cuda").precision) == ("float32", "tf32")
     assert resolve(device="cuda", precision="bf16").precision == "bf16"
