@@ -1,9 +1,5 @@
 """Fine-tuning: what a run takes from a checkpoint, what it leaves as it is, and how runs are mixed, logged and ended."""
 
-import csv
-import json
-import os
-import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -15,16 +11,13 @@ from small_runs import SMALL, same_bits, stop_after, timeless, tiny_networks, we
 from inception_np import __main__ as cli
 from inception_np.backend.errors import StoppedError, UsageError
 from inception_np.data import dataset
-from inception_np.layer import Mode, cast, named_buffers, named_params, vectors, walk
-from inception_np.layers.batchnorm import BatchNorm
+from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.models import create_model
-from inception_np.models.network import Network
-from inception_np.training import evaluate, fits, freeze, loop, results, start, state, step
+from inception_np.training import fits, freeze, loop, start, state, step
 from inception_np.training.freeze import frozen_params, parts_without, split
-from inception_np.training.mixup import mix, mixed_loss
+from inception_np.training.mixup import mixed_loss
 from inception_np.training.optim import SGD, RMSProp
-from inception_np.training.options import Options
 from inception_np.weights.checkpoint import classifier_paths, load, load_state_dict, read, save, state_dict
 from inception_np.weights.tensorfile import read_tensors, write_tensors
 
@@ -89,7 +82,7 @@ def test_a_run_of_ten_classes_is_tuned_to_three(tmp_path, ten, capsys):
     assert "of them frozen, on shapes10: 32 training and 10 test images" in said.err
     before, (net, about) = read_tensors(ten)[0], read(tmp_path / "tuned" / "checkpoint.safetensors")
     assert net.name == "bn_inception_cifar" and net.options["width"] == 1 / 16 and net.num_classes == 3
-    assert about["classes"] == ["disc", "ring", "square"][: len(about["classes"])] or len(about["classes"]) == 3
+    assert about["classes"] == read(ten)[1]["classes"][:3]
     assert about["preprocess"]["mean"] == read(ten)[1]["preprocess"]["mean"]
     for path, array in state_dict(net).items():
         if path not in classifier_paths(net):
@@ -168,8 +161,10 @@ def test_a_state_of_other_classes_is_refused_with_the_argument_that_takes_the_re
     with pytest.raises(ValueError, match=r"2 wrong shapes \(fc.weight .*classifier=False"):
         load_state_dict(three, state_dict(ten))
     assert same_bits(before, state_dict(three))
-    with pytest.raises(ValueError, match=r"1 missing \(conv1"):  # it excuses nothing else
-        load_state_dict(three, {k: v for k, v in state_dict(ten).items() if k != "conv1.conv.weight"}, classifier=False)
+    with pytest.raises(ValueError, match=r"1 missing \("):  # it excuses nothing else
+        load_state_dict(
+            three, {k: v for k, v in state_dict(ten).items() if k != next(iter(state_dict(ten)))}, classifier=False
+        )
 
 
 def test_another_librarys_weights_come_without_their_classifier(tmp_path, capsys):
@@ -202,7 +197,6 @@ PATTERNS = {
 def trained(folder, options, **how):
     """(weights and averages before, those after, the frozen parameters' paths, the run)."""
     run = loop.Run(folder, options, False)
-    run.net.forward  # noqa: B018
     before = state_dict(run.net)
     result = loop.train(folder, options, **how)
     return before, dict(read_tensors(folder / "checkpoint.safetensors")[0]), run.frozen, result
@@ -229,7 +223,7 @@ def check_frozen(folder, options):
     "more", [{}, {"optimizer": "rmsprop", "ema": 0.9}, {"lookahead": True, "clip": 0.1}], ids=["sgd", "rmsprop", "clip"]
 )
 def test_frozen_parameters_and_averages_do_not_change_by_a_bit_and_all_others_do(tmp_path, ten, patterns, more):
-    check_frozen(tmp_path, replace(BASE, from_=str(ten), freeze=patterns, epochs=2, **more))
+    check_frozen(tmp_path, replace(BASE, from_=str(ten), freeze=patterns, epochs=2, lr=1e-3, **more))
 
 
 def test_so_do_those_of_a_network_with_heads_and_dropout(tmp_path):
@@ -266,7 +260,7 @@ def test_what_would_move_frozen_numbers_is_noticed(tmp_path, ten, monkeypatch, f
     """The planted faults of the tests above."""
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        check_frozen(tmp_path, replace(BASE, from_=str(ten), freeze=("4a",)))
+        check_frozen(tmp_path, replace(BASE, from_=str(ten), freeze=("4a",), lr=1e-3))
 
 
 class NoReplay:
@@ -286,7 +280,7 @@ class NoReplay:
 
 @pytest.mark.parametrize("options", [{"freeze": PATTERNS[k]} for k in PATTERNS] + [{"mixup": 0.5}])
 def test_replay_gives_the_same_bits_as_the_layers(tmp_path, ten, monkeypatch, options):
-    chosen = replace(BASE, from_=str(ten), **options)
+    chosen = replace(BASE, from_=str(ten), lr=1e-3, **options)
     loop.train(tmp_path / "replay", chosen)
     monkeypatch.setattr(step, "Replay", NoReplay)
     loop.train(tmp_path / "layers", chosen)
@@ -303,25 +297,22 @@ def test_the_first_stages_run_without_a_backward_pass_and_a_head_ends_them():
     assert {**named_params(fixed), **named_params(rest)} == named_params(net)
     headed = create_model("inception_v3_cifar", width=1 / 16, aux=True)
     (head,) = headed.heads
-    fixed, rest = split(
-        headed, frozen_params(headed, [name for name in headed.trunk.layers if name != "fc"][:-1] + ["C*"])
-    )
-    assert head in rest.trunk.layers and head not in fixed.layers
+    fixed, rest = split(headed, frozen_params(headed, [name for name in headed.trunk.layers if name != "fc"]))
+    assert list(rest.trunk.layers)[0] == head and fixed.layers
+    assert isinstance(rest.trunk.layers[head], freeze.Frozen)
 
 
 def test_the_gradient_behind_frozen_layers_is_that_of_constants():
-    """Against a complex step through the network as it is in inference, all of it but the classifier frozen."""
+    """Against central differences: the first stage and the classifier learn, all that is between is frozen."""
     net = cast(create_model("inception_resnet_v2_cifar", width=1 / 16, num_classes=3, blocks_a=1), np.float64)
     rng = np.random.default_rng(0)
     for buffer in named_buffers(net).values():
         buffer.data[...] = rng.uniform(0.5, 1.5, buffer.data.shape)
     stages = list(net.trunk.layers)
-    _, rest = split(
-        net, frozen_params(net, stages[1:-1])
-    )  # the first learns, so that dx passes through the frozen ones
+    _, rest = split(net, frozen_params(net, stages[1:-1]))
     x, labels = rng.normal(size=(2, 32, 32, 3)), np.array([0, 2])
     y, cache = rest.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(1)))
-    total, _, dy = mixed_loss(y, [(1.0, labels)], 0.3, 0.1)
+    dy = mixed_loss(y, [(1.0, labels)], 0.3, 0.1)[2]
     rest.backward(dy, x, cache, need_dx=False)
     first = named_params(net)
     path = next(iter(first))
@@ -350,16 +341,13 @@ def test_the_parts_are_the_parameters_that_are_not_frozen():
 @pytest.mark.parametrize("patterns, text", [
     (("conf1",), "got 'conf1', which no parameter of bn_inception_cifar matches; the nearest "),
     (("conv*", "3a.b3.conv.bn.bata"), "the nearest are 3a.b3.conv.bn.beta"),
-    (("*",), "which leaves nothing of bn_inception_cifar to train; "),
+    (("*",), "got *, which leaves nothing to train in bn_inception_cifar; "),
+    (("pool*",), "which has no parameters in bn_inception_cifar; "),
 ])  # fmt: skip
 def test_patterns_that_freeze_nothing_or_everything_are_refused(tmp_path, patterns, text):
     with pytest.raises(UsageError, match=r"^--freeze: .+; .+") as caught:
         loop.train(tmp_path / "new", replace(BASE, freeze=patterns))
     assert text in str(caught.value) and not (tmp_path / "new").exists()
-
-
-class Own(Network):
-    """A unit of one's own, with its passes."""
 
 
 def test_a_batch_norm_frozen_alone_in_a_layer_of_ones_own_is_refused():
@@ -389,3 +377,112 @@ def test_an_optimiser_moves_its_parts_alone(kind):
         moved[part] = True
     fresh = vectors(create_model("bn_inception_cifar", width=1 / 16))[0]
     assert np.array_equal(optimisers[0].data, np.where(moved, optimisers[1].data, fresh))
+
+
+# Resuming, and errors
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_tuned_run_is_resumed_with_the_same_bits_without_the_file_that_it_began_with(
+    tmp_path, ten, tuned, monkeypatch, steps
+):
+    (tmp_path / "c").write_bytes(ten.read_bytes())
+    options = replace(tuned, from_=str(tmp_path / "c"), ema=0.9, mixup=0.2)
+    loop.train(tmp_path / "whole", options)
+    with monkeypatch.context() as stopping, pytest.raises(StoppedError):
+        stop_after(stopping, steps)
+        loop.train(tmp_path / "stopped", options)
+    (tmp_path / "c").unlink()
+    assert state.stored_options(tmp_path / "stopped") == options
+    loop.train(tmp_path / "stopped", options, resume=True)
+    assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "stopped"))
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "stopped")
+
+
+def test_images_are_normalised_as_those_of_the_checkpoint(tmp_path, ten, tuned):
+    about = read(ten)[1]
+    net = load(ten)
+    how = {**about["preprocess"], "mean": [10, 20, 30], "std": [40, 50, 60]}
+    save(net, tmp_path / "c", about={**about, "preprocess": how})
+    given = start.options_from(str(tmp_path / "c"), {"from_": str(tmp_path / "c")})
+    assert (given["mean"], given["std"]) == ((10, 20, 30), (40, 50, 60))
+    run = loop.Run(tmp_path / "run", replace(BASE, **given), False)
+    assert (run.data.mean, run.data.std) == ((10, 20, 30), (40, 50, 60))
+    loop.train(tmp_path / "run", replace(BASE, **given))
+    assert read(tmp_path / "run" / "checkpoint.safetensors")[1]["preprocess"]["mean"] == [10, 20, 30]
+    assert start.options_from(str(tmp_path / "c"), {"mean": (1.0,), "std": (1.0,)})["mean"] == (1.0,)
+
+
+def test_a_checkpoint_with_a_number_that_is_not_finite_is_refused(tmp_path, ten):
+    arrays, metadata = read_tensors(ten)
+    del metadata["sha256"]
+    write_tensors(
+        tmp_path / "c", {k: v * np.float32(np.nan) if k == "fc.bias" else v for k, v in arrays.items()}, metadata
+    )
+    with pytest.raises(ValueError, match="fc.bias holds NaN or infinity; "):
+        loop.train(tmp_path / "new", replace(BASE, from_=str(tmp_path / "c")))
+    assert not (tmp_path / "new").exists()
+
+
+CONFLICTS = {
+    "another network": ({"model": "xception_cifar"}, r"--model: got xception_cifar, but .* has bn_inception_cifar; "),
+    "another width": ({"width": 1 / 8}, r"--width: got 0.125, but .* has 0.0625; leave it out"),
+    "another preset": ({"preset": "caffe"}, r"--preset: got caffe, but .* has paper; leave it out"),
+    "no checkpoint": ({"from_": "none.safetensors"}, r"none.safetensors: no such file"),
+    "a mean alone": ({"mean": (1.0,), "std": None}, r"--mean: got \(1.0,\) with --std None; give both"),
+    "grey images": ({"mean": (1.0,), "std": (1.0,)}, r"--mean: got 1 numbers; shapes10 has 3 channels, give as many"),
+    "no deviation": ({"std": (1.0, 0.0, 1.0)}, r"--std: got .*; give numbers above 0"),
+    "a list": ({"freeze": ["conv*"]}, r"--freeze: got \['conv\*'\]; give a value of type tuple"),
+    "frozen in a graph": (
+        {"device": "cuda", "precision": "tf32"},
+        r"--freeze: got it with --precision tf32, whose capt",
+    ),
+    "mixed in a graph": (
+        {"device": "cuda", "precision": "bf16", "freeze": (), "mixup": 0.1},
+        r"--mixup: got it with --precision bf16, whose captured step cannot do it; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFLICTS)
+def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, tuned, case):
+    wrong, text = CONFLICTS[case]
+    with pytest.raises((UsageError, OSError), match=f"{text}"):
+        loop.train(tmp_path / "new", replace(tuned, **wrong))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_network_that_train_does_not_make_and_images_of_another_order_are_refused(tmp_path):
+    how = {"size": [32, 32], "bgr": True}
+    for net, about, text in (
+        (
+            create_model("inception_v1_cifar", width=1 / 16, naive=True),
+            {},
+            "--from: .* has naive=True, a new network None",
+        ),
+        (create_model("bn_inception_cifar", width=1 / 16), {"preprocess": how}, "--from: .* wants blue before green"),
+        (create_model("bn_inception_cifar", width=1 / 16, in_channels=1), {}, "--from: .* has in_channels=1, a new"),
+    ):
+        save(net, tmp_path / "c", about=about)
+        with pytest.raises(UsageError, match=text):
+            given = start.options_from(str(tmp_path / "c"), {})
+            loop.train(tmp_path / "new", replace(BASE, **given, from_=str(tmp_path / "c")))
+    net = create_model("bn_inception_cifar", width=1 / 16)
+    net.name = ""
+    save(net, tmp_path / "c")
+    with pytest.raises(UsageError, match="--from: .* does not name its network; give a file"):
+        start.options_from(str(tmp_path / "c"), {})
+
+
+def test_import_makes_a_new_classifier_on_request(tmp_path, capsys):
+    ours = create_model("inception_v3", preset="torchvision", num_classes=4, aux=False)
+    write_tensors(tmp_path / "theirs.safetensors", state_dict(ours, source="torchvision"), {})
+    words = ["import", str(tmp_path / "theirs.safetensors"), "--source", "torchvision", "--model", "inception_v3"]
+    assert cli.main([*words, "--num-classes", "3", "--output", str(tmp_path / "c")]) == 0
+    assert "2 skipped" in (said := capsys.readouterr().out) and "the classifier, of 3 classes, is new" in said
+    net, about = read(tmp_path / "c")
+    assert net.num_classes == 3 and "classes" not in about
+    kept = [
+        path for path, a in state_dict(net).items() if path[:3] != "fc." and np.array_equal(a, state_dict(ours)[path])
+    ]
+    assert len(kept) == len(state_dict(net)) - 2

@@ -11,7 +11,7 @@ them. That ends at the first stage with an auxiliary head.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -26,25 +26,26 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..models.network import Network
 
 
-def frozen_params(net: Network, patterns: Iterable[str]) -> dict[str, Param]:
+def frozen_params(net: Network, patterns: Sequence[str]) -> dict[str, Param]:
     """The parameters that a pattern matches by their path, and all of the stages and heads that one matches.
 
-    Patterns are the shell's: "conv1", "3*", "*.bn.gamma". Raises UsageError for one that matches nothing, and where
-    nothing is left to train.
+    Patterns are the shell's: "conv1", "3*", "*.bn.gamma". Raises UsageError for one that matches nothing, and for those
+    that freeze nothing or everything.
     """
     params, stages = named_params(net), net.children()
     frozen: dict[str, Param] = {}
     for pattern in patterns:
         chosen = {name for name in stages if fnmatchcase(name, pattern)}
         found = {path for path in params if path.partition(".")[0] in chosen or fnmatchcase(path, pattern)}
-        if not found:
+        if not found and not chosen:
             raise UsageError(
                 f"--freeze: got {pattern!r}, which no parameter of {net.name} matches; "
                 f"{nearest(pattern, [*stages, *params] if '.' in pattern else list(stages))}"
             )
         frozen |= {path: params[path] for path in found}
-    if len(frozen) == len(params):
-        raise UsageError(f"--freeze: got {' '.join(patterns)}, which leaves nothing of {net.name} to train; name less")
+    if patterns and len(frozen) in (0, len(params)):
+        what = "leaves nothing to train" if frozen else "has no parameters"
+        raise UsageError(f"--freeze: got {' '.join(patterns)}, which {what} in {net.name}; name other stages")
     return {path: param for path, param in params.items() if path in frozen}
 
 
