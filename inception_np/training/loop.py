@@ -157,13 +157,12 @@ class Run:
         """From where the run is to its end. Returns the last line of the log."""
         o = self.options
         atomic_write(self.folder / "options.json", described(o))
-        with self.signals.deferred(), Progress(o.epochs, self.steps) as progress:
+        board = self.tensorboard.opened(self.history) if self.tensorboard else contextlib.nullcontext()
+        with self.signals.deferred(), Progress(o.epochs, self.steps) as progress, board:
             if self.epoch == 0 and self.step == 0:
                 progress.say(self.header())
             for line in self.history:
                 progress.epoch(line)
-            if self.tensorboard:
-                self.tensorboard.begin(self.history)
             try:
                 while not self.finished:
                     self.train_epoch(progress)

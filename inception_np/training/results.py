@@ -1,8 +1,11 @@
 """What a run leaves beside its state: the checkpoints, the logs and the pictures, all of which follow from it."""
 
+import contextlib
 import csv
 import io
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from ..backend.errors import UsageError
 from ..data.dataset import Dataset
-from ..data.files import atomic_write
+from ..data.files import atomic_write, make_folder
 from ..data.preprocess import Preprocess
 from ..models.network import Network
 from ..weights.checkpoint import save
@@ -61,34 +64,41 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
 class TensorBoard:
     """The log as TensorBoard reads it, in the folder's tensorboard/: train/loss, test/accuracy, lr and so on by epoch.
 
-    What is there is written anew first: a run that was stopped cannot know what had reached its file. Raises UsageError
-    where tensorboardX is not installed.
+    Raises UsageError where tensorboardX is not installed. Its SummaryWriter would write from a thread, whose errors
+    nobody hears of.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
-            from tensorboardX import SummaryWriter
+            import tensorboardX.event_file_writer
         except ImportError:
             raise UsageError(
                 "--log: got tensorboard, for which tensorboardX is missing; pip install 'inception-np[tensorboard]'"
             ) from None
-        self.folder, self.make = folder / "tensorboard", SummaryWriter
-        self.writer: Any = None
+        self.folder, self.library = folder / "tensorboard", tensorboardX
+        self.file: Any = None
 
-    def begin(self, history: list[dict[str, Any]]) -> None:
-        for old in self.folder.glob("events.out.tfevents.*"):
+    @contextlib.contextmanager
+    def opened(self, history: list[dict[str, Any]]) -> Iterator[None]:
+        """Within this block epochs can be added. The file begins anew: what had reached an older one is not known."""
+        for old in make_folder(self.folder).glob("events.out.tfevents.*"):
             old.unlink()
-        self.writer = self.make(str(self.folder))
-        for line in history:
-            self.add(line)
+        self.file = self.library.event_file_writer.EventsWriter(str(self.folder / "events"))
+        try:
+            for line in history:
+                self.add(line)
+            yield
+        finally:
+            self.file.close()
 
     def add(self, line: dict[str, Any]) -> None:
         """One epoch."""
         for name, value in line.items():
             if name != "epoch":
-                split, _, what = name.partition("_")
-                self.writer.add_scalar(f"{split}/{what}" if what else name, value, line["epoch"])
-        self.writer.flush()
+                summary = self.library.summary.scalar(name.replace("_", "/", 1), value)
+                event = self.library.proto.event_pb2.Event(wall_time=time.time(), step=line["epoch"], summary=summary)
+                self.file.write_event(event)
+        self.file.flush()
 
 
 def draw(folder: Path, net: Network, data: Dataset, history: list[dict[str, Any]], predicted: np.ndarray) -> None:
