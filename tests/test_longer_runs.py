@@ -215,7 +215,7 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path, monkeypatch):
 def test_events_that_are_not_written_anew_would_be_noticed(tmp_path, monkeypatch):
     """The planted fault of the test above: what is there stays."""
     pytest.importorskip("tensorboardX")
-    monkeypatch.setattr(results.Path, "unlink", lambda *a, **k: None)
+    monkeypatch.setattr(results.Path, "unlink", lambda path: path.rename(path.with_name(f"{path.name}.old")))
     with pytest.raises(AssertionError):
         test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path, monkeypatch)
 
