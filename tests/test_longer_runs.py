@@ -198,10 +198,9 @@ def scalars(folder):
 def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
     options = replace(SMALL, log="tensorboard")
-    stop_after(monkeypatch, 7)
-    with pytest.raises(StoppedError):
+    with monkeypatch.context() as stopping, pytest.raises(StoppedError):
+        stop_after(stopping, 7)
         loop.train(tmp_path, options)
-    monkeypatch.undo()
     before = scalars(tmp_path)
     assert [step for step, _ in before["test/accuracy"]] == [1, 2]
     loop.train(tmp_path, options, resume=True)
