@@ -50,6 +50,8 @@ def outcome(folder):
         "log": timeless(folder),
         "weights": {name: array.tobytes() for name, array in weights_of(folder).items()},
         "about": read_tensors(folder / "checkpoint.safetensors")[1],
+        "best": (folder / "best.safetensors").read_bytes(),
+        "rows": (folder / "log.csv").read_text().count("\n"),
     }
 
 
@@ -526,7 +528,7 @@ def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninter
 
 
 def without_added(_, texts):
-    for field in ("pad", "cutout", "flip", "lookahead", "tta", "precision"):
+    for field in state.ADDED:
         del texts["options"][field]
 
 

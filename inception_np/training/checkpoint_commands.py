@@ -14,12 +14,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("eval")
     parser.set_defaults(run=run_eval)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")
-    parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; what it was trained on by default")
+    parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; by default the test images of its run")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of cifar10 are")
     parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation: mean logits of six views")
+    parser.add_argument(
+        "--crops", type=whole, choices=(1, 10, 144), help="crops averaged, of images larger than its input"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     add_precision(parser.add_argument)
     add_threads(parser)
@@ -37,31 +40,29 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_eval(args: argparse.Namespace) -> int:
     from ..backend.device import resolve_device, set_precision
-    from ..data.dataset import load
     from ..layer import move
-    from .evaluate import evaluate
+    from .evaluate import evaluate, evaluate_crops
     from .options import check_precision
+    from .predict import preprocess_for
 
+    if args.crops and args.tta:
+        raise UsageError(f"--crops: got {args.crops} with --tta, which are other views; leave one of them out")
     where = resolve_device(args.device)
     if args.precision:
         check_precision(where, args.precision)
         set_precision(args.precision)
     use_threads(args)
     net, about = _network(args.checkpoint)
-    name = args.data or about.get("data")
-    if name is None:
-        raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
-    if "preprocess" in about:  # then the training images are not needed for their mean
-        data = load(name, args.data_dir, train=1, test=args.test_images, subset=args.subset)
-        mean, std = tuple(about["preprocess"]["mean"]), tuple(about["preprocess"]["std"])
-    else:
-        data = load(name, args.data_dir, test=args.test_images, subset=args.subset)
-        mean, std = data.mean, data.std
+    data, mean, std = _test_images(args, about)
     classes = getattr(net, "num_classes", len(data.classes))
     if classes != len(data.classes):
-        raise UsageError(f"--data: {name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
+        raise UsageError(f"--data: {data.name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
     images, labels = data.test_images, data.test_labels
-    accuracy, loss, _ = evaluate(move(net, where), images, labels, mean, std, args.batch_size, tta=args.tta)
+    net = move(net, where)
+    if args.crops:
+        accuracy, loss, _ = evaluate_crops(net, images, labels, preprocess_for(net, about), args.crops)
+    else:
+        accuracy, loss, _ = evaluate(net, images, labels, mean, std, args.batch_size, tta=args.tta)
     if not math.isfinite(loss):
         raise ValueError(
             f"{args.checkpoint}: the loss is {loss} although all its numbers are finite; its logits are too large, "
@@ -70,8 +71,26 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"accuracy": accuracy, "loss": loss, "images": len(labels)}))
     else:
-        print(f"accuracy {accuracy:.2%} of {len(labels):,} test images of {name}, loss {loss:.4f}")
+        print(f"accuracy {accuracy:.2%} of {len(labels):,} test images of {data.name}, loss {loss:.4f}")
     return 0
+
+
+def _test_images(args: argparse.Namespace, about: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(data set, mean, std): what --data names, or else the images that tested the checkpoint's run."""
+    from ..data.dataset import load
+
+    name, told = args.data, dict[str, Any]({"data_dir": None, "test_images": None, "subset": False})
+    if name is None:
+        name, told = about.get("data"), {**told, **about.get("test", {})}
+    if name is None:
+        raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
+    folder, test = args.data_dir or told["data_dir"], args.test_images or told["test_images"]
+    how: dict[str, Any] = {"test": test, "subset": args.subset or told["subset"]}
+    if "preprocess" in about:  # then the training images are not needed for their mean
+        data = load(name, folder, train=1, **how)
+        return data, tuple(about["preprocess"]["mean"]), tuple(about["preprocess"]["std"])
+    data = load(name, folder, **how)
+    return data, data.mean, data.std
 
 
 def run_predict(args: argparse.Namespace) -> int:

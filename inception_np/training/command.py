@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..backend.errors import UsageError
 from ..data.streams import say
-from .arguments import add_precision, add_threads, known_model, number, positive, use_threads, whole
+from .arguments import add_precision, add_threads, known_model, natural, number, positive, use_threads, whole
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -13,6 +13,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("train")
     parser.set_defaults(run=run)
     add = parser.add_argument_group("what").add_argument
+    add("--from", dest="from_", metavar="CHECKPOINT", help="start from its weights; the network is the file's")
+    add("--freeze", nargs="+", metavar="NAME", help="stages or parameters to leave as they are, or patterns: 'conv*'")
     add("--model", metavar="NAME", help="a network, see `inception-np models`")
     add("--preset", metavar="P", help="paper (default), or whose released network")
     add("--width", type=number, metavar="X", help="factor on the paper's channel counts")
@@ -22,12 +24,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--train-images", type=positive, metavar="N", help="only the first N training images")
     add("--test-images", type=positive, metavar="N", help="only the first N test images")
     add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
+    add("--mean", type=number, nargs="+", metavar="X", help="of the pixels 0..255; the data set's, or --from's")
+    add("--std", type=number, nargs="+", metavar="X", help="their deviation")
     add("--augment", action=argparse.BooleanOptionalAction, help="random crops and flips; usual for cifar10")
     add("--pad", type=whole, metavar="N", help="border that crops are taken from, in pixels; cifar10: 4")
     add("--cutout", type=whole, metavar="N", help="cut a square of N pixels out of every training image")
     add("--flip", metavar="NAME", help="mirror images at random (default), or alternating from epoch to epoch")
+    add("--mixup", type=number, metavar="A", help="mix images and labels in pairs, by shares from Beta(A, A)")
     add = parser.add_argument_group("how").add_argument
-    add("--epochs", type=positive, metavar="N")
+    add(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="with --resume, more than before: the schedule goes on over so many",
+    )
+    add("--patience", type=natural, metavar="N", help="end after N epochs without a better test accuracy")
     add("--batch-size", type=positive, metavar="N")
     add("--optimizer", metavar="NAME", help="sgd, rmsprop or muon")
     add("--lr", type=number, metavar="X", help="learning rate at its highest")
@@ -51,21 +62,24 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--output", metavar="DIR", help="folder for results; a new one in runs/ by default")
     add("--resume", action="store_true", help="take up the run in --output where it stopped")
     add("--force", action="store_true", help="start even if it may not fit into memory")
+    add("--log", metavar="NAME", help="csv (default), or tensorboard for TensorBoard too")
     add("--save-every", type=number, default=60.0, metavar="SECONDS", help="save within an epoch; 60 by default")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or take a run up, and print what it leaves. Raises what train raises."""
     use_threads(args)
-    from dataclasses import fields
+    from dataclasses import fields, replace
 
     from .loop import train
     from .options import Options, check_unchanged, resolve
     from .results import FILES
+    from .start import options_from
     from .state import stored_options
 
     names = [field.name for field in fields(Options)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     if args.model:
         given["model"] = known_model(args.model, "--model")
     if args.device == "auto":
@@ -78,8 +92,9 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--resume: which run? add --output DIR")
         options = stored_options(Path(args.output))
         check_unchanged(given, options, Path(args.output))
+        options = replace(options, epochs=given.get("epochs", options.epochs))
     else:
-        options = resolve(**given)
+        options = resolve(**(options_from(args.from_, given) if args.from_ else given))
     folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data}")
     last = train(folder, options, resume=args.resume, force=args.force, save_every=args.save_every)
     print(

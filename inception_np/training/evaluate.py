@@ -6,10 +6,13 @@ import numpy as np
 
 from ..backend.arrays import Array, array_module
 from ..backend.device import asarray, to_device_of
+from ..backend.errors import UsageError
 from ..data.batches import normalise, views
+from ..data.preprocess import Preprocess
 from ..layer import Layer, Mode, named_params
 from ..layers.loss import softmax_cross_entropy
 from ..runtime.inference import compile_inference
+from .predict import over_crops
 
 
 def evaluate(
@@ -48,3 +51,28 @@ def evaluate(
             predicted[part] = logits.argmax(1)
             loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
     return float((predicted == labels).mean()), loss / len(labels), predicted
+
+
+def evaluate_crops(
+    net: Layer, images: np.ndarray, labels: np.ndarray, how: Preprocess, crops: int
+) -> tuple[float, float, np.ndarray]:
+    """(accuracy, mean loss, predicted classes (N,)) by the mean softmax over 1, 10 or 144 crops of each image.
+
+    images: (N, H, W, C) uint8, C one or three, larger than the network's input (how.size). The loss is that of the mean
+    softmax p, -log p[label]. Raises UsageError for images that leave no room for a crop, ValueError as `over_crops`.
+    """
+    from PIL import Image
+
+    height, width = images.shape[1:3]
+    if min(height - how.size[0], width - how.size[1]) < 0 or (height, width) == how.size:
+        raise UsageError(
+            f"--crops: got images of {height}x{width}, of which the network reads {how.size[0]}x{how.size[1]}; "
+            "crops need larger ones, --tta takes six views of these"
+        )
+    probabilities = over_crops(net, how, crops)
+    with np.errstate(all="ignore"):
+        p = np.stack(
+            [probabilities(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)) for image in images]
+        )
+        predicted, loss = p.argmax(1), -np.log(p[np.arange(len(labels)), labels]).mean()
+    return float((predicted == labels).mean()), float(loss), predicted

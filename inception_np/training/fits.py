@@ -1,7 +1,9 @@
 """Whether a run fits its data and the machine, found out before its images are drawn: a refusal comes at once."""
 
+from dataclasses import replace
+
 from ..backend.errors import UsageError
-from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, check_request
+from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, Dataset, check_request
 from ..kernels.window import ImageTooSmall
 from ..models import MODELS, create_model
 from ..models.network import Network, smallest_image
@@ -18,6 +20,17 @@ def check_batch(batch_size: int, images: int) -> None:
         raise UsageError(f"--train-images: got {images}; give a number from 2, since batch norm averages over a batch")
     if batch_size > images:
         raise UsageError(f"--batch-size: got {batch_size}; there are {images:,} training images, give at most so many")
+
+
+def as_asked(data: Dataset, o: Options) -> Dataset:
+    """The data set with the border and the normalisation that the options say, if it has enough images."""
+    check_batch(o.batch_size, len(data.train_labels))
+    data = data if o.pad is None else replace(data, pad=o.pad)
+    if o.mean is None or o.std is None:
+        return data
+    if len(o.mean) != len(data.mean):
+        raise UsageError(f"--mean: got {len(o.mean)} numbers; {data.name} has {len(data.mean)} channels, give as many")
+    return replace(data, mean=o.mean, std=o.std)
 
 
 def network_for(o: Options, force: bool) -> Network:

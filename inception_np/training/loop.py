@@ -1,21 +1,24 @@
 """Training: the loop, and what it leaves in the output folder.
 
     options.json             every option of the run, and the versions it ran with
-    log.jsonl                one line per epoch
+    log.jsonl, log.csv       one line per epoch; train_total_loss is what falls, train_loss the main head's part of it
     checkpoint.safetensors   the weights, for eval, predict and load
+    best.safetensors         those after the epoch of the best test accuracy
     state.safetensors        all that --resume needs (state.py), and state.previous.safetensors
     curves.png filters.png confusion.png predictions.png
 
 A run can be stopped anywhere and taken up again, and ends with the same bits: what is random is drawn by seed, epoch
 and step (data/random.py), and everything else is in the state. The state is written at the end of each epoch and once a
-minute within it; log, checkpoint and pictures follow from it, and are written again when a run is taken up.
+minute within it; logs, checkpoints and pictures follow from it, and are written again when a run is taken up.
+
+A run that is taken up with more epochs goes on as if it had been given so many at first: the learning rate is that of
+the longer schedule, from the present epoch on.
 """
 
 import contextlib
 import math
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,26 @@ import numpy as np
 
 from ..backend.arrays import Array
 from ..backend.device import set_precision
-from ..backend.errors import RefusedError, StoppedError
+from ..backend.errors import RefusedError, StoppedError, UsageError
 from ..data.batches import alternating, batches
 from ..data.dataset import load
 from ..data.files import atomic_write, locked, make_folder, sweep
 from ..data.random import stream
+from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
 from . import results
 from .average import average_for, warm_statistics
 from .evaluate import evaluate
-from .fits import check_batch, network_for
+from .fits import as_asked, network_for
+from .freeze import frozen_params
 from .options import Options, check, check_save_every, described
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .signals import Interrupted, Signals, signal_name
-from .state import NEWEST, PREVIOUS, Pace, check_folder, holds_run, restore_state, write_state
+from .start import take_weights
+from .state import NEWEST, PREVIOUS, TOTAL, Pace, check_folder, holds_run, restore_state, write_state
 from .step import NotFiniteError, optimiser_for, training_step
 from .watchdog import all_finite, first_not_finite, is_finite
 
@@ -56,9 +62,10 @@ def train(
 ) -> dict[str, Any]:
     """Train a network and leave what is listed above in the folder `output`.
 
-    resume: take up the run in `output`, with the same options. force: start although the memory estimate says that it
-    will not fit. save_every: seconds between two saves within an epoch; 0 is after every step. Such a save writes the
-    state alone, and saves are at least 100 times as far apart as one takes, which keeps them below 1 % of the time.
+    resume: take up the run in `output`, with the same options or more epochs. force: start although the memory estimate
+    says that it will not fit. save_every: seconds between two saves within an epoch; 0 is after every step. Such a save
+    writes the state alone, and saves are at least 100 times as far apart as one takes, which keeps them below 1 % of
+    the time.
     Returns the last line of the log.
 
     Raises UsageError for options that do not fit together, RefusedError for want of memory, StoppedError after a
@@ -87,7 +94,7 @@ def train(
 def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedError:
     """The error for a signal before the first step of this process or after its last."""
     again = f"inception-np train --resume --output {folder}"
-    if run and run.epoch == run.options.epochs:
+    if run and run.finished:
         what = f"after the last epoch; all is saved, but pictures may be missing: draw them with: {again}"
     elif holds_run(folder):
         what = f"before the next step; the run in {folder} is as it was, continue with: {again}"
@@ -109,11 +116,13 @@ class Run:
         if o.device != "cpu":
             set_precision(o.precision)
         self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
-        self.data = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
-        check_batch(o.batch_size, len(self.data.train_labels))
-        if o.pad is not None:
-            self.data = replace(self.data, pad=o.pad)
+        self.frozen = frozen_params(self.net, o.freeze)  # its errors too
+        self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" else None
+        images = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
+        self.data = as_asked(images, o)
         whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
+        if o.from_ and not holds_run(folder):
+            take_weights(self.net, self.data, o.from_)
         self.weights = vectors(self.net)[0]
         self.optimiser = optimiser_for(self.net, o)
         self.norms = [(layer, layer.decay) for _, layer in walk(self.net) if isinstance(layer, BatchNorm)]
@@ -123,6 +132,7 @@ class Run:
         self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
         self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs), o.warm_up)
         self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
+        self.apart = bool(self.net.heads) and self.training_step.tells_main_loss  # the main loss and the total one
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
         self.history: list[dict[str, Any]] = []
@@ -134,21 +144,33 @@ class Run:
         """The steps that the run has taken."""
         return self.epoch * self.steps + self.step
 
+    @property
+    def finished(self) -> bool:
+        """After the last epoch, or after --patience epochs without a better test accuracy."""
+        return self.epoch >= self.options.epochs or self.out_of_patience()
+
+    def out_of_patience(self) -> bool:
+        patience = self.options.patience
+        return bool(patience) and self.epoch - results.best_epoch(self.history) >= patience
+
     def go(self) -> dict[str, Any]:
         """From where the run is to its end. Returns the last line of the log."""
         o = self.options
         atomic_write(self.folder / "options.json", described(o))
-        with self.signals.deferred(), Progress(o.epochs, self.steps) as progress:
+        board = self.tensorboard.opened(self.history) if self.tensorboard else contextlib.nullcontext()
+        with self.signals.deferred(), Progress(o.epochs, self.steps) as progress, board:
             if self.epoch == 0 and self.step == 0:
                 progress.say(self.header())
             for line in self.history:
                 progress.epoch(line)
             try:
-                while self.epoch < o.epochs:
+                while not self.finished:
                     self.train_epoch(progress)
                     self.finish_epoch(progress)
             except Interrupted as stopped:
                 self.stop(stopped.number)
+            if self.epoch < o.epochs:
+                progress.say(f"no better test accuracy in {o.patience} epochs: ended after {self.epoch}")
         self.draw()
         return self.history[-1]
 
@@ -156,10 +178,13 @@ class Run:
         """The line that a run begins with."""
         o, data = self.options, self.data
         count = sum(p.data.size for p in named_params(self.net).values())
+        kept = sum(p.data.size for p in self.frozen.values())
+        total = bool(self.net.heads) and not self.apart
         return (
-            f"{o.model}, {count:,} parameters, on {data.name}: {len(data.train_labels):,} training and "
-            f"{len(data.test_labels):,} test images, {o.epochs} epochs of {self.steps} batches of "
-            f"{o.batch_size}; {self.folder}"
+            f"{o.model}, {count:,} parameters{f', {kept:,} of them frozen' if kept else ''}, on {data.name}: "
+            f"{len(data.train_labels):,} training and {len(data.test_labels):,} test images, {o.epochs} epochs of "
+            f"{self.steps} batches of {o.batch_size}; {self.folder}"
+            f"{'; the training loss has those of the auxiliary heads in it' if total else ''}"
         )
 
     def train_epoch(self, progress: Progress) -> None:
@@ -188,8 +213,9 @@ class Run:
         self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
         crops = stream(o.seed, "augment", *where) if o.augment else None
         dropout = stream(o.seed, "dropout", *where)
+        mixup = stream(o.seed, "mixup", *where) if o.mixup else None
         try:
-            self.training_step(index, crops=crops, dropout=dropout, mirrored=self.mirrored(index))
+            self.training_step(index, crops=crops, dropout=dropout, mirrored=self.mirrored(index), mixup=mixup)
         except NotFiniteError as found:
             raise self.error(str(found), self.step + 1, f", first found in {found.culprit}") from None
         if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
@@ -205,7 +231,7 @@ class Run:
 
     def add_totals(self) -> None:
         """Add the losses of the steps since the last call to the sums of the epoch."""
-        loss, right = self.training_step.totals()
+        loss, main, right = self.training_step.totals()
         if not math.isfinite(loss):
             raise ValueError(
                 f"train: the loss is not finite in epoch {self.epoch + 1}, step {self.step} or the "
@@ -213,6 +239,7 @@ class Run:
                 "a smaller --lr may help; with --precision float32 every step is looked at"
             )
         self.sums["loss"] += loss
+        self.sums["main"] += main
         self.sums["right"] += right
 
     def finish_epoch(self, progress: Progress) -> None:
@@ -225,7 +252,8 @@ class Run:
             raise self.error(f"the test loss is {loss} although every number of the network is finite")
         line = {
             "epoch": self.epoch + 1,
-            "train_loss": sums["loss"] / sums["images"],
+            "train_loss": sums["main"] / sums["images"],
+            **({TOTAL: sums["loss"] / sums["images"]} if self.apart else {}),
             "train_accuracy": sums["right"] / sums["images"],
             "test_loss": loss,
             "test_accuracy": accuracy,
@@ -236,6 +264,8 @@ class Run:
         self.history.append(line)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, new_sums()
         self.save()
+        if self.tensorboard:
+            self.tensorboard.add(line)
         progress.epoch(line)
 
     def in_place(self) -> contextlib.AbstractContextManager[None]:
@@ -283,20 +313,35 @@ class Run:
             write_state(self.folder, self.arrays(), self.options, progress)
 
     def save_results(self) -> None:
-        """What follows from the state: the checkpoint and the log."""
+        """What follows from the state: the checkpoints and the log.
+
+        The best one follows from the state after its epoch alone, which is gone once the next state is written: by then
+        it has been written.
+        """
+        best = results.best_epoch(self.history) == self.epoch > 0 and self.step == 0
         with self.in_place():
-            results.save_checkpoint(self.folder, self.net, self.data, self.epoch)
+            for name in ("checkpoint.safetensors", *["best.safetensors"] * best):
+                results.save_checkpoint(self.folder / name, self.net, self.data, self.options, self.epoch)
         results.save_log(self.folder, self.history)
         self.saved = (self.epoch, self.step)
 
     def restore(self) -> None:
         """The opposite of save, from the newer of the two states that is whole. All or nothing is changed."""
-        progress = restore_state(self.folder, self.options, self.steps, self.arrays())
+        progress, stored = restore_state(self.folder, self.options, self.steps, self.arrays())
         self.epoch, self.step = progress["epoch"], progress["step"]
         self.sums, self.history = progress["sums"], progress["history"]
         if self.average:
             self.average.updates = self.done
+        if stored != self.options:  # it goes on for more epochs
+            if self.out_of_patience():
+                raise UsageError(
+                    f"--epochs: the run in {self.folder} has ended by --patience {stored.patience}; "
+                    f"begin another with --from {self.folder / 'best.safetensors'}"
+                )
+            self.save_state()
         self.save_results()
+        if self.apart and any(TOTAL not in line for line in self.history):
+            say("the state is of an earlier version: train_loss is the total loss up to its epoch")
 
     def stop(self, number: int) -> None:
         """Save and leave, because of a signal."""
@@ -352,4 +397,4 @@ BESIDE = {
 
 def new_sums() -> dict[str, Any]:
     """What is added up over an epoch."""
-    return {"loss": 0.0, "right": 0, "images": 0, "seconds": 0.0}
+    return {"loss": 0.0, "main": 0.0, "right": 0, "images": 0, "seconds": 0.0}

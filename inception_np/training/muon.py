@@ -84,9 +84,10 @@ class Muon(_Optimizer):
         self.pieces = [(places[path], p, id(p) in filters) for path, p in params.items()]
 
     def step(self) -> None:
-        """Use the gradients and set them to zero."""
+        """Use the gradients of the parts and set them to zero."""
         self._check()
-        for place, p, is_filters in self.pieces:
+        moved = [piece for piece in self.pieces if any(_within(piece[0], part) for part in self.parts)]
+        for place, p, is_filters in moved:
             velocity = self.state["velocity"][place]
             if is_filters:
                 self._turn(p, velocity[: p.data.size].reshape(-1, p.data.shape[-1]))
@@ -103,3 +104,8 @@ class Muon(_Optimizer):
         w -= self.lr * length * orthogonalised(g + self.momentum * velocity)
         w *= length / (norm(w) + TINY)
         g[...] = 0
+
+
+def _within(place: slice, part: slice) -> bool:
+    """True where one slice lies in another, whose ends may be open."""
+    return (part.start or 0) <= place.start and (part.stop is None or place.stop <= part.stop)

@@ -18,7 +18,11 @@ from ..layers.check import check_number
 
 
 class _Optimizer:
-    """Holds the layer's parameter and gradient vectors; `state` maps names to vectors of its own, for checkpoints."""
+    """Holds the layer's parameter and gradient vectors; `state` maps names to vectors of its own, for checkpoints.
+
+    parts: the slices of the vectors that a step moves, all of them unless they are set. What is not in a part is not
+    touched: not by weight decay, nor by momentum.
+    """
 
     def __init__(self, layer: Layer, lr: float, numbers: dict[str, float]):
         if not isinstance(layer, Layer):
@@ -35,6 +39,7 @@ class _Optimizer:
         self.layer, self.lr = layer, float(lr)
         self.data, self.grad = vectors(layer)
         self.state: dict[str, Array] = {}
+        self.parts = [slice(None)]
 
     def _vector(self) -> Array:
         return zeros(self.data.shape, self.data.dtype, self.data)
@@ -66,11 +71,12 @@ class SGD(_Optimizer):
             self.state["velocity"] = self._vector()
 
     def step(self) -> None:
-        """Use the gradients and set them to zero."""
+        """Use the gradients of the parts and set them to zero."""
         self._check()
-        sgd_step(
-            self.data, self.grad, self.state.get("velocity"), self.lr, self.momentum, self.weight_decay, self.nesterov
-        )
+        velocity = self.state.get("velocity")
+        for part in self.parts:
+            v = None if velocity is None else velocity[part]
+            sgd_step(self.data[part], self.grad[part], v, self.lr, self.momentum, self.weight_decay, self.nesterov)
 
 
 class RMSProp(_Optimizer):
@@ -98,7 +104,9 @@ class RMSProp(_Optimizer):
         self.state["velocity"] = self._vector()
 
     def step(self) -> None:
-        """Use the gradients and set them to zero."""
+        """Use the gradients of the parts and set them to zero."""
         self._check()
-        vectors = (self.data, self.grad, self.state["square"], self.state["velocity"])
-        rmsprop_step(*vectors, self.lr, self.decay, self.momentum, self.eps, self.weight_decay)
+        for part in self.parts:
+            data, grad = self.data[part], self.grad[part]
+            square, velocity = self.state["square"][part], self.state["velocity"][part]
+            rmsprop_step(data, grad, square, velocity, self.lr, self.decay, self.momentum, self.eps, self.weight_decay)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -40,6 +40,8 @@ SPEEDNET: dict[str, Any] = {
 class Options:
     """What a run is made of. Two runs with equal options end with equal weights."""
 
+    from_: str | None = None  # the checkpoint that it starts from; None: weights that are drawn
+    freeze: tuple[str, ...] = ()  # names of stages or parameters that stay as they are, or patterns of them
     model: str = "inception_resnet_v2_cifar"
     preset: str = "paper"
     width: float | None = None  # None: the network's own
@@ -49,11 +51,15 @@ class Options:
     train_images: int | None = None  # None: all
     test_images: int | None = None
     subset: bool = False
+    mean: tuple[float, ...] | None = None  # of the pixels 0..255, by channel; None: of the training images
+    std: tuple[float, ...] | None = None
     augment: bool = True
     pad: int | None = None  # border that crops are taken from; None: the data set's own
     cutout: int = 0  # side of the square that is cut out of every training image; 0: none
     flip: str = "random"  # or "alternating": each image is mirrored in every other epoch
+    mixup: float = 0.0  # a of Beta(a, a), from which the shares of two images are drawn (mixup.py); 0: none
     epochs: int = 3
+    patience: int = 0  # epochs without a better test accuracy after which the run ends; 0: it goes on
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.1
@@ -72,6 +78,7 @@ class Options:
     low_memory: bool = False
     device: str = "cpu"
     precision: str = "float32"  # on a GPU usually tf32; a CPU has this one only
+    log: str = "csv"  # or "tensorboard": for TensorBoard too
 
 
 def resolve(**given: Any) -> Options:
@@ -119,13 +126,16 @@ def check(options: Options) -> None:
         ("--optimizer", o.optimizer, ["sgd", "rmsprop", "muon"]),
         ("--schedule", o.schedule, list(SCHEDULES)),
         ("--precision", o.precision, ["float32", "tf32", "bf16"]),
+        ("--log", o.log, ["csv", "tensorboard"]),
     ):
         if chosen not in known:
             raise UsageError(f"{option}: got {chosen!r}; {nearest(chosen, known)}")
     for option, value, low, high in (
         ("--pad", o.pad or 0, 0, 1000),
         ("--cutout", o.cutout, 0, 1000),
+        ("--mixup", o.mixup, 0, 1000),
         ("--epochs", o.epochs, 1, 100_000),
+        ("--patience", o.patience, 0, 100_000),
         ("--batch-size", o.batch_size, 2, 10**9),
         ("--lr", o.lr, 1e-12, 1e6),
         ("--sgd-lr", o.sgd_lr, 0, 1e6),
@@ -143,6 +153,13 @@ def check(options: Options) -> None:
         if part != usual and not o.augment:
             raise UsageError(f"{option}: got {part!r} without augmentation, of which it is a part; add --augment")
     check_precision(o.device, o.precision)
+    check_normalisation(o.mean, o.std)
+    for option, used in (("--freeze", bool(o.freeze)), ("--mixup", o.mixup > 0)):
+        if used and o.precision != "float32":
+            raise UsageError(
+                f"{option}: got it with --precision {o.precision}, whose captured step cannot do it; "
+                "add --precision float32, or train on the CPU"
+            )
     if o.lookahead and o.ema:
         raise UsageError(
             f"--lookahead: got it with --ema {o.ema}, another average of the weights; leave one of them out"
@@ -155,6 +172,16 @@ def check_precision(device: str, precision: str) -> None:
         raise UsageError(f"--precision: got {precision!r}, but a CPU computes in float32; add --device cuda")
 
 
+def check_normalisation(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
+    """Raise UsageError unless both are given or neither, with a finite number for each channel, std above 0."""
+    if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
+        raise UsageError(f"--mean: got {mean} with --std {std}; give both, a number for each channel")
+    for option, values, low in (("--mean", mean, -math.inf), ("--std", std, 0.0)):
+        if values is not None and not (values and all(low < value < math.inf for value in values)):
+            kind = "above 0" if low == 0 else "that are finite"
+            raise UsageError(f"{option}: got {values}; give numbers {kind}, one for each channel")
+
+
 def check_save_every(seconds: float) -> None:
     """Raise UsageError for what is no number of seconds. Results do not depend on it: it is not in `Options`."""
     if not _has_type(seconds, float) or not 0 <= seconds < math.inf:
@@ -162,9 +189,16 @@ def check_save_every(seconds: float) -> None:
 
 
 def check_unchanged(given: Mapping[str, Any], stored: Options, folder: Path) -> None:
-    """Raise UsageError for an option whose value differs from the one that the run in the folder has."""
+    """Raise UsageError for an option whose value differs from the one that the run in the folder has.
+
+    A run may be given more epochs. Its schedule is then that of so many, from the epoch on at which the run stands.
+    """
     for name, value in given.items():
-        if value != getattr(stored, name):
+        if name == "epochs" and value < stored.epochs:
+            raise UsageError(
+                f"--epochs: got {value}, the run in {folder} has {stored.epochs}; leave it out to resume, or give more"
+            )
+        if name != "epochs" and value != getattr(stored, name):
             raise UsageError(
                 f"{flag(name)}: got {value}, the run in {folder} has {getattr(stored, name)}; leave it out to resume"
             )
@@ -184,14 +218,15 @@ def described(options: Options) -> str:
 
 
 def flag(field: str) -> str:
-    """The command line's name of an option."""
-    return "--" + field.replace("_", "-")
+    """The command line's name of an option: "--batch-size" of batch_size, "--from" of from_."""
+    return "--" + field.rstrip("_").replace("_", "-")
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    kinds = get_args(kind) or (kind,)
-    if value is None:
-        return NoneType in kinds
+    if isinstance(kind, UnionType):
+        return any(_has_type(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, get_args(kind)[0]) for item in value)
     if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, tuple(kinds)) or (isinstance(value, int) and float in kinds)
+        return bool(kind is bool)
+    return isinstance(value, kind) or (isinstance(value, int) and kind is float)

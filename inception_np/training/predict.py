@@ -6,11 +6,11 @@
 What is averaged over crops is the softmax, not the logits (Szegedy et al. 2014, section 7).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ..backend.device import asarray, to_device_of
 from ..data.preprocess import CROPS, Preprocess, open_image, prepare
 from ..layer import Layer, named_params
 from ..runtime.inference import compile_inference
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ def predict_images(
     without a preprocess.
     """
     how = preprocess_for(model) if preprocess is None else preprocess
+    probabilities = over_crops(model, how, crops, batch_size)
+    return [Prediction(str(path), probabilities(open_image(path, len(how.mean)))) for path in paths]
+
+
+def over_crops(model: Layer, how: Preprocess, crops: int, batch_size: int = 16) -> Callable[["Image"], np.ndarray]:
+    """A function of a picture that gives its class probabilities, as `predict_images`, which says what is raised."""
     if crops not in CROPS:
         raise ValueError(f"predict_images: got crops={crops}, wanted one of {', '.join(map(str, CROPS))}")
     if batch_size < 1:
@@ -82,9 +91,9 @@ def predict_images(
         )
     weights = next((p.data for p in named_params(model).values()), np.empty(0, np.float32))
 
-    def probabilities(path: str | Path) -> np.ndarray:
+    def probabilities(image: "Image") -> np.ndarray:
         total: Any = 0.0
-        for batch in _batches(prepare(open_image(path, len(how.mean)), how, crops), batch_size):
+        for batch in _batches(prepare(image, how, crops), batch_size):
             x = to_device_of(batch.astype(weights.dtype, copy=False), weights)
             logits = asarray(infer(x), "cpu").astype(np.float64)
             e = np.exp(logits - logits.max(1, keepdims=True))
@@ -92,7 +101,7 @@ def predict_images(
         mean: np.ndarray = total / crops
         return mean
 
-    return [Prediction(str(path), probabilities(path)) for path in paths]
+    return probabilities
 
 
 def top(probabilities: np.ndarray, classes: Sequence[str] | None = None, k: int = 5) -> list[tuple[str, float]]:

@@ -55,7 +55,7 @@ class Progress:
             return
         rate = (now - self.started) / (done - self.first)
         text = (
-            f"loss {sums['loss'] / sums['images']:.3f}  accuracy {sums['right'] / sums['images']:6.1%}  "
+            f"loss {sums['main'] / sums['images']:.3f}  accuracy {sums['right'] / sums['images']:6.1%}  "
             f"{sums['images'] / max(sums['seconds'], 1e-9):,.0f} images/s  "
             f"{_clock(rate * (self.epochs * self.steps - done))} left"
         )

@@ -33,17 +33,13 @@ FORMAT = "inception_np training 1"
 NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 # What a line of log.jsonl holds, and what is added up over an epoch.
 LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "images", "seconds")
-SUMS = ("loss", "right", "images", "seconds")
+TOTAL = "train_total_loss"  # a line's loss with the auxiliary heads', where the network has them
+SUMS = ("loss", "main", "right", "images", "seconds")
 # Options that a state of an earlier version lacks, with the value that all runs had then.
-ADDED = {
-    "pad": None,
-    "cutout": 0,
-    "flip": "random",
-    "lookahead": False,
-    "tta": False,
-    "precision": "float32",
-    "sgd_lr": 0.1,
-}
+ADDED: dict[str, Any] = {
+    "pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False, "precision": "float32",
+    "from_": None, "freeze": [], "mean": None, "std": None, "mixup": 0.0, "patience": 0, "log": "csv", "sgd_lr": 0.1,
+}  # fmt: skip
 
 
 class State(NamedTuple):
@@ -112,23 +108,29 @@ def stored_options(folder: Path) -> Options:
     return options
 
 
-def restore_state(folder: Path, options: Options, steps: int, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Copy the newest whole state of a run with these options into its arrays. Returns how far it had come.
+def restore_state(
+    folder: Path, options: Options, steps: int, arrays: Mapping[str, Array]
+) -> tuple[dict[str, Any], Options]:
+    """Copy the newest whole state of a run with these options into its arrays.
 
-    steps: in an epoch. All arrays are changed or none. Raises UsageError for other options than the run has, and
-    ValueError for a state that is damaged or not this run's.
+    steps: in an epoch. All arrays are changed or none. Returns how far it had come, and the options that it had: the
+    same, or with fewer epochs. Raises UsageError for other options than the run has, and ValueError for a state that is
+    damaged or not this run's.
     """
     state = newest_state(folder)
     if state.skipped:
         say(f"{state.skipped}\ngoing back to {state.path.name}")
-    check_unchanged(asdict(options), options_of(state), folder)
-    progress = progress_of(state, options, steps, options.batch_size)
+    stored = options_of(state)
+    check_unchanged(asdict(options), stored, folder)
+    if state.skipped and stored != options:
+        raise UsageError(f"--epochs: the newest state in {folder} is damaged; resume without --epochs, and then again")
+    progress = progress_of(state, stored, steps, options.batch_size)
     check_tensors(state, arrays)
     if state.skipped:  # or the next save would keep the damaged file as the previous state
         keep_as(state.path, folder / NEWEST)
     for name, array in arrays.items():
         array[...] = to_device_of(state.tensors[name], array)
-    return progress
+    return progress, stored
 
 
 def options_of(state: State) -> Options:
@@ -138,6 +140,7 @@ def options_of(state: State) -> Options:
     """
     found = {**ADDED, **_object(state, "options")}
     _check_names(state, "options.", found, [field.name for field in fields(Options)])
+    found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
     options = Options(**found)
     try:
         check(options)
@@ -167,11 +170,12 @@ def progress_of(state: State, options: Options, steps: int, batch_size: int) -> 
     sums, history = found["sums"], found["history"]
     if not isinstance(sums, dict):
         _refuse(state, "progress.sums", "wanted an object")
+    sums.setdefault("main", sums.get("loss"))  # as in an earlier version: no other loss was known
     _check_names(state, "progress.sums.", sums, SUMS)
     images = found["step"] * batch_size
     number("sums.images", sums["images"], images, images, whole=True)
     number("sums.right", sums["right"], 0, images, whole=True)
-    for field in ("loss", "seconds"):
+    for field in ("loss", "main", "seconds"):
         number(f"sums.{field}", sums[field], 0, MOST)
 
     if not isinstance(history, list) or len(history) != found["epoch"]:
@@ -180,7 +184,7 @@ def progress_of(state: State, options: Options, steps: int, batch_size: int) -> 
     for i, line in enumerate(history):
         if not isinstance(line, dict):
             _refuse(state, f"progress.history[{i}]", "wanted an object")
-        _check_names(state, f"progress.history[{i}].", line, LINE)
+        _check_names(state, f"progress.history[{i}].", line, [*LINE, TOTAL] if TOTAL in line else LINE)
         limits["epoch"] = (i + 1, i + 1)
         for field, value in line.items():
             low, high = limits.get(field, (0, MOST))

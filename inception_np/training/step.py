@@ -2,7 +2,7 @@
 
     step = training_step(net, optimiser, data, options, average)
     step(index, crops=..., dropout=..., mirrored=...)        one step on the images `index`
-    loss, right = step.totals()                              sums over the images since the last call
+    loss, main, right = step.totals()                        sums over the images since the last call
 
 This is the only place that tells the two kinds apart: `EagerStep` launches one operation after another (on the CPU,
 Replay runs them without Python), and `GraphStep` launches all of them as one CUDA graph.
@@ -10,7 +10,7 @@ Replay runs them without Python), and `GraphStep` launches all of them as one CU
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from ..backend.device import on_tensor_cores, to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
 from ..kernels.clip import clip_norm
-from ..layers.loss import total_loss
 from ..models.network import Network
+from ..runtime.inference import compile_inference
 from ..runtime.replay import Replay
 from .average import Lookahead, MovingAverage, WeightAverage
+from .freeze import frozen_params, parts_without, split
+from .mixup import Targets, mix, mixed_loss
 from .muon import Muon
 from .optim import SGD, RMSProp
 from .options import Options
@@ -44,7 +46,7 @@ class TrainingStep:
     """What the loop knows of a step. average: what follows the weights, None for nothing.
 
     steps_between_totals: how often the loop asks for the totals, and sees whether they are finite. On a GPU it waits
-    for the device each time.
+    for the device each time. tells_main_loss: whether the loss without the auxiliary heads' is known.
     """
 
     net: Network
@@ -53,19 +55,30 @@ class TrainingStep:
     options: Options
     average: WeightAverage | None
     steps_between_totals: ClassVar[int] = 1
+    tells_main_loss: ClassVar[bool] = True
 
     def __call__(
-        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+        self,
+        index: np.ndarray,
+        *,
+        crops: Generator | None,
+        dropout: Generator,
+        mirrored: np.ndarray | None,
+        mixup: Generator | None = None,
     ) -> None:
         """One step on the training images `index`, (batch,), with the optimiser's learning rate of the moment.
 
         crops: where crops, mirroring and cutout are drawn from; None takes the images as they are. dropout: a new
-        generator. mirrored: (batch,) bool, the images to mirror; None draws them. May raise NotFiniteError.
+        generator. mirrored: (batch,) bool, the images to mirror; None draws them. mixup: where pairs and shares are
+        drawn from; None mixes nothing. May raise NotFiniteError.
         """
         raise NotImplementedError
 
-    def totals(self) -> tuple[float, int]:
-        """The sum of the losses of all images, and how many were right, since the last call."""
+    def totals(self) -> tuple[float, float, int]:
+        """The sums since the last call: of the losses of all images, of those without the heads' share, of the right.
+
+        A mixed image is right where the network sees the class of its larger share.
+        """
         raise NotImplementedError
 
 
@@ -83,47 +96,73 @@ class EagerStep(TrainingStep):
     """One operation after another. A loss or a gradient that is not finite is found before the weights move."""
 
     def __post_init__(self) -> None:
-        self.passes = Replay(self.net, low_memory=self.options.low_memory)
-        self.loss, self.right = 0.0, 0
+        self.frozen = frozen_params(self.net, self.options.freeze)
+        self.fixed, self.trained = split(self.net, self.frozen)
+        self.run_fixed: Any = None  # made in the first step: by then the weights are there
+        self.passes = Replay(self.trained, low_memory=self.options.low_memory)
+        self.loss, self.main, self.right = 0.0, 0.0, 0
 
     def __call__(
-        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+        self,
+        index: np.ndarray,
+        *,
+        crops: Generator | None,
+        dropout: Generator,
+        mirrored: np.ndarray | None,
+        mixup: Generator | None = None,
     ) -> None:
-        data, options, drawn = self.data, self.options, dropout.bit_generator.state
-        images, labels = data.train_images[index], data.train_labels[index]
-        if crops:
-            images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
-        x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
-        labels = to_device_of(labels, self.optimiser.data)
+        options, drawn = self.options, dropout.bit_generator.state
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
-            loss, right = self.gradients(x, labels, dropout)
+            x, targets = self.batch(index, crops, mirrored, mixup)
+            loss, main, right = self.gradients(x, targets, dropout)
             norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 dropout.bit_generator.state = drawn  # so that the search meets the same masks
                 what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
-                raise NotFiniteError(what, self.culprit(x, labels, dropout))
+                raise NotFiniteError(what, self.culprit(x, targets, dropout))
             self.optimiser.step()
             if self.average:
                 self.average.update()
         self.loss += loss * len(index)
+        self.main += main * len(index)
         self.right += right
 
-    def gradients(self, x: Array, labels: Array, dropout: Generator) -> tuple[float, int]:
-        """Fill the gradient vector. Returns the mean loss and how many of the batch were right."""
+    def batch(
+        self, index: np.ndarray, crops: Generator | None, mirrored: np.ndarray | None, mixup: Generator | None
+    ) -> tuple[Array, Targets]:
+        """What the trained part of the network reads, and the labels with their shares."""
+        data, options = self.data, self.options
+        images, labels = data.train_images[index], data.train_labels[index]
+        if crops:
+            images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
+        x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
+        targets = [(1.0, to_device_of(labels, self.optimiser.data))]
+        if mixup:
+            x, targets = mix(x, targets[0][1], options.mixup, mixup)
+        if self.fixed.layers:
+            if self.run_fixed is None:
+                self.run_fixed = compile_inference(self.fixed, x.shape)
+            x = self.run_fixed(x)
+        return x, targets
+
+    def gradients(self, x: Array, targets: Targets, dropout: Generator) -> tuple[float, float, int]:
+        """Fill the gradient vector. Returns the mean loss, that of the main logits, and how many were right."""
         y = self.passes.forward(x, dropout)
-        loss, dy = total_loss(y, labels, self.net.aux_weight, self.options.smoothing)
+        loss, main, dy = mixed_loss(y, targets, self.net.aux_weight, self.options.smoothing)
         self.passes.backward(dy)
+        for param in self.frozen.values():
+            param.grad[...] = 0
         logits = y[0] if isinstance(y, tuple) else y
-        return float(loss), int((logits.argmax(1) == labels).sum())
+        return float(loss), float(main), int((logits.argmax(1) == targets[0][1]).sum())
 
-    def culprit(self, x: Array, labels: Array, dropout: Generator) -> str:
+    def culprit(self, x: Array, targets: Targets, dropout: Generator) -> str:
         """What was not finite first in this step."""
-        self.passes = Replay(self.net)  # nothing is written down yet: the layers run
-        return first_bad_layer(self.net, lambda: self.gradients(x, labels, dropout))
+        self.passes = Replay(self.trained)  # nothing is written down yet: the layers run
+        return first_bad_layer(self.trained, lambda: self.gradients(x, targets, dropout))
 
-    def totals(self) -> tuple[float, int]:
-        found = self.loss, self.right
-        self.loss, self.right = 0.0, 0
+    def totals(self) -> tuple[float, float, int]:
+        found = self.loss, self.main, self.right
+        self.loss, self.main, self.right = 0.0, 0.0, 0
         return found
 
 
@@ -132,6 +171,7 @@ class GraphStep(TrainingStep):
     """The whole step as one CUDA graph, which the host does not wait for. Lookahead comes after it."""
 
     steps_between_totals: ClassVar[int] = 16
+    tells_main_loss: ClassVar[bool] = False  # the graph adds up the total loss alone
 
     def __post_init__(self) -> None:
         from ..runtime.graph import CapturedStep
@@ -153,22 +193,36 @@ class GraphStep(TrainingStep):
         )
 
     def __call__(
-        self, index: np.ndarray, *, crops: Generator | None, dropout: Generator, mirrored: np.ndarray | None
+        self,
+        index: np.ndarray,
+        *,
+        crops: Generator | None,
+        dropout: Generator,
+        mirrored: np.ndarray | None,
+        mixup: Generator | None = None,
     ) -> None:
+        if mixup:
+            raise ValueError("GraphStep: got a generator for mixup, wanted None: the captured step mixes nothing")
         self.captured(index, crops=crops, dropout=dropout, mirrored=mirrored)
         if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
             self.average.update()
 
-    def totals(self) -> tuple[float, int]:
-        return self.captured.totals()
+    def totals(self) -> tuple[float, float, int]:
+        loss, right = self.captured.totals()
+        return loss, loss, right
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
-    """The optimiser of a run. Nesterov's form needs a momentum."""
+    """The optimiser of a run, for the parameters that are not frozen. Nesterov's form needs a momentum."""
     o = options
+    optimiser: SGD | RMSProp | Muon
     if o.optimizer == "sgd":
         nesterov = o.nesterov and o.momentum > 0
-        return SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
-    if o.optimizer == "muon":
-        return Muon(net, o.lr, sgd_lr=o.sgd_lr, momentum=o.momentum, weight_decay=o.weight_decay)
-    return RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        optimiser = SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
+    elif o.optimizer == "muon":
+        optimiser = Muon(net, o.lr, sgd_lr=o.sgd_lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    else:
+        optimiser = RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    if o.freeze:
+        optimiser.parts = parts_without(net, frozen_params(net, o.freeze))
+    return optimiser

@@ -4,7 +4,7 @@
     model = load("model.safetensors")         the same network again
 
     state = state_dict(model)                 {"3a.b3.conv.weight": array, ...}
-    load_state_dict(model, state)             all of them or none
+    load_state_dict(model, state)             all of them or none; classifier=False: all but the classifier's
 
 tensorfile.py describes the file's format. convert.py has the names and layouts of other libraries' weights
 (`source="torchvision"`, `"timm"`, `"keras"`).
@@ -19,7 +19,9 @@ import numpy as np
 
 from .. import models
 from ..backend.device import asarray, to_device_of
-from ..layer import Layer, cast
+from ..layer import Layer, cast, walk
+from ..layers.conv import Conv2D
+from ..layers.linear import Linear
 from ..models.network import signature
 from ..models.size import readable, weights_of
 from .convert import from_native, listed, load_foreign, named_arrays
@@ -40,18 +42,23 @@ def state_dict(layer: Layer, *, source: str = "native") -> Tensors:
     return state if source == "native" else from_native(layer, state, source)
 
 
-def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: str = "native") -> Any:
+def load_state_dict(
+    layer: Layer, state: Mapping[str, np.ndarray], *, source: str = "native", classifier: bool = True
+) -> Any:
     """Copy the arrays into the layer's parameters and running averages.
 
     Every one must be there, in its shape, and no other; floating point of another width is rounded to the layer's.
+    classifier: False leaves the arrays of the last layer, and of each auxiliary head's last layer, as they are, for
+    weights that were trained on other classes. Returns the paths of those, [] where everything was loaded.
     Raises ValueError or TypeError that lists what does not fit, and then nothing has changed.
     source: another library's arrays are loaded by `load_foreign` in convert.py, whose report is returned.
     """
     if source != "native":
-        return load_foreign(layer, state, source)
-    targets = named_arrays(layer)
+        return load_foreign(layer, state, source, classifier=classifier)
+    kept = [] if classifier else classifier_paths(layer)
+    targets = {path: array for path, array in named_arrays(layer).items() if path not in kept}
     missing = [path for path in targets if path not in state]
-    unexpected = [path for path in state if path not in targets]
+    unexpected = [path for path in state if path not in targets and path not in kept]
     if missing or unexpected:
         raise ValueError(
             f"state: {listed('missing', missing)}, {listed('unexpected', unexpected)}; "
@@ -66,7 +73,8 @@ def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: st
     if wrong:
         raise ValueError(
             f"state: {listed('wrong shapes', wrong)}; "
-            "it belongs to other options of this network (width, classes, channels)"
+            "it belongs to other options of this network (width, classes, channels); "
+            "classifier=False loads the rest if only the classes are others"
         )
     kinds = [
         f"{path} {values[path].dtype} instead of {target.data.dtype}"
@@ -77,7 +85,15 @@ def load_state_dict(layer: Layer, state: Mapping[str, np.ndarray], *, source: st
         raise TypeError(f"state: {listed('wrong types', kinds)}; give floating point arrays")
     for path, target in targets.items():
         target.data[...] = to_device_of(values[path].astype(target.data.dtype, copy=False), target.data)
-    return None
+    return kept
+
+
+def classifier_paths(layer: Layer) -> list[str]:
+    """The arrays of the last convolution or linear layer, and of each auxiliary head's: those that give the classes."""
+    heads = [f"aux_{stage}" for stage in getattr(layer, "heads", {})]
+    layers = [path for path, child in walk(layer) if isinstance(child, (Conv2D, Linear))]
+    last = {path.partition(".")[0] if path.partition(".")[0] in heads else "": path for path in layers}
+    return [path for path in named_arrays(layer) if path.rpartition(".")[0] in last.values()]
 
 
 def save(layer: Layer, path: str | os.PathLike[str], *, about: Mapping[str, Any] | None = None) -> None:

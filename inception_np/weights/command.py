@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.preprocess import Preprocess
 from ..models import create_model, find
-from ..training.arguments import number
+from ..training.arguments import number, positive
 from .checkpoint import save
 from .convert import Given, load_foreign, resolve_names
 from .names import SOURCES, LayerNames, layer_names
@@ -44,6 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
     parser.add_argument("--mean", type=number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
     parser.add_argument("--std", type=number, nargs=3, metavar="X", help="of the pixels 0..255; 127.5 by default")
+    parser.add_argument("--num-classes", type=positive, metavar="N", help="of a new classifier, in place of the file's")
     parser.add_argument("--keep-background", action="store_true", help="keep all of 1001 classes")
     parser.add_argument("--partial", action="store_true", help="load what fits; the rest keeps its initial values")
     parser.add_argument("--report", action="store_true", help="print what was done with every tensor")
@@ -66,15 +67,16 @@ def run(args: argparse.Namespace) -> int:
     if classes == 1001 and not args.keep_background:
         classes = 1000
     aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
-    model = create_model(name, preset=args.source, num_classes=classes, aux=aux)
+    model = create_model(name, preset=args.source, num_classes=args.num_classes or classes, aux=aux)
+    own = args.num_classes in (None, classes)
     try:
-        report = load_foreign(model, state, args.source, strict=not args.partial)
+        report = load_foreign(model, state, args.source, strict=not args.partial, classifier=own)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{args.file}: {error}") from None
     preprocess = PREPROCESS[name, args.source]
     preprocess = replace(preprocess, mean=args.mean or preprocess.mean, std=args.std or preprocess.std)
     about: dict[str, Any] = {"preprocess": preprocess.to_dict(), "source": args.source, "file": Path(args.file).name}
-    if classes == 1000:
+    if classes == 1000 and own:
         about["classes"] = imagenet_classes()
     output = args.output or f"{name}-{args.source}.safetensors"
     save(model, output, about=about)
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"checkpoint": str(output), **report.to_dict()}))
     else:
         print(report if args.report else report.summary)
+        if not own:
+            print(f"the classifier, of {args.num_classes} classes, is new")
         print(f"written to {output}")
     return 0
 

@@ -100,6 +100,7 @@ class TensorPair(NamedTuple):
             raise ValueError(
                 f"{given_name}: got shape {value.shape}, wanted {self.ours}'s {shape}"
                 + (f", turned from {self.layout.text}" if self.layout.text else "")
+                + ("; without the classifier (import --num-classes) it fits" if self.classifier else "")
             )
         return converted, how
 
@@ -219,7 +220,9 @@ class Report:
 # ------------------------------------------------------------------------------- their tensors to ours
 
 
-def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict: bool = True) -> Report:
+def load_foreign(
+    layer: Layer, state: Mapping[str, Any], source: str, *, strict: bool = True, classifier: bool = True
+) -> Report:
     """What load_state_dict does for another library's arrays: put them into the layer, in place, and report on each.
 
     source: "torchvision", "timm" or "keras", whose names and layouts `state` has; the model must be the network with
@@ -228,7 +231,7 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     whatever number they begin with), of a legacy .h5 file, or of a Keras 3 .weights.h5 file ("layers/conv2d_3/vars/0").
     A classifier of 1001 classes loses its first, the background, where the model has 1000.
     strict: every array of ours must be there and every one of theirs used, except counters of batches and the
-    auxiliary heads of a model without them.
+    auxiliary heads of a model without them. classifier: False leaves ours and skips theirs, whose classes are others.
 
     Raises ValueError where arrays are missing, left over or of another shape, and TypeError for a layer that is no
     network or values that are not floating-point arrays; nothing is changed then. Warns where the model has the right
@@ -240,6 +243,10 @@ def load_foreign(layer: Layer, state: Mapping[str, Any], source: str, *, strict:
     report = Report(source, name)
     pairs, absent = _tensor_pairs(layer, name, source)
     given = resolve_names(state, name, source)
+    if not classifier:
+        skipped = [given.pop(pair.theirs)[0] for pair in pairs if pair.classifier and pair.theirs in given]
+        report.skipped += [(given_name, "the classifier, of other classes") for given_name in skipped]
+        pairs = [pair for pair in pairs if not pair.classifier]
     values, wrong = _match(pairs, given, report)
     _report_left_over(given, absent, report)
     if strict and (report.missing or report.unexpected):
