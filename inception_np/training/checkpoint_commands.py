@@ -14,8 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("eval")
     parser.set_defaults(run=run_eval)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")
-    parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; what it was trained on by default")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of cifar10 are")
+    parser.add_argument("--data", metavar="NAME", help="a data set, see train; what it was trained on by default")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are")
     parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
@@ -37,7 +37,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_eval(args: argparse.Namespace) -> int:
     from ..backend.device import resolve_device, set_precision
-    from ..data.dataset import load
+    from ..data.dataset import load, runs_code
     from ..layer import move
     from .evaluate import evaluate
     from .options import check_precision
@@ -51,15 +51,22 @@ def run_eval(args: argparse.Namespace) -> int:
     name = args.data or about.get("data")
     if name is None:
         raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
+    if runs_code(name) and not args.data:
+        raise UsageError(f"--data: {args.checkpoint} was trained on {name}, whose code would run; say --data {name}")
+    size = {"size": net.image[0]} if hasattr(net, "image") else {}
     if "preprocess" in about:  # then the training images are not needed for their mean
-        data = load(name, args.data_dir, train=1, test=args.test_images, subset=args.subset)
+        data = load(name, args.data_dir, train=1, test=args.test_images, subset=args.subset, **size)
         mean, std = tuple(about["preprocess"]["mean"]), tuple(about["preprocess"]["std"])
     else:
-        data = load(name, args.data_dir, test=args.test_images, subset=args.subset)
+        data = load(name, args.data_dir, test=args.test_images, subset=args.subset, **size)
         mean, std = data.mean, data.std
     classes = getattr(net, "num_classes", len(data.classes))
     if classes != len(data.classes):
         raise UsageError(f"--data: {name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
+    if list(data.classes) != (about.get("classes") or list(data.classes)):
+        raise UsageError(f"--data: {name} has other classes than {args.checkpoint}; give the data it was trained on")
+    if len(mean) != data.size.image[2]:
+        raise UsageError(f"--data: {name} has {data.size.image[2]} channels, {args.checkpoint} has {len(mean)}")
     images, labels = data.test_images, data.test_labels
     accuracy, loss, _ = evaluate(move(net, where), images, labels, mean, std, args.batch_size, tta=args.tta)
     if not math.isfinite(loss):
