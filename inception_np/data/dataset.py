@@ -29,7 +29,7 @@ from .npz import npz
 from .photographs import Photographs, folder
 from .shapes10 import SHAPES, SHAPES10_MOST, shapes10
 
-IN_MEMORY = 2 << 30  # bytes of photographs that are kept in memory; more are read anew in each epoch
+IN_MEMORY = 2 << 30  # bytes of photographs that are read into memory at once; more are read in the first epoch
 SAMPLE = 10_000  # of those, so many give the mean and the standard deviation
 
 
@@ -161,8 +161,9 @@ def load(
         if count is not None and count > len(labels):
             raise UsageError(f"{option}: got {count}; {name} has {len(labels)}")
     train_images, test_images = _first(data.train_images, train), _first(data.test_images, test)
-    if isinstance(train_images, Photographs) and train_images.nbytes + test_images.nbytes <= IN_MEMORY:
-        train_images, test_images = train_images[:], test_images[:]
+    if isinstance(train_images, Photographs) and isinstance(test_images, Photographs):
+        fits = train_images.nbytes + test_images.nbytes <= IN_MEMORY
+        train_images, test_images = (part[:] if fits else part.keep() for part in (train_images, test_images))
     mean, std = data.mean, data.std
     if not mean:
         every = -(-len(train_images) // SAMPLE) if isinstance(train_images, Photographs) else 1
