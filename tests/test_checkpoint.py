@@ -427,7 +427,7 @@ def test_the_package_evaluates_nothing_and_writes_in_one_place():
             if writes and path.name != "files.py":
                 # into pooch's own temporary file, and to the kernel, which then forgets the peak of memory; compiled
                 # code, into a new folder of the cache, which is renamed when it is whole
-                elsewhere = ("cifar10_archive.py", "side.py") if name == "open" else ("compiler.py",)
+                elsewhere = ("download.py", "side.py") if name == "open" else ("compiler.py",)
                 assert path.name in elsewhere, f"{path}: {text}"
 
 

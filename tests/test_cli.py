@@ -292,7 +292,7 @@ MISTAKES = [
     ("eval {flipped}", 1, "flipped.safetensors: sha256: "),
     ("eval {foreign}", 1, "foreign.safetensors: sha256: missing"),
     ("eval {nameless}", 1, "nameless.safetensors: "),
-    ("eval {c} --data cifar", 2, "--data: there is no data set 'cifar'; the nearest is cifar10"),
+    ("eval {c} --data cifar", 2, "--data: there is no data set 'cifar'; the nearest are cifar10, cifar100"),
     ("eval {seven} --data shapes10", 2, "--data: shapes10 has 10 classes, "),
     ("eval {seven}", 2, "does not say what it was trained on; add --data"),
     ("eval {c} --device tpu", 2, "--device: invalid choice: 'tpu'"),

@@ -7,6 +7,7 @@ import io
 import itertools
 import tarfile
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -526,10 +527,11 @@ def server():
     thread.join()
 
 
-def test_a_download_is_kept_only_if_its_bytes_are_right(server, tmp_path, monkeypatch, capsys):
+def test_a_download_is_kept_only_if_its_bytes_are_right(server, tmp_path, capsys):
     right = bytes(range(256)) * 40
-    monkeypatch.setattr(cifar10_archive, "CIFAR10_BYTES", len(right))
-    monkeypatch.setattr(cifar10_archive, "CIFAR10_SHA256", hashlib.sha256(right).hexdigest())
+    layout = replace(
+        cifar10_archive.CIFAR10, url=server.url, bytes=len(right), sha256=hashlib.sha256(right).hexdigest()
+    )
     wrong = {
         "not there": (None, None),
         "cut": (right, 5000),
@@ -540,18 +542,18 @@ def test_a_download_is_kept_only_if_its_bytes_are_right(server, tmp_path, monkey
     for what, (content, cut) in wrong.items():
         server.content, server.cut = content, cut
         with pytest.raises(OSError, match="could not be fetched") as caught:
-            cifar10_archive.downloaded(server.url, tmp_path)
+            cifar10_archive.downloaded(layout, tmp_path)
         assert "--data-dir" in str(caught.value) and "\n" not in str(caught.value), what
         assert not list(tmp_path.iterdir()), what
     server.content, server.cut = right, None
-    assert cifar10_archive.downloaded(server.url, tmp_path).read_bytes() == right
+    assert cifar10_archive.downloaded(layout, tmp_path).read_bytes() == right
     server.content = None  # now from the cache
-    assert cifar10_archive.downloaded(server.url, tmp_path).read_bytes() == right
+    assert cifar10_archive.downloaded(layout, tmp_path).read_bytes() == right
 
 
 def test_without_a_network_one_line_says_what_to_fetch_and_where_to_put_it(tmp_path):
     with pytest.raises(OSError, match="put it into a folder, and give that as --data-dir") as caught:
-        cifar10_archive.downloaded("http://127.0.0.1:9/cifar.tar.gz", tmp_path)
+        cifar10_archive.downloaded(replace(cifar10_archive.CIFAR10, url="http://127.0.0.1:9/cifar.tar.gz"), tmp_path)
     assert "\n" not in str(caught.value)
 
 

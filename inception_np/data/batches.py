@@ -109,3 +109,21 @@ def batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.n
     size = min(batch_size, count)
     for start in range(0, count - size + 1, size):
         yield order[start : start + size]
+
+
+def held_out(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """(indices for training, indices for testing) of a set that has no test images of its own: always the same ones.
+
+    Of each class one tenth, at least one image, is for testing; both parts are in random order. where: the set, as
+    errors call it. Raises ValueError for a class with a single image, which cannot be on both sides.
+    """
+    order = stream(0, "heldout").permutation(len(labels))
+    for_testing = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        if len(of_class) < 2:
+            raise ValueError(
+                f"{where}: class {label} has one image, wanted 2 or more: one of ten is held out for testing"
+            )
+        for_testing[of_class[: max(1, len(of_class) // 10)]] = True
+    return order[~for_testing[order]], order[for_testing[order]]

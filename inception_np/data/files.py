@@ -6,12 +6,16 @@ folder's entry is forced to the disk.
 """
 
 import contextlib
+import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
+
+import numpy as np
 
 Bytes = bytes | bytearray | memoryview
 
@@ -68,6 +72,25 @@ def _cannot_write(error: OSError, path: Path, needed: int) -> OSError:
         f"{path}: cannot be written ({reason}), {needed:,} bytes are needed and {free}; "
         "make room or name another folder"
     )
+
+
+def scratch(shape: tuple[int, ...]) -> np.ndarray | None:
+    """A uint8 array in a file without a name, which ends with the process; None where there is too little room for it.
+
+    The system keeps in memory what of it is used, as long as there is memory. It lies in TMPDIR, or else in /var/tmp,
+    which is on a disk where /tmp may be memory, and it takes at most half of what is free.
+    """
+    size = math.prod(shape)
+    place = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else None)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            if shutil.disk_usage(place or tempfile.gettempdir()).free < 2 * size:
+                return None
+            if hasattr(os, "posix_fallocate"):  # the room is taken now: a full disk would end the process later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.uint8, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
+    except OSError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

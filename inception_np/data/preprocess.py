@@ -90,15 +90,19 @@ class Preprocess:
             raise ValueError(f"Preprocess: {str(error).removeprefix('Preprocess: ')}") from None
 
 
-def open_image(path: str | Path, channels: int = 3) -> "Image":
+def open_image(path: str | Path, channels: int = 3, least: int | None = None) -> "Image":
     """Read a picture, upright (its EXIF orientation applied), as RGB, or as grey for one channel.
 
-    Raises ValueError, naming the file, where Pillow cannot read it or the picture is cut short.
+    least: what is needed of its shorter side. A JPEG file is then read at 1/2, 1/4 or 1/8 of its size where that is
+    enough: its blocks of 8x8 pixels are turned into smaller ones, which takes a quarter of the time. Raises ValueError,
+    naming the file, where Pillow cannot read it or the picture is cut short.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
+            if least:
+                image.draft(None, (least, least))
             return ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -162,8 +166,15 @@ def _mirror(image: "Image") -> "Image":
     return image.transpose(Transpose.FLIP_LEFT_RIGHT)
 
 
+def centre_crop(image: "Image", how: Preprocess) -> "Image":
+    """The centre of a picture whose shorter side is brought to how.side."""
+    image = _shrink(image, how.side, how)
+    height, width = how.size
+    return _at(image, round((image.size[0] - width) / 2), round((image.size[1] - height) / 2), how)
+
+
 def _one(image: "Image", how: Preprocess) -> Iterator["Image"]:
-    yield _five(_shrink(image, how.side, how), how)[4]
+    yield centre_crop(image, how)
 
 
 def _ten(image: "Image", how: Preprocess) -> Iterator["Image"]:

@@ -14,7 +14,6 @@ import argparse
 import ast
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -206,16 +205,11 @@ def _classes(file: str | None) -> dict[str, Any]:
     named = [*LAYERS, "Sequential", "Concat", "Residual", "AdaptiveAvgPool2D"]
     classes = {name: getattr(inception_np, name) for name in named}
     if file:
-        import importlib.util
-        from pathlib import Path
+        from ..backend.user_file import module_of
 
-        if not Path(file).is_file():
-            raise UsageError(f"gradcheck: {file}: no such file; give a path such as my_layers.py:MyLayer")
-        spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        sys.modules[module.__name__] = module
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-        own = {k: v for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Layer)}
+        own = {
+            k: v for k, v in vars(module_of(file, "gradcheck")).items() if isinstance(v, type) and issubclass(v, Layer)
+        }
         classes |= own
     return classes
 

@@ -14,8 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser("eval")
     parser.set_defaults(run=run_eval)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a file that train or save wrote")
-    parser.add_argument("--data", metavar="NAME", help="shapes10 or cifar10; by default the test images of its run")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of cifar10 are")
+    parser.add_argument("--data", metavar="NAME", help="a data set, see train; by default the test images of its run")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are")
     parser.add_argument("--test-images", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--subset", action="store_true", help="accept a reduced copy of the data set")
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N")
@@ -53,10 +53,16 @@ def run_eval(args: argparse.Namespace) -> int:
         set_precision(args.precision)
     use_threads(args)
     net, about = _network(args.checkpoint)
-    data, mean, std = _test_images(args, about)
+    data, mean, std = _test_images(args, about, net)
     classes = getattr(net, "num_classes", len(data.classes))
     if classes != len(data.classes):
         raise UsageError(f"--data: {data.name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
+    if list(data.classes) != (about.get("classes") or list(data.classes)):
+        raise UsageError(
+            f"--data: {data.name} has other classes than {args.checkpoint}; give the data it was trained on"
+        )
+    if len(mean) != data.size.image[2]:
+        raise UsageError(f"--data: {data.name} has {data.size.image[2]} channels, {args.checkpoint} has {len(mean)}")
     images, labels = data.test_images, data.test_labels
     net = move(net, where)
     if args.crops:
@@ -75,17 +81,21 @@ def run_eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _test_images(args: argparse.Namespace, about: dict[str, Any]) -> tuple[Any, Any, Any]:
+def _test_images(args: argparse.Namespace, about: dict[str, Any], net: Any) -> tuple[Any, Any, Any]:
     """(data set, mean, std): what --data names, or else the images that tested the checkpoint's run."""
-    from ..data.dataset import load
+    from ..data.dataset import load, runs_code
 
     name, told = args.data, dict[str, Any]({"data_dir": None, "test_images": None, "subset": False})
     if name is None:
         name, told = about.get("data"), {**told, **about.get("test", {})}
     if name is None:
         raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
+    if runs_code(name) and not args.data:
+        raise UsageError(f"--data: {args.checkpoint} was trained on {name}, whose code would run; say --data {name}")
     folder, test = args.data_dir or told["data_dir"], args.test_images or told["test_images"]
     how: dict[str, Any] = {"test": test, "subset": args.subset or told["subset"]}
+    if hasattr(net, "image"):
+        how["size"] = net.image[0]
     if "preprocess" in about:  # then the training images are not needed for their mean
         data = load(name, folder, train=1, **how)
         return data, tuple(about["preprocess"]["mean"]), tuple(about["preprocess"]["std"])

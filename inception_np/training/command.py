@@ -19,8 +19,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--preset", metavar="P", help="paper (default), or whose released network")
     add("--width", type=number, metavar="X", help="factor on the paper's channel counts")
     add("--no-aux", dest="aux", action="store_false", default=None, help="leave auxiliary heads out")
-    add("--data", metavar="NAME", help="shapes10 (default, generated) or cifar10")
-    add("--data-dir", metavar="DIR", help="where the files of cifar10 are")
+    add("--data", metavar="NAME", help="shapes10 (default, generated), cifar10, cifar100, mnist, fashion_mnist, "
+        "digits, folder, npz, or FILE.py:FUNCTION")  # fmt: skip
+    add("--data-dir", metavar="DIR", help="where the files are: a folder; for npz the file")
     add("--train-images", type=positive, metavar="N", help="only the first N training images")
     add("--test-images", type=positive, metavar="N", help="only the first N test images")
     add("--subset", action="store_true", default=None, help="accept a reduced copy of the data set")
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads(args)
     from dataclasses import fields, replace
 
+    from ..data.dataset import runs_code
     from .loop import train
     from .options import Options, check_unchanged, resolve
     from .results import FILES
@@ -92,10 +94,12 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--resume: which run? add --output DIR")
         options = stored_options(Path(args.output))
         check_unchanged(given, options, Path(args.output))
+        if runs_code(options.data) and not args.data:
+            raise UsageError(f"--data: the run has {options.data}, whose code would run; say --data {options.data}")
         options = replace(options, epochs=given.get("epochs", options.epochs))
     else:
         options = resolve(**(options_from(args.from_, given) if args.from_ else given))
-    folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data}")
+    folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data.rpartition(':')[2]}")
     last = train(folder, options, resume=args.resume, force=args.force, save_every=args.save_every)
     print(
         f"test accuracy {last['test_accuracy']:.2%}, test loss {last['test_loss']:.4f} "

@@ -8,6 +8,7 @@ from ..backend.arrays import Array, array_module
 from ..backend.device import asarray, to_device_of
 from ..backend.errors import UsageError
 from ..data.batches import normalise, views
+from ..data.photographs import ahead
 from ..data.preprocess import Preprocess
 from ..layer import Layer, Mode, named_params
 from ..layers.loss import softmax_cross_entropy
@@ -43,8 +44,8 @@ def evaluate(
             x = array_module(images).ascontiguousarray(normalise(images, mean, std, like.dtype))
             return infer(x) if len(x) == batch_size else net.forward(x, Mode())[0]
 
-        for start in range(0, len(labels), batch_size):
-            part = slice(start, start + batch_size)
+        parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
+        for part in ahead(images, parts):
             batch = to_device_of(images[part], like)
             weighted: Iterable[tuple[float, Array]] = views(batch) if tta else [(1.0, batch)]
             logits = asarray(sum(weight * logits_of(view) for weight, view in weighted), "cpu")

@@ -1,17 +1,23 @@
 """Whether a run fits its data and the machine, found out before its images are drawn: a refusal comes at once."""
 
+import math
 from dataclasses import replace
 
 from ..backend.errors import UsageError
-from ..data.dataset import IMAGE, TEST_IMAGES, TRAIN_IMAGES, Dataset, check_request
+from ..data.dataset import KNOWN, Dataset, Size, check_request
 from ..kernels.window import ImageTooSmall
-from ..models import MODELS, create_model
+from ..models import ALIASES, MODELS, create_model
+from ..models.blocks import CIFAR
 from ..models.network import Network, smallest_image
 from ..models.size import check_width
 from .memory import check_memory
 from .options import Options
 
-CLASSES = 10  # of each data set
+
+def image_side(model: str) -> int:
+    """Height and width of the images that a network is made for; an unknown one is refused later."""
+    name = ALIASES.get(model, model)
+    return MODELS[name].size if name in MODELS else CIFAR
 
 
 def check_batch(batch_size: int, images: int) -> None:
@@ -33,14 +39,17 @@ def as_asked(data: Dataset, o: Options) -> Dataset:
     return replace(data, mean=o.mean, std=o.std)
 
 
-def network_for(o: Options, force: bool) -> Network:
+def network_for(o: Options, force: bool, size: Size | None = None) -> Network:
     """The network of a run with these options, newly initialised. force: even if it may not fit into memory.
+
+    size: of a data set that has been read; None for one whose size is known before.
 
     Raises UsageError for a network that does not exist or that the images are too small for, and RefusedError for want
     of memory.
     """
     check_request(o.data, o.train_images, o.test_images)
-    train, test = o.train_images or TRAIN_IMAGES[o.data], o.test_images or TEST_IMAGES[o.data]
+    image, classes, train, test = size or KNOWN[o.data]
+    train, test = o.train_images or train, o.test_images or test
     check_batch(o.batch_size, train)
     checked = not force and o.device == "cpu"
     copies = 1 + bool(o.momentum or o.optimizer == "rmsprop") + (o.optimizer == "rmsprop") + bool(o.ema) + o.lookahead
@@ -49,25 +58,32 @@ def network_for(o: Options, force: bool) -> Network:
             check_width(o.model, o.width, copies)
         aux = None if o.aux else False
         net = create_model(
-            o.model, num_classes=CLASSES, width=o.width, aux=aux, preset=o.preset, seed=o.seed, device=o.device
+            o.model,
+            num_classes=classes,
+            width=o.width,
+            aux=aux,
+            preset=o.preset,
+            seed=o.seed,
+            device=o.device,
+            in_channels=image[2],
         )
     except (ValueError, TypeError) as error:
         raise UsageError(f"--model: {error}; see inception-np models") from error
-    check_image(net)
+    check_image(net, image)
     if checked:
-        images = (train + test) * (IMAGE[0] * IMAGE[1] * IMAGE[2] + 8)
-        check_memory(net, (o.batch_size, *IMAGE), copies, images, ema=bool(o.ema), low_memory=o.low_memory, test=test)
+        images = 0 if size else (train + test) * (math.prod(image) + 8)  # what is read already takes no more
+        check_memory(net, (o.batch_size, *image), copies, images, ema=bool(o.ema), low_memory=o.low_memory, test=test)
     return net
 
 
-def check_image(net: Network) -> None:
+def check_image(net: Network, image: tuple[int, int, int]) -> None:
     """Raise UsageError for a network that images of this size are too small for, with one that takes them."""
     try:
-        net.stage_shapes((1, *IMAGE), heads=True)
+        net.stage_shapes((1, *image), heads=True)
     except ImageTooSmall as error:
         least, other = smallest_image(net, heads=True), f"{net.name}_cifar"
         advice = f"; --model {other} is made for them" if other in MODELS else ""
-        size = f"{IMAGE[0]}x{IMAGE[1]}"
+        size = f"{image[0]}x{image[1]}"
         raise UsageError(
             f"--model: {net.name} takes images of {least}x{least} and more, these are of {size}{advice}"
         ) from error

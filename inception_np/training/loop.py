@@ -19,6 +19,7 @@ import contextlib
 import math
 import os
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from ..backend.arrays import Array
 from ..backend.device import set_precision
 from ..backend.errors import RefusedError, StoppedError, UsageError
 from ..data.batches import alternating, batches
-from ..data.dataset import load
+from ..data.dataset import KNOWN, Dataset, check_request, load
 from ..data.files import atomic_write, locked, make_folder, sweep
+from ..data.photographs import Photographs, ahead
 from ..data.random import stream
 from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
@@ -38,7 +40,7 @@ from ..layers.whitening import whiten
 from . import results
 from .average import average_for, warm_statistics
 from .evaluate import evaluate
-from .fits import as_asked, network_for
+from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
 from .options import Options, check, check_save_every, described
 from .progress import Progress
@@ -115,11 +117,12 @@ class Run:
         self.pace = Pace(save_every)
         if o.device != "cpu":
             set_precision(o.precision)
-        self.net = network_for(o, force)  # first, so that a refusal comes before the images are drawn
+        check_request(o.data, o.train_images, o.test_images)
+        read = None if o.data in KNOWN else self.read()  # else later, so that a refusal comes before images are drawn
+        self.net = network_for(o, force, read.size if read else None)
         self.frozen = frozen_params(self.net, o.freeze)  # its errors too
         self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" else None
-        images = load(o.data, o.data_dir, train=o.train_images, test=o.test_images, subset=o.subset)
-        self.data = as_asked(images, o)
+        self.data = as_asked(read or self.read(), o)
         whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
         if o.from_ and not holds_run(folder):
             take_weights(self.net, self.data, o.from_)
@@ -138,6 +141,14 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.saved: tuple[int, int] | None = None  # the epoch and step that all files are of
         self.predicted: np.ndarray | None = None
+
+    def read(self) -> Dataset:
+        """The data set that the options name."""
+        o = self.options
+        which: dict[str, Any] = {"train": o.train_images, "test": o.test_images, "subset": o.subset}
+        if o.data not in KNOWN:
+            which["size"] = image_side(o.model)
+        return load(o.data, o.data_dir, **which)
 
     @property
     def done(self) -> int:
@@ -191,9 +202,8 @@ class Run:
         """The steps of the epoch that are still to be taken."""
         o = self.options
         started = time.perf_counter() - self.sums["seconds"]
-        for step, index in enumerate(batches(len(self.data.train_labels), o.batch_size, o.seed, self.epoch)):
-            if step < self.step:
-                continue  # done before the run was stopped
+        images, order = self.data.train_images, batches(len(self.data.train_labels), o.batch_size, o.seed, self.epoch)
+        for step, index in enumerate(ahead(images, islice(order, self.step, None)), self.step):  # those left to take
             self.signals.check()
             self.train_step(index)
             self.step = step + 1
@@ -204,6 +214,8 @@ class Run:
             progress.step(self.epoch, self.step, self.sums)
             if all_added and self.pace.due():
                 self.save_state()
+        if isinstance(images, Photographs):
+            progress.say(images.waited_for(self.sums["seconds"]))
         self.signals.check()
 
     def train_step(self, index: np.ndarray) -> None:
@@ -223,7 +235,12 @@ class Run:
         self.sums["images"] += len(index)
 
     def mirrored(self, index: np.ndarray) -> np.ndarray | None:
-        """Which of these images --flip alternating mirrors in this epoch; None for --flip random."""
+        """Which of these images --flip alternating mirrors in this epoch; None for --flip random.
+
+        None of them are of a data set in which a mirror image may be of another class, as of digits.
+        """
+        if not self.data.mirrored:
+            return np.zeros(len(index), bool)
         if self.options.flip == "random":
             return None
         chosen: np.ndarray = alternating(len(self.data.train_labels), self.options.seed, self.epoch)[index]

@@ -1,6 +1,7 @@
 """The plots of a run, as PNG files: drawn by Matplotlib without a display."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _write(figure: Any, path: Path) -> None:
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    with warnings.catch_warnings(action="ignore"):  # a class's name may have letters that the font lacks
+        figure.savefig(png, format="png")
     atomic_write(path, png.getvalue())
 
 
@@ -88,8 +90,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if count <= 40:
-        axes.set_xticks(range(count), classes, rotation=45, ha="right")
-        axes.set_yticks(range(count), classes)
+        axes.set_xticks(range(count), classes, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(count), classes, parse_math=False)
         for i, j in np.argwhere(share >= 0.5):
             colour = "white" if share[i, j] > 50 else "black"
             axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", color=colour)
@@ -104,7 +106,7 @@ def predictions(
 ) -> None:
     """A sheet of test images, each with the predicted class, and the true one where it differs.
 
-    images: (N, H, W, 3) uint8. The first 32 are shown as they come, and then up to 8 others with mistakes.
+    images: (N, H, W, C) uint8, C 3 or 1. The first 32 are shown as they come, and then up to 8 others with mistakes.
     """
     first = np.arange(min(32, len(images)))
     wrong = np.flatnonzero(labels[32:] != predicted[32:])[:8] + 32
@@ -115,12 +117,12 @@ def predictions(
     for axes in all_axes:
         axes.set_axis_off()
     for axes, i in zip(all_axes, shown, strict=False):
-        axes.imshow(images[i].squeeze(), cmap="gray", interpolation="nearest")
+        axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         if labels[i] == predicted[i]:
             title, colour = classes[labels[i]], "darkgreen"
         else:
             title, colour = f"{classes[predicted[i]]}\nis: {classes[labels[i]]}", "firebrick"
-        axes.set_title(title, fontsize=8, color=colour)
+        axes.set_title(title, fontsize=8, color=colour, parse_math=False)
     figure.suptitle(
         "the first test images, and a row of mistakes: the predicted class, and below it the true one where it differs",
         fontsize=10,

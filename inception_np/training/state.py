@@ -21,7 +21,7 @@ import numpy as np
 from ..backend.arrays import Array
 from ..backend.device import asarray, to_device_of
 from ..backend.errors import UsageError, nearest
-from ..data.dataset import NAMES
+from ..data.dataset import known_names, runs_code
 from ..data.files import keep_as
 from ..data.streams import say
 from ..models import ALIASES, list_models
@@ -102,7 +102,8 @@ def stored_options(folder: Path) -> Options:
         raise UsageError(f"--resume: {folder} holds no run; check --output")
     state = newest_state(folder)
     options = options_of(state)
-    for field, chosen, known in (("model", options.model, [*list_models(), *ALIASES]), ("data", options.data, NAMES)):
+    data = [options.data] if runs_code(options.data) else known_names()
+    for field, chosen, known in (("model", options.model, [*list_models(), *ALIASES]), ("data", options.data, data)):
         if chosen not in known:
             _refuse(state, f"options.{field}", f"got {chosen!r}, {nearest(chosen, known)}")
     return options

@@ -102,7 +102,7 @@ def broadcast() -> AbstractContextManager:
 
 def any_label() -> AbstractContextManager:
     """Labels that are not looked at."""
-    return mock.patch.object(cifar10, "CIFAR10_CLASSES", range(256))
+    return mock.patch.dict(cifar10_archive.CIFAR10.labels, label=256)
 
 
 def extracted() -> AbstractContextManager:
