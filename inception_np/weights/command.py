@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..data.preprocess import Preprocess
-from ..models import create_model, find
+from ..models import Network, create_model, find
 from ..training.arguments import number
 from .checkpoint import save
-from .convert import Given, load_foreign, resolve_names
+from .convert import Given, Report, load_foreign, resolve_names
+from .keras_config import parse_graph
+from .keras_graph import check_graph
 from .names import SOURCES, LayerNames, layer_names
-from .readers import read_weights
+from .readers import read_model
+from .tensorfile import Tensors
 
 # How each library prepares images for these weights. torchvision's were trained on pixels in -1 .. 1, which its models
 # compute from images normalised by ImageNet's mean and deviation (transform_input). Keras does not specify a crop.
@@ -38,7 +41,7 @@ def add_parser(commands: Any) -> None:
     """Add `inception-np import` to a parser's commands."""
     parser = commands.add_parser("import")
     parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .weights.h5, .keras, .pt or .pth")
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .keras, model.json, .pt or .pth")
     parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")
     parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
@@ -56,25 +59,17 @@ def run(args: argparse.Namespace) -> int:
     Raises ValueError, TypeError or OSError of one line for a file that cannot be read or does not fit the network.
     """
     name = find(args.model)[1]
-    rows = layer_names(name, args.source)
     try:
-        state = read_weights(args.file)
+        state, description = read_model(args.file)
     except ImportError as error:
         raise ValueError(str(error)) from None
-    given = resolve_names(state, name, args.source)
-    classes = _count_classes(given, rows, args.source)
-    if classes == 1001 and not args.keep_background:
-        classes = 1000
-    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
-    model = create_model(name, preset=args.source, num_classes=classes, aux=aux)
     try:
-        report = load_foreign(model, state, args.source, strict=not args.partial)
+        model, report, preprocess = _load(name, state, description, args)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{args.file}: {error}") from None
-    preprocess = PREPROCESS[name, args.source]
     preprocess = replace(preprocess, mean=args.mean or preprocess.mean, std=args.std or preprocess.std)
     about: dict[str, Any] = {"preprocess": preprocess.to_dict(), "source": args.source, "file": Path(args.file).name}
-    if classes == 1000:
+    if model.num_classes == 1000:
         about["classes"] = imagenet_classes()
     output = args.output or f"{name}-{args.source}.safetensors"
     save(model, output, about=about)
@@ -84,6 +79,35 @@ def run(args: argparse.Namespace) -> int:
         print(report if args.report else report.summary)
         print(f"written to {output}")
     return 0
+
+
+def _load(name: str, state: Tensors, description: Any, args: argparse.Namespace) -> tuple[Network, Report, Preprocess]:
+    """The network that a file's tensors fit, with them in it, what became of each, and how its images are prepared.
+
+    description: what the file says of the model, where it is Keras's. The network then has the fully connected layers
+    that the model has before its last, and is compared with it layer by layer.
+    """
+    rows = layer_names(name, args.source)
+    graph, hidden = None, []
+    if args.source == "keras" and description is not None:
+        graph = parse_graph(description)
+        state = {theirs: state[given] for given, theirs in graph.names(state).items()}
+        hidden = [str(node.config.get("units")) for node in graph.dense()[:-1]]
+    given = resolve_names(state, name, args.source)
+    classes = _count_classes(given, rows, args.source)
+    if classes == 1001 and not args.keep_background:
+        classes = 1000
+    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
+    options: dict[str, Any] = {"hidden": "-".join(hidden)} if hidden else {}
+    model = create_model(name, preset=args.source, num_classes=classes, aux=aux, **options)
+    report = load_foreign(model, state, args.source, strict=not args.partial)
+    preprocess = PREPROCESS[name, args.source]
+    if graph is not None:
+        a, b = check_graph(model, graph, partial=args.partial)
+        preprocess = replace(preprocess, size=graph.image() or preprocess.size)
+        if (a, b) != (1, 0):  # (x - mean) / std is a x + b
+            preprocess = replace(preprocess, mean=3 * (-b / a,), std=3 * (1 / a,))
+    return model, report, preprocess
 
 
 def _count_classes(given: Given, rows: list[LayerNames], source: str) -> int | None:
