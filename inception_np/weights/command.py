@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ PREPROCESS = {
     ("inception_resnet_v2", "keras"): Preprocess((299, 299)),
     ("xception", "keras"): Preprocess((299, 299)),
 }
+
+
+UNSEEN = (
+    "the file has weights alone: it is taken for granted that its classifier reads the mean of the last map and ends "
+    "in a softmax, and that its images are x / 127.5 - 1; a file of the whole model says so"
+)
 
 
 def imagenet_classes() -> list[str]:
@@ -77,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"checkpoint": str(output), **report.to_dict()}))
     else:
         print(report if args.report else report.summary)
+        if args.source == "keras" and description is None:
+            print(UNSEEN)
         print(f"written to {output}")
     return 0
 
@@ -91,7 +100,10 @@ def _load(name: str, state: Tensors, description: Any, args: argparse.Namespace)
     graph, hidden = None, []
     if args.source == "keras" and description is not None:
         graph = parse_graph(description)
-        state = {theirs: state[given] for given, theirs in graph.names(state).items()}
+        names = graph.names(state)
+        if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+            raise ValueError(f"got {twice[0][:80]} twice, wanted every tensor once")
+        state = {names[given]: value for given, value in state.items()}
         hidden = [str(node.config.get("units")) for node in graph.dense()[:-1]]
     given = resolve_names(state, name, args.source)
     classes = _count_classes(given, rows, args.source)
@@ -104,6 +116,9 @@ def _load(name: str, state: Tensors, description: Any, args: argparse.Namespace)
     preprocess = PREPROCESS[name, args.source]
     if graph is not None:
         a, b = check_graph(model, graph, partial=args.partial)
+        given_as = {theirs: given for given, theirs in names.items()}
+        report.loaded = [(given_as[theirs], ours, how) for theirs, ours, how in report.loaded]
+        report.skipped += [(node.name, f"{node.kind}, which acts in training only") for node in graph.in_training()]
         preprocess = replace(preprocess, size=graph.image() or preprocess.size)
         if (a, b) != (1, 0):  # (x - mean) / std is a x + b
             preprocess = replace(preprocess, mean=3 * (-b / a,), std=3 * (1 / a,))

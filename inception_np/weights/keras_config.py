@@ -17,6 +17,7 @@ from .names import with_number
 
 LACKS = "got {}, wanted layers as Keras writes them"
 MODELS = ("Functional", "Model", "Sequential")
+IN_TRAINING = ("Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization")
 # What each layer's variables are called, in the order in which Keras 3 numbers them
 VARIABLES = {
     "Conv2D": ("kernel", "bias"),
@@ -49,6 +50,10 @@ class Graph(NamedTuple):
     def dense(self) -> list[Node]:
         """The fully connected layers, first to last."""
         return [node for node in self.nodes if node.kind == "Dense"]
+
+    def in_training(self) -> list[Node]:
+        """The layers that do nothing unless the model is being trained: dropout, noise, augmentation."""
+        return [node for node in self.nodes if acts_in_training(node.kind)]
 
     def image(self) -> tuple[int, int] | None:
         """The height and width of the images, where the model fixes them."""
@@ -85,6 +90,11 @@ def _variable(node: Node, number: int, four: bool) -> str:
     if node.kind == "BatchNormalization" and not four:  # three variables: there is no gamma
         names = names[1:]
     return names[number] if number < len(names) else f"variable {number}"
+
+
+def acts_in_training(kind: str) -> bool:
+    """Whether a kind of layer does nothing otherwise. (Keras's names of augmentations begin with "Random".)"""
+    return kind.startswith("Random") or kind in IN_TRAINING
 
 
 def parse_graph(description: Any) -> Graph:

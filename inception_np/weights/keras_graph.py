@@ -23,11 +23,9 @@ from ..layers.linear import Linear
 from ..layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from ..models.network import Network
 from .convert import named_rows
-from .keras_config import LACKS, VARIABLES, Graph, Node
+from .keras_config import LACKS, VARIABLES, Graph, Node, acts_in_training
 from .keras_names import resolve_keras_names
 
-# What does nothing unless the model is being trained
-IN_TRAINING = ("Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization")
 Reads = dict[str, tuple[str, str]]  # layer with weights -> (what it does, what it reads)
 Affine = tuple[float, float]  # a and b of a x + b
 
@@ -156,7 +154,7 @@ def their_reads(graph: Graph, names: Mapping[str, str], grid: tuple[int, ...]) -
 def _affine(node: Node) -> Affine | None:
     """(a, b) of a layer that computes a x + b of the image; None for any other layer."""
     kind, c = node.kind, node.config
-    if kind in ("InputLayer", *IN_TRAINING) or kind.startswith("Random"):
+    if kind == "InputLayer" or acts_in_training(kind):
         return 1.0, 0.0
     if kind == "Rescaling" and all(type(c.get(key)) in (int, float) for key in ("scale", "offset")):
         return float(c["scale"]), float(c["offset"])
@@ -193,7 +191,7 @@ def _without_weights(node: Node, x: list[str], grid: tuple[int, ...]) -> str:
     kind, c = node.kind, node.config
     last = c.get("data_format", "channels_last") in ("channels_last", None)
     scale = c.get("scale") if kind == "CustomScaleLayer" else (c.get("arguments") or {}).get("scale")
-    if kind in IN_TRAINING:
+    if kind == "InputLayer" or acts_in_training(kind):
         return x[0]
     if kind == "Activation":
         return _activated(node, x[0])
