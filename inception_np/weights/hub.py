@@ -173,7 +173,7 @@ def _read_timm(folder: Path, config: Mapping[str, Any]) -> tuple[Layer, dict[str
     chosen = config.get("model_args") or {}
     if not isinstance(chosen, dict):
         raise ValueError(f"{path}: model_args: got {str(chosen)[:40]}, wanted an object")
-    for key, value in {"global_pool": config.get("global_pool", "avg"), **chosen}.items():
+    for key, value in [("global_pool", config.get("global_pool", "avg")), *chosen.items()]:
         if value != usual.get(key, value) or key not in (*usual, "aux_logits", "drop_rate"):
             raise ValueError(f"{path}: {key[:40]}: got {str(value)[:40]}, wanted {usual.get(key, 'none')}")
     file = folder / "model.safetensors"

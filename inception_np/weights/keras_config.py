@@ -137,7 +137,7 @@ def _flatten(model: Mapping[str, Any], place: str, feeds: list[str]) -> tuple[li
     if chain:
         return nodes, before[0]
     outputs = config["output_layers"]
-    names = _tensors(outputs if isinstance(outputs[0], list) else [outputs])
+    names = layers_named(outputs if isinstance(outputs[0], list) else [outputs])
     if len(names) != 1:
         raise ValueError(f"the model {str(config.get('name'))[:40]!r} has {len(names)} outputs, wanted one")
     return nodes, ends[names[0]]
@@ -147,10 +147,10 @@ def _called_with(entry: Mapping[str, Any]) -> list[str]:
     calls = entry["inbound_nodes"]
     if len(calls) > 1:
         raise ValueError(f"the layer {str(entry['config'].get('name'))[:40]!r} is used {len(calls)} times, wanted once")
-    return _tensors(calls)
+    return layers_named(calls)
 
 
-def _tensors(value: Any) -> list[str]:
+def layers_named(value: Any) -> list[str]:
     """The layers whose outputs are named anywhere in `value`, in order.
 
     Keras 3 writes {"keras_history": [layer, 0, 0]}, earlier versions [layer, 0, 0, {...}].
@@ -158,12 +158,12 @@ def _tensors(value: Any) -> list[str]:
     if isinstance(value, dict):
         if "keras_history" in value:
             return [value["keras_history"][0]]
-        return [name for part in value.values() for name in _tensors(part)]
+        return [name for part in value.values() for name in layers_named(part)]
     if not isinstance(value, list):
         return []
     if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is type(value[2]) is int:
-        return [value[0], *_tensors(value[3:])]
-    return [name for part in value for name in _tensors(part)]
+        return [value[0], *layers_named(value[3:])]
+    return [name for part in value for name in layers_named(part)]
 
 
 def _numbers(value: Any) -> list[float]:

@@ -146,9 +146,9 @@ def their_reads(graph: Graph, names: Mapping[str, str], grid: tuple[int, ...]) -
             seen[node.name], pixels[node.name] = "image", (step[0] * before[0], step[0] * before[1] + step[1])
         else:
             seen[node.name] = _without_weights(node, x, grid)
-    if len(read_as) != 1:
+    if len(read_as) > 1:
         raise ValueError(f"got {len(read_as)} ways in which layers read the image, wanted one")
-    return reads, seen[graph.output], read_as.pop()
+    return reads, seen[graph.output], read_as.pop() if read_as else (1.0, 0.0)
 
 
 def _affine(node: Node) -> Affine | None:
