@@ -176,7 +176,7 @@ def test_timms_folders_are_read(tmp_path, name, architecture, aux):
 @pytest.mark.parametrize(
     "fields, text",
     [
-        ({"num_classes": 8}, "fc.bias: got one of shape (7,), wanted config.json's 8 classes"),
+        ({"num_classes": 8, "model_args": {}}, "fc.bias: got one of shape (7,), wanted config.json's 8 classes"),
         ({"num_classes": 10**9}, "num_classes: got 1000000000"),
         ({"num_classes": None}, "num_classes: got None, wanted an integer from 1"),
         ({"architecture": "inception_v4"}, "last_linear.bias: got none"),
