@@ -32,6 +32,7 @@ _HOME = {
     "runtime.replay": ("Replay",),
     "gradcheck.check": ("check_gradients",),
     "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),
+    "weights.hub": ("from_pretrained", "save_pretrained"),
     "models.summary": ("summary",),
     "backend.threads": ("set_num_threads",),
 }

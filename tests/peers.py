@@ -3,7 +3,8 @@
 Random affine parameters and calibrated batch-norm statistics: with the statistics of a fresh
 network the activations die out on the way, and a wrong mapping agrees to six digits.
 
-    python tests/peers.py        writes tests/data/parity.npz, what the peers give for such weights
+    python tests/peers.py        writes tests/data/parity.npz, what the peers give for such weights, and
+                                 keras_models.json.gz, how Keras describes its networks
 
 The stored outputs are checked wherever the peers are not installed. To have the peers:
 
@@ -11,6 +12,8 @@ The stored outputs are checked wherever the peers are not installed. To have the
     pip install keras h5py
 """
 
+import gzip
+import json
 import os
 import sys
 import types
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 STORED = Path(__file__).parent / "data" / "parity.npz"
+DESCRIBED = STORED.with_name("keras_models.json.gz")
 CLASSES = 12
 OUTPUTS = {  # torchvision's names of the logits and the heads', first head first
     "inception_v3": ("logits", "aux_logits"),
@@ -236,6 +240,42 @@ def digest(names) -> list[int]:
     return [zlib.crc32("\n".join(names).encode()), len(names)]
 
 
+KEPT = ("name", "batch_shape", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups", "axis",
+        "epsilon", "scale", "activation", "pool_size", "units", "keepdims", "output_layers")  # fmt: skip
+
+
+def described(model: dict) -> dict:
+    """A model's description as Keras gives it, without what our reading does not look at (initialisers and the like).
+
+    What a layer reads is given in Keras's shorter form of before version 3.
+    """
+    from inception_np.weights.keras_config import layers_named
+
+    entries = []
+    for layer in model["config"]["layers"]:
+        calls = layers_named(layer["inbound_nodes"])
+        entries.append({
+            "class_name": layer["class_name"],
+            "config": {key: value for key, value in layer["config"].items() if key in KEPT},
+            "inbound_nodes": [[[name, 0, 0, {}] for name in calls]] if calls else [],
+        })  # fmt: skip
+    config = {"layers": entries, "output_layers": model["config"]["output_layers"]}
+    return {"class_name": "Functional", "config": config}
+
+
+def write_descriptions() -> None:
+    """Store how Keras describes each of its networks."""
+    library = keras()
+    found = {}
+    for case in CASES:
+        if case.source == "keras":
+            library.utils.clear_session()
+            model = getattr(library.applications, case.peer)(weights=None, classes=CLASSES)
+            found[case.name] = described(json.loads(model.to_json()))
+    with open(DESCRIBED, "wb") as file, gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
+        packed.write(json.dumps(found, separators=(",", ":")).encode())
+
+
 def write() -> None:
     """Ask every peer and store what it says."""
     stored = {}
@@ -254,3 +294,4 @@ def write() -> None:
 
 if __name__ == "__main__":
     write()
+    write_descriptions()

@@ -1,5 +1,6 @@
 """What two or more of the papers share."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from ..backend.arrays import Shape
 from ..compose import Concat, Sequential
 from ..kernels.window import pair
 from ..layer import Layer, prefix_path
+from ..layers.activation import ReLU
 from ..layers.pool import AvgPool2D, GlobalAvgPool2D
 
 Conv = Callable[..., Layer]  # conv(in_channels, out_channels, kernel, stride=, pad=): a paper's unit
@@ -128,6 +130,23 @@ def pooled(conv: Conv, channels: int, out: int, count_include_pad: bool = False)
     """3x3 average pooling and a 1x1 projection. count_include_pad: padding counts in the average (PyTorch, Caffe)."""
     pool = AvgPool2D(3, stride=1, pad="same", count_include_pad=count_include_pad)
     return Sequential(pool=pool, proj=conv(channels, out, 1))
+
+
+def hidden_widths(hidden: str) -> list[int]:
+    """The widths in a text such as "256-128"; none in "". Raises ValueError for any other text."""
+    widths = hidden.split("-") if hidden else []
+    if len(widths) > 4 or not all(re.fullmatch("[1-9][0-9]{,3}", width) for width in widths):
+        raise ValueError(f'hidden: got {hidden[:40]!r}, wanted at most 4 widths from 1 to 9999, such as "256-128"')
+    return [int(width) for width in widths]
+
+
+def hidden_layers(linear: Conv, channels: int, widths: list[int]) -> tuple[dict[str, Layer], int]:
+    """Fully connected layers with ReLU before the last one (fc1, relu1, fc2, ...), and the channels that come out."""
+    layers: dict[str, Layer] = {}
+    for i, width in enumerate(widths):
+        layers |= {f"fc{i + 1}": linear(channels, width), f"relu{i + 1}": ReLU()}
+        channels = width
+    return layers, channels
 
 
 def bn_auxiliary(conv: Conv, linear: Conv, grid: Shape, row: tuple[int, int], classes: int, **full: Any) -> Sequential:

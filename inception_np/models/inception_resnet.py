@@ -38,7 +38,7 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.init import Init, glorot_uniform, torch_uniform
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary, tower
+from .blocks import Conv, Request, Stages, Widths, at_width, bn_auxiliary, hidden_layers, hidden_widths, tower
 from .inception_v3 import figure_5
 from .inception_v4 import ORDERS, reduction_a
 from .inception_v4 import STEM as FIGURE_3
@@ -224,6 +224,7 @@ def inception_resnet_v2(
     blocks_c: int | None = None,
     linear_c: bool | None = None,
     dropout: float | None = None,
+    hidden: str = "",
 ) -> Network:
     """For images of 299x299: "paper" is figure 15 with v2's figures, repaired; the other presets are as released. For
     32x32 (not the paper's) it is the released network, whatever the preset, changed as v1 is, with 2, 3 and 1 + 1
@@ -231,7 +232,8 @@ def inception_resnet_v2(
 
     blocks_a, blocks_b, blocks_c: how many blocks; None is 5, 10, 5 in the paper and 10, 20, 9 as released, with
     linear_c one C block more, without ReLU and with s = 1. The other options are inception_resnet_v1's, None is the
-    preset's. The released code has an auxiliary head; timm's and Keras's ports, and the network for 32x32, do not.
+    preset's. hidden: the widths of fully connected layers before the last, "256-128". The released code has an
+    auxiliary head; timm's and Keras's ports, and the network for 32x32, do not.
     """
     released = request.preset != "paper" or request.small
     source = SOURCES[request.preset]
@@ -240,7 +242,7 @@ def inception_resnet_v2(
     blocks = tuple(n if b is None else b for b, n in zip((blocks_a, blocks_b, blocks_c), counts, strict=True))
     scales = (scale_a, scale_b, scale_c)
     last = released if linear_c is None else linear_c
-    return _build(request, "released" if released else "v2", V2, source, scales, blocks, last)
+    return _build(request, "released" if released else "v2", V2, source, scales, blocks, last, hidden)
 
 
 def _build(
@@ -251,6 +253,7 @@ def _build(
     scales: tuple[float, float, float],
     blocks: tuple[int, ...],
     linear_c: bool,
+    hidden: str = "",
 ) -> Network:
     classes, rng, small = request.num_classes, request.rng, request.small
     ends, edge = (1, "same") if small else (2, "valid")
@@ -283,7 +286,9 @@ def _build(
         stages.add(f"block8_{blocks[2] + 1}", last)
     if graph == "released":
         stages.add("Conv2d_7b", conv(stages.channels, w(CONV_7B), 1))
-    head = Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(source.dropout), fc=linear(stages.channels, classes))
+    before, channels = hidden_layers(linear, stages.channels, hidden_widths(hidden))
+    fc = linear(channels, classes)
+    head = Sequential(pool=GlobalAvgPool2D(), **before, dropout=Dropout(source.dropout), fc=fc)
     stages.add("Logits", head)
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.4)  # TensorFlow's trainers' weight
     if request.as_printed:

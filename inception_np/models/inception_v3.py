@@ -30,7 +30,19 @@ from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.init import Init, glorot_uniform, he_truncated, normal, truncated_normal
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import EITHER_WAY, Conv, Request, Stages, Widths, at_width, bn_auxiliary, pooled, tower
+from .blocks import (
+    EITHER_WAY,
+    Conv,
+    Request,
+    Stages,
+    Widths,
+    at_width,
+    bn_auxiliary,
+    hidden_layers,
+    hidden_widths,
+    pooled,
+    tower,
+)
 from .network import Network
 
 # Channels in the order of the concatenation; a tuple in a row is a tower, a tuple in a tower a fork.
@@ -205,7 +217,7 @@ def inception_v2(request: Request, *, fifth_figure_6: bool = False, dropout: flo
 
 
 def inception_v3(
-    request: Request, *, dropout: float | None = None, first_stride: int = 2, first_pool: bool = True
+    request: Request, *, dropout: float | None = None, first_stride: int = 2, first_pool: bool = True, hidden: str = ""
 ) -> Network:
     """The released network for images of 299x299. For 32x32 (not the paper's, but by its section 9) every window is
     padded, the first convolution has stride 1 and the first pool is left out, so that the modules see grids of 16, 8
@@ -213,7 +225,8 @@ def inception_v3(
 
     dropout: the fraction dropped before the last layer; None is the preset's. first_stride, first_pool: section 9
     compares receptive fields of equal cost, 299x299 with stride 2 and the first pool, 151x151 with stride 1 and the
-    pool, and 79x79 with stride 1 and without it.
+    pool, and 79x79 with stride 1 and without it. hidden: the widths of fully connected layers before the last,
+    "256-128".
     """
     source, classes, rng = SOURCES[request.preset], request.num_classes, request.rng
     edge = "same" if request.small else "valid"
@@ -246,7 +259,10 @@ def inception_v3(
         stages.add(name, figure_7(conv, stages.channels, w(FIGURE_7), counts))
     rate = source.dropout if dropout is None else dropout
     stages.add("AvgPool", Sequential(pool=GlobalAvgPool2D(), dropout=Dropout(rate)))
-    stages.add("fc", linear(stages.channels, classes))
+    before, channels = hidden_layers(linear, stages.channels, hidden_widths(hidden))
+    for name, layer in before.items():
+        stages.add(name, layer)
+    stages.add("fc", linear(channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=AUX_WEIGHT)
     if request.as_printed:
         network.printed, network.notes = PRINTED_V3, [NOTE]

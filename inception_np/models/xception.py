@@ -28,7 +28,7 @@ from ..layers.depthwise import DepthwiseConv2D
 from ..layers.init import Init, glorot_uniform, he_normal_out
 from ..layers.linear import Linear
 from ..layers.pool import GlobalAvgPool2D, MaxPool2D
-from .blocks import Conv, Request, Stages, Widths, at_width
+from .blocks import Conv, Request, Stages, Widths, at_width, hidden_layers, hidden_widths
 from .network import Network
 
 # Figure 5: the channels of each separable convolution
@@ -116,6 +116,7 @@ def xception(
     residual: bool = True,
     segments: int = 0,
     fc_layers: int = 0,
+    hidden: str = "",
     dropout: float | None = None,
     bn_eps: float | None = None,
     pool_padding: str | None = None,
@@ -127,8 +128,9 @@ def xception(
     "elu" between depthwise and pointwise (figure 10); residual=False, no residual connections (figure 9);
     segments, a 1x1 convolution and a 3x3 one on so many segments in place of every separable convolution, from 1,
     regular, to one per channel, extreme Inception (section 1.1), where 0 keeps the separable ones; fc_layers, fully
-    connected layers of 4096 before the last, two on JFT. dropout: the fraction dropped before the last layer; bn_eps;
-    pool_padding: "tf_same" or "symmetric"; None is the preset's. There is no auxiliary head.
+    connected layers of 4096 before the last, two on JFT. hidden: the widths of such layers in their place, "256-128".
+    dropout: the fraction dropped before the last layer; bn_eps; pool_padding: "tf_same" or "symmetric"; None is the
+    preset's. There is no auxiliary head.
     """
     source = _source(request.preset, dropout, bn_eps, pool_padding)
     request.refuse_heads("xception")
@@ -157,7 +159,10 @@ def xception(
     stages.add(f"block{5 + middle}", reduction(row13))
     block14 = Sequential(sepconv1=unit(stages.channels, c1, True), sepconv2=unit(c1, c2, True))
     stages.add(f"block{6 + middle}", block14)
-    stages.add("Logits", _classifier(stages.channels, request.num_classes, w(FC), fc_layers, source, rng))
+    if fc_layers and hidden:
+        raise ValueError(f"xception: got fc_layers={fc_layers} and hidden={hidden!r}, wanted one of them")
+    widths = hidden_widths(hidden) or [w(FC)] * check_count("xception", "fc_layers", fc_layers, 0)
+    stages.add("Logits", _classifier(stages.channels, request.num_classes, widths, source, rng))
     network = Network(Sequential(**stages.layers))
     if request.as_printed:
         network.printed, network.notes = PRINTED, [NOTE]
@@ -189,13 +194,8 @@ def _unit(conv: Conv, source: Source, rng: np.random.Generator, activation: str,
     return unit
 
 
-def _classifier(
-    channels: int, classes: int, hidden: int, fc_layers: int, source: Source, rng: np.random.Generator
-) -> Sequential:
-    steps: dict[str, Layer] = {"pool": GlobalAvgPool2D()}
-    for i in range(check_count("xception", "fc_layers", fc_layers, 0)):
-        steps[f"fc{i + 1}"] = Linear(channels, hidden, init=source.init, rng=rng)
-        steps[f"relu{i + 1}"] = ReLU()
-        channels = hidden
-    fc = Linear(channels, classes, init=source.init, rng=rng)
-    return Sequential(**steps, dropout=Dropout(source.dropout), fc=fc)
+def _classifier(channels: int, classes: int, widths: list[int], source: Source, rng: np.random.Generator) -> Sequential:
+    linear = partial(Linear, init=source.init, rng=rng)
+    before, channels = hidden_layers(linear, channels, widths)
+    fc = linear(channels, classes)
+    return Sequential(pool=GlobalAvgPool2D(), **before, dropout=Dropout(source.dropout), fc=fc)

@@ -2,17 +2,21 @@
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.preprocess import Preprocess
-from ..models import create_model, find
+from ..models import Network, create_model, find
 from ..training.arguments import number, positive
 from .checkpoint import save
-from .convert import Given, load_foreign, resolve_names
+from .convert import Given, Report, load_foreign, resolve_names
+from .keras_config import parse_graph
+from .keras_graph import check_graph
 from .names import SOURCES, LayerNames, layer_names
-from .readers import read_weights
+from .readers import read_model
+from .tensorfile import Tensors
 
 # How each library prepares images for these weights. torchvision's were trained on pixels in -1 .. 1, which its models
 # compute from images normalised by ImageNet's mean and deviation (transform_input). Keras does not specify a crop.
@@ -29,6 +33,12 @@ PREPROCESS = {
 }
 
 
+UNSEEN = (
+    "the file has weights alone: it is taken for granted that its classifier reads the mean of the last map and ends "
+    "in a softmax, and that its images are x / 127.5 - 1; a file of the whole model says so"
+)
+
+
 def imagenet_classes() -> list[str]:
     """The 1000 classes of ILSVRC 2012, in the order that all these files share, by torchvision's names."""
     return Path(__file__).with_name("imagenet_classes.txt").read_text("utf-8").splitlines()
@@ -38,7 +48,7 @@ def add_parser(commands: Any) -> None:
     """Add `inception-np import` to a parser's commands."""
     parser = commands.add_parser("import")
     parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .weights.h5, .keras, .pt or .pth")
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .h5, .keras, model.json, .pt or .pth")
     parser.add_argument("--source", required=True, choices=SOURCES, help="whose names and layouts the file has")
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, see `inception-np models`")
     parser.add_argument("--output", metavar="FILE", help="the checkpoint; NAME-SOURCE.safetensors by default")
@@ -57,26 +67,17 @@ def run(args: argparse.Namespace) -> int:
     Raises ValueError, TypeError or OSError of one line for a file that cannot be read or does not fit the network.
     """
     name = find(args.model)[1]
-    rows = layer_names(name, args.source)
     try:
-        state = read_weights(args.file)
+        state, description = read_model(args.file)
     except ImportError as error:
         raise ValueError(str(error)) from None
-    given = resolve_names(state, name, args.source)
-    classes = _count_classes(given, rows, args.source)
-    if classes == 1001 and not args.keep_background:
-        classes = 1000
-    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
-    model = create_model(name, preset=args.source, num_classes=args.num_classes or classes, aux=aux)
-    own = args.num_classes in (None, classes)
     try:
-        report = load_foreign(model, state, args.source, strict=not args.partial, classifier=own)
+        model, report, preprocess, own = _load(name, state, description, args)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{args.file}: {error}") from None
-    preprocess = PREPROCESS[name, args.source]
     preprocess = replace(preprocess, mean=args.mean or preprocess.mean, std=args.std or preprocess.std)
     about: dict[str, Any] = {"preprocess": preprocess.to_dict(), "source": args.source, "file": Path(args.file).name}
-    if classes == 1000 and own:
+    if model.num_classes == 1000 and own:
         about["classes"] = imagenet_classes()
     output = args.output or f"{name}-{args.source}.safetensors"
     save(model, output, about=about)
@@ -86,8 +87,49 @@ def run(args: argparse.Namespace) -> int:
         print(report if args.report else report.summary)
         if not own:
             print(f"the classifier, of {args.num_classes} classes, is new")
+        if args.source == "keras" and description is None:
+            print(UNSEEN)
         print(f"written to {output}")
     return 0
+
+
+def _load(
+    name: str, state: Tensors, description: Any, args: argparse.Namespace
+) -> tuple[Network, Report, Preprocess, bool]:
+    """The network that a file's tensors fit, with them in it, what became of each, how its images are prepared, and
+    whether the classifier is the file's own.
+
+    description: what the file says of the model, where it is Keras's. The network then has the fully connected layers
+    that the model has before its last, and is compared with it layer by layer.
+    """
+    rows = layer_names(name, args.source)
+    graph, hidden = None, []
+    if args.source == "keras" and description is not None:
+        graph = parse_graph(description)
+        names = graph.names(state)
+        if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+            raise ValueError(f"got {twice[0][:80]} twice, wanted every tensor once")
+        state = {names[given]: value for given, value in state.items()}
+        hidden = [str(node.config.get("units")) for node in graph.dense()[:-1]]
+    given = resolve_names(state, name, args.source)
+    classes = _count_classes(given, rows, args.source)
+    if classes == 1001 and not args.keep_background:
+        classes = 1000
+    aux = any(key.startswith(f"{row.torch}.") for row in rows if row.aux for key in given)
+    options: dict[str, Any] = {"hidden": "-".join(hidden)} if hidden else {}
+    own = args.num_classes in (None, classes)
+    model = create_model(name, preset=args.source, num_classes=args.num_classes or classes, aux=aux, **options)
+    report = load_foreign(model, state, args.source, strict=not args.partial, classifier=own)
+    preprocess = PREPROCESS[name, args.source]
+    if graph is not None:
+        a, b = check_graph(model, graph, partial=args.partial or not own)
+        given_as = {theirs: given for given, theirs in names.items()}
+        report.loaded = [(given_as[theirs], ours, how) for theirs, ours, how in report.loaded]
+        report.skipped += [(node.name, f"{node.kind}, which acts in training only") for node in graph.in_training()]
+        preprocess = replace(preprocess, size=graph.image() or preprocess.size)
+        if (a, b) != (1, 0):  # (x - mean) / std is a x + b
+            preprocess = replace(preprocess, mean=3 * (-b / a,), std=3 * (1 / a,))
+    return model, report, preprocess, own
 
 
 def _count_classes(given: Given, rows: list[LayerNames], source: str) -> int | None:

@@ -140,7 +140,7 @@ def _tensor_pairs(layer: Layer, name: str, source: str) -> tuple[list[TensorPair
     """All tensors of a network, and the prefixes of the auxiliary heads that theirs has and ours has not."""
     found = dict(walk(layer))
     pairs, absent = [], []
-    for row in layer_names(name, source):
+    for row in named_rows(layer, name, source):
         if row.ours in found:
             pairs += _layer_pairs(found[row.ours], row, source)
         elif row.aux:
@@ -157,6 +157,20 @@ def _tensor_pairs(layer: Layer, name: str, source: str) -> tuple[list[TensorPair
             f"create_model({name!r}, preset={source!r}) makes the network that {source} has"
         )
     return pairs, absent
+
+
+def named_rows(layer: Layer, name: str, source: str) -> list[LayerNames]:
+    """The rows of the network's table, and those of the fully connected layers that a network for Keras may have more.
+
+    Keras's files call them as a person did; keras_config.py gives them the names "fc1", "fc2", ...
+    """
+    rows = layer_names(name, source)
+    if source == "keras":
+        paths = {path for path, _ in walk(layer)}
+        before, last = rows[-1].ours.rpartition("fc")[0], rows.pop()
+        hidden = (LayerNames(f"{before}fc{i}", "", f"fc{i}") for i in range(1, 10))
+        rows += [*(row for row in hidden if row.ours in paths), last]
+    return rows
 
 
 def named_arrays(layer: Layer) -> dict[str, Param | Buffer]:
@@ -291,6 +305,11 @@ def resolve_names(state: Mapping[str, Any], name: str, source: str) -> Given:
     resolved: Given = {}
     for given_name, key in resolve(state, name).items():
         resolved[f"{given_name} (a second {key})" if key in resolved else key] = (given_name, state[given_name])
+    dense = [key for key, (_, value) in resolved.items() if key.endswith("/kernel") and np.ndim(value) == 2]
+    if source == "keras" and len(dense) == 1:  # the only one is the classifier, whatever a person has called it
+        layer = dense[0].rpartition("/")[0]
+        resolved = {key.replace(f"{layer}/", "predictions/", 1) if key.startswith(f"{layer}/") else key: value
+                    for key, value in resolved.items()}  # fmt: skip
     return resolved
 
 

@@ -28,7 +28,8 @@ def main(file: str, target: str, seconds: str, memory: str) -> int:
         return 3
     _limit_process(int(seconds), int(memory))
     try:
-        write_tensors(target, keras_tensors(Path(file)), {})
+        tensors, description = keras_tensors(Path(file))
+        write_tensors(target, tensors, {"description": description})
     except MemoryError:
         print(f"it asks for more than {int(memory) / 2**30:.1f} GiB of memory")
         return 1
@@ -50,23 +51,26 @@ def _limit_process(seconds: int, memory: int) -> None:
         resource.setrlimit(limit, (most, most))
 
 
-def keras_tensors(path: Path) -> Tensors:
-    """Every data set of an HDF5 file, or of the one in a .keras archive, in the order in which its layers list them."""
+def keras_tensors(path: Path) -> tuple[Tensors, str]:
+    """(every data set of an HDF5 file, or of the one in a .keras archive, in the order in which its layers list them;
+    the model's description as JSON, "" where the file has weights alone)."""
     import h5py
 
     source: Any = path
+    description = ""
     if path.suffix.lower() == ".keras":
         with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("model.weights.h5")
-            if info.file_size > LARGEST_FILE:
-                raise ValueError(f"model.weights.h5 says it has {info.file_size} bytes")
-            source = io.BytesIO(archive.read(info))
+            for name in ("model.weights.h5", "config.json"):
+                if archive.getinfo(name).file_size > LARGEST_FILE:
+                    raise ValueError(f"{name} says it has {archive.getinfo(name).file_size} bytes")
+            source, description = io.BytesIO(archive.read("model.weights.h5")), archive.read("config.json").decode()
     with h5py.File(source, "r") as file:
-        return _tensors(file)
+        return _tensors(file), description or _text(file.attrs.get("model_config", ""))
 
 
 def _tensors(file: Any) -> Tensors:
-    """Keras 3 has "layers/<class>_<k>/vars/<j>". In earlier files each layer's group lists its weights."""
+    """Keras 3 has "layers/<class>_<k>/vars/<j>", and "layers/<class>_<k>/layers/..." where that layer is a model. In
+    earlier files each layer's group lists its weights."""
     import h5py
 
     state: Tensors = {}
@@ -91,13 +95,21 @@ def _tensors(file: Any) -> Tensors:
     root = file.get("model_weights", file)
     if "layer_names" in root.attrs:
         for layer in map(_text, root.attrs["layer_names"]):
-            for weight in map(_text, root[layer].attrs["weight_names"]):
-                read(root[layer], weight, f"{layer}/{weight.rpartition('/')[2]}")
+            weights = [_text(weight) for weight in root[layer].attrs["weight_names"]]
+            # of the layers of a model within the model: they have the same variables
+            within = len({weight.rpartition("/")[2] for weight in weights}) < len(weights)
+            for weight in weights:
+                read(root[layer], weight, weight if within else f"{layer}/{weight.rpartition('/')[2]}")
         return state
-    for layer in file.get("layers", ()):
-        variables = file["layers"][layer].get("vars", ())
-        for j in sorted(variables, key=lambda j: (len(j), j)):
-            read(file, f"layers/{layer}/vars/{j}", f"layers/{layer}/vars/{j}")
+
+    def read_layers(model: Any, place: str) -> None:
+        for layer in model.get("layers", ()):
+            group, here = model["layers"][layer], f"{place}layers/{layer}"
+            for j in sorted(group.get("vars", ()), key=lambda j: (len(j), j)):
+                read(file, f"{here}/vars/{j}", f"{here}/vars/{j}")
+            read_layers(group, f"{here}/")
+
+    read_layers(file, "")
     return state
 
 

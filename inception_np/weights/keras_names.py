@@ -55,7 +55,8 @@ def _resolve_positions(names: list[str], network: str) -> dict[str, str]:
     positions = keras_positions(network)
     resolved = {}
     for name in names:
-        match = re.fullmatch(r"layers/([a-z0-9_]+?)(?:_(\d+))?/vars/(\d+)", name)
+        inner = re.sub(r"^(layers/(functional|sequential)(_\d+)?/)*", "", name)  # of a model within a model
+        match = re.fullmatch(r"layers/([a-z0-9_]+?)(?:_(\d+))?/vars/(\d+)", inner)
         layer = positions.get((match[1], int(match[2] or 0))) if match else None
         resolved[name] = name
         if match is None or layer is None:

@@ -93,11 +93,9 @@ def read_tensors(path: str | os.PathLike[str], *, verified: bool = True) -> tupl
         refuse("header length", f"got {length}, wanted 2 to {len(content) - 8} (not safetensors?)")
     header, data = content[8 : 8 + length].tobytes(), content[8 + length :]
     try:
-        if header[:1] != b"{":
-            raise ValueError("does not begin with '{'")
-        entries = json.loads(header.decode(), object_pairs_hook=_no_name_twice, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        refuse("header", str(error).splitlines()[0])
+        entries = strict_json(header)
+    except ValueError as error:
+        refuse("header", str(error))
 
     metadata = entries.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -126,6 +124,19 @@ def _header(entries: dict[str, Any]) -> bytes:
     """The one way to write a header: no spaces, except at its end up to a multiple of 8."""
     text = json.dumps(entries, separators=(",", ":"))
     return text.encode() + b" " * (-len(text) % 8)
+
+
+def strict_json(content: bytes) -> dict[str, Any]:
+    """The object that JSON text holds. Raises ValueError of one line for anything else, also for a name twice."""
+    try:
+        if content[:1] != b"{":
+            raise ValueError("does not begin with '{'")
+        found: dict[str, Any] = json.loads(
+            content.decode(), object_pairs_hook=_no_name_twice, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    return found
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
