@@ -527,8 +527,11 @@ def test_a_state_that_was_rewritten_and_not_changed_is_taken_up(stopped, uninter
     assert same_bits(weights_of(stopped), weights_of(uninterrupted[SMALL.model]))
 
 
+ADDED = tuple(state.ADDED)
+
+
 def without_added(_, texts):
-    for field in state.ADDED:
+    for field in ADDED:
         del texts["options"][field]
 
 
@@ -543,7 +546,7 @@ def test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(sto
 def test_an_option_whose_absence_is_not_known_would_be_noticed(stopped, uninterrupted, monkeypatch):
     """The planted fault of the test above."""
     monkeypatch.setattr(state, "ADDED", {})
-    with pytest.raises(ValueError, match=r"options.pad: missing"):
+    with pytest.raises(ValueError, match=r"options.from_: missing"):
         test_a_state_of_an_earlier_version_is_taken_up_without_the_options_since(stopped, uninterrupted)
 
 
