@@ -97,7 +97,7 @@ class Graph:
             nodes.append(helper.make_node("Identity", [value], [result], name=result))
         inputs = [_described(name, *what) for name, what in self.inputs.items()]
         outputs = [_described(name, *what) for name, (_, *what) in self.outputs.items()]
-        constants = [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in self.constants.items()]
+        constants = [numpy_helper.from_array(a.copy(order="C"), name) for name, a in self.constants.items()]
         graph = helper.make_graph(nodes, name, inputs, outputs, constants, doc_string=about)
         model = helper.make_model(
             graph,

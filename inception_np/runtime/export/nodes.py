@@ -497,8 +497,10 @@ def softmax_cross_entropy(v: Values, logits: Array, labels: Array, smoothing: fl
     """In double precision, as the kernel."""
     (n, k), wide = logits.shape, np.float64
     double, single = (_type(dtype) for dtype in (wide, v.graph.dtype))
-    ends = v.graph.constant([smoothing / k, smoothing / k + (1 - smoothing)], wide)
-    target = v.node("OneHot", v.read(labels), v.graph.constant(k, np.int64), ends)
+    rows = v.node("Unsqueeze", v.read(labels), v.graph.constant([1], np.int64))
+    right = v.node("Equal", rows, v.graph.constant(np.arange(k), np.int64))
+    ends = [v.graph.constant(end, wide) for end in (smoothing / k + (1 - smoothing), smoothing / k)]
+    target = v.node("Where", right, *ends)
     z = v.node("Cast", v.read(logits), to=double)
     shifted = v.node("Sub", z, v.node("ReduceMax", z, axes=[1]))
     e, axis = v.node("Exp", shifted), v.graph.constant([1], np.int64)
