@@ -57,7 +57,6 @@ def export_training_step(
     input_shape: Shape | None = None,
     *,
     batch: int,
-    lr: float = 0.01,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     nesterov: bool = True,
@@ -66,12 +65,11 @@ def export_training_step(
 ) -> None:
     """Write one step of SGD on the softmax cross-entropy of `net` to the file `path`, replacing it.
 
-    batch: how many images. lr: what the input of that name has where it is not given. The file has no weights: they
-    are inputs, as state_dict(net) names them. The rest is as for `export_onnx`, `SGD` and `softmax_cross_entropy`;
+    batch: how many images. The file has no weights: they are inputs, as state_dict(net) names them. The rest is as for `export_onnx`, `SGD` and `softmax_cross_entropy`;
     auxiliary heads count as in training.
     """
     shape = (batch, *_image(net, input_shape))
-    optimiser = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    optimiser = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
     _write(path, training_step(net, shape, optimiser, smoothing=smoothing, about=about))
 
 
@@ -95,9 +93,9 @@ def training_step(
     smoothing: float = 0.0,
     about: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The onnx.ModelProto that `export_training_step` writes. optimiser: what SGD takes."""
+    """The onnx.ModelProto that `export_training_step` writes. optimiser: what SGD takes but lr."""
     net, graph, reader = _begin(net)
-    values, sgd = reader.values, SGD(net, **optimiser)
+    values, sgd = reader.values, SGD(net, 0.0, **optimiser)
     state = _state_inputs(reader, net, sgd)
     labels = np.empty(shape[:1], np.int64)
     x = _images(reader, shape, "NHWC", np.empty(shape, graph.dtype))
@@ -158,10 +156,9 @@ def _state_inputs(reader: Reader, net: Layer, sgd: SGD) -> dict[str, Array]:
             state[f"{name}.velocity"] = sgd.state["velocity"][first : first + p.data.size].reshape(p.data.shape)
     for name, a in state.items():
         values.know(a, graph.input(name, a.shape))
-    rate: Any = np.array(sgd.lr, graph.dtype)
-    values.know(rate, graph.input("lr", ()))
-    graph.constants["lr"] = rate  # its default
-    sgd.lr = rate
+    lr: Any = np.empty((), graph.dtype)
+    values.know(lr, graph.input("lr", (), "the learning rate"))
+    sgd.lr = lr
     return state
 
 
