@@ -159,4 +159,5 @@ def _channels(a: Array) -> int:
 
 def _reach(a: Array) -> int:
     """How many bytes lie between the beginning of the first number and the end of the last."""
-    return sum((n - 1) * s for n, s in zip(a.shape, a.strides, strict=True)) + int(a.itemsize)
+    steps: int = sum((n - 1) * s for n, s in zip(a.shape, a.strides, strict=True))
+    return steps + int(a.itemsize)
