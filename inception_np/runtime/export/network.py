@@ -44,7 +44,10 @@ def to_onnx(net: Layer, shape: tuple[Any, ...], *, layout: str = "NHWC", about: 
     x = np.empty((1 if isinstance(batch, str) else batch, *image), graph.dtype)
     with reader.reading(net):
         y, _ = net.forward(images_input(reader, shape, layout, x), Mode())
-    graph.output("logits", reader.values.read(y), (batch, *y.shape[1:]))
+    value, order = reader.values.read(y), LAYOUTS[layout] if y.ndim == 4 else range(y.ndim)
+    if y.ndim == 4 and layout == "NHWC":
+        value = graph.node("Transpose", value, perm=[0, 2, 3, 1])
+    graph.output("logits", value, tuple((batch, *y.shape[1:])[i] for i in order))
     return finished(graph, net, {"layout": layout, **(about or {})})
 
 
