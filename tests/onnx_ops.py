@@ -1,6 +1,7 @@
-"""ONNX's own evaluator in double precision, with two operators written from the specification, where its own are wrong.
+"""ONNX's own evaluator in double precision, with three operators from the specification, where its own are wrong.
 
 LRN: the sum of squares there has other channels (onnx#7805). MaxPool: its second output ignores pads above and left.
+ConvTranspose: with groups it takes the wrong filters.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ class LRN(OpRun):
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):
         squares = np.pad(x * x, ((0, 0), (size // 2, size // 2), (0, 0), (0, 0)))
         energy = sum(squares[:, d : d + x.shape[1]] for d in range(size))
-        return (x / (bias + alpha / size * energy) ** beta,)
+        return (x / (float(bias) + float(alpha) / size * energy) ** float(beta),)  # attributes are float32
 
 
 class MaxPool(OpRun):
@@ -34,5 +35,24 @@ class MaxPool(OpRun):
         return tuple(np.take_along_axis(a, first, 0)[0] for a in (values, places))
 
 
+class ConvTranspose(OpRun):
+    def _run(
+        self, x, w, kernel_shape=None, strides=None, dilations=None, pads=None, output_padding=None, group=1, **no
+    ):
+        n, c, height, width = x.shape
+        sizes = zip((height, width), kernel_shape, strides, dilations, output_padding, strict=True)
+        full = [(p - 1) * s + d * (k - 1) + 1 + more for p, k, s, d, more in sizes]
+        y = np.zeros((n, group, w.shape[1], *full), x.dtype)
+        x, w = x.reshape(n, group, c // group, height, width), w.reshape(group, c // group, *w.shape[1:])
+        for i in range(kernel_shape[0]):
+            for j in range(kernel_shape[1]):
+                top, left = i * dilations[0], j * dilations[1]
+                rows = slice(top, top + (height - 1) * strides[0] + 1, strides[0])
+                columns = slice(left, left + (width - 1) * strides[1] + 1, strides[1])
+                y[..., rows, columns] += np.einsum("ngchw,gco->ngohw", x, w[..., i, j], optimize=True)
+        top, left, bottom, right = pads
+        return (y.reshape(n, -1, *full)[:, :, top : full[0] - bottom, left : full[1] - right],)
+
+
 def evaluator(model):
-    return ReferenceEvaluator(model, new_ops=[LRN, MaxPool])
+    return ReferenceEvaluator(model, new_ops=[LRN, MaxPool, ConvTranspose])

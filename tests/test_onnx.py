@@ -160,7 +160,7 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_layer_computes_the_same_in_onnx_runtime(kind, shape):
     net = randomised(LAYERS[kind](shape[3]))
-    x = rng_of(2).standard_normal(shape).astype(np.float32)
+    x = (rng_of(2).standard_normal(shape) + 1).astype(np.float32)
     model = checked(to_onnx(net, ("N", *shape[1:])))
     (got,) = session(model).run(None, {"images": x})
     wanted = net.forward(x, Mode())[0]
@@ -197,7 +197,7 @@ def test_names_layout_and_metadata_are_the_networks():
     layers = {path for path, _ in walk(net)}
     own = [node.name for node in model.graph.node if node.name not in ("logits", "images/Transpose")]
     assert all(name.split("/")[0] in layers for name in own)
-    assert "Mixed_6b.b1.1x7/conv2d/Conv" in own
+    assert "Mixed_6b.b1.1x7a.conv/conv2d/Conv" in own
     (images,) = model.graph.input
     assert images.name == "images" and images.doc_string.startswith("NHWC")
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["N", 32, 32, 3]
@@ -276,7 +276,7 @@ def follow(net, run, names, *, steps, batch, image, lr):
     sgd, rng = SGD(net, lr, **STEP), rng_of(3)
     start = {name: array.data.copy() for name, array in named_arrays(net).items()}
     start |= {f"{name}.velocity": np.zeros_like(p.data) for name, p in named_params(net).items()}
-    state, classes = dict(start), net.out_shape((batch, *image))[1]
+    state, classes, losses = dict(start), net.out_shape((batch, *image))[1], []
     for step in range(steps):
         x, labels = rng.standard_normal((batch, *image)).astype(dtype), rng.integers(0, classes, batch)
         y, cache, masks = masks_of(net, x, Mode(train=True, keep=True, rng=rng_of(step)))
@@ -284,13 +284,14 @@ def follow(net, run, names, *, steps, batch, image, lr):
         outputs = dict(zip(names, run(inputs), strict=True))
         state |= {name.removesuffix(".next"): a for name, a in outputs.items() if name.endswith(".next")}
         loss, dy = total_loss(y, labels, getattr(net, "aux_weight", 0), SMOOTHING)
-        assert abs(outputs["loss"] - loss) <= 1e-4 * abs(loss)
+        losses.append((outputs["loss"], loss))
         net.backward(dy, x, cache)
         sgd.step()
     ours = {name: array.data for name, array in named_arrays(net).items()}
     for name, p in named_params(net).items():
         first = (p.data.ctypes.data - sgd.data.ctypes.data) // p.data.itemsize
         ours[f"{name}.velocity"] = sgd.state["velocity"][first : first + p.data.size].reshape(p.data.shape)
+    state["loss"], ours["loss"] = np.array(losses, np.float64).T
     return state, ours, start
 
 
@@ -493,7 +494,7 @@ def test_wrong_usage_is_refused(checkpoint, tmp_path, monkeypatch):
         export_onnx(Sequential(ReLU()), tmp_path / "a")
     named_params(net)["fc.weight"].data[0, 0] = np.nan
     save(net, path)
-    with pytest.raises(ValueError, match=r"fc.weight holds NaN"):
+    with pytest.raises(ValueError, match=r"layer fc \(Linear\) holds NaN"):
         commands.command("export", str(path), "--onnx", str(tmp_path / "a"))
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ValueError, match="onnx is not installed"):
