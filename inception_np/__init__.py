@@ -29,6 +29,8 @@ _HOME = {
     "training.muon": ("Muon",),
     "models": ("create_model", "list_models"),
     "runtime.inference": ("compile_inference",),
+    "runtime.export.network": ("export_onnx",),
+    "runtime.export.step": ("export_training_step",),
     "runtime.replay": ("Replay",),
     "gradcheck.check": ("check_gradients",),
     "weights.checkpoint": ("load", "load_state_dict", "save", "state_dict"),

@@ -60,6 +60,7 @@ def base(tmp_path_factory):
         "gradcheck": ["ReLU"],
         "bench": ["inception_v1_cifar"],
         "import": [str(folder / "none.pth"), "--source", "timm", "--model", "xception"],
+        "export": [str(folder / "model"), "--onnx", str(folder / "none.onnx"), "--training"],
     }
 
 

@@ -28,7 +28,7 @@ from inception_np.backend.errors import RefusedError, UsageError
 from inception_np.layer import walk
 from inception_np.runtime.bench import command as bench
 from inception_np.runtime.bench import side
-from inception_np.runtime.bench.onnx_graph import to_onnx
+from inception_np.runtime.export.network import to_onnx
 
 
 def zoo():
@@ -87,8 +87,9 @@ def test_the_onnx_twin_computes_the_same(name):
     onnxruntime = pytest.importorskip("onnxruntime")
     net = zoo() if name == "zoo" else create_model(name, width=1 / 8)
     x = X if name == "zoo" else np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
-    session = onnxruntime.InferenceSession(to_onnx(net, x.shape), providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+    graph = to_onnx(net, x.shape, layout="NCHW").SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"images": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
     assert np.allclose(got, net.forward(x, Mode())[0], rtol=1e-4, atol=1e-5)
 
 

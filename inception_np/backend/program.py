@@ -15,6 +15,8 @@ down. A program may be run on other arrays than those it was traced with: these 
 strides but stand at addresses that no process has. Where the words hold such an address there is a slot, which each run
 fills with the address of an array. A function of the host (a layer that no kernel knows) can stand between calls.
 
+An executor may also take whole kernels, by their names, before they become words (`instead`): the export to ONNX does.
+
     @traced
     def add_twice(x, y, factor):
         t = empty(x.shape, np.float32)
@@ -29,7 +31,7 @@ same one in every call. Where an array has to be copied first (`falls_back_to_nu
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, wraps
 from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar, cast
@@ -68,6 +70,7 @@ class Executor:
         workers.run(start, start + words.nbytes, workers.state)
 
     empty: Callable[..., Array] = staticmethod(arena.empty)  # (shape, dtype) -> a new array with undefined contents
+    instead: Callable[..., Any] | None = None  # (plain, args, keywords): does what a call of that kernel would do
 
     def addresses(self, arrays: Sequence[Array], held: Sequence[Any] = ()) -> list[int]:
         """Where the first elements of these arrays stand. The caller keeps the arrays alive while a kernel runs.
@@ -183,13 +186,18 @@ def capturing() -> Capture:
 
 
 @contextmanager
-def eager() -> Iterator[None]:
-    """Within this block calls run at once, even where those around it are written down."""
-    before, _local.executor = _local.executor, EAGER
+def executed_by(one: Executor) -> Iterator[None]:
+    """Within this block that one is the executor of this thread."""
+    before, _local.executor = _local.executor, one
     try:
         yield
     finally:
         _local.executor = before
+
+
+def eager() -> AbstractContextManager[None]:
+    """Within this block calls run at once, even where those around it are written down."""
+    return executed_by(EAGER)
 
 
 _start: list[Callable[[], Any]] = []

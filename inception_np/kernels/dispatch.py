@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import numpy as np
 
@@ -71,6 +71,9 @@ def _dispatched(plain: Callable[P, R], cpu: Condition, gpu: Condition, double: b
             bound = signature.bind(*args, **keywords)  # raises TypeError for what the kernel does not take
             bound.apply_defaults()
             args, keywords = bound.args, bound.kwargs  # type: ignore[assignment]
+        instead = executor().instead
+        if instead is not None:
+            return cast(R, instead(plain, args, keywords))
         values = args + tuple(map(keywords.get, names, defaults))
         first = values[0][0] if isinstance(values[0], list) else values[0]
         if not isinstance(first, np.ndarray):

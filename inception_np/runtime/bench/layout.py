@@ -1,4 +1,4 @@
-"""What PyTorch and ONNX both ask of a layer: its pads for the image at hand, and its weights in their layout."""
+"""What PyTorch asks of a layer: its pads for the image at hand, and its weights in their layout."""
 
 from typing import Any
 

@@ -163,11 +163,12 @@ def torch(task: Task) -> Calls:
 def graph_of(task: Task) -> tuple[bytes, np.ndarray]:
     """The network as an ONNX model, and its images (N, C, H, W)."""
     from ...models import create_model
-    from .onnx_graph import to_onnx
+    from ..export.network import to_onnx
 
     net = create_model(task["name"], preset=task["preset"])
     x, _ = batch_of(net, task["batch"])
-    return to_onnx(net, x.shape), np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    graph = to_onnx(net, x.shape, layout="NCHW").SerializeToString()
+    return graph, np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
 def onnxruntime(task: Task) -> Calls:
@@ -179,7 +180,7 @@ def onnxruntime(task: Task) -> Calls:
     options.intra_op_num_threads = task["threads"]
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    call = lambda: session.run(None, {"x": x})  # noqa: E731
+    call = lambda: session.run(None, {"images": x})  # noqa: E731
     return call, call
 
 
