@@ -66,7 +66,7 @@ def base(tmp_path_factory):
 
 MUST_BE_POSITIVE = {"--threads", "--epochs", "--batch-size", "--batch", "--rounds", "--top", "--classes", "--lr"}
 NUMBERS = [
-    (command, action.option_strings[0], action.nargs or 1)
+    (command, action.option_strings[0], action.nargs if isinstance(action.nargs, int) else 1)
     for command in COMMANDS
     for action in command_parser(command, Parser().add_subparsers())._actions
     if action.option_strings and action.type is not None

@@ -14,7 +14,7 @@ from inception_np.data import dataset
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.layers.conv_bn_relu import ConvBNReLU
 from inception_np.models import create_model
-from inception_np.training import fits, freeze, loop, start, state, step
+from inception_np.training import freeze, loop, start, state, step
 from inception_np.training.freeze import frozen_params, parts_without, split
 from inception_np.training.mixup import mixed_loss
 from inception_np.training.optim import SGD, RMSProp
@@ -26,7 +26,7 @@ LOAD = dataset.load
 
 
 @cache
-def three_classes(name, folder=None, *, train=None, test=None, subset=False):
+def three_classes(name, folder=None, *, train=None, test=None, subset=False, size=32):
     """The data set with its first three classes alone."""
     data = LOAD(name, folder, train=10 * (train or 0) or None, test=10 * (test or 0) or None, subset=subset)
     parts = {}
@@ -40,7 +40,7 @@ def three_classes(name, folder=None, *, train=None, test=None, subset=False):
 def three():
     """Within this block the data sets have three classes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fits, "CLASSES", 3)
+        patch.setitem(dataset.KNOWN, "shapes10", dataset.KNOWN["shapes10"]._replace(classes=3))
         patch.setattr(loop, "load", three_classes)
         patch.setattr(dataset, "load", three_classes)
         yield

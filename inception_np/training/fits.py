@@ -52,7 +52,7 @@ def network_for(o: Options, force: bool, size: Size | None = None) -> Network:
     train, test = o.train_images or train, o.test_images or test
     check_batch(o.batch_size, train)
     checked = not force and o.device == "cpu"
-    copies = 1 + bool(o.momentum or o.optimizer == "rmsprop") + (o.optimizer == "rmsprop") + bool(o.ema) + o.lookahead
+    copies = 1 + bool(o.momentum or o.optimizer != "sgd") + (o.optimizer == "rmsprop") + bool(o.ema) + o.lookahead
     try:
         if checked:
             check_width(o.model, o.width, copies)
