@@ -137,6 +137,16 @@ def test_the_rates_change_together():
         np.testing.assert_allclose(found[path], wanted[path], rtol=1e-12, atol=1e-12)
 
 
+def test_biases_learn_at_their_own_rate():
+    net, other, plain = network(), network(), network()
+    found = steps(net, Muon(net, 0.2, sgd_lr=0.01, bias_scale=8.0), 1)
+    wanted, slow = steps(other, Muon(other, 0.2, sgd_lr=0.08), 1), steps(plain, Muon(plain, 0.2, sgd_lr=0.01), 1)
+    for path, w in found.items():
+        kind = wanted if path.endswith(("bias", "beta", "gamma")) else slow
+        np.testing.assert_allclose(w, kind[path], rtol=1e-12, atol=1e-12, err_msg=path)
+    assert np.abs(wanted["fc.bias"] - slow["fc.bias"]).max() > 0.01
+
+
 def test_what_it_refuses():
     with pytest.raises(ValueError, match="Muon: got sgd_lr=-1, wanted at least 0"):
         Muon(network(), 0.1, sgd_lr=-1)

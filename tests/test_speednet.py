@@ -140,19 +140,19 @@ def test_filters_are_fitted_to_the_first_images_alone(monkeypatch):
     np.testing.assert_array_equal(*(named_buffers(net)[FILTERS].data for net in nets))
 
 
-def test_the_recipe_is_for_cifar10_and_gives_way_to_what_is_asked_for():
-    usual = resolve(data="cifar10", model="speednet_cifar")
-    assert (usual.batch_size, usual.schedule, usual.lookahead, usual.flip, usual.tta, usual.pad) == (
-        *(1024, "triangular", True, "alternating", True, 2),
-    )
-    assert resolve(data="cifar10", model="speednet_cifar", lr=0.5, tta=False, flip="random") == replace(
-        usual, lr=0.5, tta=False, flip="random"
-    )
-    plain = resolve(data="cifar10", model="speednet_cifar", augment=False)
+def test_the_recipes_are_for_cifar10_and_give_way_to_what_is_asked_for():
+    how = {"data": "cifar10", "model": "speednet_cifar"}
+    usual, sgd = resolve(**how), resolve(**how, optimizer="sgd")
+    assert (usual.optimizer, usual.schedule, usual.lookahead, usual.bias_scale) == ("muon", "linear", False, 64)
+    assert (sgd.batch_size, sgd.schedule, sgd.lookahead) == (1024, "triangular", True)
+    assert resolve(**how, device="cuda") == replace(sgd, device="cuda", precision="tf32")
+    plain, averaged = resolve(**how, augment=False), resolve(**how, optimizer="sgd", ema=0.99)
+    for options in (usual, sgd):
+        assert (options.flip, options.tta, options.pad, options.smoothing) == ("alternating", True, 2, 0.2)
+    assert resolve(**how, lr=0.5, tta=False, flip="random") == replace(usual, lr=0.5, tta=False, flip="random")
     assert (plain.cutout, plain.flip, plain.augment) == (0, "random", False)
-    averaged = resolve(data="cifar10", model="speednet_cifar", ema=0.99)
     assert averaged.ema == 0.99 and not averaged.lookahead
-    for options in (usual, plain, averaged):
+    for options in (usual, sgd, plain, averaged):
         loop.check(options)
     assert asdict(resolve(model="speednet_cifar"))["schedule"] == "cosine"
 

@@ -44,16 +44,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--optimizer", metavar="NAME", help="sgd, rmsprop or muon")
     add("--lr", type=number, metavar="X", help="learning rate at its highest")
     add("--sgd-lr", type=number, metavar="X", help="with muon: of all parameters but the filters")
+    add("--bias-scale", type=number, metavar="X", help="with muon: times the rate of biases")
     add("--momentum", type=number, metavar="X")
     add("--no-nesterov", dest="nesterov", action="store_false", default=None)
     add("--weight-decay", type=number, metavar="X")
-    add("--schedule", metavar="NAME", help="cosine (default), triangular, step, exponential (the papers') or constant")
+    add(
+        "--schedule",
+        metavar="NAME",
+        help="cosine (default), linear, triangular, step, exponential or constant",
+    )
     add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
     add("--smoothing", type=number, metavar="X", help="label smoothing")
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")
     add("--ema", type=number, metavar="X", help="decay of a running average of the weights")
     add("--lookahead", action=argparse.BooleanOptionalAction, help="pull the weights back to slow ones every 5 steps")
-    add("--tta", action=argparse.BooleanOptionalAction, help="test-time augmentation: mean logits of six views")
+    add("--tta", action=argparse.BooleanOptionalAction, help="after the last epoch, test by six views of each image")
     add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")

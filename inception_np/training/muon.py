@@ -64,19 +64,29 @@ class Muon(_Optimizer):
     """Muon for the filters of convolutions, and SGD for all other parameters, as in the module's equations.
 
     lr: the angle of a filter's step, in radians; it may be changed between steps, and SGD's rate, which begins as
-    sgd_lr, changes in proportion. weight_decay: of SGD's parameters. Raises ValueError for negative numbers, for a
-    momentum from 1, and for sgd_lr with an lr of 0.
+    sgd_lr, changes in proportion. bias_scale: biases, gamma and beta learn at so many times SGD's rate (64 in airbench:
+    Jordan 2024, arXiv:2404.00498, section 3.4). weight_decay: of SGD's parameters. Raises ValueError for negative
+    numbers, for a momentum from 1, and for sgd_lr with an lr of 0.
     """
 
     def __init__(
-        self, layer: Layer, lr: float, *, sgd_lr: float = 0.1, momentum: float = 0.6, weight_decay: float = 0.0
+        self,
+        layer: Layer,
+        lr: float,
+        *,
+        sgd_lr: float = 0.1,
+        bias_scale: float = 1.0,
+        momentum: float = 0.6,
+        weight_decay: float = 0.0,
     ):
-        super().__init__(layer, lr, {"sgd_lr": sgd_lr, "momentum": momentum, "weight_decay": weight_decay})
+        numbers = {"sgd_lr": sgd_lr, "bias_scale": bias_scale, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(layer, lr, numbers)
         if not lr and sgd_lr:
             raise ValueError(
                 f"Muon: got lr=0 with sgd_lr={sgd_lr!r}, wanted an lr above 0: the two change in proportion"
             )
         self.sgd_scale = float(sgd_lr) / float(lr) if lr else 0.0
+        self.bias_scale = float(bias_scale)
         self.momentum, self.weight_decay = float(momentum), float(weight_decay)
         self.state["velocity"] = self._vector()
         filters = {id(part.weight) for part in (layer, *dict(walk(layer)).values()) if is_one_matrix(part)}
@@ -93,7 +103,8 @@ class Muon(_Optimizer):
                 self._turn(p, velocity[: p.data.size].reshape(-1, p.data.shape[-1]))
             else:
                 vectors = self.data[place], self.grad[place], velocity
-                sgd_step(*vectors, self.lr * self.sgd_scale, self.momentum, self.weight_decay, self.momentum > 0)
+                rate = self.lr * self.sgd_scale * (self.bias_scale if p.data.ndim == 1 else 1.0)
+                sgd_step(*vectors, rate, self.momentum, self.weight_decay, self.momentum > 0)
 
     def _turn(self, p: Param, velocity: Array) -> None:
         """The step of filters: velocity is (kh kw C_in, C_out)."""

@@ -29,6 +29,11 @@ def exponential(lr: float, factor: float, every: float = 1.0) -> Schedule:
     return lambda t: lr * factor ** math.floor(t / every)
 
 
+def linear(lr: float, epochs: float) -> Schedule:
+    """lr(t) = lr * (1 - t / epochs), 0 at the end."""
+    return lambda t: lr * (1 - min(t / epochs, 1.0))
+
+
 def cosine(lr: float, epochs: float) -> Schedule:
     """lr(t) = lr * (1 + cos(pi t / epochs)) / 2, 0 at the end. Loshchilov & Hutter 2016, eq. 5"""
     return lambda t: 0.5 * lr * (1 + math.cos(math.pi * min(t / epochs, 1.0)))
@@ -61,6 +66,7 @@ def warm_up(schedule: Schedule, epochs: float) -> Schedule:
 # The schedules of a run: name -> schedule of the highest rate and the number of epochs.
 SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
     "cosine": cosine,
+    "linear": linear,
     "triangular": triangular,
     "step": lambda lr, epochs: step(lr, [0.5 * epochs, 0.75 * epochs]),
     "exponential": lambda lr, epochs: exponential(lr, 0.94, 2),  # Rethinking, section 8

@@ -39,6 +39,7 @@ SUMS = ("loss", "main", "right", "images", "seconds")
 ADDED: dict[str, Any] = {
     "pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False, "precision": "float32",
     "from_": None, "freeze": [], "mean": None, "std": None, "mixup": 0.0, "patience": 0, "log": "csv", "sgd_lr": 0.1,
+    "bias_scale": 1.0,
 }  # fmt: skip
 
 

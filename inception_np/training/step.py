@@ -220,7 +220,8 @@ def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
         nesterov = o.nesterov and o.momentum > 0
         optimiser = SGD(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay, nesterov=nesterov)
     elif o.optimizer == "muon":
-        optimiser = Muon(net, o.lr, sgd_lr=o.sgd_lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        rates = {"sgd_lr": o.sgd_lr, "bias_scale": o.bias_scale}
+        optimiser = Muon(net, o.lr, **rates, momentum=o.momentum, weight_decay=o.weight_decay)
     else:
         optimiser = RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     if o.freeze:
