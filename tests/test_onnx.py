@@ -6,6 +6,7 @@ compared in double precision first, where nothing hides, and in float32 as ONNX 
 weights.
 """
 
+import copy
 import inspect
 import json
 import sys
@@ -197,7 +198,7 @@ def test_names_layout_and_metadata_are_the_networks():
     layers = {path for path, _ in walk(net)}
     own = [node.name for node in model.graph.node if node.name not in ("logits", "images/Transpose")]
     assert all(name.split("/")[0] in layers for name in own)
-    assert "Mixed_6b.b1.1x7a.conv/conv2d/Conv" in own
+    assert "Mixed_6b.b1.1x7.conv/conv2d/Conv" in own
     (images,) = model.graph.input
     assert images.name == "images" and images.doc_string.startswith("NHWC")
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["N", 32, 32, 3]
@@ -278,13 +279,14 @@ def follow(net, run, names, *, steps, batch, image, lr):
     start |= {f"{name}.velocity": np.zeros_like(p.data) for name, p in named_params(net).items()}
     state, classes, losses = dict(start), net.out_shape((batch, *image))[1], []
     for step in range(steps):
-        x, labels = rng.standard_normal((batch, *image)).astype(dtype), rng.integers(0, classes, batch)
+        x, labels = rng.standard_normal((batch, *image)).astype("float32"), rng.integers(0, classes, batch)
+        x = x.astype(dtype)
         y, cache, masks = masks_of(net, x, Mode(train=True, keep=True, rng=rng_of(step)))
         inputs = {"images": x, "labels": labels, "lr": np.array(lr, dtype), **masks, **state}
         outputs = dict(zip(names, run(inputs), strict=True))
         state |= {name.removesuffix(".next"): a for name, a in outputs.items() if name.endswith(".next")}
         loss, dy = total_loss(y, labels, getattr(net, "aux_weight", 0), SMOOTHING)
-        losses.append((outputs["loss"], loss))
+        losses.append((outputs.get("loss", loss), loss))
         net.backward(dy, x, cache)
         sgd.step()
     ours = {name: array.data for name, array in named_arrays(net).items()}
@@ -406,30 +408,33 @@ def whole(arrays, names):
     return np.concatenate([arrays[name].ravel() for name in names]).astype(np.float64)
 
 
-def runtime_errors(net, *, batch=8, lr=1e-4):
-    """After five steps in ONNX Runtime: the difference in all weights together, relative to their norm, and relative
-    to the way that they went.
-    """
+def runtime_steps(net, *, batch=8, lr=1e-4):
+    """(theirs, ours, start): all weights together after five steps in ONNX Runtime, by the library, and before."""
     run = session(checked(training_step(net, (batch, *net.image), STEP, smoothing=SMOOTHING)))
     names = [output.name for output in run.get_outputs()]
-    theirs, ours, start = follow(net, lambda x: run.run(None, x), names, steps=5, batch=batch, image=net.image, lr=lr)
-    theirs, ours, start = (whole(arrays, named_params(net)) for arrays in (theirs, ours, start))
-    off = np.linalg.norm(theirs - ours)
-    return off / np.linalg.norm(ours), off / np.linalg.norm(ours - start)
+    found = follow(net, lambda x: run.run(None, x), names, steps=5, batch=batch, image=net.image, lr=lr)
+    return [whole(arrays, named_params(net)) for arrays in found]
 
 
-@pytest.mark.parametrize("name", ["zoo", "speednet_cifar", "inception_v1_cifar", "xception_cifar"])
+@pytest.mark.parametrize("name", ["zoo", "speednet_cifar", "inception_v1_cifar", "inception_resnet_v1_cifar"])
 def test_five_steps_in_onnx_runtime_lead_to_the_librarys_weights(name):
-    net = zoo(24) if name == "zoo" else create_model(name, width=1 / 8)
-    of_weights, of_way = runtime_errors(net)
-    assert of_weights <= 1e-5 and of_way <= 0.05
+    theirs, ours, start = runtime_steps(zoo(24) if name == "zoo" else create_model(name, width=1 / 8))
+    off = np.linalg.norm(theirs - ours)
+    assert off <= 1e-5 * np.linalg.norm(ours) and off <= 1e-2 * np.linalg.norm(ours - start)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SMALL)
-def test_five_steps_of_each_small_network_in_onnx_runtime_lead_to_the_librarys_weights(name):
-    of_weights, of_way = runtime_errors(create_model(name))
-    assert of_weights <= 1e-5 and of_way <= 0.05
+def test_onnx_runtime_is_as_near_to_double_precision_as_the_library(name):
+    """Five steps of each small network: those of some are ruled by roundings, here as there."""
+    net = create_model(name, width=1 / 8)
+    wide = cast(copy.deepcopy(net), "float64")
+    theirs, ours, _ = runtime_steps(net)
+    nothing = [np.zeros(())]
+    _, exact, _ = follow(wide, lambda x: nothing, ["none"], steps=5, batch=8, image=net.image, lr=1e-4)
+    exact = whole(exact, named_params(net))
+    off, own = (np.linalg.norm(weights - exact) for weights in (theirs, ours))
+    assert off <= 1e-5 * np.linalg.norm(exact) or off <= 3 * own
 
 
 def test_a_step_has_no_operators_of_training_and_names_what_it_computes():
