@@ -1,0 +1,36 @@
+"""The default recipes learn: every small network sorts shapes10 after a run without any options but its name."""
+
+import pytest
+
+from inception_np.models import MODELS
+from inception_np.training import loop
+from inception_np.training.options import resolve
+
+NAMES = [name for name in MODELS if name.endswith("_cifar")]
+
+
+def accuracy(folder, monkeypatch, name, preset="paper", **given):
+    """That of the test images, after a run by the recipe."""
+    monkeypatch.setattr(loop.Run, "draw", lambda run: None)
+    return loop.train(folder, resolve(model=name, preset=preset, **given))["test_accuracy"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_passes_90_per_cent_by_default(tmp_path, monkeypatch, name):
+    assert accuracy(tmp_path, monkeypatch, name) >= 0.9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name, preset", [(name, preset) for name in NAMES for preset in MODELS[name].presets if preset != "paper"]
+)
+def test_every_preset_begins_to_learn(tmp_path, monkeypatch, name, preset):
+    """One epoch at twice the rate that ends at 0: half of the images seen once are more than guessing."""
+    assert accuracy(tmp_path, monkeypatch, name, preset, epochs=1, train_images=2500, test_images=500) > 0.15
+
+
+@pytest.mark.long
+def test_a_recipe_that_kills_the_network_is_noticed(tmp_path, monkeypatch):
+    given = {"lr": 3.0, "sgd_lr": 30.0, "epochs": 1, "train_images": 1000, "test_images": 500}
+    assert accuracy(tmp_path, monkeypatch, "inception_v1_cifar", **given) < 0.15
