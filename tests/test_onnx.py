@@ -352,12 +352,14 @@ def test_five_steps_are_the_librarys_in_double_precision(size):
     assert max(errors.values()) <= EXACT, max(errors, key=errors.get)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_five_steps_of_a_network_are_the_librarys_in_double_precision(name):
-    net = randomised(create_model(name, width=1 / 16))
-    errors = double_errors(net, batch=2, lr=0.001)
-    assert max(errors.values()) <= EXACT, max(errors, key=errors.get)
+    """Five steps of Inception-v2 or v3 make a rounding a million times as large; one step does not."""
+    for steps, most in ((1, EXACT), (5, 1e-5)):
+        net = randomised(create_model(name, width=1 / 16))
+        errors = double_errors(net, batch=2, lr=1e-4, steps=steps)
+        assert max(errors.values()) <= most, max(errors, key=errors.get)
 
 
 def without_momentum(model):

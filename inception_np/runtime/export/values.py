@@ -149,6 +149,11 @@ class Values:
         return [self._known[s].array for s in self._starts if start <= s < start + vector.nbytes]
 
 
+def planes(v: "Values", value: str, first: int = 1) -> str:
+    """A value (C,) as (C, 1, 1), or (N, C) as (N, C, 1, 1), to be combined with (N, C, H, W)."""
+    return v.node("Unsqueeze", value, v.graph.constant([first, first + 1], np.int64))
+
+
 def _address(a: Array) -> int:
     return int(a.__array_interface__["data"][0])
 
