@@ -27,7 +27,7 @@ from small_runs import (
     weights_of,
 )
 
-from inception_np import SGD, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential
+from inception_np import SGD, BatchNorm, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential
 from inception_np.backend.errors import StoppedError, UsageError
 from inception_np.data.batches import alternating
 from inception_np.kernels.clip import clip_norm
@@ -36,7 +36,7 @@ from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model
 from inception_np.training import evaluate, loop, plots, schedules, state
 from inception_np.training import step as step_module
-from inception_np.training.average import Lookahead, MovingAverage
+from inception_np.training.average import Lookahead, MovingAverage, warm_statistics
 from inception_np.training.options import Options, resolve
 from inception_np.weights.checkpoint import load, read
 from inception_np.weights.tensorfile import read_tensors
@@ -717,6 +717,7 @@ def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
         (schedules.exponential(0.01, 0.96, 8), {7.9: 0.01, 8: 0.0096}),
         (schedules.cosine(2.0, 10), {0: 2, 5: 1, 10: 0, 11: 0, 2.5: 1 + math.cos(math.pi / 4)}),
         (schedules.triangular(2.0, 10), {0: 0.4, 2.3: 2, 1.15: 1.2, 10: 0.14, 11: 0.14, 6.15: 1.07}),
+        (schedules.linear(0.8, 4), {0: 0.8, 1: 0.6, 4: 0, 9: 0}),
         (schedules.warm_up(schedules.constant(2.0), 4), {0: 0, 1: 0.5, 4: 2, 9: 2}),
         (schedules.warm_up(schedules.constant(2.0), 0), {0: 2}),
     ],
@@ -724,6 +725,16 @@ def test_a_run_with_tta_tests_and_draws_by_six_views(tmp_path, monkeypatch):
 def test_schedules_give_the_rates_of_their_equations(schedule, expected):
     for t, rate in expected.items():
         np.testing.assert_allclose(schedule(t), rate, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "own, wanted", [(0.9997, [0.1, 0.5, 0.9, 0.9]), (0.99, [0.1, 0.5, 0.9, 0.9]), (0.6, [0.1, 0.5, 0.6, 0.6])]
+)
+def test_batch_norms_averages_forget_their_beginning_and_follow_the_weights(own, wanted):
+    norm = BatchNorm(3, decay=own)
+    for updates, decay in zip([0, 8, 200, 100_000], wanted, strict=True):
+        warm_statistics([(norm, own)], updates)
+        assert float(norm.decay) == pytest.approx(decay)
 
 
 def test_the_rate_of_each_step_is_the_schedule_in_its_middle(tmp_path, monkeypatch):

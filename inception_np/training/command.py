@@ -48,11 +48,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--momentum", type=number, metavar="X")
     add("--no-nesterov", dest="nesterov", action="store_false", default=None)
     add("--weight-decay", type=number, metavar="X")
-    add(
-        "--schedule",
-        metavar="NAME",
-        help="cosine (default), linear, triangular, step, exponential or constant",
-    )
+    add("--schedule", metavar="NAME", help="cosine (default), linear, triangular, step, exponential or constant")
     add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
     add("--smoothing", type=number, metavar="X", help="label smoothing")
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")
