@@ -1,4 +1,9 @@
-"""The default recipes learn: every small network sorts shapes10 after a run without any options but its name."""
+"""The default recipes learn: every small network sorts shapes10 after a run without any options but its name.
+
+pytest -s -m long tests/test_recipes.py -k default        prints the accuracies, and the seconds that the runs take
+"""
+
+import time
 
 import pytest
 
@@ -18,7 +23,10 @@ def accuracy(folder, monkeypatch, name, preset="paper", **given):
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_passes_90_per_cent_by_default(tmp_path, monkeypatch, name):
-    assert accuracy(tmp_path, monkeypatch, name) >= 0.9
+    began = time.perf_counter()
+    found = accuracy(tmp_path, monkeypatch, name)
+    print(f"\n{name}: {found:.2%}, {time.perf_counter() - began:.0f} s")
+    assert found >= 0.9
 
 
 @pytest.mark.long
@@ -26,8 +34,8 @@ def test_every_network_passes_90_per_cent_by_default(tmp_path, monkeypatch, name
     "name, preset", [(name, preset) for name in NAMES for preset in MODELS[name].presets if preset != "paper"]
 )
 def test_every_preset_begins_to_learn(tmp_path, monkeypatch, name, preset):
-    """One epoch at twice the rate that ends at 0: half of the images seen once are more than guessing."""
-    assert accuracy(tmp_path, monkeypatch, name, preset, epochs=1, train_images=2500, test_images=500) > 0.15
+    """After one epoch of all images."""
+    assert accuracy(tmp_path, monkeypatch, name, preset, epochs=1, test_images=500) > 0.15
 
 
 @pytest.mark.long
