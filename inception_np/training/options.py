@@ -24,7 +24,7 @@ MUON: dict[str, Any] = {
 # For tens of thousands of images
 MANY_IMAGES = ("cifar10", "cifar100", "mnist", "fashion_mnist")
 SGD_MANY: dict[str, Any] = {"epochs": 16, "batch_size": 128, "lr": 0.2, "warm_up": 1.0}
-MUON_MANY: dict[str, Any] = {"batch_size": 250, "lr": 0.1}
+MUON_MANY: dict[str, Any] = {"epochs": 10, "batch_size": 250, "lr": 0.1, "warm_up": 0.2}
 # For GoogLeNet as in the paper, which has no batch norm: noise and a large rate kill its ReLUs
 SGD_PLAIN: dict[str, Any] = {"batch_size": 64, "lr": 0.03, "clip": 2.0}
 MUON_PLAIN: dict[str, Any] = {"lr": 0.01, "sgd_lr": 0.01}
@@ -100,7 +100,7 @@ def resolve(**given: Any) -> Options:
         chosen |= {"augment": False}  # its images were drawn in every place and direction already
         chosen |= {} if "model" in given else {"width": 1 / 8}
     else:
-        chosen |= {"epochs": 10, "weight_decay": 5e-4, "smoothing": 0.1}
+        chosen |= {"epochs": 20, "weight_decay": 5e-4, "smoothing": 0.1}
     if data in MANY_IMAGES and network.endswith("_cifar"):
         chosen |= SGD_MANY if sgd else MUON_MANY
     if data in ("cifar10", "cifar100"):
