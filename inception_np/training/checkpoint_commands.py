@@ -52,7 +52,7 @@ def run_eval(args: argparse.Namespace) -> int:
         check_precision(where, args.precision)
         set_precision(args.precision)
     use_threads(args)
-    net, about = _network(args.checkpoint)
+    net, about = network_of(args.checkpoint)
     data, mean, std = _test_images(args, about, net)
     classes = getattr(net, "num_classes", len(data.classes))
     if classes != len(data.classes):
@@ -109,7 +109,7 @@ def run_predict(args: argparse.Namespace) -> int:
     from .predict import predict_images, preprocess_for, top
 
     use_threads(args)
-    net, about = _network(args.checkpoint)
+    net, about = network_of(args.checkpoint)
     with np.errstate(all="ignore"):  # what is not finite is an error below
         predictions = predict_images(net, args.images, preprocess=preprocess_for(net, about), crops=args.crops)
     found = []
@@ -133,7 +133,7 @@ def run_predict(args: argparse.Namespace) -> int:
     return 0
 
 
-def _network(path: str) -> tuple[Any, dict[str, Any]]:
+def network_of(path: str) -> tuple[Any, dict[str, Any]]:
     """(network, what is said about it) of a checkpoint. Raises ValueError for one with numbers that are not finite."""
     from ..data.files import sweep
     from ..weights.checkpoint import read

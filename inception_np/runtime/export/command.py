@@ -31,15 +31,11 @@ def run(args: argparse.Namespace) -> int:
     if given and not args.training:
         raise UsageError(f"--{next(iter(given)).replace('_', '-')}: got it without --training, whose option it is")
     from ...layer import cast
-    from ...training.watchdog import first_not_finite
-    from ...weights.checkpoint import read
+    from ...training.checkpoint_commands import network_of
     from .network import export_onnx
     from .step import export_training_step
 
-    net, about = read(args.checkpoint)
-    culprit = first_not_finite(net)
-    if culprit:
-        raise ValueError(f"{args.checkpoint}: {culprit} holds NaN or infinity; take a checkpoint from before that")
+    net, about = network_of(args.checkpoint)
     cast(net, "float32")  # what runtimes compute in
     if args.training:
         momentum = given.get("momentum", 0.9)

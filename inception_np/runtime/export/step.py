@@ -9,7 +9,7 @@ import numpy as np
 from ...backend.arrays import Array, Shape
 from ...kernels.elementwise import scaled
 from ...kernels.loss import softmax_cross_entropy
-from ...layer import Layer, Mode, named_params
+from ...layer import Layer, Mode, named_params, places_in_vectors
 from ...layers.check import check_between
 from ...training.optim import SGD
 from ...weights.convert import named_arrays
@@ -79,11 +79,11 @@ def _state_inputs(reader: Reader, net: Layer, sgd: SGD) -> dict[str, Array]:
     graph, values, state = reader.graph, reader.values, {}
     for name, array in named_arrays(net).items():
         state[name] = array.data
+    places = places_in_vectors(net)
     for name, p in named_params(net).items():
         values.know(p.grad, ZERO)
         if "velocity" in sgd.state:
-            first = (p.data.ctypes.data - sgd.data.ctypes.data) // p.data.itemsize
-            state[f"{name}.velocity"] = sgd.state["velocity"][first : first + p.data.size].reshape(p.data.shape)
+            state[f"{name}.velocity"] = sgd.state["velocity"][places[name]][: p.data.size].reshape(p.data.shape)
     for name, a in state.items():
         values.know(a, graph.input(name, a.shape))
     lr: Any = np.empty((), graph.dtype)
