@@ -25,7 +25,21 @@ FLOORS = (
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 IN_BETWEEN = FLOORS.index(())
 
-HEAVY = {"numba", "matplotlib", "rich", "pooch", "PIL", "safetensors", "cupy", "torch", "scipy", "llvmlite", "onnx"}
+HEAVY = {
+    "numba",
+    "matplotlib",
+    "rich",
+    "pooch",
+    "PIL",
+    "safetensors",
+    "cupy",
+    "torch",
+    "scipy",
+    "llvmlite",
+    "onnx",
+    "marimo",
+    "pygments",
+}
 CUPY = {"backend/device.py", "kernels/cuda/launch.py", "runtime/graph.py"}  # the only files that may import it
 RUNS_CODE = {"pickle", "cPickle", "dill", "marshal", "shelve", "importlib", "runpy"}
 ALLOWED = {
