@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
         if not chosen:
             raise UsageError(f"PAGE: got {args.page!r}; {nearest(args.page, names)}")
     try:
-        import marimo  # noqa: F401
+        import marimo
     except ImportError:
         raise ValueError("learn: marimo is not installed; pip install 'inception-np[learn]'") from None
     if args.html:
         return write_pages(chosen, Path(args.html))
-    marimo = [sys.executable, "-m", "marimo", "run", *(str(page.file) for page in chosen)]
-    return subprocess.run([*marimo, *(["--headless"] if args.headless else [])], check=False).returncode
+    server = [sys.executable, "-m", "marimo", "run", *(str(page.file) for page in chosen)]
+    return subprocess.run([*server, *(["--headless"] if args.headless else [])], check=False).returncode
 
 
 def write_pages(chosen: list[Page], folder: Path) -> int:
