@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         if not chosen:
             raise UsageError(f"PAGE: got {args.page!r}; {nearest(args.page, names)}")
     try:
-        import marimo
+        import marimo  # noqa: F401
     except ImportError:
         raise ValueError("learn: marimo is not installed; pip install 'inception-np[learn]'") from None
     if args.html:
