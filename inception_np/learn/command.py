@@ -1,6 +1,7 @@
 """`inception-np learn`: the notebooks in a browser, or written down as HTML pages."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,8 +41,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("learn: marimo is not installed; pip install 'inception-np[learn]'") from None
     if args.html:
         return write_pages(chosen, Path(args.html))
-    server = [sys.executable, "-m", "marimo", "run", *(str(page.file) for page in chosen)]
-    return subprocess.run([*server, *(["--headless"] if args.headless else [])], check=False).returncode
+    with tempfile.TemporaryDirectory() as scratch:
+        copies = [copied(page, Path(scratch)) for page in chosen]
+        server = [sys.executable, "-m", "marimo", "run", *map(str, copies)]
+        return subprocess.run([*server, *(["--headless"] if args.headless else [])], check=False).returncode
+
+
+def copied(page: Page, folder: Path) -> Path:
+    """A copy of the notebook to run: marimo writes beside what it runs."""
+    return Path(shutil.copy(page.file, folder))
 
 
 def write_pages(chosen: list[Page], folder: Path) -> int:
@@ -63,7 +71,8 @@ def exported(page: Page) -> bytes:
     """A notebook's page, as marimo writes it. Raises ValueError for one that fails, with the last line of why."""
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "page.html"
-        command = ["marimo", "-q", "export", "html", "--no-include-code", str(page.file), "-o", str(made)]
+        notebook = copied(page, Path(scratch))
+        command = ["marimo", "-q", "export", "html", "--no-include-code", str(notebook), "-o", str(made)]
         run = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
         if run.returncode:
             raise ValueError(f"learn: {page.file} failed: {(run.stderr.strip() or '?').splitlines()[-1]}")
