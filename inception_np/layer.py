@@ -27,7 +27,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
-from .backend import describe
+from .backend import describe, html
 from .backend.arrays import Array, Shape, is_real
 from .backend.device import asarray, check_tensor_cores, resolve_device, zeros
 
@@ -119,6 +119,9 @@ class Layer:
 
     def __str__(self) -> str:
         return describe.layer_text(self, None)
+
+    def _repr_html_(self) -> str:
+        return html.layer_html(self)
 
 
 def forward_of(layer: Layer, x: Array, mode: Mode) -> tuple[Any, Any]:

@@ -43,7 +43,7 @@ def is_layer(value: Any) -> bool:
 
 def is_held(value: Any) -> bool:
     """True for a Param or a Buffer."""
-    return hasattr(getattr(value, "data", None), "shape")
+    return not hasattr(value, "shape") and hasattr(getattr(value, "data", None), "shape")
 
 
 def value_text(value: Any) -> str:
@@ -162,8 +162,8 @@ class Part:
         texts = []
         for (layer, shape), names in groups.items():
             texts.append(f"{layer}{names[0] if len(names) == 1 else '{' + ','.join(names) + '}'} {shape}")
-        if self.parts:
-            texts.append(f"{self.params:,} parameters")
+        if self.parts and self.learned:
+            texts.append(f"{self.params:,} parameters{' in all' * bool(self.arrays)}")
         return ", ".join(texts)
 
 
