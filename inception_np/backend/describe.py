@@ -271,7 +271,9 @@ def tree(layer: Any, limit: int | None = None) -> str:
         rows = rows if len(rows) <= limit else rows[: limit - 1]
     names = [("  " * level + name) for level, name, _, _ in rows]
     wide = max(len(name) for name in names)
-    lines = [f"{name:<{wide}}  {text}" if level else text for name, (level, _, text, _) in zip(names, rows, strict=True)]
+    lines = [
+        f"{name:<{wide}}  {text}" if level else text for name, (level, _, text, _) in zip(names, rows, strict=True)
+    ]
     right = min(72, max(len(line) for line in lines))
     lines = [f"{line:<{right}}  {row[3]}".rstrip() for line, row in zip(lines, rows, strict=True)]
     if len(rows) < len(whole):

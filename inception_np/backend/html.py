@@ -18,7 +18,8 @@ STYLE = """
 .inception-np .layer {padding-left: 1.1em}
 .inception-np .name {font-weight: 600; margin-right: 0.6em}
 .inception-np .about {opacity: 0.65; margin-left: 0.8em}
-.inception-np table {border-collapse: collapse; margin: 0.3em 0; font-variant-numeric: tabular-nums}
+.inception-np table {border-collapse: collapse; margin: 0.3em 0; font-variant-numeric: tabular-nums;
+  font-size: inherit; color: inherit}
 .inception-np caption {caption-side: top; text-align: left; font-weight: 600; padding: 0.2em 0; color: inherit}
 .inception-np th, .inception-np td {padding: 0.1em 0.7em; border: 0; text-align: right; white-space: nowrap;
   vertical-align: top; background: none}
@@ -26,7 +27,7 @@ STYLE = """
 .inception-np tfoot td {border-top: 1px solid #888a; font-weight: 600}
 .inception-np tbody tr:hover {background: #8882}
 .inception-np .text {text-align: left}
-.inception-np .long {text-align: left; white-space: normal; min-width: 16em; max-width: 40em}
+.inception-np .long {text-align: left; white-space: normal; max-width: 40em}
 .inception-np .good {color: #1a9850; font-weight: 600}
 .inception-np .bad {color: #e0402f; font-weight: 600}
 .inception-np p {margin: 0.2em 0}
@@ -56,17 +57,15 @@ def folded(title: str, text: str) -> str:
 
 
 def table(
-    caption: str,
-    heading: Sequence[str],
-    rows: Sequence[tuple[int, Sequence[str]]],
-    total: Sequence[str] = (),
-    text: Sequence[int] = (0,),
+    caption: str, heading: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], total: Sequence[str] = ()
 ) -> str:
-    """A table. rows: (how far the first cell is indented, cells). text: the columns to the left; the others are numbers,
-    to the right, but the last one if it is not of `text`, which is long text and wraps."""
-    kinds = ["" if i < len(heading) - 1 else "long" for i in range(len(heading))]
-    for i in text:
-        kinds[i] = "text"
+    """A table. rows: (how far the first cell is indented, cells). The first column and the last are text, the last one
+    wraps, and those between are numbers. A last column that is empty is left out."""
+    if not any(cells[-1] for _, cells in rows):
+        heading, rows, total = heading[:-1], [(level, cells[:-1]) for level, cells in rows], total[:-1]
+        kinds = ["text"] + [""] * (len(heading) - 1)
+    else:
+        kinds = ["text"] + [""] * (len(heading) - 2) + ["long"]
 
     def line(tag: str, cells: Sequence[str], level: int = 0) -> str:
         made = []
@@ -77,8 +76,8 @@ def table(
 
     body = "".join(line("td", cells, level) for level, cells in rows)
     foot = f"<tfoot>{line('td', total)}</tfoot>" if total else ""
-    head = f"<caption>{escape(caption)}</caption><thead>{line('th', heading)}</thead>"
-    return f"<table>{head}<tbody>{body}</tbody>{foot}</table>"
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead>{line('th', heading)}</thead><tbody>{body}</tbody>{foot}</table>"
 
 
 def histogram(names: Sequence[str], counts: Sequence[int], over: Sequence[bool]) -> str:

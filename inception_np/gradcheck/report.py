@@ -200,16 +200,27 @@ class GradReport:
         heading = ("tensor", "error", "tolerance", "error / tolerance", "backward", "numeric", "how")
         rows = []
         for c in self._shown():
-            numbers = (f"{c.error:.1e}", f"{c.tolerance:.1e}", f"{c.ratio:.2g}", f"{c.analytic:.6g}", f"{c.numeric:.6g}")
+            numbers = (
+                f"{c.error:.1e}",
+                f"{c.tolerance:.1e}",
+                f"{c.ratio:.2g}",
+                f"{c.analytic:.6g}",
+                f"{c.numeric:.6g}",
+            )
             rows.append((0, (c.where, *numbers, c.how)))
         names, counts = zip(*self._histogram(), strict=True)
         pieces = [title, html.table("", heading, rows) * bool(rows)]
         if len(self.failures()) > len(rows):
             pieces.append(html.paragraph(f"and {len(self.failures()) - len(rows)} more that fail"))
-        pieces += [html.paragraph("log10(error / tolerance)"), html.histogram(names, counts, [n in OVER for n in names])]
+        pieces += [
+            html.paragraph("comparisons by log10(error / tolerance), each bar from the number below it"),
+            html.histogram(names, counts, [n in OVER for n in names]),
+        ]
         pieces += map(html.paragraph, self._remarks())
         if not self.ok and self.snippet:
             pieces.append(html.folded("lines that repeat it", self.snippet))
+        elif not self.ok and self.unwritten:
+            pieces.append(html.paragraph(f"no lines repeat it: {self.unwritten}"))
         return html.page(*pieces)
 
     def _repetition(self) -> list[str]:
