@@ -50,10 +50,9 @@ def value_text(value: Any) -> str:
     """An argument as it would be typed, shortened; of an array its shape and dtype, of a stranger the class."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (str, bytes)) and len(value) > LETTERS:
-        value = value[: LETTERS - 3] + ("..." if isinstance(value, str) else b"...")
     if type(value) in PLAIN:
-        return repr(value)
+        text = repr(value)
+        return text if len(text) <= LETTERS else f"{text[: LETTERS - 3]}..."
     if type(value) in (tuple, list):
         items = [value_text(v) for v in value[:ITEMS]] + ["..."] * (len(value) > ITEMS)
         inside = ", ".join(items) + "," * (type(value) is tuple and len(value) == 1)

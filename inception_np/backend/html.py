@@ -47,6 +47,11 @@ def span(text: str, kind: str) -> str:
     return f'<span class="{kind}">{escape(text)}</span>'
 
 
+def marked(name: str, verdict: str, good: bool, text: str) -> str:
+    """A paragraph that begins with a name and a verdict in its colour."""
+    return f"<p>{span(name, 'name')}{span(verdict, 'good' if good else 'bad')} {escape(text)}</p>"
+
+
 def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 

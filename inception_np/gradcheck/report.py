@@ -195,8 +195,7 @@ class GradReport:
         return lines + [f"  PROBLEM: {text}" for text in self.problems[:4]]
 
     def _repr_html_(self) -> str:
-        verdict = html.span(self.state, "good" if self.ok else "bad")
-        title = f"<p>{html.span(self.name, 'name')}{verdict} {html.escape(f'{self.title}, {self.seconds:.2f} s')}</p>"
+        title = html.marked(self.name, self.state, self.ok, f"{self.title}, {self.seconds:.2f} s")
         heading = ("tensor", "error", "tolerance", "error / tolerance", "backward", "numeric", "how")
         rows = []
         for c in self._shown():

@@ -26,11 +26,14 @@ from .network import Network
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, or a layer within one. output: (H, W, C), 1x1xC for vectors. params: what an optimiser trains. macs: multiply-adds of
-    convolutions and linear layers, one image. field: pixels of the image that one output pixel can see, along one axis.
-    bytes: the stage's output in float32, one image. printed: the paper's own figures, and why ours differ. kind: its
-    class. parts: the rows within it, their names being paths below its own; their params and macs add up to its own
-    (but a layer that occurs twice counts once in its params)."""
+    """One stage, or a layer within one.
+
+    output: (H, W, C), 1x1xC for vectors. params: what an optimiser trains. macs: multiply-adds of convolutions and
+    linear layers, one image. field: pixels of the image that one output pixel can see, along one axis. bytes: the
+    output in float32, one image. printed: the paper's own figures, and why ours differ. kind: its class. parts: the
+    rows within it, whose names are paths below its own, and whose params and macs add up to its own (but parameters
+    that occur twice count once).
+    """
 
     name: str
     output: tuple[int, int, int]
@@ -40,7 +43,7 @@ class Stage:
     bytes: int
     printed: str = ""
     kind: str = ""
-    parts: "tuple[Stage, ...]" = field(default=(), repr=False)
+    parts: "tuple[Stage, ...]" = ()
 
     @property
     def label(self) -> str:
@@ -99,17 +102,17 @@ class Table:
         return f"<Table {self.title}: {stages}, {self.params:,} parameters, {self.macs:,} multiply-adds>"
 
     def __str__(self) -> str:
-        cells = [HEADING]
+        cells: list[tuple[str, ...]] = [HEADING]
         for level, row in walk_rows(self.rows):
             name, *figures = row.cells()
             cells.append(("  " * level + name, *figures))
         cells.append(self.total())
         lines = [self.title]
         widths = [max(len(row[i]) for row in cells) for i in range(7)]
-        for row in cells:
-            left, right = row[:1], row[1:6]
+        for line in cells:
+            left, right = line[:1], line[1:6]
             text = [left[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(right, widths[1:6], strict=True)]
-            lines.append("  ".join([*text, row[6]]).rstrip())
+            lines.append("  ".join([*text, line[6]]).rstrip())
         return "\n".join([*lines, *self.remarks()])
 
     def _repr_html_(self) -> str:
