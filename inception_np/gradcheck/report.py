@@ -203,8 +203,8 @@ class GradReport:
                 f"{c.error:.1e}",
                 f"{c.tolerance:.1e}",
                 f"{c.ratio:.2g}",
-                f"{c.analytic:.6g}",
-                f"{c.numeric:.6g}",
+                f"{c.analytic:.12g}",
+                f"{c.numeric:.12g}",
             )
             rows.append((0, (c.where, *numbers, c.how)))
         names, counts = zip(*self._histogram(), strict=True)
