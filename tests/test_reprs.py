@@ -26,6 +26,7 @@ from inception_np import (
     Linear,
     MaxPool2D,
     Param,
+    PatchWhitening,
     ReLU,
     Residual,
     SeparableConv2D,
@@ -39,7 +40,7 @@ from inception_np import (
 from inception_np.__main__ import main
 from inception_np.backend import describe
 from inception_np.backend.html import escape, table
-from inception_np.layer import walk
+from inception_np.layer import kind_of_class, walk
 from inception_np.models.network import Network
 from inception_np.models.summary import walk_rows
 from inception_np.testing import LAYERS, Names, networks
@@ -117,6 +118,14 @@ def test_a_unit_with_other_parts_is_shown_by_its_parts():
     unit.bn = LRN()
     assert str(unit).splitlines()[0].split()[0] == "ConvBNReLU" and "bn    LRN()" in str(unit)
     assert "Sequential" in str(SeparableConv2D(3, 4, 1, between=Sequential(ReLU())))
+
+
+@pytest.mark.parametrize("kind, base", [(SeparableConv2D, Sequential), (PatchWhitening, Conv2D)])
+def test_what_a_layer_tells_of_itself_leaves_it_of_its_kind(kind, base):
+    """... so that plans still fuse it: a class that redefines anything of its base's is another kind."""
+    assert kind_of_class(kind) is base
+    changed = type("Changed", (Conv2D,), {"_arguments": lambda self: {}})
+    assert kind_of_class(changed) is changed
 
 
 def test_arrays_are_shown_by_shape_and_size():
@@ -304,6 +313,18 @@ def test_nothing_that_a_layer_may_be_raises_or_floods(odd):
         text = shown(layer)
         assert type(layer).__name__ in text and len(text) < 20_000
     assert unbalanced(layer._repr_html_()) == []
+
+
+def test_a_layer_that_cannot_be_told_does_not_spoil_the_tree():
+    endless = []
+    endless.append(endless)
+    tree = str(Sequential(a=Conv2D(3, 4, 1), b=Dropped(endless, "", {}), c=Broken(), d=Raises()))
+    assert [line.split()[:2] for line in tree.splitlines()[2:]] == [
+        ["b", "Dropped(...)"],
+        ["c", "Broken()"],
+        ["d", "Raises()"],
+    ]
+    assert "Conv2D(3, 4, 1)" in tree
 
 
 @pytest.mark.parametrize("kind", [Param, Buffer])

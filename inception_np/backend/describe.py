@@ -174,7 +174,7 @@ def part_of(layer: Any) -> Part:
 def _part(layer: Any, name: str, path: str, seen: dict[int, str]) -> Part:
     children = _children(layer)
     inner = {k: child for k, child in children.items() if is_layer(child)}
-    text = _own_line(layer) or call(layer)
+    text = _line(layer)
     if inner and text == f"{type(layer).__name__}()":
         text = text[:-2]
     if id(layer) in seen and (children or inner):
@@ -204,6 +204,14 @@ def _tells_parts(layer: Any, inner: dict[str, Any]) -> bool:
     if not (_more_arguments(layer) and set(inner) <= set(getattr(layer, "_parts", ()))):
         return False
     return not any(is_layer(v) for child in inner.values() for v in _children(child).values())
+
+
+def _line(layer: Any, arrays: bool = False) -> str:
+    """A layer in one line. One that cannot be told, such as with a list that holds itself, does not spoil a tree."""
+    try:
+        return _own_line(layer) or call(layer, arrays)
+    except Exception:
+        return f"{type(layer).__name__}(...)"
 
 
 def _own_line(layer: Any) -> str:
@@ -260,7 +268,7 @@ def tree(layer: Any, limit: int | None = None) -> str:
     """
     part = part_of(layer)
     if not part.parts:
-        return _own_line(layer) or call(layer, arrays=True)
+        return _line(layer, arrays=True)
     rows = whole = list(_rows(part, 1 << 30, fold=False))
     if limit is not None and len(whole) > limit:
         for depth in range(max(level for level, *_ in whole), 0, -1):
