@@ -27,6 +27,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+from .backend import describe, html
 from .backend.arrays import Array, Shape, is_real
 from .backend.device import asarray, check_tensor_cores, resolve_device, zeros
 
@@ -53,12 +54,18 @@ class Param:
         self.data = data
         self.grad = np.zeros(data.shape, data.dtype)
 
+    def __repr__(self) -> str:
+        return describe.held_text(self)
+
 
 class Buffer:
     """An array that belongs to a layer's state and is not learned, such as a running average."""
 
     def __init__(self, data: Array):
         self.data = data
+
+    def __repr__(self) -> str:
+        return describe.held_text(self)
 
 
 class Layer:
@@ -105,6 +112,16 @@ class Layer:
     def macs(self, shape: Shape) -> int:
         """Multiply-adds of convolutions and linear layers for one image of an x of this shape."""
         return 0
+
+    def __repr__(self) -> str:
+        """The constructor's call, or a tree of the layers within; print() shows a tree of any length."""
+        return describe.layer_text(self, describe.LINES)
+
+    def __str__(self) -> str:
+        return describe.layer_text(self, None)
+
+    def _repr_html_(self) -> str:
+        return html.layer_html(self)
 
 
 def forward_of(layer: Layer, x: Array, mode: Mode) -> tuple[Any, Any]:

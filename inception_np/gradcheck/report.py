@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import html
 from .subject import Array
 
 Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
+OVER = ("0", "3", ">6")  # the histogram's names of what is over its tolerance
 EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode
 
 
-@dataclass
+@dataclass(repr=False)
 class Check:
     """One tensor, compared in one way.
 
@@ -54,6 +56,9 @@ class Check:
     def ok(self) -> bool:
         return self.ratio <= 1
 
+    def __repr__(self) -> str:
+        return f"<Check {self.where}: {'ok' if self.ok else 'WRONG'}, {self.how}, {self.ratio:.2g} of its tolerance>"
+
 
 def ratio(error: Any, tolerance: Any) -> Any:
     """error / tolerance of numbers or arrays, where 0 / 0 is 0 and NaN is infinite."""
@@ -63,9 +68,9 @@ def ratio(error: Any, tolerance: Any) -> Any:
     return np.where(np.isnan(r), np.inf, r)[()]
 
 
-@dataclass
+@dataclass(repr=False)
 class GradReport:
-    """What check_gradients found. `print(report)` fits a screen, `report.plot(path)` draws it.
+    """What check_gradients found. `print(report)` fits a screen, `report.plot(path)` draws it. Its repr is one line.
 
     ok         nothing failed
     worst      the check with the largest error over tolerance
@@ -138,15 +143,34 @@ class GradReport:
             "checks": rows,
         }
 
+    @property
+    def state(self) -> str:
+        return "ok" if self.ok else "WRONG"
+
+    @property
+    def title(self) -> str:
+        """What was checked, and how."""
+        compared = sum(max(1, c.ratios.size) for c in self.checks)
+        modes = f" in {' and '.join(self.modes)}" if self.modes else ""
+        return f"by {self.method}{modes}, {compared} comparisons"
+
+    def __repr__(self) -> str:
+        worst = f", worst {self.worst.ratio:.2g} of its tolerance" if self.checks else ""
+        if self.failures():
+            worst = f", worst {self.worst.where}, {self.worst.ratio:.2g} times its tolerance"
+        problems = f", problems: {len(self.problems)}" if self.problems else ""
+        return f"<GradReport {self.name}: {self.state} {self.title}{worst}{problems}>"
+
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
+    def _shown(self) -> list[Check]:
+        """The worst of those that failed, or of all."""
+        return (self.failures() or sorted(self.checks, key=lambda c: -c.ratio))[:6]
+
     def _lines(self) -> list[str]:
-        compared = sum(max(1, c.ratios.size) for c in self.checks)
-        state = "ok" if self.ok else "WRONG"
-        modes = f" in {' and '.join(self.modes)}" if self.modes else ""
-        lines = [f"{self.name}: {state} by {self.method}{modes}, {compared} comparisons, {self.seconds:.2f} s"]
-        rows = (self.failures() or sorted(self.checks, key=lambda c: -c.ratio))[:6]
+        lines = [f"{self.name}: {self.state} {self.title}, {self.seconds:.2f} s"]
+        rows = self._shown()
         if rows:
             width = max(len(c.tensor) for c in rows)
             lines += [
@@ -156,15 +180,47 @@ class GradReport:
             lines.append(f"  worst: {w.where}  backward {w.analytic:.15g}  numeric {w.numeric:.15g}")
             if len(self.failures()) > len(rows):
                 lines.append(f"  and {len(self.failures()) - len(rows)} more that fail")
-        lines.append(f"  log10(error / tolerance)  {self._histogram()}")
+        bins = "  ".join(f"{name}:{count}" for name, count in self._histogram() if count)
+        lines.append(f"  log10(error / tolerance)  {bins}")
+        return lines + self._remarks() + ([] if self.ok else self._repetition())
+
+    def _remarks(self) -> list[str]:
+        lines = []
         if self.condition > 100:
             lines.append(f"  condition {self.condition:.1e}: the last digits of x move the gradient that many digits")
         if self.decisions:
             kinks = f"  kinks: {self.decisions} decisions, the nearest {self.margin:.1e} away"
             lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
         lines += [f"  {text}" for text in self.excluded[:3]]
-        lines += [f"  PROBLEM: {text}" for text in self.problems[:4]]
-        return lines + ([] if self.ok else self._repetition())
+        return lines + [f"  PROBLEM: {text}" for text in self.problems[:4]]
+
+    def _repr_html_(self) -> str:
+        title = html.marked(self.name, self.state, self.ok, f"{self.title}, {self.seconds:.2f} s")
+        heading = ("tensor", "error", "tolerance", "error / tolerance", "backward", "numeric", "how")
+        rows = []
+        for c in self._shown():
+            numbers = (
+                f"{c.error:.1e}",
+                f"{c.tolerance:.1e}",
+                f"{c.ratio:.2g}",
+                f"{c.analytic:.12g}",
+                f"{c.numeric:.12g}",
+            )
+            rows.append((0, (c.where, *numbers, c.how)))
+        names, counts = zip(*self._histogram(), strict=True)
+        pieces = [title, html.table("", heading, rows) * bool(rows)]
+        if len(self.failures()) > len(rows):
+            pieces.append(html.paragraph(f"and {len(self.failures()) - len(rows)} more that fail"))
+        pieces += [
+            html.paragraph("comparisons by log10(error / tolerance), each bar from the number below it"),
+            html.histogram(names, counts, [n in OVER for n in names]),
+        ]
+        pieces += map(html.paragraph, self._remarks())
+        if not self.ok and self.snippet:
+            pieces.append(html.folded("lines that repeat it", self.snippet))
+        elif not self.ok and self.unwritten:
+            pieces.append(html.paragraph(f"no lines repeat it: {self.unwritten}"))
+        return html.page(*pieces)
 
     def _repetition(self) -> list[str]:
         lines = self.snippet.splitlines()
@@ -174,13 +230,14 @@ class GradReport:
             return [f"  to repeat it: the {len(lines)} lines of report.snippet"]
         return ["  to repeat it:", *(f"    {line}" for line in lines)]
 
-    def _histogram(self) -> str:
+    def _histogram(self) -> list[tuple[str, int]]:
+        """How many comparisons lie between two powers of ten of error / tolerance, by the lower one."""
         r = np.concatenate([c.ratios if c.ratios.size else np.array([c.ratio]) for c in self.checks] or [np.zeros(0)])
         edges = [-np.inf, -4, -3, -2, -1, 0, 3, 6, np.inf]
         names = ["<-4", "-4", "-3", "-2", "-1", "0", "3", ">6"]
         with np.errstate(divide="ignore"):
             counts = np.histogram(np.clip(np.log10(r), -99, 99), np.clip(edges, -100, 100))[0]
-        return "  ".join(f"{n}:{c}" for n, c in zip(names, counts, strict=True) if c)
+        return [(name, int(count)) for name, count in zip(names, counts, strict=True)]
 
     def plot(self, path: Any = None) -> Any:
         """Draw three panels and return the matplotlib Figure, saved to `path` where one is given.

@@ -52,6 +52,16 @@ def check_pad(pad: Any, name: str) -> Any:
     return (h, h), (w, w)
 
 
+def shortest(value: Any) -> Any:
+    """What `pair` or `check_pad` gave, as short as they take it: 3 for (3, 3), (1, 2) for ((1, 1), (2, 2))."""
+    if isinstance(value, str):
+        return value
+    h, w = (end[0] if isinstance(end, tuple) and end[0] == end[1] else end for end in value)
+    if isinstance(h, tuple) or isinstance(w, tuple):
+        return value
+    return h if h == w else (h, w)
+
+
 @lru_cache(1 << 12)  # asked several times a step, for few shapes
 def pads_for(pad: Pad, hw: Shape, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Pads:
     """The pads ((top, bottom), (left, right)) that `pad`, as check_pad gives it, means for an image of size hw."""

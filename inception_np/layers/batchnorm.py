@@ -58,6 +58,9 @@ class BatchNorm(Layer):
             self._decay = check_number("BatchNorm", "decay", value)
             self.decay_array[...] = self._decay
 
+    def _arguments(self) -> dict[str, Any]:
+        return {"channels": len(self.beta.data), "decay": self.decay, "scale": self.gamma is not None}
+
     def averages(self) -> Averages:
         """What moves in training: the running mean and variance, and their decay as an array on the same device."""
         mean, decay = self.mean.data, self.decay_array

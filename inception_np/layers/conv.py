@@ -7,7 +7,7 @@ import numpy as np
 from ..backend.arrays import Array, Shape
 from ..kernels.conv import conv2d, conv2d_dw, conv2d_dx, conv2d_moments
 from ..kernels.elementwise import copy_to, relu_dx, sum_rows
-from ..kernels.window import Pads, Pair, check_pad, out_size, pair
+from ..kernels.window import Pads, Pair, check_pad, out_size, pair, shortest
 from ..layer import Buffer, Layer, Mode, Param
 from .check import check_count, check_dy, check_weights, sliding
 from .init import Init, generator, he_normal
@@ -69,6 +69,9 @@ class Conv2D(Layer):
         draw = init(generator(rng), shape, taps * cin // groups, taps * cout // groups)
         self.weight: Param | Buffer = Param(draw)  # a Buffer is not learned (whitening.py)
         self.bias = Param(np.zeros(cout, np.float32)) if bias else None
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: shortest(vars(self)[name]) for name in ("kernel", "stride", "pad", "dilation")}
 
     def _geometry(self, shape: Shape) -> tuple[Pair, Pads, Pair, int]:
         """What every kernel takes after its arrays, for an x of this shape. Raises ValueError for another shape."""

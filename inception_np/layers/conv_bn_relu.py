@@ -14,6 +14,7 @@ from .conv import Conv2D
 from .init import Init, he_normal
 
 INSTEAD = "Sequential(conv=..., bn=..., relu=ReLU()), which fuses nothing"
+CONV, BN = ("in_channels", "out_channels", "kernel", "stride", "pad", "groups"), ("eps", "decay", "scale")
 
 
 class ConvBNReLU(Layer):
@@ -48,6 +49,14 @@ class ConvBNReLU(Layer):
             in_channels, out_channels, kernel, stride=stride, pad=pad, groups=groups, bias=False, init=init, rng=rng
         )
         self.bn = BatchNorm(out_channels, eps=eps, decay=decay, scale=scale)
+
+    _parts = ("conv", "bn")
+
+    def _arguments(self) -> dict[str, Any]:
+        check_kind("ConvBNReLU", self.conv, Conv2D, INSTEAD)
+        check_kind("ConvBNReLU", self.bn, BatchNorm, INSTEAD)
+        told = {**vars(self.conv), **vars(self.bn), **self.conv._arguments(), **self.bn._arguments()}
+        return {name: told[name] for name in (*CONV, *BN)}
 
     def recompute_output(self, kept: list[Any], out: Array | None = None) -> Array:
         z, (mean, _, rstd, _) = kept[0]

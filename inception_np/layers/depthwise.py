@@ -8,7 +8,7 @@ from ..backend.arrays import Array, Shape
 from ..compose import Sequential
 from ..kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
 from ..kernels.elementwise import sum_rows
-from ..kernels.window import Pads, Pair, check_pad, out_size, pair
+from ..kernels.window import Pads, Pair, check_pad, out_size, pair, shortest
 from ..layer import Layer, Mode, Param
 from .check import check_count, check_dy, check_weights, sliding
 from .conv import Conv2D
@@ -57,6 +57,9 @@ class DepthwiseConv2D(Layer):
         shape = (*self.kernel, self.channels, self.multiplier)
         self.weight = Param(init(generator(rng), shape, taps, taps * self.multiplier))
         self.bias = Param(np.zeros(channels * multiplier, np.float32)) if bias else None
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: shortest(vars(self)[name]) for name in ("kernel", "stride", "pad", "dilation")}
 
     def _geometry(self, shape: Shape) -> tuple[Pair, Pads, Pair]:
         """What every kernel takes after its arrays, for an x of this shape. Raises ValueError for another shape."""
@@ -112,3 +115,11 @@ class SeparableConv2D(Sequential):
         pointwise = Conv2D(in_channels, out_channels, 1, bias=False, init=init, rng=rng)
         middle = {} if between is None else {"between": between}
         super().__init__(depthwise=depthwise, **middle, pointwise=pointwise)
+
+    _parts = ("depthwise", "between", "pointwise")
+
+    def _arguments(self) -> dict[str, Any]:
+        depthwise, pointwise = self.layers["depthwise"], self.layers["pointwise"]
+        window = {name: shortest(vars(depthwise)[name]) for name in ("kernel", "stride", "pad")}
+        channels = {name: vars(pointwise)[name] for name in ("in_channels", "out_channels")}
+        return {**channels, **window, "between": self.layers.get("between")}

@@ -37,6 +37,9 @@ class Linear(Layer):
         self.weight = Param(init(generator(rng), (n_in, n_out), n_in, n_out))
         self.bias = Param(np.zeros(n_out, np.float32)) if bias else None
 
+    def _arguments(self) -> dict[str, Any]:
+        return dict(zip(("in_features", "out_features"), self.weight.data.shape, strict=True))
+
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_weights("Linear", x, self.weight.data)
         self.out_shape(x.shape)

@@ -8,7 +8,7 @@ from ..backend.device import zeros
 from ..backend.program import empty
 from ..kernels.elementwise import add_to, copy_to, scaled
 from ..kernels.pool import avg_pool, avg_pool_dx, global_avg_pool, global_avg_pool_dx, max_pool, max_pool_dx
-from ..kernels.window import Pads, Pair, check_pad, pair
+from ..kernels.window import Pads, Pair, check_pad, pair, shortest
 from ..layer import Layer, Mode
 from .check import check_dy, check_floating, check_shape, check_x, sliding
 
@@ -25,6 +25,10 @@ class _Pool2D(Layer):
             for k, ends in zip(self.size, self.pad, strict=True):
                 if max(ends) >= k:
                     raise ValueError(f"{who}: got pad={pad!r}, wanted less than size={size!r}")
+
+    def _arguments(self) -> dict[str, Any]:
+        stride = None if self.stride == self.size else shortest(self.stride)
+        return {"size": shortest(self.size), "stride": stride, "pad": shortest(self.pad)}
 
     def _geometry(self, shape: Shape) -> tuple[Pads, Pair]:
         """The pads and (H', W') for an x of this shape. Raises ValueError for another shape."""
@@ -132,6 +136,9 @@ class AdaptiveAvgPool2D(Layer):
 
     def __init__(self, size: Any):
         self.size = pair(size, "AdaptiveAvgPool2D: size")
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"size": shortest(self.size)}
 
     def _windows(self, shape: Shape) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
         spans = []

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from ..backend.errors import UsageError, nearest
-from ..training.arguments import add_json, known_model, number, positive, size
+from ..training.arguments import add_json, known_model, natural, number, positive, size
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,6 +20,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--input", type=size, metavar="HxW", help="image size; the network's own by default")
     parser.add_argument("--classes", type=positive, metavar="N", help="classes; the network's own by default")
     parser.add_argument("--width", type=number, metavar="X", help="factor on the channel counts")
+    depth = "2: rows for what is within the stages, and so on; 1 by default"
+    parser.add_argument("--depth", type=natural, default=1, metavar="N", help=depth)
     add_json(parser)
 
 
@@ -53,6 +55,6 @@ def print_summary(args: argparse.Namespace) -> int:
         net = create_model(name, preset=args.preset, num_classes=args.classes, width=args.width)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{error}; see inception-np summary --help") from error
-    table = summary(net, args.input)
+    table = summary(net, args.input, depth=args.depth)
     print(json.dumps(table.to_json()) if args.json else table)
     return 0

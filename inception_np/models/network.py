@@ -39,6 +39,8 @@ class Network(Layer):
         self.printed: dict[str, str] = {}
         self.notes: list[str] = []
 
+    _also = ("name", "preset", "num_classes")  # of what create_model set, repr shows these
+
     def children(self) -> dict[str, Any]:
         return {**self.trunk.layers, **{f"aux_{stage}": head for stage, head in self.heads.items()}}
 

@@ -1,11 +1,24 @@
-"""A network's table, one row per stage of the paper: sizes, parameters, multiply-adds, receptive field, memory."""
+"""A network's table, one row per stage of the paper: sizes, parameters, multiply-adds, receptive field, memory.
 
+With a depth, what is within the stages has rows as well:
+
+    3a           the stage itself
+      b1         a branch
+      b3.reduce  a layer of a branch that is a chain: a Sequential is no level of its own, its layers are
+      b3.conv
+
+A layer of your own has one row: how its parts are joined is known to its forward only.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..backend import html
 from ..backend.arrays import Shape
 from ..compose import Concat, Residual, Sequential
-from ..layer import Layer, named_params
+from ..layer import Layer, named_params, of_kind
+from ..layers.check import check_count
 from ..layers.conv_bn_relu import ConvBNReLU
 from . import create_model
 from .network import Network
@@ -13,9 +26,14 @@ from .network import Network
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. output: (H, W, C), 1x1xC for vectors. params: what an optimiser trains. macs: multiply-adds of
-    convolutions and linear layers, one image. field: pixels of the image that one output pixel can see, along one axis.
-    bytes: the stage's output in float32, one image. printed: the paper's own figures, and why ours differ."""
+    """One stage, or a layer within one.
+
+    output: (H, W, C), 1x1xC for vectors. params: what an optimiser trains. macs: multiply-adds of convolutions and
+    linear layers, one image. field: pixels of the image that one output pixel can see, along one axis. bytes: the
+    output in float32, one image. printed: the paper's own figures, and why ours differ. kind: its class. parts: the
+    rows within it, whose names are paths below its own, and whose params and macs add up to its own (but parameters
+    that occur twice count once).
+    """
 
     name: str
     output: tuple[int, int, int]
@@ -24,11 +42,34 @@ class Stage:
     field: int
     bytes: int
     printed: str = ""
+    kind: str = ""
+    parts: "tuple[Stage, ...]" = ()
+
+    @property
+    def label(self) -> str:
+        """The name, and where that is but a number, the class: "3a", "0 Conv2D"."""
+        return f"{self.name} {self.kind}" if self.name.rpartition(".")[2].isdecimal() else self.name
+
+    def cells(self) -> tuple[str, ...]:
+        """Its row as text, under `HEADING`."""
+        output, kib = "x".join(map(str, self.output)), f"{self.bytes / 1024:,.1f}"
+        return self.label, output, f"{self.params:,}", f"{self.macs:,}", str(self.field), kib, self.printed
+
+    def to_json(self, within: bool) -> dict[str, Any]:
+        """Its fields by name. within: also "kind", and "parts", the rows within it in the same form."""
+        fields = {**vars(self), "output": list(self.output), "parts": [part.to_json(within) for part in self.parts]}
+        return {name: value for name, value in fields.items() if within or name not in ("kind", "parts")}
 
 
-@dataclass
+HEADING = ("stage", "output", "parameters", "multiply-adds", "sees", "KiB", "the paper prints")
+
+
+@dataclass(repr=False)
 class Table:
-    """What `summary` gives: print it, or read `rows`, `params` (without heads), `params_aux` and `macs`."""
+    """What `summary` gives: print it, or read `rows`, `params` (without heads), `params_aux` and `macs`.
+
+    depth: how deep the rows go, as in "summary"; whatever it is, `rows` has the stages, and they have their `parts`.
+    """
 
     name: str
     preset: str
@@ -38,34 +79,45 @@ class Table:
     params_aux: int
     macs: int
     notes: list[str] = field(default_factory=list)
+    depth: int = 1
+
+    @property
+    def title(self) -> str:
+        head = (self.name or "layer") + (f" ({self.preset})" if self.preset else "")
+        return f"{head}, input {'x'.join(map(str, self.input))}"
+
+    def total(self) -> tuple[str, ...]:
+        """The last row as text."""
+        kib = sum(r.bytes for r in self.rows) / 1024
+        return "total", "", f"{self.params:,}", f"{self.macs:,}", "", f"{kib:,.1f}", ""
+
+    def remarks(self) -> list[str]:
+        """The lines below the rows."""
+        both = self.params + self.params_aux
+        aux = f"auxiliary heads: {self.params_aux:,} parameters more, {both:,} in training"
+        return [aux] * bool(self.params_aux) + self.notes
+
+    def __repr__(self) -> str:
+        stages = "1 stage" if len(self.rows) == 1 else f"{len(self.rows)} stages"
+        return f"<Table {self.title}: {stages}, {self.params:,} parameters, {self.macs:,} multiply-adds>"
 
     def __str__(self) -> str:
-        head = f"{self.name or 'layer'}" + (f" ({self.preset})" if self.preset else "")
-        lines = [f"{head}, input {'x'.join(map(str, self.input))}"]
-        heading = ("stage", "output", "parameters", "multiply-adds", "sees", "KiB", "the paper prints")
-        cells = [heading] + [
-            (
-                r.name,
-                "x".join(map(str, r.output)),
-                f"{r.params:,}",
-                f"{r.macs:,}",
-                str(r.field),
-                f"{r.bytes / 1024:,.1f}",
-                r.printed,
-            )
-            for r in self.rows
-        ]
-        total = sum(r.bytes for r in self.rows) / 1024
-        cells.append(("total", "", f"{self.params:,}", f"{self.macs:,}", "", f"{total:,.1f}", ""))
+        cells: list[tuple[str, ...]] = [HEADING]
+        for level, row in walk_rows(self.rows):
+            name, *figures = row.cells()
+            cells.append(("  " * level + name, *figures))
+        cells.append(self.total())
+        lines = [self.title]
         widths = [max(len(row[i]) for row in cells) for i in range(7)]
-        for row in cells:
-            left, right = row[:1], row[1:6]
+        for line in cells:
+            left, right = line[:1], line[1:6]
             text = [left[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(right, widths[1:6], strict=True)]
-            lines.append("  ".join([*text, row[6]]).rstrip())
-        if self.params_aux:
-            both = self.params + self.params_aux
-            lines.append(f"auxiliary heads: {self.params_aux:,} parameters more, {both:,} in training")
-        return "\n".join([*lines, *self.notes])
+            lines.append("  ".join([*text, line[6]]).rstrip())
+        return "\n".join([*lines, *self.remarks()])
+
+    def _repr_html_(self) -> str:
+        rows = [(level, row.cells()) for level, row in walk_rows(self.rows)]
+        return html.page(html.table(self.title, HEADING, rows, self.total()), *map(html.paragraph, self.remarks()))
 
     def to_json(self) -> dict[str, Any]:
         """The document that `inception-np summary --json` prints."""
@@ -73,19 +125,28 @@ class Table:
             "name": self.name,
             "preset": self.preset,
             "input": list(self.input),
-            "stages": [{**vars(r), "output": list(r.output)} for r in self.rows],
+            "stages": [r.to_json(within=self.depth > 1) for r in self.rows],
             "params": self.params,
             "params_aux": self.params_aux,
             "macs": self.macs,
         }
 
 
-def summary(layer_or_name: Layer | str, input: Any = None, **options: Any) -> Table:
+def walk_rows(rows: Iterable[Stage], level: int = 0) -> Iterator[tuple[int, Stage]]:
+    """Every row with how deep it is, a stage before the rows within it."""
+    for row in rows:
+        yield level, row
+        yield from walk_rows(row.parts, level + 1)
+
+
+def summary(layer_or_name: Layer | str, input: Any = None, *, depth: int = 1, **options: Any) -> Table:
     """The table of a layer, a network, or a network's name (options: create_model's).
 
-    input: (H, W) or (H, W, C); None is the size that the network was designed for. Nothing is computed but shapes.
-    Raises ValueError for a layer of your own without an input size, and for images that are too small.
+    input: (H, W) or (H, W, C); None is the size that the network was designed for. depth: 1 has a row for each stage,
+    2 also for what is within them, and so on. Nothing is computed but shapes. Raises ValueError for a layer of your own
+    without an input size, for images that are too small and for a depth below 0, TypeError for one that is no int.
     """
+    depth = max(1, check_count("summary", "depth", depth, 0))
     layer = create_model(layer_or_name, **options) if isinstance(layer_or_name, str) else layer_or_name
     if input is None:
         if not isinstance(layer, Network):
@@ -103,18 +164,40 @@ def summary(layer_or_name: Layer | str, input: Any = None, **options: Any) -> Ta
     shape: Shape = (1, *size)
     rows, sees, jump = [], 1, 1
     for name, stage in stages.items():
-        params = sum(p.data.size for p in named_params(stage).values())
-        macs = stage.macs(shape)
+        rows.append(row_of(name, stage, shape, sees, jump, depth, printed.get(name, "")))
         sees, jump = receptive_field(stage, shape, sees, jump)
         shape = stage.out_shape(shape)
-        output = shape[1:] if len(shape) == 4 else (1, 1, shape[1])
-        count = output[0] * output[1] * output[2]
-        rows.append(Stage(name, output, params, macs, sees, 4 * count, printed.get(name, "")))
     total = sum(p.data.size for p in named_params(trunk).values())
     aux = sum(p.data.size for p in named_params(layer).values()) - total
     name, preset = getattr(layer, "name", ""), getattr(layer, "preset", "")
     notes = list(getattr(layer, "notes", []))
-    return Table(name, preset, size, rows, total, aux, sum(r.macs for r in rows), notes)
+    return Table(name, preset, size, rows, total, aux, sum(r.macs for r in rows), notes, depth)
+
+
+def row_of(name: str, layer: Layer, shape: Shape, sees: int, jump: int, depth: int, printed: str = "") -> Stage:
+    """The row of a layer for an x of this shape, whose pixels see `sees` of the image and lie `jump` apart."""
+    after = layer.out_shape(shape)
+    output = after[1:] if len(after) == 4 else (1, 1, after[1])
+    params = sum(p.data.size for p in named_params(layer).values())
+    field = receptive_field(layer, shape, sees, jump)[0]
+    count = output[0] * output[1] * output[2]
+    parts = tuple(rows_within("", layer, shape, sees, jump, depth - 1)) if depth > 1 else ()
+    kind = type(layer).__name__
+    return Stage(name, output, params, layer.macs(shape), field, 4 * count, printed, kind, parts)
+
+
+def rows_within(path: str, layer: Layer, shape: Shape, sees: int, jump: int, depth: int) -> Iterator[Stage]:
+    """The rows of the layers that a Sequential, a Concat or a Residual is made of; none for another layer."""
+    if not of_kind(layer, Sequential, Concat, Residual):
+        return
+    for name, child in layer.children().items():
+        if type(child) is Sequential and of_kind(child, Sequential):
+            yield from rows_within(f"{path}{name}.", child, shape, sees, jump, depth)
+        else:
+            yield row_of(path + name, child, shape, sees, jump, depth)
+        if of_kind(layer, Sequential):
+            sees, jump = receptive_field(child, shape, sees, jump)
+            shape = child.out_shape(shape)
 
 
 def receptive_field(layer: Layer, shape: Shape, sees: int, jump: int) -> tuple[int, int]:
