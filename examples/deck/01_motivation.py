@@ -374,8 +374,8 @@ def _(correlation_at, figure, mo):
     ## From clusters to windows
 
     In an image, correlated units are near each other. Most clusters lie at one position: a 1x1 convolution over the
-    channels covers them. Fewer and wider ones need 3x3, and fewer still 5x5. So the module of the next page takes all
-    three sizes at once, and more filters of the small ones.
+    channels covers them. Fewer and wider ones need 3x3, and fewer still 5x5. So the module of the next page has
+    all three sizes side by side.
     """),
             _drawn,
         ]
