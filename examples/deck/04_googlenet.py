@@ -293,7 +293,8 @@ def _(ROWS, mo, table):
     ## Which windows
 
     The paper expects features of higher layers to be less concentrated, and so the share of 3x3 and 5x5 to increase
-    towards the top (section 4). Its own table does not do that: their share falls from {_windows[0]:.1%} in 3a to {_windows[-1]:.1%} in 5b.
+    towards the top (section 4). Its own table does not do that: their share falls from {_windows[0]:.1%} in 3a to
+    {_windows[-1]:.1%} in 5b.
     """),
             table(("module", "1x1", "3x3", "5x5", "pool"), _shares),
         ]

@@ -73,7 +73,7 @@ BN = {
                   note="The table's own filters have 60% more."),
     "bn.5": Claim("BN paper, section 4.2", "each 5x5 became two 3x3", (284_928, 57_050_112),
                   note="In GoogLeNet this alone adds 4.1% of weights and 3.6% of multiply-adds: the second 3x3 has as "
-                       "many inputs as outputs. The other 25% come from wider rows and a tenth module."),
+                       "many inputs as outputs. The rest of the 30% are wider rows and a tenth module."),
     "bn.6": Claim("BN paper, section 4.2", "13.6 million parameters", (11_188_288, 11_278_528, 17_681_464), holds=False,
                   note="With projections of 96, of 128, and Chainer's with two heads. None is 13.6 million."),
     "bn.7": Claim("BN paper, appendix", "9 weight layers deeper than GoogLeNet", (31, 34),
@@ -90,7 +90,7 @@ BN = {
                    note="5 and 30 times the 0.0015 of Inception."),
     "bn.13": Claim("BN paper, appendix", "a separable first convolution reduces the computation",
                    (0.7117, 118_013_952, 34_019_328), 1e-3,
-                   note="71% of its weights, and 118M multiply-adds become 34M."),
+                   note="It saves 71% of the weights, and 118M multiply-adds become 34M."),
     "bn.14": Claim("BN paper, section 3.3", "BN((aW)u) = BN(Wu), and dL/d(aW) = (1/a) dL/dW", True,
                    note="Equal up to eps, here 1e-12, in float64."),
     "bn.15": Claim("BN paper, Algorithm 1", "each channel has mean beta and variance gamma^2", True,
@@ -153,7 +153,7 @@ DECK = {
                      note="A 1x1 of 64 and a 3x3 of 192 are printed beside it. GoogLeNet's same row says 2."),
     "deck.23": Claim("deck, BN-Inception's table", "every module has depth 3", 3),
     "deck.24": Claim("deck, BN (1)", "layers of one scale allow a higher learning rate", True,
-                     note="At 30 times the rate, the small net below learns with batch norm, and fails without."),
+                     note="At 30 times the rate, the small net above learns with batch norm, and fails without."),
     "deck.25": Claim("deck, BN (2)", "dropout of 10%, 5% and 0% instead of 40% to 50%", (0.4, 0.0), holds=False,
                      note="The paper's BN-x5 and BN-x30 have none; 5% and 10% are members of its ensemble. GoogLeNet "
                           "has 40%; 50% is not in the papers."),
