@@ -44,6 +44,15 @@ def claim(key: str, computed: Any, *shown: Html) -> Html:
     return Html(_card(key, row, computed) + "".join(shown))
 
 
+def said(key: str) -> Html:
+    """A claim of CLAIMS that no program can compute, as a card that says why. Raises ValueError for one that can be."""
+    row = CLAIMS[key]
+    if row.found is not None:
+        raise ValueError(f"claim {key}: found is {row.found!r}; compute it, with claim({key!r}, ...)")
+    colour = GREY if row.holds else BAD
+    return Html(_frame(key, row, f'<div style="color:{colour}">not computed</div>', colour))
+
+
 def plain(value: Any) -> Any:
     """NumPy's numbers and arrays, and lists, as Python's numbers and tuples."""
     if isinstance(value, (np.ndarray, np.generic)):
@@ -76,13 +85,19 @@ def text(value: Any) -> str:
 def _card(key: str, row: Claim, computed: Any) -> str:
     colour = GOOD if row.holds else BAD
     verdict = "holds" if row.holds else "does not hold"
+    number = (
+        f'<div style="font-size:130%"><b>{escape(text(computed))}</b> '
+        f'<span style="color:{colour};font-size:75%">computed here: {verdict}</span></div>'
+    )
+    return _frame(key, row, number, colour)
+
+
+def _frame(key: str, row: Claim, number: str, colour: str) -> str:
     note = f'<div style="margin-top:4px">{escape(row.note)}</div>' if row.note else ""
     return (
         f'<div style="border-left:5px solid {colour};padding:6px 14px;margin:10px 0;overflow-wrap:anywhere">'
         f'<div style="color:{GREY};font-size:85%">{escape(row.source)} ({key})</div>'
-        f"<div>“{escape(row.says)}”</div>"
-        f'<div style="font-size:130%"><b>{escape(text(computed))}</b> '
-        f'<span style="color:{colour};font-size:75%">computed here: {verdict}</span></div>{note}</div>'
+        f"<div>“{escape(row.says)}”</div>{number}{note}</div>"
     )
 
 
@@ -127,6 +142,7 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]], caption: str = "")
     """A table. A cell that is Html stays as it is; numbers stand to the right."""
 
     def cell(value: Any, tag: str) -> str:
+        value = plain(value)
         side = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
         inside = value if isinstance(value, Html) else escape(text(value))
         return f'<{tag} style="text-align:{side};padding:2px 10px;border-bottom:1px solid #ddd">{inside}</{tag}>'
