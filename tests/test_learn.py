@@ -1,6 +1,5 @@
 """The notebooks run as scripts, every claim is computed in one of them or says why not, and pages show in a browser."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import sys
 import pytest
 
 from inception_np.learn.claims import CLAIMS
-from inception_np.learn.pages import pages
+from inception_np.learn.pages import claims_in, pages
 
 pytest.importorskip("marimo", reason="needs inception-np[learn]")
 PAGES = pages()
@@ -16,12 +15,6 @@ PAGES = pages()
 
 def named(page):
     return page.name
-
-
-def claims_in(source):
-    """The keys that a notebook hands to `claim`."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return [c.args[0].value for c in calls if isinstance(c.func, ast.Name) and c.func.id == "claim"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
