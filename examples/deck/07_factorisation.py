@@ -139,7 +139,7 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(Conv2D, Mode, Sequential, mo, np):
-    def kernel_of(layer, shape=(1, 15, 13, 1)):
+    def kernel_of(layer, shape=(1, 11, 9, 1)):
         """What one output pixel in the middle reads: the gradient of that pixel. shape: of an image."""
         _, kept = layer.forward(np.zeros(shape), Mode(keep=True))
         dy = np.zeros(shape)
@@ -168,13 +168,13 @@ def _(claim, kernel_of, mo, np, numbers, pair, rng):
         [
             mo.hstack(
                 [
-                    numbers(_sobel.astype(int), "row 1 0 -1, column 1 2 1: Sobel's, rank 1"),
+                    numbers(_sobel.astype(int), "Row 1 0 -1, column 1 2 1: Sobel's, rank 1"),
                     numbers(_laplace, f"Laplace's, rank {np.linalg.matrix_rank(_laplace)}: no pair makes it"),
                 ],
                 justify="start",
                 gap=3,
             ),
-            numbers(_sees, "what the middle output of a random 1x7 and 7x1 reads, of 15x13 pixels"),
+            numbers(_sees, "What the middle output of a random 1x7 and 7x1 reads, of 11x9 pixels"),
             claim("re.15", (_rows, _columns, int(np.linalg.matrix_rank(_sees)))),
         ]
     )
@@ -188,7 +188,7 @@ def _(mo):
         [
             mo.md(
                 "Between many channels there are many pairs. The sum of $r$ pairs has rank $r$; seven make any 7x7 "
-                "kernel (its singular value decomposition), at the price of a full one."
+                "kernel (its singular value decomposition), at twice the price of the full one."
             ),
             rank,
         ]
@@ -203,10 +203,10 @@ def _(figure, kernel_of, mo, np, pair, rank):
     _made = sum(kernel_of(pair(_s[i] * _v[i], _u[:, i]), (1, 7, 7, 1)) for i in range(rank.value))
     _error = np.linalg.norm(_made - _wanted) / np.linalg.norm(_wanted)
     _drawn, _axes = figure(7, 2.6, 2)
-    for _ax, _image, _name in zip(_axes, (_wanted, _made), ("a 7x7 kernel", f"{rank.value} pairs"), strict=True):
+    for _ax, _image, _name in zip(_axes, (_wanted, _made), ("a 7x7 kernel", f"{rank.value} summed"), strict=True):
         _ax.imshow(_image, cmap="RdBu_r", vmin=-3, vmax=3)
         _ax.set(title=_name, xticks=[], yticks=[])
-    mo.vstack([_drawn, mo.md(f"{14 * rank.value} weights for 49; error **{_error:.1%}**")])
+    mo.vstack([_drawn, mo.md(f"{14 * rank.value} weights; the full kernel has 49. Error **{_error:.1%}**")])
     return
 
 
