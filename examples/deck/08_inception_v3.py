@@ -82,6 +82,7 @@ def _():
         losses,
         mo,
         np,
+        partial,
         softmax_cross_entropy,
         summary,
         table,
@@ -216,7 +217,8 @@ def _(Conv2D, FIGURE_5, claim, code, conv, counted, diagram, figure_5, mo, v2, v
                 wrap=True,
             ),
             counted(
-                "figure 5", figure_5(conv, 288, FIGURE_5, 3), "released", v3.trunk.layers["Mixed_5d"], (35, 35, 288)
+                ("figure 5", figure_5(conv, 288, FIGURE_5, 3), (35, 35, 288)),
+                ("as released", v3.trunk.layers["Mixed_5d"], (35, 35, 288)),
             ),
             claim("deck.33", _five, code(figure_5, "five")),
         ]
@@ -226,10 +228,9 @@ def _(Conv2D, FIGURE_5, claim, code, conv, counted, diagram, figure_5, mo, v2, v
 
 @app.cell(hide_code=True)
 def _(summary, table):
-    def counted(*named):
-        """The counts of modules as a table: name, module, name, module, ..., and the input's (H, W, C)."""
-        *pairs, shape = named
-        tables = [(name, summary(module, shape)) for name, module in zip(pairs[::2], pairs[1::2], strict=True)]
+    def counted(*modules):
+        """The counts of modules as a table. modules: (name, module, (H, W, C) of its input)."""
+        tables = [(name, summary(module, shape)) for name, module, shape in modules]
         rows = [(n, "x".join(map(str, t.rows[-1].output)), t.params, t.macs) for n, t in tables]
         return table(("module", "gives", "parameters", "multiply-adds"), rows)
 
@@ -246,7 +247,7 @@ def _(code, counted, diagram, figure_6, mo, v3):
             Every 7x7 is a 1x7 and a 7x1. The page before has what that saves, and the same module with full 7x7.
             """),
             diagram(v3.trunk.layers["Mixed_6e"], (17, 17, 768), "figure 6, the last one"),
-            counted(*(v for n in "bcde" for v in (f"Mixed_6{n}", v3.trunk.layers[f"Mixed_6{n}"])), (17, 17, 768)),
+            counted(*((f"Mixed_6{n}", v3.trunk.layers[f"Mixed_6{n}"], (17, 17, 768)) for n in "bcde")),
             code(figure_6),
         ]
     )
@@ -280,8 +281,10 @@ def _(FIGURE_7, claim, code, conv, counted, depth, diagram, figure_7, mo, v3):
             same input, and both outputs are kept.
             """),
             diagram(_module, (8, 8, 1280), "figure 7"),
-            counted("Mixed_7b", v3.trunk.layers["Mixed_7b"], (8, 8, 1280)),
-            counted("Mixed_7c", v3.trunk.layers["Mixed_7c"], (8, 8, 2048)),
+            counted(
+                ("Mixed_7b", v3.trunk.layers["Mixed_7b"], (8, 8, 1280)),
+                ("Mixed_7c", v3.trunk.layers["Mixed_7c"], (8, 8, 2048)),
+            ),
             claim("re.17", _module.out_shape((1, 8, 8, 1280))[3], code(figure_7, "EITHER_WAY")),
             claim("deck.31", (depth(_fork), len(_fork.branches))),
         ]
@@ -305,7 +308,8 @@ def _(REDUCTION_1, conv, counted, diagram, figure_10, mo, v3):
             | pool, then convolve | $2 (\frac d2)^2 k^2$ | a bottleneck: a quarter of the numbers is left |
             | convolve with stride 2 beside a pool | $(\frac d2)^2 k^2$ | cheap, and no bottleneck |
 
-            Figure 10 is the third way with two towers.
+            Figure 10 is the third way with two towers. (Its widths are not printed: these are the release's where it has
+            the branch.)
             """),
             mo.hstack(
                 [
@@ -316,9 +320,12 @@ def _(REDUCTION_1, conv, counted, diagram, figure_10, mo, v3):
                 align="end",
                 wrap=True,
             ),
-            counted("figure 10", _printed, "Mixed_6a as released", v3.trunk.layers["Mixed_6a"], (35, 35, 288)),
+            counted(
+                ("figure 10", _printed, (35, 35, 288)),
+                ("Mixed_6a as released", v3.trunk.layers["Mixed_6a"], (35, 35, 288)),
+            ),
             diagram(v3.trunk.layers["Mixed_7a"], (17, 17, 768), "Mixed_7a as released"),
-            counted("Mixed_7a as released", v3.trunk.layers["Mixed_7a"], (17, 17, 768)),
+            counted(("Mixed_7a as released", v3.trunk.layers["Mixed_7a"], (17, 17, 768))),
         ]
     )
     return
@@ -516,7 +523,7 @@ def _(best_gap, classes, eps, figure, loss_at, mo, np, targets):
 
 
 @app.cell(hide_code=True)
-def _(mo, np, softmax_cross_entropy):
+def _(mo, np, partial, softmax_cross_entropy):
     def smoothing_checked(eps=0.1, k=7, step=1e-6):
         """The identity and the gradient, on random logits."""
         z = np.random.default_rng(2).normal(0, 3, (1, k))
@@ -524,12 +531,10 @@ def _(mo, np, softmax_cross_entropy):
         hard = softmax_cross_entropy(z, [3])[0]
         uniform = np.mean([softmax_cross_entropy(z, [label])[0] for label in range(k)])  # H(u, p)
         identity = np.isclose(loss, (1 - eps) * hard + eps * uniform, rtol=1e-13)
-        slopes = [
-            (softmax_cross_entropy(z + d, [3], smoothing=eps)[0] - softmax_cross_entropy(z - d, [3], smoothing=eps)[0])
-            / (2 * step)
-            for d in step * np.eye(k)
-        ]
-        return bool(identity), (np.allclose(dz[0], slopes, atol=1e-8), np.abs(dz).max() < 1, abs(dz.sum()) < 1e-15)
+        smooth = partial(softmax_cross_entropy, labels=np.array([3]), smoothing=eps)
+        slopes = [(smooth(z + d)[0] - smooth(z - d)[0]) / (2 * step) for d in step * np.eye(k)]
+        differences = np.allclose(dz[0], slopes, atol=1e-8)
+        return bool(identity), (differences, np.abs(dz).max() < 1, abs(dz.sum()) < 1e-15)
 
     identity, gradient = smoothing_checked()
     mo.show_code()
