@@ -308,8 +308,8 @@ def _(REDUCTION_1, conv, counted, diagram, figure_10, mo, v3):
             | pool, then convolve | $2 (\frac d2)^2 k^2$ | a bottleneck: a quarter of the numbers is left |
             | convolve with stride 2 beside a pool | $(\frac d2)^2 k^2$ | cheap, and no bottleneck |
 
-            Figure 10 is the third way with two towers. (Its widths are not printed: these are the release's where it has
-            the branch.)
+            Figure 10 is the third way with two towers. (Its widths are not printed: these are the
+            release's where it has the branch.)
             """),
             mo.hstack(
                 [
