@@ -246,22 +246,20 @@ def _(mo):
 def _(Concat, Conv2D, Sequential, mo, partial):
     plain = partial(Conv2D, bias=False)
     fork = Concat(row=plain(384, 256, (1, 3)), column=plain(384, 256, (3, 1)))
-    shares = {
-        "1x7, 7x1 over 7x7": Sequential(plain(192, 192, (1, 7)), plain(192, 192, (7, 1))).macs((1, 17, 17, 192))
-        / plain(192, 192, 7).macs((1, 17, 17, 192)),
-        "fork over 3x3": fork.macs((1, 8, 8, 384)) / plain(384, 512, 3).macs((1, 8, 8, 384)),
-    }
+    pair = Sequential(row=plain(192, 192, (1, 7)), column=plain(192, 192, (7, 1)))
+    pair_share = pair.macs((1, 17, 17, 192)) / plain(192, 192, 7).macs((1, 17, 17, 192))
+    fork_share = fork.macs((1, 8, 8, 384)) / plain(384, 512, 3).macs((1, 8, 8, 384))
     mo.show_code()
-    return fork, plain, shares
+    return fork, fork_share, pair_share, plain
 
 
 @app.cell(hide_code=True)
-def _(claim, code, fork, inception_b, inception_c, mo, named_params, plain, shares):
+def _(claim, code, fork, fork_share, inception_b, inception_c, mo, named_params, pair_share, plain):
     _weights = [sum(p.data.size for p in named_params(layer).values()) for layer in (fork, plain(384, 512, 3))]
     mo.vstack(
         [
-            claim("v4.8", shares["1x7, 7x1 over 7x7"], code(inception_b, "b1=")),
-            claim("v4.9", shares["fork over 3x3"], code(inception_c, "EITHER_WAY")),
+            claim("v4.8", pair_share, code(inception_b, "b1=")),
+            claim("v4.9", fork_share, code(inception_c, "EITHER_WAY")),
             mo.md(f"The fork has {_weights[0]:,} weights, the 3x3 {_weights[1]:,}."),
         ]
     )
@@ -310,7 +308,7 @@ def _(mo):
     mo.md("""
     ## Images of other sizes
 
-    No layer but the last knows a size. Larger images make larger maps, and the global average pool takes what it gets.
+    No layer knows the size of the images. Larger ones make larger maps, and the global average pool takes what it gets.
     """)
     return
 
