@@ -184,6 +184,7 @@ def _(blocks, figure, mo, np, s, variances):
         _ax.text(_n[-1], 1 + _n[-1] * _scale**2, f" s = {_scale:g}", color=_colour, va="center")
     _ax.plot(_n, _found, ".-", color="#1f5fa8", label=f"measured, s = {s.value:g}")
     _ax.set(xlabel="blocks", ylabel="variance", yscale="log", xlim=(0, _n[-1] * 1.12), ylim=(0.8, 60))
+    _ax.xaxis.get_major_locator().set_params(integer=True)
     _ax.legend(loc="upper left")
     mo.vstack(
         [
@@ -248,7 +249,7 @@ def _(figure, gradients, mo, np):
     _one = np.linalg.norm(_found[-1][0])
     _drawn, (_left, _right) = figure(9, 3, 2)
     _left.plot(_scales, [np.linalg.norm(dw) / _one for dw, _, _ in _found], "o-", color="#1f5fa8")
-    _left.set(xlabel="s", ylabel="expansion's gradient, over that of s = 1")
+    _left.set(xlabel="s", ylabel="gradient of W, over s = 1")
     _right.plot(_scales, [np.linalg.norm(dx) / np.linalg.norm(dy) for _, dx, dy in _found], "o-", color="#1f5fa8")
     _right.set(xlabel="s", ylabel="norm of dx, over that of dy")
     for _ax in (_left, _right):
