@@ -116,14 +116,14 @@ def _(Conv2D, Sequential, mo, named_params, np):
 @app.cell(hide_code=True)
 def _(claim, code, figure, mo, segmented, spectrum):
     _drawn, _ax = figure(8, 3.2)
-    _ax.plot(list(spectrum), list(spectrum.values()), "o-", color="#1f5fa8")
-    _ax.axhline(728**2, color="#888", ls="--", lw=1)
-    _ax.text(1, 728**2 * 1.06, "the 1x1 alone", color="#666", va="bottom")
-    for _g, _name in ((1, "regular"), (4, "Inception"), (728, "extreme\nInception")):
-        _ax.annotate(
-            _name, (_g, spectrum[_g]), xytext=(6, 8), textcoords="offset points", ha="right" if _g > 500 else "left"
-        )
-    _ax.set(xscale="log", yscale="log", xlabel="segments g", ylabel="weights, 728 channels", ylim=(4e5, 8e6))
+    _millions = {g: n / 1e6 for g, n in spectrum.items()}
+    _ax.plot(list(_millions), list(_millions.values()), "o-", color="#1f5fa8")
+    _ax.axhline(728**2 / 1e6, color="#888", ls="--", lw=1)
+    _ax.text(1, 728**2 / 1e6 + 0.1, "the 1x1 alone", color="#666", va="bottom")
+    for _g, _name in ((1, "regular"), (4, "Inception"), (728, "extreme Inception")):
+        _side = "right" if _g > 500 else "left"
+        _ax.annotate(_name, (_g, _millions[_g]), xytext=(4, 9), textcoords="offset points", ha=_side)
+    _ax.set(xscale="log", xlabel="segments g", ylabel="weights, millions (728 channels)", ylim=(0, 6.2))
     _ax.set(xticks=list(spectrum), xticklabels=list(map(str, spectrum)))
     _ax.minorticks_off()
     mo.vstack([_drawn, claim("x.9", list(spectrum.values()), code(segmented))])
@@ -276,7 +276,8 @@ def _(mo):
 
     Nothing stands between the two, so together they are linear: a full convolution whose kernel is, for each channel
     that goes in, an outer product of a 3x3 picture and a row of weights. A separable 3x3 has
-    $9 C_{in} + C_{in} C_{out}$ weights where the full one has $9\, C_{in} C_{out}$. That is $\frac1{C_{out}} + \frac19$ of them.
+    $9 C_{in} + C_{in} C_{out}$ weights where the full one has $9\, C_{in} C_{out}$. That is
+    $\frac1{C_{out}} + \frac19$ of them.
     """)
     return
 
@@ -487,17 +488,12 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(Mode, create_model, mo, named_params, np):
-    def middle_block(silent):
-        """A middle block of the small Xception in double precision. silent: gamma of its last batch norm is zero."""
+    def passes():
+        """What goes into a middle block whose last batch norm has gamma 0, and what comes out."""
         block = create_model("xception_cifar", dtype="float64").trunk.layers["block5"]
-        if silent:
-            named_params(block)["body.sepconv3.pointwise.bn.gamma"].data[:] = 0
-        return block
-
-    def passes(silent):
-        """Its input, with negative numbers, and its output."""
+        named_params(block)["body.sepconv3.pointwise.bn.gamma"].data[:] = 0
         x = np.random.default_rng(9).standard_normal((2, 8, 7, 182))
-        return x, middle_block(silent).forward(x, Mode(train=True))[0]
+        return x, block.forward(x, Mode(train=True))[0]
 
     mo.show_code()
     return (passes,)
@@ -505,7 +501,7 @@ def _(Mode, create_model, mo, named_params, np):
 
 @app.cell(hide_code=True)
 def _(Residual, claim, code, mo, passes):
-    _x, _y = passes(silent=True)
+    _x, _y = passes()
     mo.vstack(
         [
             claim("x.12", bool((_x == _y).all()), code(Residual)),
@@ -571,7 +567,7 @@ def _(claim, code, exponential, mo):
             claim("x.16", _rate(100), code(exponential, "return")),
             mo.md("""
             On ImageNet the paper used SGD with momentum 0.9, a weight decay of 1e-5 (Inception-v3's 4e-5 was too much)
-            and dropout of a half before the last layer. All other settings were Inception-v3's.
+            and dropout of a half before the last layer. The rate and its decay had been chosen for Inception-v3.
             """),
         ]
     )
