@@ -106,7 +106,7 @@ def _(Conv2D, claim, code, cost, figure, mo, savings):
 @app.cell(hide_code=True)
 def _(mo):
     window = mo.ui.slider(2, 11, value=7, label="n", show_value=True)
-    channels = mo.ui.slider(16, 768, step=16, value=192, label="channels", show_value=True)
+    channels = mo.ui.slider(16, 384, step=16, value=192, label="channels", show_value=True)
     mo.vstack([mo.md("Turn the window and the channels:"), mo.hstack([window, channels], justify="start")])
     return channels, window
 

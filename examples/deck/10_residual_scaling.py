@@ -396,15 +396,15 @@ def _(
 
 @app.cell(hide_code=True)
 def _(claim, code, inception_resnet_v1, mo, shown, shown_literal, shown_v1, summary):
-    _v4 = summary("inception_v4").macs
+    cost_v4 = summary("inception_v4").macs
     mo.vstack(
         [
             mo.md("The paper compares v1 with Inception-v3, and v2 with Inception-v4, *at equal cost*."),
             claim("ir.13", shown_v1.macs / summary("inception_v3").macs, code(inception_resnet_v1, "blocks_a")),
-            claim("ir.14", (shown.macs / _v4, shown_literal.macs / _v4)),
+            claim("ir.14", (shown.macs / cost_v4, shown_literal.macs / cost_v4)),
         ]
     )
-    return
+    return (cost_v4,)
 
 
 @app.cell(hide_code=True)
@@ -420,13 +420,13 @@ def _(mo):
 
 
 @app.cell(hide_code=True)
-def _(count_a, count_b, count_c, mo, shown_literal, summary):
+def _(cost_v4, count_a, count_b, count_c, mo, shown_literal):
     _at = {"A": "block35_1", "B": "block17_1", "C": "block8_1"}
     _costs = {letter: next(r for r in shown_literal.rows if r.name == name) for letter, name in _at.items()}
     _extra = {"A": count_a.value - 5, "B": count_b.value - 10, "C": count_c.value - 5}
     _macs = shown_literal.macs + sum(_extra[n] * _costs[n].macs for n in _at)
     _params = shown_literal.params + sum(_extra[n] * _costs[n].params for n in _at)
-    mo.md(f"{_params:,} parameters, {_macs:,} multiply-adds: **{_macs / summary('inception_v4').macs:.3f}** of v4's.")
+    mo.md(f"{_params:,} parameters, {_macs:,} multiply-adds: **{_macs / cost_v4:.3f}** of v4's.")
     return
 
 

@@ -10,7 +10,7 @@ from ..layers.batchnorm import BatchNorm
 from ..layers.conv import Conv2D
 from ..layers.conv_bn_relu import ConvBNReLU
 from ..layers.depthwise import DepthwiseConv2D
-from ..layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
+from ..layers.pool import AvgPool2D, MaxPool2D
 
 WIDTH, HEIGHT, GAP = 1.45, 0.44, 0.26  # of a box, and between two, in inches
 COLOURS = {"conv": "#d6e6f7", "pool": "#f9ddd6", "join": "#d9f0d3", "end": "#eeeeee", "other": "#f6efd0"}
