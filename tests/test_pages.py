@@ -9,10 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_learn import claims_in
 
 from inception_np.learn.command import exported, index
-from inception_np.learn.pages import pages
+from inception_np.learn.pages import claims_in, pages
 
 marimo = pytest.importorskip("marimo", reason="needs inception-np[learn]")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")

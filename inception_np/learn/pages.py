@@ -37,3 +37,9 @@ def pages() -> list[Page]:
             title, _, about = (ast.get_docstring(ast.parse(file.read_text())) or file.stem).partition("\n")
             found.append(Page(part, file.stem, title.rstrip("."), " ".join(about.split()), file))
     return found
+
+
+def claims_in(source: str) -> list[str]:
+    """The keys that a notebook's source hands to `claim`, in order. They are literal: nothing is run."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [ast.literal_eval(c.args[0]) for c in calls if isinstance(c.func, ast.Name) and c.func.id == "claim"]

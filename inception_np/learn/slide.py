@@ -72,11 +72,11 @@ def agrees(computed: Any, found: Any, close: float) -> bool:
 
 
 def text(value: Any) -> str:
-    """A number for people: 271,351,808, 3.148, yes or no."""
+    """A number for people: 271,351,808, 3.148, yes or no; a tuple in a tuple stands in brackets."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(map(text, value))
+        return ", ".join(f"({text(v)})" if isinstance(v, tuple) else text(v) for v in value)
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
