@@ -69,7 +69,7 @@ def look(browser, file, ready, width=1200):
     """(the page, what is wrong with it) once `ready`, a selector, is there."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     wrong = []
-    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
     page.on("requestfailed", lambda r: wrong.append(f"request: {r.url}"))
     page.route("https://cdn.jsdelivr.net/**", from_marimo)
