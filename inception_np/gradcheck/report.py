@@ -10,6 +10,8 @@ from .subject import Array
 
 Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
+RIGHT, WRONG = "C0", "C3"  # Matplotlib's blue and red
+
 EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode
 
 
@@ -204,10 +206,7 @@ class GradReport:
 
     def _draw_errors(self, figure: Any, ax: Any, mapped: Check | None) -> None:
         if mapped is None:
-            shown = sorted(self.checks, key=lambda c: -c.ratio)[:12][::-1]
-            ax.barh([c.tensor[-24:] for c in shown], [max(c.ratio, 1e-6) for c in shown], color="C0")
-            ax.set(xscale="log", xlabel="error / tolerance", title="the worst checks")
-            ax.axvline(1, color="C3")
+            self._draw_ratios(ax)
             return
         analytic, numeric = mapped.maps  # type: ignore[misc]
         error, shape = np.abs(analytic - numeric) / (mapped.scale or 1), analytic.shape
@@ -220,16 +219,31 @@ class GradReport:
             error = error.reshape(-1, shape[-1]) if shape else error.reshape(1, 1)
         shown = np.log10(np.maximum(error, 1e-18))
         image = ax.imshow(shown, cmap="magma", vmin=-18, vmax=0, aspect="auto")
-        ax.set(xticks=[], yticks=[], title=f"{mapped.tensor}: where it is wrong")
+        verdict = "all within tolerance" if mapped.ok else "some beyond tolerance"
+        ax.set(xticks=[], yticks=[], title=f"{mapped.tensor}: error of each entry,\n{verdict}")
         figure.colorbar(image, ax=ax, label="log10(error / largest entry)")
 
+    def _draw_ratios(self, ax: Any) -> None:
+        shown = sorted(self.checks, key=lambda c: -c.ratio)[:12][::-1]
+        ratios = [min(max(c.ratio, 1e-6), 1e18) for c in shown]
+        ax.barh(range(len(shown)), ratios, color=[RIGHT if c.ok else WRONG for c in shown])
+        ax.set_yticks(range(len(shown)), [c.tensor[-24:] for c in shown])
+        ax.axvline(1, color=WRONG, ls=":")
+        verdict = "all within tolerance" if self.worst.ok else "some beyond tolerance"
+        ax.set(xscale="log", xlabel="error / tolerance", title=f"the worst checks, {verdict}")
+        ax.set_xlim(min(1e-4, *ratios) / 3, max(1.0, *ratios) * 3)  # decades enough for plain powers of ten
+
     def _draw_scatter(self, ax: Any) -> None:
-        for c in self.checks:
-            a, n = c.maps if c.maps is not None else (np.array(c.analytic), np.array(c.numeric))
-            ax.plot(n.ravel(), a.ravel(), ".", ms=4, color="C0" if c.ok else "C3")
-        low, high = ax.get_xlim()
-        ax.plot([low, high], [low, high], color="grey", lw=0.8, zorder=0)
-        ax.set(xlabel="numeric", ylabel="backward", title="right on the line, wrong (red) off it")
+        for ok, colour, label in ((True, RIGHT, "within tolerance"), (False, WRONG, "beyond tolerance")):
+            pairs = [c.maps or (np.array(c.analytic), np.array(c.numeric)) for c in self.checks if c.ok == ok]
+            if pairs:
+                analytic, numeric = (np.concatenate([p[k].ravel() for p in pairs]) for k in (0, 1))
+                of = "tensors" if any(c.maps for c in self.checks) else "checks"
+                ax.plot(numeric, analytic, ".", ms=4, color=colour, label=f"{of} {label}")
+        ends = ax.get_xlim()
+        ax.plot(ends, ends, color="grey", lw=0.8, zorder=0, label="backward = numeric")
+        ax.set(xlabel="numeric", ylabel="backward", title="backward against numeric")
+        ax.legend()
 
     def _draw_v(self, ax: Any) -> None:
         if self.sweep is None:
@@ -240,7 +254,8 @@ class GradReport:
         label, steps, central, complex_step = self.sweep()
         ax.loglog(steps, np.maximum(central, 1e-18), "o-", ms=3, label="central difference")
         ax.loglog(steps, np.maximum(complex_step, 1e-18), "s-", ms=3, label="complex step")
-        ax.set(xlabel="step h", ylabel="relative error against backward", title=label)
+        top = 10 * max(1.0, np.max(central), np.max(complex_step))  # decades enough for plain powers of ten
+        ax.set(xlabel="step h", ylabel="relative error against backward", title=label, ylim=(3e-19, top))
         ax.xaxis.set_major_locator(LogLocator(numticks=6))
         ax.legend()
 
