@@ -45,8 +45,8 @@ class Check:
     @property
     def where(self) -> str:
         """The tensor and, where entries were compared one by one, the worst one's index: "weight[0, 1, 2, 0]"."""
-        name, mode, _ = self.tensor.partition(EVALUATION)
-        return name + (str(list(self.index)) if self.index else "") + mode
+        name, bracket, rest = self.tensor.partition(" (")
+        return name + (str(list(self.index)) if self.index else "") + bracket + rest
 
     @property
     def ratio(self) -> float:
@@ -66,6 +66,15 @@ def ratio(error: Any, tolerance: Any) -> Any:
 
 
 @dataclass
+class Scaled:
+    """A comparison at x times a factor: of the unit at `path` ("": the layer itself), "ok", "wrong" or why not."""
+
+    path: str
+    factor: float
+    result: str
+
+
+@dataclass
 class GradReport:
     """What check_gradients found. `print(report)` fits a screen, `report.plot(path)` draws it.
 
@@ -76,6 +85,8 @@ class GradReport:
     modes      "training" and "evaluation" where both were checked; the rows of the second end in "(evaluation)"
     condition  how much the gradient moves, in its largest entry, when every number moves by its last digit: 1 for a
                convolution, about |mean| / std for batch norm
+    scales     what was found at other sizes of x, for layers that are not of this package: see scales.py
+    never_taken  sides of a ReLU or a maximum that x never takes, in words: a warning, and no failure
     snippet    lines that repeat a failure exactly, or ""; then `unwritten` says why there are none
     """
 
@@ -87,6 +98,8 @@ class GradReport:
     condition: float = 1.0
     decisions: int = 0
     margin: float = float("inf")
+    scales: list[Scaled] = field(default_factory=list)
+    never_taken: list[str] = field(default_factory=list)
     seconds: float = 0.0
     modes: tuple[str, ...] = ()
     snippet: str = ""
@@ -136,6 +149,8 @@ class GradReport:
             "decisions": self.decisions,
             "excluded": self.excluded,
             "problems": self.problems,
+            "scales": [vars(s) for s in self.scales],
+            "never_taken": self.never_taken,
             "seconds": self.seconds,
             "checks": rows,
         }
@@ -165,8 +180,23 @@ class GradReport:
             kinks = f"  kinks: {self.decisions} decisions, the nearest {self.margin:.1e} away"
             lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
         lines += [f"  {text}" for text in self.excluded[:3]]
+        lines += self._elsewhere()
+        lines += [f"  NEVER TAKEN: {text}; try another x (--scale)" for text in self.never_taken[:3]]
+        if len(self.never_taken) > 3:
+            lines.append(f"  and {len(self.never_taken) - 3} more sides that are never taken")
         lines += [f"  PROBLEM: {text}" for text in self.problems[:4]]
         return lines + ([] if self.ok else self._repetition())
+
+    def _elsewhere(self) -> list[str]:
+        """A line for each layer that was compared at other sizes of x, and one for each that could not be."""
+        lines = []
+        for path in dict.fromkeys(s.path for s in self.scales):
+            here, name = [s for s in self.scales if s.path == path], f"{path}: " if path else ""
+            right = [f"{s.factor:g}" for s in here if s.result == "ok"]
+            if right:
+                lines.append(f"  {name}right at x times {', '.join(right)} too")
+            lines += [f"  {name}at x times {s.factor:g} {s.result}" for s in here if s.result.startswith("not")]
+        return lines[:6]
 
     def _repetition(self) -> list[str]:
         lines = self.snippet.splitlines()
