@@ -283,13 +283,15 @@ def _all(args: argparse.Namespace) -> int:
 
     def row(name: str, how: str, report: "GradReport | None", norm: float, target: float, element: float = 0.0) -> None:
         right = (report is None or report.ok) and norm <= target and element <= ELEMENT
-        r = {"tensor": name, "how": how, "error": norm, "tolerance": target, "ok": bool(right)}
+        r: dict[str, Any] = {"tensor": name, "how": how, "error": norm, "tolerance": target, "ok": bool(right)}
         if report is not None:
-            r |= {"element_error": element, "worst": report.worst.tensor}
+            r |= {"element_error": element, "worst": report.worst.tensor, "never_taken": report.never_taken}
         rows.append(r)
         if not args.json:
             each = f"{element:8.0e}" if element else " " * 8
             print(f"{name:<26} {how:<24} {norm:8.0e} {target:8.0e} {each}  {'ok' if right else 'WRONG'}", flush=True)
+            for text in r.get("never_taken", []):
+                print(f"  NEVER TAKEN: {text}")
 
     if not args.json:
         print(f"{'':<26} {'':<24} {'error':>8} {'target':>8} {'entry':>8}")

@@ -169,13 +169,14 @@ def never_taken(units: list[Decided], elsewhere: dict[str, list[Array]]) -> list
                 taps = ", ".join(str(divmod(tap, layer.size[1])) for tap in idle[:4])
                 found.append(f"{name}no window's maximum is at {taps}{', ...' * (len(idle) > 4)} of the window")
             continue
-        values = np.unique(np.concatenate([np.ravel(p) for p in (pattern, *elsewhere.get(unit.call.path, []))]))
-        if pattern.size >= ENOUGH and values.size == 1:
+        if pattern.size < ENOUGH:
+            continue
+        first = pattern.flat[0]
+        if all((np.asarray(p) == first).all() for p in (pattern, *elsewhere.get(unit.call.path, []))):
             if of_kind(layer, ReLU, ConvReLU, ConvBNReLU):
-                side = "is on in all" if values[0] else "is off in all"
-                found.append(f"{name}the ReLU {side} of its {pattern.size} places")
+                found.append(f"{name}the ReLU is {'on' if first else 'off'} in all of its {pattern.size} places")
             else:
-                found.append(f"{name}each of its {pattern.size} decisions is {values[0]}")
+                found.append(f"{name}each of its {pattern.size} decisions is {first}")
     return found
 
 

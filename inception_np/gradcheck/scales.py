@@ -6,8 +6,9 @@ more along one direction at other sizes of x, and of the other sign where all of
 none of it: never_taken in kinks.py knows their branches.
 
 A factor at which nothing can be compared is noted and no more: one at which y overflows, or forward takes the logarithm
-of a negative number, raises an error, or is not complex-safe. Far out a layer may saturate, and its gradient be the
-rounding of a zero: an error counts where it is more than 1e-8 of what the gradient is there, or was at x.
+of a negative number, raises an error, or is not complex-safe. An error does not count where numbers overflow or
+underflow on their way to y or to the gradient, nor where it is less than 1e-8 of the gradient there or at x: a layer
+that saturates has a gradient there that is the rounding of a zero.
 """
 
 import warnings
@@ -96,6 +97,8 @@ def _compared(subject: Subject, factor: float, direction: Point, seed: int) -> t
             if found.ok or abs(found.analytic - found.numeric) <= SEEN * gradient:
                 return there, [], ""
             confirm(there, direction, found.numeric)
+            with np.errstate(all="raise"):  # what overflows or underflows on its way is not the layer's mathematics
+                along_each(subject.at(there.point["x"], seed), [("all", "dense direction", direction)])
             return there, _closer(there, seed) or [found], ""
         except Exception as error:  # of any kind, from forward or backward beyond what they are made for
             text = str(error).removeprefix(f"{subject.name}: ").partition(";")[0]
