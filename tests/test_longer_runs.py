@@ -19,7 +19,7 @@ from inception_np.layer import Mode
 from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.training import evaluate, loop, results, schedules, state
 from inception_np.training import step as step_module
-from inception_np.training.mixup import mix, mixed_loss
+from inception_np.training.mixup import mix, mixed_loss, plain_loss
 from inception_np.weights.checkpoint import read
 from inception_np.weights.tensorfile import read_tensors
 
@@ -152,11 +152,13 @@ def test_the_main_loss_is_logged_apart_from_the_total(tmp_path, monkeypatch):
     log = timeless(tmp_path)
     for epoch, line in enumerate(log):
         of_epoch = found[3 * epoch : 3 * epoch + 3]
-        assert line["train_total_loss"] == pytest.approx(np.mean([total for total, _, _ in of_epoch]))
-        assert line["train_loss"] == pytest.approx(np.mean([main for _, main, _ in of_epoch]))
+        assert line["train_total_loss"] == pytest.approx(np.mean([losses.total for losses, _ in of_epoch]))
+        assert line["train_loss"] == pytest.approx(np.mean([losses.main for losses, _ in of_epoch]))
+        assert line["train_cross_entropy"] == pytest.approx(np.mean([losses.plain for losses, _ in of_epoch]))
         assert line["train_total_loss"] > 1.2 * line["train_loss"]
+        assert abs(line["train_cross_entropy"] - line["train_loss"]) > 1e-4
     loop.train(tmp_path / "no", PLAIN)
-    assert "train_total_loss" not in timeless(tmp_path / "no")[0]
+    assert not {"train_total_loss", "train_cross_entropy"} & set(timeless(tmp_path / "no")[0])
 
 
 def test_the_main_loss_is_that_of_the_main_logits():
@@ -165,6 +167,17 @@ def test_the_main_loss_is_that_of_the_main_logits():
     total, main, _ = mixed_loss((logits, {"a": head}), [(1.0, labels)], 0.3, 0.1)
     own = [softmax_cross_entropy(a, labels, smoothing=0.1)[0] for a in (logits, head)]
     assert main == own[0] and total == pytest.approx(own[0] + 0.3 * own[1])
+
+
+def test_the_plain_loss_is_that_of_the_test_images():
+    """The same images with the same labels have the same loss in training and in the test."""
+    rng = np.random.default_rng(2)
+    logits, head, labels = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
+    wanted = softmax_cross_entropy(logits, labels)[0]
+    assert plain_loss((logits, {"a": head}), [(1.0, labels)]) == plain_loss(logits, [(1.0, labels)]) == wanted
+    others = rng.integers(0, 3, 5)
+    mixed = plain_loss(logits, [(0.7, labels), (0.3, others)])
+    assert mixed == pytest.approx(0.7 * wanted + 0.3 * softmax_cross_entropy(logits, others)[0])
 
 
 @pytest.mark.parametrize("steps", [3, 4])
@@ -407,12 +420,14 @@ def test_a_state_of_an_earlier_version_says_which_loss_its_log_has(tmp_path, mon
     monkeypatch.undo()
     tensors, metadata = read_tensors(tmp_path / "state.safetensors")
     progress = json.loads(metadata["progress"])
-    del progress["sums"]["main"], progress["history"][0]["train_total_loss"], metadata["sha256"]
+    del progress["sums"]["main"], progress["sums"]["plain"], metadata["sha256"]
+    del progress["history"][0]["train_total_loss"], progress["history"][0]["train_cross_entropy"]
     state.write_tensors(tmp_path / "state.safetensors", tensors, {**metadata, "progress": json.dumps(progress)})
     loop.train(tmp_path, SMALL, resume=True)
     assert "train_loss is the total loss up to its epoch" in capsys.readouterr().err
     first, second, _ = rows(tmp_path)
     assert first["train_total_loss"] == "" and float(second["train_total_loss"]) > 0
+    assert first["train_cross_entropy"] == "" and float(second["train_cross_entropy"]) > 0
 
 
 # eval
