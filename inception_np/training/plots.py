@@ -38,19 +38,22 @@ def learning_curves(
     """
     epochs = [line["epoch"] for line in history]
     training, test = (f"training ({seen}, over the epoch)", "C0", "--"), ("test (after the epoch)", "C1", "-")
-    panels = [("loss", "cross-entropy", [(plain, training), ([line["test_loss"] for line in history], test)])]
+    known = not all(np.isnan(plain))
+    losses = [(plain, training)] * known + [([line["test_loss"] for line in history], test)]
+    panels = [("loss" if known else "loss, of the test alone", "cross-entropy", losses)]
     if besides:
-        panels.append(("what is minimised", f"loss, with\n{besides}", [(total, training)]))
+        panels.append((f"what is minimised: with\n{besides}", "loss", [(total, training)]))
     right = [
         ([100 * line[f"{split}_accuracy"] for line in history], how)
-        for split, how in zip(("train", "test"), (training, test), strict=True)
+        for split, how in (("train", training), ("test", test))
     ]
     panels.append(("accuracy", "right, %", right))
     figure = _figure(4.5 * len(panels), 4)
     for axes, (title, label, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for values, (_, colour, style) in curves:
             axes.plot(epochs, values, style, color=colour, marker="." if len(epochs) < 40 else None)
-        axes.set(xlabel="epoch", ylabel=label, title=title)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     for name, colour, style in (training, test):

@@ -118,13 +118,13 @@ def losses(history: list[dict[str, Any]], net: Network, options: Options) -> tup
     By epoch. The first are of the main logits without label smoothing, NaN where a line does not tell them: one that an
     earlier version wrote, or a step that is a CUDA graph. "" where both are the same.
     """
-    heads = f"auxiliary heads, times {net.aux_weight:g}" if net.heads else ""
-    smoothing = f"label smoothing of {options.smoothing:g}" if options.smoothing else ""
+    heads = f"auxiliary heads (times {net.aux_weight:g})" if net.heads else ""
+    smoothing = f"label smoothing {options.smoothing:g}" if options.smoothing else ""
     what = PLAIN if smoothing else "train_loss"
     told = [what in line and (TOTAL in line or not heads) for line in history]
     plain = [float(line[what]) if known else float("nan") for line, known in zip(history, told, strict=True)]
     total = [float(line.get(TOTAL, line["train_loss"])) for line in history]
-    return plain, total, ", ".join(filter(None, (heads, smoothing)))
+    return plain, total, " and ".join(filter(None, (heads, smoothing)))
 
 
 def seen(options: Options) -> str:
