@@ -96,6 +96,36 @@ def test_a_users_unit_in_a_network_is_compared_at_the_x_that_it_meets(channels):
     assert right.ok and {s.path for s in right.scales} == {"b"}
 
 
+def test_a_users_unit_whose_x_is_a_pair_is_left_to_the_check_of_the_whole():
+    class Split(Layer):
+        def forward(self, x, mode):
+            return (x, 2 * x), None
+
+        def backward(self, dy, x, cache):
+            return dy[0] + 2 * dy[1]
+
+    class Join(Layer):
+        def forward(self, x, mode):
+            return x[0] * x[1], None
+
+        def backward(self, dy, x, cache):
+            return dy * x[1], dy * x[0]
+
+    class Square(Layer):
+        def __init__(self):
+            self.split, self.join = Split(), Join()
+
+        def forward(self, x, mode):
+            pair, _ = self.split.forward(x, mode)
+            return self.join.forward(pair, mode)[0], pair
+
+        def backward(self, dy, x, pair):
+            return self.split.backward(self.join.backward(dy, pair, None), x, None)
+
+    report = check_gradients(Square(), draw(2, 3, 4))
+    assert report.ok and {s.path for s in report.scales} == {"", "split"}
+
+
 def test_layers_of_this_package_are_not_compared_again():
     report = check_gradients(Sequential(ConvBNReLU(3, 4, 3), MaxPool2D(2)), draw(2, 6, 5, 3))
     assert report.ok and report.scales == [] == report.never_taken

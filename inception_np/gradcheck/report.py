@@ -284,10 +284,10 @@ class GradReport:
         label, steps, central, complex_step = self.sweep()
         ax.loglog(steps, np.maximum(central, 1e-18), "o-", ms=3, label="central difference")
         ax.loglog(steps, np.maximum(complex_step, 1e-18), "s-", ms=3, label="complex step")
-        top = 10 * max(1.0, np.max(central), np.max(complex_step))  # decades enough for plain powers of ten
+        top = 1e6 * max(1.0, np.max(central), np.max(complex_step))  # room for the legend, and plain powers of ten
         ax.set(xlabel="step h", ylabel="relative error against backward", title=label, ylim=(3e-19, top))
         ax.xaxis.set_major_locator(LogLocator(numticks=6))
-        ax.legend()
+        ax.legend(loc="upper center", ncols=2, fontsize="small")
 
 
 def picture(title: str, columns: int = 1) -> Any:

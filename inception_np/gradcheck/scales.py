@@ -76,7 +76,11 @@ def _parts(subject: Subject, calls: list[Call], seed: int) -> Iterator[tuple[str
     for call in calls:
         if type(call.layer) not in seen and not is_ours(call.layer):
             seen.add(type(call.layer))
-            yield call.path, Subject(call.layer, as_array(call.x), replace(call.mode, keep=True), seed, repeat=False)
+            try:
+                part = Subject(call.layer, as_array(call.x), replace(call.mode, keep=True), seed, repeat=False)
+            except (TypeError, ValueError):  # it cannot be checked alone: its x is a pair, say
+                continue
+            yield call.path, part
 
 
 def _factors(x: Array) -> tuple[float, ...]:
