@@ -8,9 +8,8 @@ import numpy as np
 
 from .subject import Array
 
-Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
-
 RIGHT, WRONG = "C0", "C3"  # Matplotlib's blue and red
+Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
 EVALUATION = " (evaluation)"  # ends the tensor of a row of the second mode
 
@@ -57,14 +56,6 @@ class Check:
         return self.ratio <= 1
 
 
-def ratio(error: Any, tolerance: Any) -> Any:
-    """error / tolerance of numbers or arrays, where 0 / 0 is 0 and NaN is infinite."""
-    error, tolerance = np.asarray(error, float), np.asarray(tolerance, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r = np.where(error == 0, 0.0, error / tolerance)
-    return np.where(np.isnan(r), np.inf, r)[()]
-
-
 @dataclass
 class Scaled:
     """A comparison at x times a factor: of the unit at `path` ("": the layer itself), "ok", "wrong" or why not."""
@@ -72,6 +63,14 @@ class Scaled:
     path: str
     factor: float
     result: str
+
+
+def ratio(error: Any, tolerance: Any) -> Any:
+    """error / tolerance of numbers or arrays, where 0 / 0 is 0 and NaN is infinite."""
+    error, tolerance = np.asarray(error, float), np.asarray(tolerance, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.where(error == 0, 0.0, error / tolerance)
+    return np.where(np.isnan(r), np.inf, r)[()]
 
 
 @dataclass
