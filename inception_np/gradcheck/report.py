@@ -178,24 +178,10 @@ class GradReport:
         if self.decisions:
             kinks = f"  kinks: {self.decisions} decisions, the nearest {self.margin:.1e} away"
             lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
-        lines += [f"  {text}" for text in self.excluded[:3]]
         lines += self._elsewhere()
-        lines += [f"  NEVER TAKEN: {text}; try another x (--scale)" for text in self.never_taken[:3]]
-        if len(self.never_taken) > 3:
-            lines.append(f"  and {len(self.never_taken) - 3} more sides that are never taken")
+        lines += [f"  {text}" for text in self.excluded[:3]]
         lines += [f"  PROBLEM: {text}" for text in self.problems[:4]]
         return lines + ([] if self.ok else self._repetition())
-
-    def _elsewhere(self) -> list[str]:
-        """A line for each layer that was compared at other sizes of x, and one for each that could not be."""
-        lines = []
-        for path in dict.fromkeys(s.path for s in self.scales):
-            here, name = [s for s in self.scales if s.path == path], f"{path}: " if path else ""
-            right = [f"{s.factor:g}" for s in here if s.result == "ok"]
-            if right:
-                lines.append(f"  {name}right at x times {', '.join(right)} too")
-            lines += [f"  {name}at x times {s.factor:g} {s.result}" for s in here if s.result.startswith("not")]
-        return lines[:6]
 
     def _repetition(self) -> list[str]:
         lines = self.snippet.splitlines()
@@ -232,6 +218,20 @@ class GradReport:
         if path is not None:
             figure.savefig(path, dpi=110)
         return figure
+
+    def _elsewhere(self) -> list[str]:
+        """What was found at other sizes of x, and which sides of decisions x never takes."""
+        lines = []
+        for path in dict.fromkeys(s.path for s in self.scales):
+            here, name = [s for s in self.scales if s.path == path], f"{path}: " if path else ""
+            right = [f"{s.factor:g}" for s in here if s.result == "ok"]
+            if right:
+                lines.append(f"  {name}right at x times {', '.join(right)} too")
+            lines += [f"  {name}at x times {s.factor:g} {s.result}" for s in here if s.result.startswith("not")]
+        lines = lines[:6] + [f"  NEVER TAKEN: {text}; try another x (--scale)" for text in self.never_taken[:3]]
+        if len(self.never_taken) > 3:
+            lines.append(f"  and {len(self.never_taken) - 3} more sides that are never taken")
+        return lines
 
     def _draw_errors(self, figure: Any, ax: Any, mapped: Check | None) -> None:
         if mapped is None:
