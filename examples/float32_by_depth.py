@@ -35,7 +35,7 @@ def gradient(depth, relu, seed, dtype):
     return network.layers["0"].conv.weight.grad if relu else network.layers["0"].layers["conv"].weight.grad
 
 
-figure, ax = picture("float32 against float64: the gradient of the first of several convolutions")
+figure, ax = picture("float32 against float64: the first convolution's gradient in a chain with batch norm")
 for relu, marker in ((False, "s"), (True, "o")):
     errors = np.empty((len(DEPTHS), SEEDS))
     for i, depth in enumerate(DEPTHS):
@@ -43,12 +43,13 @@ for relu, marker in ((False, "s"), (True, "o")):
             exact, single = (gradient(depth, relu, seed, t) for t in (np.float64, np.float32))
             errors[i, seed] = np.linalg.norm(single - exact) / np.linalg.norm(exact)
     name = "with ReLU" if relu else "without ReLU"
-    line = ax.loglog(DEPTHS, np.median(errors, 1), "-", label=f"convolution and batch norm, {name}")[0]
-    ax.loglog(DEPTHS, errors, marker, ms=4, color=line.get_color(), alpha=0.6)
+    line = ax.loglog(DEPTHS, np.median(errors, 1), "-", label=f"{name}, median of {SEEDS} seeds")[0]
+    dots = ax.loglog(DEPTHS, errors, marker, ms=4, color=line.get_color(), alpha=0.6)
+    dots[0].set_label(f"{name}, each seed")
     print(f"{name:<13} depth 1: {np.median(errors[0]):.0e}, depth {DEPTHS[-1]}: {np.median(errors[-1]):.0e},"
           f" largest {errors.max():.0e}")  # fmt: skip
 ax.axhline(2.0**-24, ls=":", color="grey", label="one rounding of float32")
-ax.set(xlabel="depth", ylabel="relative error of the gradient (norm)", xticks=DEPTHS)
+ax.set(xlabel="depth", ylabel="relative error of the gradient (norm)", xticks=DEPTHS, ylim=(2e-8, None))
 ax.set_xticklabels(DEPTHS)
 ax.minorticks_off()
 ax.legend()

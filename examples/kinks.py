@@ -40,14 +40,15 @@ for depth in DEPTHS:
         crossed.append(sum((decisions(subject, p)[0] != pattern).sum() for p in (up, down)))
     by_complex_step = abs(subject.slope(v) - exact) / scale
     worst_complex, best_central = max(worst_complex, by_complex_step), max(best_central, min(errors))
-    label = f"{depth} layers, {pattern.size} units"
-    left.loglog(STEPS, np.maximum(errors, 1e-17), "o-", ms=4, label=label)
-    left.axhline(max(by_complex_step, 1e-17), ls=":", color=left.lines[-1].get_color())
+    label = f"{depth} layer{'s' * (depth > 1)}, {pattern.size:,} units"
+    line = left.loglog(STEPS, errors, "o-", ms=4, label=label)[0]
+    left.axhline(max(by_complex_step, 1e-18), ls=":", color=line.get_color())
     right.loglog(STEPS, np.maximum(crossed, 0.3), "o-", ms=4, label=label)
     print(f"{label:<24} error at h = 1e-6: {errors[4]:.0e}, {crossed[4]:>5} kinks crossed;"
           f" at the best h: {min(errors):.0e}; complex step: {by_complex_step:.0e}")  # fmt: skip
-left.set(xlabel="step h", ylabel="error / sum |g v|", title="error (dotted: complex step)", ylim=(1e-17, 1))
+left.plot([], [], ":", color="grey", label="complex step, at any h")
+left.set(xlabel="step h", ylabel="error / sum |g v|", title="error of the derivative", ylim=(1e-18, 1))
 right.set(xlabel="step h", ylabel="decisions changed (none: at the bottom)", title="kinks crossed by the step")
-right.legend(fontsize=8)
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "kinks.png")
 print(f"largest error of the complex step: {worst_complex:.0e}; of the difference at its best step: {best_central:.0e}")

@@ -48,13 +48,13 @@ for name, terms in CASES.items():
     errors[name] = [abs(c.analytic - c.numeric) for c in rows]
     print(f"{name:<24}{'passes' if rows[0].ok else 'fails':>12}{'passes' if rows[1].ok else 'fails':>12}")
 
-figure, ax = picture("Error of dx, worst entry")
+figure, ax = picture("Batch norm's dx with some of its terms: error of the worst entry")
 at = np.arange(len(errors))
 for k, label in enumerate(("dy of ones, central difference", "random dy, complex step")):
     ax.bar(at + 0.4 * k - 0.2, [max(e[k], 1e-17) for e in errors.values()], 0.38, label=label, bottom=1e-17)
 ax.set(yscale="log", xticks=at, ylabel="|backward - numeric|", ylim=(1e-17, 10))
-ax.set_xticklabels(list(errors), fontsize=9)
-ax.legend()
+ax.set_xticklabels(list(errors))
+figure.legend(loc="outside lower center", ncols=2)
 figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "ones_hide_batch_norm.png")
 
 y, cache = BatchNorm(3).forward(x.astype(np.float32), Mode(train=True, keep=True))

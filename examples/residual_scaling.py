@@ -30,12 +30,15 @@ for scale in SCALES:
     spread = [float(c.x.std()) for c in calls if c.path.endswith("b0") or ".b0." in c.path]
     gradient = subject.gradients(subject.point, lambda y: softmax_cross_entropy(y, labels)[1])
     norms = [float(np.sqrt((gradient[k] ** 2).mean())) for k, p in named_params(network).items() if p.data.ndim == 4]
-    left.semilogy(spread, ".-", label=f"scale {scale}")
+    left.plot(spread, ".-", label=f"scale {scale}")
     right.semilogy(norms, lw=1, label=f"scale {scale}")
     first[scale] = norms[0]
     print(f"scale {scale}: activations grow by {max(spread) / spread[0]:.1f}, the first gradient is {norms[0]:.1e}")
-left.set(xlabel="blocks, from the image to the logits", ylabel="standard deviation of the block's input")
+left.set(
+    xlabel="blocks, from the image to the logits", ylabel="standard deviation of the block's input", ylim=(0, None)
+)
 right.set(xlabel="convolutions, from the image to the logits", ylabel="gradient of the weights, root mean square")
 left.legend()
+right.legend()
 figure.savefig(sys.argv[1] if len(sys.argv) > 1 else "residual_scaling.png")
 print(f"the first convolution's gradient, unscaled over scaled by 0.1: {first[1.0] / first[0.1]:.1f}")

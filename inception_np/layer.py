@@ -180,6 +180,12 @@ def kind_of_class(cls: type) -> type:
     return cls if base in (object, Layer) or len(cls.__bases__) > 1 or changed else kind_of_class(base)
 
 
+def is_ours(layer: Layer) -> bool:
+    """True for a layer with the passes of a class of this package, False for one with the user's own."""
+    kind = kind_of_class(type(layer))
+    return of_kind(layer, kind) and kind.__module__.startswith("inception_np.")
+
+
 def prefix_path(error: Exception, name: str) -> Exception:
     """Put a child's name before an error's text, so that it arrives as "3a.b3.conv: Conv2D: got ..."."""
     path = getattr(error, "path", "")

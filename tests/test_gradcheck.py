@@ -712,6 +712,13 @@ def test_the_report_draws_itself(name, tmp_path):
     figure = check_gradients(layer, x).plot(tmp_path / "check.png")
     assert len(figure.axes) >= 3
     assert (tmp_path / "check.png").stat().st_size > 10_000
+    verdict = "some beyond tolerance" if name == "elements" else "all within tolerance"
+    assert figure.axes[0].get_title().endswith(verdict)
+    labels = {text.get_text() for text in figure.axes[1].get_legend().get_texts()}
+    assert any("beyond" in label for label in labels) == (name == "elements")
+    for axes in figure.axes[:3]:  # decades enough that no tick is labelled 6 x 10^-1
+        minor = [t.get_text() for t in axes.get_xticklabels(minor=True) + axes.get_yticklabels(minor=True)]
+        assert not any(minor), minor
 
 
 def test_ratio_of_nothing_is_nothing_and_of_nan_is_infinite():

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_runs import SMALL, same_bits, stop_after, timeless, tiny_networks, weights_of
+from small_runs import SMALL, same_bits, stop_after, timeless, tiny, tiny_networks, weights_of
 
 from inception_np import __main__ as cli
 from inception_np.backend.errors import StoppedError, UsageError
@@ -17,9 +17,9 @@ from inception_np.data.preprocess import Preprocess, prepare
 from inception_np.data.random import stream
 from inception_np.layer import Mode
 from inception_np.layers.loss import softmax_cross_entropy, total_loss
-from inception_np.training import evaluate, loop, results, schedules, state
+from inception_np.training import evaluate, loop, plots, results, schedules, state
 from inception_np.training import step as step_module
-from inception_np.training.mixup import mix, mixed_loss
+from inception_np.training.mixup import mix, mixed_loss, plain_loss
 from inception_np.weights.checkpoint import read
 from inception_np.weights.tensorfile import read_tensors
 
@@ -152,11 +152,13 @@ def test_the_main_loss_is_logged_apart_from_the_total(tmp_path, monkeypatch):
     log = timeless(tmp_path)
     for epoch, line in enumerate(log):
         of_epoch = found[3 * epoch : 3 * epoch + 3]
-        assert line["train_total_loss"] == pytest.approx(np.mean([total for total, _, _ in of_epoch]))
-        assert line["train_loss"] == pytest.approx(np.mean([main for _, main, _ in of_epoch]))
+        assert line["train_total_loss"] == pytest.approx(np.mean([losses.total for losses, _ in of_epoch]))
+        assert line["train_loss"] == pytest.approx(np.mean([losses.main for losses, _ in of_epoch]))
+        assert line["train_cross_entropy"] == pytest.approx(np.mean([losses.plain for losses, _ in of_epoch]))
         assert line["train_total_loss"] > 1.2 * line["train_loss"]
-    loop.train(tmp_path / "no", PLAIN)
-    assert "train_total_loss" not in timeless(tmp_path / "no")[0]
+        assert abs(line["train_cross_entropy"] - line["train_loss"]) > 1e-4
+    loop.train(tmp_path / "no", replace(PLAIN, smoothing=0.0, epochs=1))  # no heads either
+    assert not {"train_total_loss", "train_cross_entropy"} & set(timeless(tmp_path / "no")[0])
 
 
 def test_the_main_loss_is_that_of_the_main_logits():
@@ -165,6 +167,17 @@ def test_the_main_loss_is_that_of_the_main_logits():
     total, main, _ = mixed_loss((logits, {"a": head}), [(1.0, labels)], 0.3, 0.1)
     own = [softmax_cross_entropy(a, labels, smoothing=0.1)[0] for a in (logits, head)]
     assert main == own[0] and total == pytest.approx(own[0] + 0.3 * own[1])
+
+
+def test_the_plain_loss_is_that_of_the_test_images():
+    """The same images with the same labels have the same loss in training and in the test."""
+    rng = np.random.default_rng(2)
+    logits, head, labels = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
+    wanted = softmax_cross_entropy(logits, labels)[0]
+    assert plain_loss((logits, {"a": head}), [(1.0, labels)]) == plain_loss(logits, [(1.0, labels)]) == wanted
+    others = rng.integers(0, 3, 5)
+    mixed = plain_loss(logits, [(0.7, labels), (0.3, others)])
+    assert mixed == pytest.approx(0.7 * wanted + 0.3 * softmax_cross_entropy(logits, others)[0])
 
 
 @pytest.mark.parametrize("steps", [3, 4])
@@ -205,8 +218,8 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path, monkeypatch):
     assert [step for step, _ in before["test/accuracy"]] == [1, 2]
     loop.train(tmp_path, options, resume=True)
     found, log = scalars(tmp_path), timeless(tmp_path)
-    assert set(found) == {"train/loss", "train/total_loss", "train/accuracy", "test/loss", "test/accuracy", "lr",
-                          "images", "seconds"}  # fmt: skip
+    assert set(found) == {"train/loss", "train/total_loss", "train/cross_entropy", "train/accuracy", "test/loss",
+                          "test/accuracy", "lr", "images", "seconds"}  # fmt: skip
     for tag in set(found) - {"seconds"}:
         assert found[tag] == [(line["epoch"], np.float32(line[tag.replace("/", "_")])) for line in log]
 
@@ -407,12 +420,53 @@ def test_a_state_of_an_earlier_version_says_which_loss_its_log_has(tmp_path, mon
     monkeypatch.undo()
     tensors, metadata = read_tensors(tmp_path / "state.safetensors")
     progress = json.loads(metadata["progress"])
-    del progress["sums"]["main"], progress["history"][0]["train_total_loss"], metadata["sha256"]
+    del progress["sums"]["main"], progress["sums"]["plain"], metadata["sha256"]
+    del progress["history"][0]["train_total_loss"], progress["history"][0]["train_cross_entropy"]
     state.write_tensors(tmp_path / "state.safetensors", tensors, {**metadata, "progress": json.dumps(progress)})
     loop.train(tmp_path, SMALL, resume=True)
     assert "train_loss is the total loss up to its epoch" in capsys.readouterr().err
     first, second, _ = rows(tmp_path)
     assert first["train_total_loss"] == "" and float(second["train_total_loss"]) > 0
+    assert first["train_cross_entropy"] == "" and float(second["train_cross_entropy"]) > 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("heads", [False, True])
+def test_the_curves_compare_like_with_like(heads, smoothing, tmp_path, monkeypatch):
+    """The third line is as an earlier version wrote it, or a step that is a CUDA graph: its one loss is the total."""
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    beside = {"train_accuracy": 0.25, "test_accuracy": 0.5, "test_loss": 2.0}
+    history = [{"epoch": k, "train_loss": 3.0 + k, **beside} for k in (1, 2, 3)]
+    for line in history[:2]:
+        line |= {"train_total_loss": 6.0 + line["epoch"]} if heads else {}
+        line |= {"train_cross_entropy": 1.0 + line["epoch"]} if smoothing else {}
+    net, options = tiny("tiny", num_classes=10, seed=0), replace(SMALL, smoothing=smoothing, augment=True)
+    net.heads = net.heads if heads else {}
+    plots.learning_curves(history, *results.losses(history, net, options), results.seen(options), tmp_path / "a.png")
+    panels = {axes.get_title().split(":")[0]: axes for axes in drawn[0].axes}
+    training, test = (line.get_ydata() for line in panels["loss"].lines[:2])
+    np.testing.assert_array_equal(test, [2, 2, 2])
+    third = np.nan if heads or smoothing else 6
+    np.testing.assert_array_equal(training, [2, 3, third] if smoothing else [4, 5, third])
+    assert ("what is minimised" in panels) == bool(heads or smoothing)
+    if heads or smoothing:
+        axes = panels["what is minimised"]
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), [7, 8, 6] if heads else [4, 5, 6])
+        assert ("heads (times 0.3)" in axes.get_title(), "smoothing 0.1" in axes.get_title()) == (
+            heads,
+            bool(smoothing),
+        )
+    assert drawn[0].legends[0].get_texts()[0].get_text().startswith("training (augmented images")
+
+
+def test_curves_of_which_no_training_loss_is_comparable_say_so(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    line = {"epoch": 1, "train_loss": 3.0, "train_accuracy": 0.25, "test_accuracy": 0.5, "test_loss": 2.0}
+    net = tiny("tiny", num_classes=10, seed=0)
+    plots.learning_curves([line], *results.losses([line], net, SMALL), results.seen(SMALL), tmp_path / "a.png")
+    assert drawn[0].axes[0].get_title() == "loss, of the test alone" and len(drawn[0].axes) == 3
 
 
 # eval

@@ -20,10 +20,11 @@ from .complex_step import (
 )
 from .context import check_briefly, check_unit, units_in_context
 from .differences import Differences, confirm, v_curve
-from .kinks import decisions, unit_calls
+from .kinks import decided, nearest, never_taken, unit_calls
 from .laws import broken_laws
 from .policies import POLICIES
 from .report import Check, GradReport, Sweep
+from .scales import at_other_scales
 from .snippet import snippet
 from .subject import Array, Subject
 
@@ -46,6 +47,9 @@ def check_gradients(
     Mode(train=False, keep=True) too: the rows of the second mode end in "(evaluation)". A network is then looked at
     along one direction per unit. A mode that is given is checked alone. Where dropout has no generator, one is made
     from `seed`; its mask is the same in every run.
+    A side of a ReLU or a maximum that x never takes is told in `never_taken`. The branches of a layer of the user's own
+    are not known: by complex step, it is compared along one direction at x times 10, 100 and 0.1 too (scales.py).
+
     method: "complex"      complex step, to rounding; the default
             "central"      central differences at their best step, about 1e-9
             "richardson"   extrapolated differences with an error estimate, about 1e-11; for forwards that are not
@@ -90,11 +94,30 @@ def _check(subject: Subject, method: str, seed: int, brief: bool = False) -> Gra
         _by_differences(subject, draw, method, report)
     if method in METHODS:
         report.problems += broken_laws(subject)
-        if method == "complex" and not brief:
-            _, report.margin, report.decisions, _ = decisions(subject, subject.point)
         report.problems += _lost_to_kinks(report)
     report.sweep = _sweep(subject, report.worst)
+    if method in ("complex", "central", "richardson") and not brief:
+        _look_for_branches(subject, seed, report)
     return report
+
+
+def _look_for_branches(subject: Subject, seed: int, report: GradReport) -> None:
+    """Say which sides of decisions x never takes, and compare at other sizes of x where the layer may have others."""
+    calls, units = decided(subject, subject.point)
+    report.margin, report.decisions = nearest(units), sum(u.pattern.size for u in units)
+    elsewhere: dict[str, list[Array]] = {}
+    if report.method == "complex" and report.ok:
+        report.scales, checks, failures, elsewhere = at_other_scales(subject, calls, seed)
+        report.checks += checks
+        for s in report.scales:
+            if s.result == "wrong":
+                name = f"{s.path}: " if s.path else ""
+                report.problems.append(
+                    f"{name}right at x, wrong at x times {s.factor:g}: a branch that x itself does not reach"
+                )
+        if failures:
+            report.sweep = _sweep(*max(failures, key=lambda f: f.check.ratio))
+    report.never_taken = never_taken(units, elsewhere)
 
 
 def _by_complex_step(subject: Subject, draw: np.random.Generator, seed: int, report: GradReport, brief: bool) -> None:
@@ -137,7 +160,6 @@ def _add_units(report: GradReport, parts: list[Check]) -> None:
 
 def _by_differences(subject: Subject, draw: np.random.Generator, method: str, report: GradReport) -> None:
     quotients = Differences(subject, method)
-    report.decisions, report.margin = quotients.decisions, quotients.margin
     if sum(a.size for a in subject.point.values()) <= SMALL // 3:
         report.checks = quotients.elements()
         return

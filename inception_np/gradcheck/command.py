@@ -7,7 +7,8 @@ inception-np gradcheck inception_v3_cifar                       a network
 inception-np gradcheck inception_v1_cifar:3a                    a part of it, at the x that it gets there
 inception-np gradcheck all                                      every layer and every _cifar network, one table
 
-Training is checked, and evaluation where it differs; --train and --eval check one of them.
+x is standard normal, times --scale. Training is checked, and evaluation where it differs; --train and --eval check one
+of them.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..backend.errors import UsageError, nearest
-from ..training.arguments import natural, positive
+from ..training.arguments import natural, number, positive
 
 if TYPE_CHECKING:
     from ..layer import Layer
@@ -67,6 +68,9 @@ def add_parser(commands: Any) -> None:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--train", action="store_true", help="check training only")
     modes.add_argument("--eval", action="store_true", help="check evaluation only (default: both, where they differ)")
+    parser.add_argument(
+        "--scale", type=number, default=1.0, metavar="X", help="x is standard normal times X (default: 1)"
+    )
     parser.add_argument("--seed", type=natural, default=0, help="of the weights, x and dy (default: 0)")
     parser.add_argument("--plot", metavar="FILE.png", help="draw where it is wrong, and the V of step against error")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -74,6 +78,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print. Returns 0 for right gradients and 1 for wrong ones; raises UsageError for wrong words."""
+    if args.scale == 0:
+        raise UsageError("gradcheck: --scale: got 0, wanted another number: every ReLU would be at its kink")
     if args.what == "all":
         return _all(args)
     from ..layer import Mode
@@ -116,7 +122,14 @@ def _add_command(report: "GradReport", check: "Callable[[], GradReport]", args: 
         report.snippet, report.unwritten = "", "the same command does not give the same numbers again"
         return
     words = ["inception-np", "gradcheck", args.what]
-    for name, default in (("input", None), ("method", "complex"), ("preset", "paper"), ("batch", 2), ("seed", 0)):
+    for name, default in (
+        ("input", None),
+        ("method", "complex"),
+        ("preset", "paper"),
+        ("batch", 2),
+        ("scale", 1.0),
+        ("seed", 0),
+    ):
         value = getattr(args, name)
         if value != default:
             words += [f"--{name}", str(value)]
@@ -137,13 +150,13 @@ def _subject(args: argparse.Namespace) -> "tuple[Layer, Any]":
             raise UsageError("gradcheck: --input is needed for a layer of your own; e.g. --input 2x5x4x3")
     elif name in list_models() or name == "googlenet":
         layer = create_model(name, preset=args.preset, seed=args.seed)
-        x = draw.standard_normal(_shape(args.input) if args.input else (args.batch, *layer.image))
+        x = args.scale * draw.standard_normal(_shape(args.input) if args.input else (args.batch, *layer.image))
         return _part(layer, part, x, args) if part else (layer, x)
     else:
         text, shape = LAYERS.get(name, (args.what, ""))
         layer = _build(text, _classes(None), args.seed)
         shape = shape or LAYERS.get(type(layer).__name__, ("", ""))[1]
-    return randomise_vectors(layer, args.seed), draw.standard_normal(_shape(args.input or shape))
+    return randomise_vectors(layer, args.seed), args.scale * draw.standard_normal(_shape(args.input or shape))
 
 
 def randomise_vectors(layer: "Layer", seed: int) -> "Layer":
@@ -270,19 +283,21 @@ def _all(args: argparse.Namespace) -> int:
 
     def row(name: str, how: str, report: "GradReport | None", norm: float, target: float, element: float = 0.0) -> None:
         right = (report is None or report.ok) and norm <= target and element <= ELEMENT
-        r = {"tensor": name, "how": how, "error": norm, "tolerance": target, "ok": bool(right)}
+        r: dict[str, Any] = {"tensor": name, "how": how, "error": norm, "tolerance": target, "ok": bool(right)}
         if report is not None:
-            r |= {"element_error": element, "worst": report.worst.tensor}
+            r |= {"element_error": element, "worst": report.worst.tensor, "never_taken": report.never_taken}
         rows.append(r)
         if not args.json:
             each = f"{element:8.0e}" if element else " " * 8
             print(f"{name:<26} {how:<24} {norm:8.0e} {target:8.0e} {each}  {'ok' if right else 'WRONG'}", flush=True)
+            for text in r.get("never_taken", []):
+                print(f"  NEVER TAKEN: {text}")
 
     if not args.json:
         print(f"{'':<26} {'':<24} {'error':>8} {'target':>8} {'entry':>8}")
     for name, (text, shape) in LAYERS.items():
         layer = randomise_vectors(_build(text, _classes(None), args.seed), args.seed)
-        x = np.random.default_rng((args.seed, 8)).standard_normal(_shape(shape))
+        x = args.scale * np.random.default_rng((args.seed, 8)).standard_normal(_shape(shape))
         report = check_gradients(layer, x, seed=args.seed)
         row(name, "complex step", report, *_errors(report, NORM, name))
         if name in LINEAR:
@@ -290,10 +305,11 @@ def _all(args: argparse.Namespace) -> int:
             row(name, "adjoint", report, max(c.norm_error for c in report.checks), ADJOINT)
         else:
             row(name, "Hessian symmetry", None, hessian_symmetry(layer, x, seed=args.seed), HESSIAN)
-    report = check_gradients(_cross_entropy(args.seed), np.random.default_rng((args.seed, 8)).standard_normal((5, 7)))
+    x = args.scale * np.random.default_rng((args.seed, 8)).standard_normal((5, 7))
+    report = check_gradients(_cross_entropy(args.seed), x)
     row("softmax_cross_entropy", "complex step", report, *_errors(report, NORM, ""))
     for name in list_models("*_cifar"):
-        x = np.random.default_rng((args.seed, 8)).standard_normal((args.batch, 32, 32, 3))
+        x = args.scale * np.random.default_rng((args.seed, 8)).standard_normal((args.batch, 32, 32, 3))
         network = create_model(name, seed=args.seed)
         report = check_gradients(network, x, seed=args.seed)
         row(name, f"{len(report.checks)} directions", report, max(c.norm_error for c in report.checks), NETWORK)

@@ -28,10 +28,13 @@ def units_in_context(calls: list[Call], seed: int, check_one: Callable[[Subject,
     for k, call in enumerate(calls):
         part = Subject(call.layer, as_array(call.x), replace(call.mode, keep=True), seed + k, repeat=False)
         part.name = f"{call.path}: {part.name}"
-        for check in check_one(part, seed + k):
-            name = {"x": f"{call.path} dx", "all": call.path}.get(check.tensor, f"{call.path}.{check.tensor}")
-            checks.append(replace(check, tensor=name))
+        checks += [replace(c, tensor=in_unit(call.path, c.tensor)) for c in check_one(part, seed + k)]
     return checks
+
+
+def in_unit(path: str, tensor: str) -> str:
+    """The name in the network of a tensor of the unit at a path."""
+    return {"x": f"{path} dx", "all": path}.get(tensor, f"{path}.{tensor}")
 
 
 def check_unit(part: Subject, seed: int) -> list[Check]:

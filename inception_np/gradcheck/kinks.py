@@ -111,11 +111,20 @@ def unit_calls(subject: Subject, caches: bool = False) -> Iterator[list[Call]]:
         yield calls
 
 
-def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[tuple[str, Array]]]:
-    """All decisions at a point as one array, the smallest margin, their number, and the margins of every unit."""
+@dataclass
+class Decided:
+    """What a unit decided in a call, and the margins: see `kinks`."""
+
+    call: Call
+    pattern: Array
+    margins: Array
+
+
+def decided(subject: Subject, point: Point) -> tuple[list[Call], list[Decided]]:
+    """The calls of all units at a point, and what those with kinks decided."""
     with unit_calls(subject, caches=True) as calls:
         subject._run(point, keep=True)
-    patterns, margins = [], []
+    units = []
     for call in calls:
         pair = kinks(call.layer, call.x, call.y, call.cache)
         if pair is None:
@@ -123,12 +132,69 @@ def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[t
         pattern, gap = np.asarray(pair[0]), np.array(pair[1], float)
         if of_kind(call.layer, MaxPool2D) and call.x is not point["x"]:
             gap[(gap == 0) & (call.y == 0)] = np.inf  # a window of zeros that a ReLU holds there
-        patterns.append(pattern.ravel().astype(np.int64))
-        margins.append((call.path or subject.name, gap))
-    if not patterns:
+        units.append(Decided(call, pattern, gap))
+    return calls, units
+
+
+def decisions(subject: Subject, point: Point) -> tuple[Array, float, int, list[tuple[str, Array]]]:
+    """All decisions at a point as one array, the smallest margin, their number, and the margins of every unit."""
+    units = decided(subject, point)[1]
+    if not units:
         return np.zeros(0, np.int64), float("inf"), 0, []
-    together = np.concatenate(patterns)
-    return together, min(float(m.min()) for _, m in margins if m.size), together.size, margins
+    together = np.concatenate([u.pattern.ravel().astype(np.int64) for u in units])
+    return together, nearest(units), together.size, [(u.call.path or subject.name, u.margins) for u in units]
+
+
+def nearest(units: list[Decided]) -> float:
+    """The smallest margin of all units, infinite where there is none."""
+    return min((float(u.margins.min()) for u in units if u.margins.size), default=float("inf"))
+
+
+ENOUGH = 20  # decisions, or windows for each tap of a maximum: of fewer, all may be alike by chance
+
+
+def never_taken(units: list[Decided], elsewhere: dict[str, list[Array]]) -> list[str]:
+    """The sides of decisions that no unit took, in words: a wrong gradient there goes unseen.
+
+    A unit with two sides has taken one in all of 20 places or more; a tap of max pooling wins in none of its windows,
+    of which there are 20 or more for each tap. elsewhere: by path, decisions that a unit made at other x too.
+    """
+    found = []
+    for unit in units:
+        layer, pattern = unit.call.layer, unit.pattern
+        name = f"{unit.call.path}: " if unit.call.path else ""
+        if of_kind(layer, MaxPool2D):
+            idle = _idle_taps(layer, unit)
+            if idle:
+                taps = ", ".join(str(divmod(tap, layer.size[1])) for tap in idle[:4])
+                found.append(f"{name}no window's maximum is at {taps}{', ...' * (len(idle) > 4)} of the window")
+            continue
+        if pattern.size < ENOUGH:
+            continue
+        first = pattern.flat[0]
+        if all((np.asarray(p) == first).all() for p in (pattern, *elsewhere.get(unit.call.path, []))):
+            if of_kind(layer, ReLU, ConvReLU, ConvBNReLU):
+                found.append(f"{name}the ReLU is {'on' if first else 'off'} in all of its {pattern.size} places")
+            else:
+                found.append(f"{name}each of its {pattern.size} decisions is {first}")
+    return found
+
+
+def _idle_taps(layer: MaxPool2D, unit: Decided) -> list[int]:
+    """The taps of max pooling that win nowhere, though there are windows enough in which they could.
+
+    A window that has several largest entries counts for none of them.
+    """
+    shape, taps = unit.call.x.shape, layer.size[0] * layer.size[1]
+    decided = (unit.margins > 0) & np.isfinite(unit.margins)
+    geometry = (layer.stride, layer._geometry(shape)[0], unit.pattern.shape[1:3])
+    idle = []
+    for tap in range(taps):
+        inside = np.isfinite(_tap(np.zeros((1, *shape[1:3], 1)), *divmod(tap, layer.size[1]), *geometry))
+        windows = decided & inside
+        if windows.sum() >= ENOUGH * taps and not (windows & (unit.pattern == tap)).any():
+            idle.append(tap)
+    return idle
 
 
 def margin(layer: Layer, x: Array, *, mode: Mode | None = None, seed: int = 0) -> float:

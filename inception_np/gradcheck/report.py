@@ -9,6 +9,7 @@ import numpy as np
 from ..backend import html
 from .subject import Array
 
+RIGHT, WRONG = "C0", "C3"  # Matplotlib's blue and red
 Sweep = tuple[str, Array, Array, Array]  # what moves, the steps, and the errors of both methods at each
 
 OVER = ("0", "3", ">6")  # the histogram's names of what is over its tolerance
@@ -45,8 +46,8 @@ class Check:
     @property
     def where(self) -> str:
         """The tensor and, where entries were compared one by one, the worst one's index: "weight[0, 1, 2, 0]"."""
-        name, mode, _ = self.tensor.partition(EVALUATION)
-        return name + (str(list(self.index)) if self.index else "") + mode
+        name, bracket, rest = self.tensor.partition(" (")
+        return name + (str(list(self.index)) if self.index else "") + bracket + rest
 
     @property
     def ratio(self) -> float:
@@ -58,6 +59,15 @@ class Check:
 
     def __repr__(self) -> str:
         return f"<Check {self.where}: {'ok' if self.ok else 'WRONG'}, {self.how}, {self.ratio:.2g} of its tolerance>"
+
+
+@dataclass
+class Scaled:
+    """A comparison at x times a factor: of the unit at `path` ("": the layer itself), "ok", "wrong" or why not."""
+
+    path: str
+    factor: float
+    result: str
 
 
 def ratio(error: Any, tolerance: Any) -> Any:
@@ -79,6 +89,8 @@ class GradReport:
     modes      "training" and "evaluation" where both were checked; the rows of the second end in "(evaluation)"
     condition  how much the gradient moves, in its largest entry, when every number moves by its last digit: 1 for a
                convolution, about |mean| / std for batch norm
+    scales     what was found at other sizes of x, for layers that are not of this package: see scales.py
+    never_taken  sides of a ReLU or a maximum that x never takes, in words: a warning, and no failure
     snippet    lines that repeat a failure exactly, or ""; then `unwritten` says why there are none
     """
 
@@ -90,6 +102,8 @@ class GradReport:
     condition: float = 1.0
     decisions: int = 0
     margin: float = float("inf")
+    scales: list[Scaled] = field(default_factory=list)
+    never_taken: list[str] = field(default_factory=list)
     seconds: float = 0.0
     modes: tuple[str, ...] = ()
     snippet: str = ""
@@ -139,6 +153,8 @@ class GradReport:
             "decisions": self.decisions,
             "excluded": self.excluded,
             "problems": self.problems,
+            "scales": [vars(s) for s in self.scales],
+            "never_taken": self.never_taken,
             "seconds": self.seconds,
             "checks": rows,
         }
@@ -191,6 +207,7 @@ class GradReport:
         if self.decisions:
             kinks = f"  kinks: {self.decisions} decisions, the nearest {self.margin:.1e} away"
             lines.append(kinks + (f", {len(self.excluded)} directions left out" if self.excluded else ""))
+        lines += self._elsewhere()
         lines += [f"  {text}" for text in self.excluded[:3]]
         return lines + [f"  PROBLEM: {text}" for text in self.problems[:4]]
 
@@ -259,12 +276,23 @@ class GradReport:
             figure.savefig(path, dpi=110)
         return figure
 
+    def _elsewhere(self) -> list[str]:
+        """What was found at other sizes of x, and which sides of decisions x never takes."""
+        lines = []
+        for path in dict.fromkeys(s.path for s in self.scales):
+            here, name = [s for s in self.scales if s.path == path], f"{path}: " if path else ""
+            right = [f"{s.factor:g}" for s in here if s.result == "ok"]
+            if right:
+                lines.append(f"  {name}right at x times {', '.join(right)} too")
+            lines += [f"  {name}at x times {s.factor:g} {s.result}" for s in here if s.result.startswith("not")]
+        lines = lines[:6] + [f"  NEVER TAKEN: {text}; try another x (--scale)" for text in self.never_taken[:3]]
+        if len(self.never_taken) > 3:
+            lines.append(f"  and {len(self.never_taken) - 3} more sides that are never taken")
+        return lines
+
     def _draw_errors(self, figure: Any, ax: Any, mapped: Check | None) -> None:
         if mapped is None:
-            shown = sorted(self.checks, key=lambda c: -c.ratio)[:12][::-1]
-            ax.barh([c.tensor[-24:] for c in shown], [max(c.ratio, 1e-6) for c in shown], color="C0")
-            ax.set(xscale="log", xlabel="error / tolerance", title="the worst checks")
-            ax.axvline(1, color="C3")
+            self._draw_ratios(ax)
             return
         analytic, numeric = mapped.maps  # type: ignore[misc]
         error, shape = np.abs(analytic - numeric) / (mapped.scale or 1), analytic.shape
@@ -277,16 +305,31 @@ class GradReport:
             error = error.reshape(-1, shape[-1]) if shape else error.reshape(1, 1)
         shown = np.log10(np.maximum(error, 1e-18))
         image = ax.imshow(shown, cmap="magma", vmin=-18, vmax=0, aspect="auto")
-        ax.set(xticks=[], yticks=[], title=f"{mapped.tensor}: where it is wrong")
+        verdict = "all within tolerance" if mapped.ok else "some beyond tolerance"
+        ax.set(xticks=[], yticks=[], title=f"{mapped.tensor}: error of each entry,\n{verdict}")
         figure.colorbar(image, ax=ax, label="log10(error / largest entry)")
 
+    def _draw_ratios(self, ax: Any) -> None:
+        shown = sorted(self.checks, key=lambda c: -c.ratio)[:12][::-1]
+        ratios = [min(max(c.ratio, 1e-6), 1e18) for c in shown]
+        ax.barh(range(len(shown)), ratios, color=[RIGHT if c.ok else WRONG for c in shown])
+        ax.set_yticks(range(len(shown)), [c.tensor[-24:] for c in shown])
+        ax.axvline(1, color=WRONG, ls=":")
+        verdict = "all within tolerance" if self.worst.ok else "some beyond tolerance"
+        ax.set(xscale="log", xlabel="error / tolerance", title=f"the worst checks, {verdict}")
+        ax.set_xlim(min(1e-4, *ratios) / 3, max(1.0, *ratios) * 3)  # decades enough for plain powers of ten
+
     def _draw_scatter(self, ax: Any) -> None:
-        for c in self.checks:
-            a, n = c.maps if c.maps is not None else (np.array(c.analytic), np.array(c.numeric))
-            ax.plot(n.ravel(), a.ravel(), ".", ms=4, color="C0" if c.ok else "C3")
-        low, high = ax.get_xlim()
-        ax.plot([low, high], [low, high], color="grey", lw=0.8, zorder=0)
-        ax.set(xlabel="numeric", ylabel="backward", title="right on the line, wrong (red) off it")
+        for ok, colour, label in ((True, RIGHT, "within tolerance"), (False, WRONG, "beyond tolerance")):
+            pairs = [c.maps or (np.array(c.analytic), np.array(c.numeric)) for c in self.checks if c.ok == ok]
+            if pairs:
+                analytic, numeric = (np.concatenate([p[k].ravel() for p in pairs]) for k in (0, 1))
+                of = "tensors" if any(c.maps for c in self.checks) else "checks"
+                ax.plot(numeric, analytic, ".", ms=4, color=colour, label=f"{of} {label}")
+        ends = ax.get_xlim()
+        ax.plot(ends, ends, color="grey", lw=0.8, zorder=0, label="backward = numeric")
+        ax.set(xlabel="numeric", ylabel="backward", title="backward against numeric")
+        ax.legend()
 
     def _draw_v(self, ax: Any) -> None:
         if self.sweep is None:
@@ -297,9 +340,10 @@ class GradReport:
         label, steps, central, complex_step = self.sweep()
         ax.loglog(steps, np.maximum(central, 1e-18), "o-", ms=3, label="central difference")
         ax.loglog(steps, np.maximum(complex_step, 1e-18), "s-", ms=3, label="complex step")
-        ax.set(xlabel="step h", ylabel="relative error against backward", title=label)
+        top = 1e6 * max(1.0, np.max(central), np.max(complex_step))  # room for the legend, and plain powers of ten
+        ax.set(xlabel="step h", ylabel="relative error against backward", title=label, ylim=(3e-19, top))
         ax.xaxis.set_major_locator(LogLocator(numticks=6))
-        ax.legend()
+        ax.legend(loc="upper center", ncols=2, fontsize="small")
 
 
 def picture(title: str, columns: int = 1) -> Any:

@@ -78,6 +78,14 @@ class Subject:
         other._evaluate(seed)
         return other
 
+    def at(self, x: Array, seed: int) -> "Subject":
+        """The same layer at another x, with y, dy and gradient of its own."""
+        other = copy.copy(self)
+        other.rng, other.replay = copy.deepcopy(self.rng), True
+        other.point = self.point | {"x": x}
+        other._evaluate(seed, repeat=False)
+        return other
+
     def same_in(self, mode: Mode) -> bool:
         """Whether another mode gives the same y and the same gradients, to the bit."""
         other = copy.copy(self)

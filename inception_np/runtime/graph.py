@@ -30,7 +30,7 @@ from ..kernels.cuda.launch import tickets
 from ..kernels.cuda.philox import DeviceStream, position
 from ..kernels.cuda.side_stream import side_stream
 from ..kernels.loss import add_totals
-from ..layer import Buffer, Layer, Mode, Param, kind_of_class, named_buffers, of_kind, walk
+from ..layer import Buffer, Layer, Mode, Param, is_ours, named_buffers, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.loss import total_loss
 from ..models.network import Network
@@ -203,7 +203,6 @@ def _views(xp: Any, layout: dict[str, tuple[Shape, Any]]) -> tuple[Array, dict[s
 def _all_ours(net: Network) -> bool:
     """True where every layer has the passes of a class of this package. Others may write over backward's arguments."""
     for layer in (net, *(child for _, child in walk(net) if not isinstance(child, (Param, Buffer)))):
-        kind = kind_of_class(type(layer)) if isinstance(layer, Layer) else object
-        if not of_kind(layer, kind) or not kind.__module__.startswith("inception_np."):
+        if not isinstance(layer, Layer) or not is_ours(layer):
             return False
     return True

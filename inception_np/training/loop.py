@@ -1,7 +1,8 @@
 """Training: the loop, and what it leaves in the output folder.
 
     options.json             every option of the run, and the versions it ran with
-    log.jsonl, log.csv       one line per epoch; train_total_loss is what falls, train_loss the main head's part of it
+    log.jsonl, log.csv       one line per epoch; train_total_loss is what falls, train_loss the main head's part of it,
+                             and train_cross_entropy that without label smoothing, as the test loss is
     checkpoint.safetensors   the weights, for eval, predict and load
     best.safetensors         those after the epoch of the best test accuracy
     state.safetensors        all that --resume needs (state.py), and state.previous.safetensors
@@ -47,7 +48,7 @@ from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .signals import Interrupted, Signals, signal_name
 from .start import take_weights
-from .state import NEWEST, PREVIOUS, TOTAL, Pace, check_folder, holds_run, restore_state, write_state
+from .state import NEWEST, PLAIN, PREVIOUS, TOTAL, Pace, check_folder, holds_run, restore_state, write_state
 from .step import NotFiniteError, optimiser_for, training_step
 from .watchdog import all_finite, first_not_finite, is_finite
 
@@ -135,7 +136,8 @@ class Run:
         self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
         self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs), o.warm_up)
         self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
-        self.apart = bool(self.net.heads) and self.training_step.tells_main_loss  # the main loss and the total one
+        self.smoothed = o.smoothing > 0 and self.training_step.tells_losses
+        self.apart = bool(self.net.heads) and self.training_step.tells_losses  # the main loss and the total one
         self.epoch, self.step = 0, 0
         self.sums = new_sums()
         self.history: list[dict[str, Any]] = []
@@ -248,15 +250,16 @@ class Run:
 
     def add_totals(self) -> None:
         """Add the losses of the steps since the last call to the sums of the epoch."""
-        loss, main, right = self.training_step.totals()
-        if not math.isfinite(loss):
+        losses, right = self.training_step.totals()
+        if not math.isfinite(losses.total):
             raise ValueError(
                 f"train: the loss is not finite in epoch {self.epoch + 1}, step {self.step} or the "
                 f"{self.training_step.steps_between_totals - 1} before; "
                 "a smaller --lr may help; with --precision float32 every step is looked at"
             )
-        self.sums["loss"] += loss
-        self.sums["main"] += main
+        self.sums["loss"] += losses.total
+        self.sums["main"] += losses.main
+        self.sums["plain"] += losses.plain
         self.sums["right"] += right
 
     def finish_epoch(self, progress: Progress) -> None:
@@ -271,6 +274,7 @@ class Run:
             "epoch": self.epoch + 1,
             "train_loss": sums["main"] / sums["images"],
             **({TOTAL: sums["loss"] / sums["images"]} if self.apart else {}),
+            **({PLAIN: sums["plain"] / sums["images"]} if self.smoothed else {}),
             "train_accuracy": sums["right"] / sums["images"],
             "test_loss": loss,
             "test_accuracy": accuracy,
@@ -300,7 +304,7 @@ class Run:
         with self.in_place():
             if self.predicted is None:  # resumed after its last epoch
                 *_, self.predicted = self.test()
-            results.draw(self.folder, self.net, self.data, self.history, self.predicted)
+            results.draw(self.folder, self.net, self.data, self.options, self.history, self.predicted)
 
     # What is kept
 
@@ -414,4 +418,4 @@ BESIDE = {
 
 def new_sums() -> dict[str, Any]:
     """What is added up over an epoch."""
-    return {"loss": 0.0, "main": 0.0, "right": 0, "images": 0, "seconds": 0.0}
+    return {"loss": 0.0, "main": 0.0, "plain": 0.0, "right": 0, "images": 0, "seconds": 0.0}

@@ -26,6 +26,12 @@ def mix(x: Array, labels: Array, alpha: float, rng: np.random.Generator) -> tupl
     return share * x + (1 - share) * x[order], [(share, labels), (1 - share, labels[order])]
 
 
+def plain_loss(y: Any, targets: Targets) -> Any:
+    """The loss of the main logits without label smoothing: what the test loss is, of these images."""
+    logits = y[0] if isinstance(y, tuple) else y
+    return sum(share * softmax_cross_entropy(logits, labels)[0] for share, labels in targets)
+
+
 def mixed_loss(y: Any, targets: Targets, aux_weight: float, smoothing: float) -> tuple[Any, Any, Any]:
     """(total loss, that of the main logits alone, gradient): the mixture of what `total_loss` gives for y."""
     total: Any = 0.0

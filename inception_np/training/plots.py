@@ -26,21 +26,39 @@ def _write(figure: Any, path: Path) -> None:
     atomic_write(path, png.getvalue())
 
 
-def learning_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss and accuracy over the epochs, training and test, from the lines of log.jsonl."""
-    figure = _figure(9, 3.6)
+def learning_curves(
+    history: Sequence[dict[str, Any]], plain: list[float], total: list[float], besides: str, seen: str, path: Path
+) -> None:
+    """Loss and accuracy over the epochs, training and test, and in a panel of its own what is minimised.
+
+    history: the lines of log.jsonl. plain: the training losses that can be compared with the test loss, NaN where they
+    are not known. total: those that are minimised; besides: what they have in them besides ("": nothing, and no panel).
+    seen: which images the network was trained on. Training's numbers are means over the steps of an epoch, in which the
+    weights move; the test's are those after it.
+    """
     epochs = [line["epoch"] for line in history]
-    for axes, what, scale, label in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("loss", "accuracy, %"), strict=True
-    ):
-        for split, style in (("train", "--"), ("test", "-")):
-            values = [scale * line[f"{split}_{what}"] for line in history]
-            axes.plot(epochs, values, style, marker="." if len(epochs) < 40 else None, label=split)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+    training, test = (f"training ({seen}, over the epoch)", "C0", "--"), ("test (after the epoch)", "C1", "-")
+    known = not all(np.isnan(plain))
+    losses = [(plain, training)] * known + [([line["test_loss"] for line in history], test)]
+    panels = [("loss" if known else "loss, of the test alone", "cross-entropy", losses)]
+    if besides:
+        panels.append((f"what is minimised: with\n{besides}", "loss", [(total, training)]))
+    right = [
+        ([100 * line[f"{split}_accuracy"] for line in history], how)
+        for split, how in (("train", training), ("test", test))
+    ]
+    panels.append(("accuracy", "right, %", right))
+    figure = _figure(4.5 * len(panels), 4)
+    for axes, (title, label, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for values, (_, colour, style) in curves:
+            axes.plot(epochs, values, style, color=colour, marker="." if len(epochs) < 40 else None)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-        axes.legend()
         axes.xaxis.get_major_locator().set_params(integer=True)
+    for name, colour, style in (training, test):
+        axes.plot([], [], style, color=colour, label=name)
+    figure.legend(loc="outside lower center", ncols=2)
     best = max(line["test_accuracy"] for line in history)
     figure.suptitle(f"test accuracy {history[-1]['test_accuracy']:.1%}, best {best:.1%}")
     _write(figure, path)

@@ -19,6 +19,7 @@ from ..models.network import Network
 from ..weights.checkpoint import save
 from . import plots
 from .options import Options
+from .state import PLAIN, TOTAL
 
 FILES = {
     "checkpoint.safetensors": "the weights, for eval and predict",
@@ -101,9 +102,31 @@ class TensorBoard:
         self.file.flush()
 
 
-def draw(folder: Path, net: Network, data: Dataset, history: list[dict[str, Any]], predicted: np.ndarray) -> None:
+def draw(
+    folder: Path, net: Network, data: Dataset, options: Options, history: list[dict[str, Any]], predicted: np.ndarray
+) -> None:
     """The pictures. predicted: (N,), the classes that the network sees in the test images."""
     plots.first_filters(net, folder / "filters.png")
-    plots.learning_curves(history, folder / "curves.png")
+    plots.learning_curves(history, *losses(history, net, options), seen(options), folder / "curves.png")
     plots.confusion(data.test_labels, predicted, data.classes, folder / "confusion.png")
     plots.predictions(data.test_images, data.test_labels, predicted, data.classes, folder / "predictions.png")
+
+
+def losses(history: list[dict[str, Any]], net: Network, options: Options) -> tuple[list[float], list[float], str]:
+    """(the training losses that are what the test loss is, those that are minimised, what the second have besides).
+
+    By epoch. The first are of the main logits without label smoothing, NaN where a line does not tell them: one that an
+    earlier version wrote, or a step that is a CUDA graph. "" where both are the same.
+    """
+    heads = f"auxiliary heads (times {net.aux_weight:g})" if net.heads else ""
+    smoothing = f"label smoothing {options.smoothing:g}" if options.smoothing else ""
+    what = PLAIN if smoothing else "train_loss"
+    told = [what in line and (TOTAL in line or not heads) for line in history]
+    plain = [float(line[what]) if known else float("nan") for line, known in zip(history, told, strict=True)]
+    total = [float(line.get(TOTAL, line["train_loss"])) for line in history]
+    return plain, total, " and ".join(filter(None, (heads, smoothing)))
+
+
+def seen(options: Options) -> str:
+    """Which training images the losses and the accuracy of training are of."""
+    return "mixed images" if options.mixup else "augmented images" if options.augment else "images as they are"

@@ -34,7 +34,8 @@ NEWEST, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 # What a line of log.jsonl holds, and what is added up over an epoch.
 LINE = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "images", "seconds")
 TOTAL = "train_total_loss"  # a line's loss with the auxiliary heads', where the network has them
-SUMS = ("loss", "main", "right", "images", "seconds")
+PLAIN = "train_cross_entropy"  # a line's loss of the main logits without label smoothing, where there is smoothing
+SUMS = ("loss", "main", "plain", "right", "images", "seconds")
 # Options that a state of an earlier version lacks, with the value that all runs had then.
 ADDED: dict[str, Any] = {
     "pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False, "precision": "float32",
@@ -173,11 +174,12 @@ def progress_of(state: State, options: Options, steps: int, batch_size: int) -> 
     if not isinstance(sums, dict):
         _refuse(state, "progress.sums", "wanted an object")
     sums.setdefault("main", sums.get("loss"))  # as in an earlier version: no other loss was known
+    sums.setdefault("plain", sums.get("main"))
     _check_names(state, "progress.sums.", sums, SUMS)
     images = found["step"] * batch_size
     number("sums.images", sums["images"], images, images, whole=True)
     number("sums.right", sums["right"], 0, images, whole=True)
-    for field in ("loss", "main", "seconds"):
+    for field in ("loss", "main", "plain", "seconds"):
         number(f"sums.{field}", sums[field], 0, MOST)
 
     if not isinstance(history, list) or len(history) != found["epoch"]:
@@ -186,7 +188,7 @@ def progress_of(state: State, options: Options, steps: int, batch_size: int) -> 
     for i, line in enumerate(history):
         if not isinstance(line, dict):
             _refuse(state, f"progress.history[{i}]", "wanted an object")
-        _check_names(state, f"progress.history[{i}].", line, [*LINE, TOTAL] if TOTAL in line else LINE)
+        _check_names(state, f"progress.history[{i}].", line, [*LINE, *(k for k in (TOTAL, PLAIN) if k in line)])
         limits["epoch"] = (i + 1, i + 1)
         for field, value in line.items():
             low, high = limits.get(field, (0, MOST))

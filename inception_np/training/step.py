@@ -2,7 +2,7 @@
 
     step = training_step(net, optimiser, data, options, average)
     step(index, crops=..., dropout=..., mirrored=...)        one step on the images `index`
-    loss, main, right = step.totals()                        sums over the images since the last call
+    losses, right = step.totals()                            sums over the images since the last call
 
 This is the only place that tells the two kinds apart: `EagerStep` launches one operation after another (on the CPU,
 Replay runs them without Python), and `GraphStep` launches all of them as one CUDA graph.
@@ -10,7 +10,7 @@ Replay runs them without Python), and `GraphStep` launches all of them as one CU
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..runtime.inference import compile_inference
 from ..runtime.replay import Replay
 from .average import Lookahead, MovingAverage, WeightAverage
 from .freeze import frozen_params, parts_without, split
-from .mixup import Targets, mix, mixed_loss
+from .mixup import Targets, mix, mixed_loss, plain_loss
 from .muon import Muon
 from .optim import SGD, RMSProp
 from .options import Options
@@ -41,12 +41,20 @@ class NotFiniteError(ArithmeticError):
         self.culprit = culprit
 
 
+class Losses(NamedTuple):
+    """Of one image, or sums over images: what is minimised; that of the main logits alone; that without smoothing."""
+
+    total: float
+    main: float
+    plain: float
+
+
 @dataclass
 class TrainingStep:
     """What the loop knows of a step. average: what follows the weights, None for nothing.
 
     steps_between_totals: how often the loop asks for the totals, and sees whether they are finite. On a GPU it waits
-    for the device each time. tells_main_loss: whether the loss without the auxiliary heads' is known.
+    for the device each time. tells_losses: whether the losses are told apart; else all are the total.
     """
 
     net: Network
@@ -55,7 +63,7 @@ class TrainingStep:
     options: Options
     average: WeightAverage | None
     steps_between_totals: ClassVar[int] = 1
-    tells_main_loss: ClassVar[bool] = True
+    tells_losses: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -74,8 +82,8 @@ class TrainingStep:
         """
         raise NotImplementedError
 
-    def totals(self) -> tuple[float, float, int]:
-        """The sums since the last call: of the losses of all images, of those without the heads' share, of the right.
+    def totals(self) -> tuple[Losses, int]:
+        """The sums since the last call: of the losses of all images, and how many were right.
 
         A mixed image is right where the network sees the class of its larger share.
         """
@@ -100,7 +108,7 @@ class EagerStep(TrainingStep):
         self.fixed, self.trained = split(self.net, self.frozen)
         self.run_fixed: Any = None  # made in the first step: by then the weights are there
         self.passes = Replay(self.trained, low_memory=self.options.low_memory)
-        self.loss, self.main, self.right = 0.0, 0.0, 0
+        self.losses, self.right = Losses(0.0, 0.0, 0.0), 0
 
     def __call__(
         self,
@@ -114,17 +122,16 @@ class EagerStep(TrainingStep):
         options, drawn = self.options, dropout.bit_generator.state
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
             x, targets = self.batch(index, crops, mirrored, mixup)
-            loss, main, right = self.gradients(x, targets, dropout)
+            losses, right = self.gradients(x, targets, dropout)
             norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))
-            if not math.isfinite(loss) or not math.isfinite(norm):
+            if not math.isfinite(losses.total) or not math.isfinite(norm):
                 dropout.bit_generator.state = drawn  # so that the search meets the same masks
-                what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+                what = "the gradient is not finite" if math.isfinite(losses.total) else f"the loss is {losses.total}"
                 raise NotFiniteError(what, self.culprit(x, targets, dropout))
             self.optimiser.step()
             if self.average:
                 self.average.update()
-        self.loss += loss * len(index)
-        self.main += main * len(index)
+        self.losses = Losses(*(so_far + loss * len(index) for so_far, loss in zip(self.losses, losses, strict=True)))
         self.right += right
 
     def batch(
@@ -145,24 +152,25 @@ class EagerStep(TrainingStep):
             x = self.run_fixed(x)
         return x, targets
 
-    def gradients(self, x: Array, targets: Targets, dropout: Generator) -> tuple[float, float, int]:
-        """Fill the gradient vector. Returns the mean loss, that of the main logits, and how many were right."""
+    def gradients(self, x: Array, targets: Targets, dropout: Generator) -> tuple[Losses, int]:
+        """Fill the gradient vector. Returns the mean losses, and how many were right."""
         y = self.passes.forward(x, dropout)
-        loss, main, dy = mixed_loss(y, targets, self.net.aux_weight, self.options.smoothing)
+        total, main, dy = mixed_loss(y, targets, self.net.aux_weight, self.options.smoothing)
+        losses = Losses(float(total), float(main), float(plain_loss(y, targets) if self.options.smoothing else main))
         self.passes.backward(dy)
         for param in self.frozen.values():
             param.grad[...] = 0
         logits = y[0] if isinstance(y, tuple) else y
-        return float(loss), float(main), int((logits.argmax(1) == targets[0][1]).sum())
+        return losses, int((logits.argmax(1) == targets[0][1]).sum())
 
     def culprit(self, x: Array, targets: Targets, dropout: Generator) -> str:
         """What was not finite first in this step."""
         self.passes = Replay(self.trained)  # nothing is written down yet: the layers run
         return first_bad_layer(self.trained, lambda: self.gradients(x, targets, dropout))
 
-    def totals(self) -> tuple[float, float, int]:
-        found = self.loss, self.main, self.right
-        self.loss, self.main, self.right = 0.0, 0.0, 0
+    def totals(self) -> tuple[Losses, int]:
+        found = self.losses, self.right
+        self.losses, self.right = Losses(0.0, 0.0, 0.0), 0
         return found
 
 
@@ -171,7 +179,7 @@ class GraphStep(TrainingStep):
     """The whole step as one CUDA graph, which the host does not wait for. Lookahead comes after it."""
 
     steps_between_totals: ClassVar[int] = 16
-    tells_main_loss: ClassVar[bool] = False  # the graph adds up the total loss alone
+    tells_losses: ClassVar[bool] = False  # the graph adds up the total loss alone
 
     def __post_init__(self) -> None:
         from ..runtime.graph import CapturedStep
@@ -207,9 +215,9 @@ class GraphStep(TrainingStep):
         if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
             self.average.update()
 
-    def totals(self) -> tuple[float, float, int]:
+    def totals(self) -> tuple[Losses, int]:
         loss, right = self.captured.totals()
-        return loss, loss, right
+        return Losses(loss, loss, loss), right
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:

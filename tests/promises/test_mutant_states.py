@@ -128,6 +128,7 @@ def misread(run: loop.Run, content: bytes) -> str | None:
     options, progress = json.loads(metadata["options"]), json.loads(metadata["progress"])
     if isinstance(progress.get("sums"), dict) and "loss" in progress["sums"]:
         progress["sums"].setdefault("main", progress["sums"]["loss"])  # as in a state of an earlier version
+        progress["sums"].setdefault("plain", progress["sums"]["main"])
     if not equal({**ADDED, **options}, asdict(run.options)):
         return f"the state has the options {options}, the run {asdict(run.options)}"
     taken_up = {"epoch": run.epoch, "step": run.step, "sums": run.sums, "history": run.history}
@@ -166,7 +167,7 @@ def nonsense(run: loop.Run, progress: dict[str, Any], usual: dict[str, Any]) -> 
     if len(progress["history"]) != progress["epoch"] or set(progress["sums"]) != set(usual["sums"]):
         return "not a line for each epoch, or other sums"
     lines = [*progress["history"], progress["sums"]]
-    added = {"train_total_loss"}  # since an earlier version, whose lines are without it
+    added = {"train_total_loss", "train_cross_entropy"}  # since an earlier version, whose lines are without it
     if any(set(line) | added != set(usual["history"][0]) | added for line in lines[:-1]):
         return "a line without its entries"
     numbers = [number for line in lines for number in line.values()]
