@@ -61,21 +61,35 @@ def offered(element):
     return [type(element.value)(values[i]) for i in sorted(chosen)]
 
 
+def turn_everything(file):
+    """Run a notebook, and then each cell that reads a slider or a dropdown with the values that it offers."""
+    import marimo
+
+    app = runpy.run_path(str(file))["app"]
+    _, values = app.run()
+    for name, element in values.items():
+        if not isinstance(element, (marimo.ui.slider, marimo.ui.dropdown)):
+            continue
+        for cell in app._cell_manager.cells():
+            if cell is not None and name in cell.refs:
+                refs = {ref: values[ref] for ref in cell.refs if ref in values}
+                for value in offered(element):
+                    cell.run(**{**refs, name: SimpleNamespace(value=value)})
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_page_takes_every_value_that_it_offers(page):
-    import marimo
+    turn_everything(page.file)
 
-    app = runpy.run_path(str(page.file))["app"]
-    _, values = app.run()
-    for name, element in values.items():
-        cells = [cell for cell in app._cell_manager.cells() if cell is not None and name in cell.refs]
-        if not isinstance(element, (marimo.ui.slider, marimo.ui.dropdown)):
-            continue
-        for value in offered(element):
-            for cell in cells:
-                refs = {ref: values[ref] for ref in cell.refs if ref in values}
-                cell.run(**{**refs, name: SimpleNamespace(value=value)})
+
+@pytest.mark.parametrize("element", ["slider(1, 9, value=3)", "slider(steps=[1, 3, 9])", "dropdown({'a': 3, 'b': 9})"])
+def test_a_value_that_a_page_does_not_take_is_seen(element, tmp_path):
+    cells = [f"    import marimo as mo\n    n = mo.ui.{element}\n    return (n,)", "    1 / (n.value != 9)\n    return"]
+    body = "".join(f"@app.cell\ndef _({arg}):\n{cell}\n" for arg, cell in zip(("", "n"), cells, strict=True))
+    (tmp_path / "page.py").write_text(f"import marimo\napp = marimo.App()\n{body}")
+    with pytest.raises(ZeroDivisionError):
+        turn_everything(tmp_path / "page.py")
 
 
 def test_claims_are_read_without_running_a_page():

@@ -264,7 +264,7 @@ XCEPTION: dict[str, Claim] = {
     "x.17": Claim("Xception, Table 2", "on JFT 4.3% better than Inception-v3", None,
                   note="6.78 / 6.50 is 1.043, but the two numbers come from data that only Google has."),
     "x.18": Claim("Xception, figures 9 and 10", "residual connections help; a ReLU between the two steps hurts", None,
-                  note="Takes training on ImageNet. `create_model` has both switches."),
+                  note="Takes training on ImageNet. create_model has both switches."),
 }
 # The deck's other claims: 1 to 29 are those of its slides up to batch norm
 DECK = {
