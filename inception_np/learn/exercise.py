@@ -40,10 +40,6 @@ from .slide import GOOD, GREY, Html, in_notebook, numbers, table
 FILE = "<your code>"
 SECONDS = 20.0
 RED = "#b3261e"
-RUNS_HERE = (
-    "What you type runs on your own machine, in the Python process that shows this page, and may do all that you may; "
-    "an endless loop is stopped after 20 s. (A page written with `--html` shows the library's code and cannot run yours.)"
-)
 
 
 class TooLong(BaseException):
@@ -101,9 +97,16 @@ class Exercise:
         """`source` after one of `edits`; as it is for any other word."""
         return replaced(self.source, *self.edits[edit]) if edit in self.edits else self.source
 
-    def names_known(self) -> str:
-        """Those names, as Markdown."""
-        return ", ".join(f"`{name}`" for name in self.known())
+    @property
+    def invitation(self) -> str:
+        """What to do with the editor, and what the code in it may use, as Markdown."""
+        names = ", ".join(f"`{name}`" for name in self.known())
+        return (
+            "Change it, and see which tensor is then wrong, and where. Three edits worth trying are in the menu. "
+            f"The code sees {names}. It runs on your own machine, in the Python process that shows this page, and may "
+            f"do all that you may; an endless loop is stopped after {SECONDS:g} s. (A page that was written with "
+            "`--html` shows the library's code, and cannot run yours.)"
+        )
 
     def known(self) -> dict[str, Any]:
         """The names that the reader's code may use: np, and what the library's functions use, or `names`."""
@@ -281,7 +284,8 @@ def gradient_name(tensor: str) -> str:
 
 
 def _where(check: Check) -> str:
-    return gradient_name(check.tensor) + (str(list(check.index)) if check.index else "")
+    name, mode, _ = check.tensor.partition(EVALUATION)
+    return gradient_name(name) + (str(list(check.index)) if check.index else "") + mode
 
 
 def _summary(report: GradReport) -> str:
