@@ -122,8 +122,9 @@ def _(DepthwiseConv2D, Mode, cast, filters, mo, np, numbers, one, pad, stride):
             mo.hstack([numbers(_y, "y", _dy != 0), numbers(_dy, "dy", _dy != 0)], justify="start", gap=3),
             mo.hstack([numbers(_dx, "dx", _dx != 0), numbers(_flat(_layer.weight.grad), "dw")], justify="start", gap=3),
             mo.md(
-                f"Channel {one.value % _dy.size % _dy.shape[3]} of y was asked: only the filter that made it gets a gradient, and "
-                "only the channel of x that it looked at. dx is the filter, laid down where the window lies; dw is what it saw."
+                f"dy is in channel {one.value % _dy.size % _dy.shape[3]} of y. Only the filter that made it gets a "
+                "gradient, and only the channel of x that it looked at. dx is the filter, laid down where the window "
+                "lies; dw is what it saw."
             ),
         ]
     )

@@ -110,7 +110,7 @@ def _(AvgPool2D, Mode, every, include, mo, np, numbers, one, pad, stride):
             mo.md(
                 f"dy sums to {_dy.sum():.3g}, and dx to {_dx.sum():.3g}. "
                 + (
-                    "What fell on padding is lost, where padding counts."
+                    "The share of dy that fell on padding is lost."
                     if include.value
                     else "They are equal: only real pixels count, and all of dy reaches one."
                 )

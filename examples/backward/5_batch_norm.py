@@ -119,8 +119,8 @@ def _(BatchNorm, Mode, cast, mo, np, numbers, one, shift, stretch, train):
                 f"In channel {_c} the entries of dx sum to {_dx[..., _c].sum():.1e}, and those of dx times x to "
                 f"{(_dx * _x)[..., _c].sum():.1e}. "
                 + (
-                    r"The first is 0, and the second is but for $\varepsilon$: y does not change when all x of a channel "
-                    "are shifted or stretched. Try it: y stays, and dx shrinks as x is stretched."
+                    r"The first is 0, and the second is but for $\varepsilon$: y does not change when all x of a "
+                    "channel are shifted or stretched. Try it: y stays, and dx shrinks as x is stretched."
                     if train.value
                     else "In evaluation the statistics are constants, and nothing flows to the other entries."
                 )
