@@ -86,7 +86,7 @@ def _(label, logit, mo, np, numbers, smoothing, softmax_cross_entropy, table):
             mo.hstack([numbers(_q, "q", _target), numbers(_dz, "dz = (p - q) / 3", _target)], justify="start", gap=3),
             table(
                 ("row", "sum of p", "sum of q", "sum of dz"),
-                [(n, *(f"{a[n].sum():.3f}" for a in (_p, _q, _dz))) for n in range(3)],
+                [(n, *(round(float(a[n].sum()), 6) + 0.0 for a in (_p, _q, _dz))) for n in range(3)],
             ),
             mo.md(
                 f"The loss is {_loss:.4f}. A step against dz raises the framed logit and lowers the others. Without "

@@ -169,7 +169,7 @@ def _(concat, mo):
 def _(lessons, mo):
     residual = lessons.residual()
     residual_edit = mo.ui.dropdown(["as it is", *residual.edits], value="as it is", label="Edit")
-    mo.vstack([mo.md(f"This is `Residual.backward`. {residual.invitation}"), residual_edit])
+    mo.vstack([mo.md("And this is `Residual.backward`."), residual_edit])
     return residual, residual_edit
 
 

@@ -35,7 +35,7 @@ from ..backend.program import Executor, executed_by
 from ..gradcheck.check import check_gradients
 from ..gradcheck.report import EVALUATION, Check, GradReport
 from ..layer import Layer, Mode, cast, named_params
-from .slide import GOOD, GREY, Html, in_notebook, numbers, table
+from .slide import GOOD, Html, in_notebook, numbers, table
 
 FILE = "<your code>"
 SECONDS = 20.0
@@ -113,7 +113,7 @@ class Exercise:
         used: dict[str, Any] = {}
         for function in map(inspect.unwrap, self.functions):
             home = function.__globals__
-            used |= {n: home[n] for n in _names(function.__code__) if n in home}
+            used |= {n: home[n] for n in sorted(_names(function.__code__)) if n in home}
         return {"np": np} | used | self.names
 
     def check(self, text: str, seed: int = 0) -> Verdict:
@@ -319,7 +319,8 @@ def _errors(check: Check) -> Html:
     analytic, numeric = check.maps
     wrong = (check.ratios > 1).reshape(analytic.shape)
     title = f"{gradient_name(check.tensor)}: yours - complex step, wrong entries framed"
-    note = ""
-    if analytic.ndim == 4 and "weight" in check.tensor:
-        note = f'<div style="color:{GREY};font-size:80%">(image i: row i of the filter)</div>'
-    return Html(numbers(np.where(wrong, analytic - numeric, 0.0), title, wrong) + note)
+    error = np.where(wrong, analytic - numeric, 0.0)
+    if error.ndim == 4 and "weight" in check.tensor:  # (kh, kw, C_in, C_out): a picture for each pair of channels
+        error, wrong = error.transpose(2, 0, 1, 3), wrong.transpose(2, 0, 1, 3)
+        title += "; image i: the filters of input channel i"
+    return numbers(error, title, wrong)
