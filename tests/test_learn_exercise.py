@@ -1,17 +1,14 @@
 """What a reader types into a page is judged right where it is right, wrong where it is wrong, and never a traceback."""
 
 import ast
-import importlib.util
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from inception_np.learn import exercise, lessons
 from inception_np.learn.exercise import plain_source, replaced
-from inception_np.learn.pages import pages
 
 LESSONS = ("convolution", "depthwise", "max_pool", "average_pool", "batch_norm", "lrn", "cross_entropy", "concat")
 LESSONS = (*LESSONS, "residual")
@@ -414,39 +411,3 @@ def test_an_edit_that_fits_nowhere_is_refused():
         replaced("a b", "c", "d")
     with pytest.raises(ValueError, match="occurs 2 times"):
         replaced("a a", "a", "d")
-
-
-def offered(control):
-    """Every value that a slider, a checkbox or a menu can have; None for anything else."""
-    kind = type(control).__name__
-    if kind == "slider":
-        steps = round((control.stop - control.start) / (control.step or 1))
-        return [control.start + k * (control.step or 1) for k in range(steps + 1)]
-    return {"checkbox": [False, True], "dropdown": list(getattr(control, "options", {}).values())}.get(kind)
-
-
-def turn(app, ends):
-    """Run each cell again at every value of each control that it reads (ends: at the first and the last), the others
-    as they are. Gives how often."""
-    _, defined = app.run()
-    controls = {name: values for name, value in defined.items() if (values := offered(value))}
-    runs = 0
-    for cell in app._cell_manager.cells():
-        for name in cell.refs & controls.keys():
-            for value in controls[name][:: len(controls[name]) - 1 if ends else 1]:
-                given = {r: defined[r] for r in cell.refs if r in defined} | {name: SimpleNamespace(value=value)}
-                cell.run(**given)
-                runs += 1
-    return runs
-
-
-@pytest.mark.parametrize("ends", [True, pytest.param(False, marks=pytest.mark.long)], ids=["ends", "all"])
-@pytest.mark.parametrize("page", [p for p in pages() if p.part == "backward"], ids=lambda page: page.name)
-def test_every_value_that_a_page_offers_works(page, ends, tmp_path):
-    pytest.importorskip("marimo", reason="needs inception-np[learn]")
-    copy = tmp_path / page.file.name  # marimo writes beside a notebook
-    copy.write_text(page.file.read_text())
-    spec = importlib.util.spec_from_file_location("page", copy)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert turn(module.app, ends) >= 8
