@@ -48,6 +48,7 @@ ALLOWED = {
     ("backend/user_file.py", "importlib"): "runs a file that the user names on the command line: a layer, a data set",
     ("kernels/dispatch.py", "importlib"): "a kernel's twins are files of our own, of the same name",
     ("testing.py", "eval"): "makes the layer that a strategy of its own wrote down",
+    ("learn/exercise.py", "exec"): "runs what the reader types into a page",
     ("kernels/cpu/simd.py", "exec"): "writes out functions of a given number of arguments",
 }
 

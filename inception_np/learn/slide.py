@@ -39,7 +39,7 @@ def claim(key: str, computed: Any, *shown: Html) -> Html:
     computed = plain(computed)
     if not agrees(computed, row.found, row.close):
         raise AssertionError(f"claim {key}: computed {computed!r}, wanted {row.found!r} ({row.says})")
-    if not _in_notebook():
+    if not in_notebook():
         print(f"{'holds' if row.holds else 'WRONG':6} {key:8} {text(computed)}   ({row.source}: {row.says})")
     return Html(_card(key, row, computed) + "".join(shown))
 
@@ -212,6 +212,7 @@ def figure(width: float = 8, height: float = 3.2, columns: int = 1) -> Any:
     return drawn, drawn.subplots(1, columns)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """False where a notebook runs as a script."""
     marimo = sys.modules.get("marimo")
     return marimo is not None and bool(marimo.running_in_notebook())
