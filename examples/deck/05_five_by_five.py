@@ -208,8 +208,8 @@ def _(mo):
     ## BN-Inception's table
 
     The batch norm paper's network has ten modules, their 5x5 as two 3x3. The deck copies its table cell by cell.
-    Filters and output sizes contradict each other: orange is what the filters give where another size is printed. Public
-    networks either keep the filters (Caffe's, Chainer's) or the sizes, with projections of 96 (TF-slim).
+    Filters and output sizes contradict each other: orange is what the filters give where another size is printed.
+    Public networks either keep the filters (Caffe's, Chainer's) or the sizes, with projections of 96 (TF-slim).
     """)
     return
 
