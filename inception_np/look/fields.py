@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend.arrays import Shape
 from ..compose import Concat, Sequential
 from ..layer import Layer, cast, of_kind
 from ..models.summary import receptive_field, stages_of
@@ -53,7 +54,7 @@ def receptive_fields(
     """
     net = cast(copy.deepcopy(net), np.float64)
     before: dict[str, Layer] = {}
-    shape = (draws, *image)
+    shape: Shape = (draws, *image)
     for name, stage in stages_of(net).items():
         shape = stage.out_shape(shape)
         if len(shape) != 4 or min(shape[1:3]) < 2:

@@ -1,7 +1,7 @@
 """What the filters look like: of the first convolution in colour, of later ones tap by tap.
 
 A filter of the first convolution is a small image, and shows what it answers to: edges, colours, waves (Zeiler & Fergus
-2014, section 4.1). Later ones have a kernel for each pair of an input and an output channel, too many to look at and
+2014, figure 6). Later ones have a kernel for each pair of an input and an output channel, too many to look at and
 none with a meaning of its own. What can be seen is which taps are used,
 
     u[i, j] = sqrt(mean over c, o of w[i, j, c, o]^2)

@@ -5,7 +5,7 @@ Near an image x the logit z_c is linear, and its gradient says how much each pix
 
     z_c(x + v) = z_c(x) + <g, v> + ...        g = d z_c / d x        saliency[h, w] = max over colours of |g[h, w]|
 
-Guided backpropagation (Springenberg et al. 2015, "Striving for Simplicity", section 3.4, figure 1) lets a gradient
+Guided backpropagation (Springenberg et al. 2015, "Striving for Simplicity", figure 1) lets a gradient
 through a ReLU only where it is positive: what would lower the logit by raising a unit is cut off on the way.
 
     ReLU, y = max(0, x):      backward  dx = dy [x > 0]          guided  dx = dy [x > 0] [dy > 0]

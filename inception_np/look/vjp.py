@@ -13,9 +13,9 @@ from ..layer import Layer, Mode, named_params
 
 
 def vjp(net: Layer, x: Array, dy_of: Callable[[Array], Array]) -> Array:
-    """dx for dy = dy_of(y), in inference: running averages normalise, and dropout is off. The network is left as it was.
+    """dx for dy = dy_of(y), in inference: running averages normalise, and dropout is off. The network stays as it is.
 
-    x: (N, H, W, C); dx: the same.
+    x, dx: (N, H, W, C).
     """
     with spare_gradients(net):
         y, cache = net.forward(x, Mode(keep=True))

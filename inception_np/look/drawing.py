@@ -1,0 +1,191 @@
+"""The answers as pictures: every function draws one of them into a figure, or into a part of the sheet of them all."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..training.plots import tile
+from .fields import Field
+
+SMALL, TINY = 8, 7  # sizes of letters
+ACROSS = 10  # feature maps, or kernels, in a row
+ROWS = 8  # stages, or convolutions, that are drawn; others are left out evenly
+BRIGHT = 99.5  # per cent of the pixels of a gradient that are not cut off
+
+
+@dataclass
+class Stage:
+    """What was found at a stage. output: (H, W, C). dead: the fraction of channels that are 0 in all images looked at.
+    maps: for each image shown, its strongest channels, (ACROSS, H, W)."""
+
+    name: str
+    output: tuple[int, ...]
+    dead: float
+    maps: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class Seen:
+    """An image and what the network says. pixels: (H, W, C) in 0..1. said: its class, its probability and, where it
+    differs, the true class. saliency: (H, W). guided: (H, W, C)."""
+
+    name: str
+    pixels: np.ndarray
+    said: str
+    right: bool
+    saliency: np.ndarray
+    guided: np.ndarray
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of them, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def show(axes: Any, image: np.ndarray, title: str = "", **how: Any) -> None:
+    """An image (H, W), (H, W, 1) or (H, W, 3) in a frame without ticks."""
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image,
+                **{"cmap": "gray", "interpolation": "nearest", **how})  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=SMALL, parse_math=False)
+
+
+def label(axes: Any, text: str) -> None:
+    """Text left of a row."""
+    axes.set_ylabel(text, fontsize=SMALL, rotation=0, ha="right", va="center", parse_math=False)
+
+
+def folded(name: str, width: int = 16) -> str:
+    """A class's name in at most two lines."""
+    lines = textwrap.wrap(name, width) or [name]
+    return "\n".join(
+        lines[:1] if len(lines) == 1 else [lines[0], textwrap.shorten(" ".join(lines[1:]), width, placeholder="...")]
+    )
+
+
+def filters(figure: Any, images: np.ndarray, columns: int) -> None:
+    """The first convolution's filters, (N, kh, kw, C) in 0..1."""
+    show(figure.subplots(), tile(images, columns, margin=1))
+    kh, kw = images.shape[1:3]
+    figure.suptitle(f"{len(images)} filters of {kh}x{kw}, first convolution", fontsize=SMALL + 1)
+
+
+def kernels(figure: Any, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
+    """For each convolution (path, how much each tap is used, its strongest kernels), a row."""
+    all_axes = figure.subplots(len(rows), 1 + ACROSS, squeeze=False)
+    for line, (path, used, strong) in zip(all_axes, rows, strict=True):
+        show(line[0], used, vmin=0, cmap="viridis")
+        label(line[0], f"{path}\n{used.shape[0]}x{used.shape[1]}")
+        for axes, kernel in zip(line[1:], strong, strict=False):
+            most = np.abs(kernel).max() or 1
+            show(axes, kernel, cmap="RdBu", vmin=-most, vmax=most)
+        for axes in line[1 + len(strong) :]:
+            axes.set_axis_off()
+    all_axes[0][0].set_title("use of taps", fontsize=SMALL)
+    all_axes[0][1].set_title("strongest kernels: blue positive, red negative", fontsize=SMALL, loc="left")
+
+
+def activations(figure: Any, seen: Seen, stages: Sequence[Stage], which: int, with_image: bool = True) -> None:
+    """For each stage, a row of the strongest channels of the image of that number."""
+    if with_image:
+        picture, figure = figure.subfigures(1, 2, width_ratios=(1, 5))
+        show(picture.subplots(), seen.pixels, seen.said)
+    for axes, stage in zip(np.ravel(figure.subplots(len(stages), 1, squeeze=False)), stages, strict=True):
+        maps = stage.maps[which]
+        low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+        scaled = (maps - low) / np.maximum(high - low, 1e-12)
+        margin = max(1, maps.shape[1] // 12)
+        strip = np.full((ACROSS, *scaled.shape[1:], 1), np.nan)  # where there are fewer channels
+        strip[: len(scaled), ..., 0] = scaled
+        sheet = tile(strip, ACROSS, margin)[:-margin, :-margin, 0]
+        sheet[:, [i for i in range(sheet.shape[1]) if i % (maps.shape[2] + margin) >= maps.shape[2]]] = np.nan
+        show(axes, sheet, cmap="magma", vmin=0, vmax=1)
+        label(axes, f"{stage.name}\n{'x'.join(map(str, stage.output))}\n{stage.dead:.0%} dead")
+    figure.suptitle("strongest channels of each stage", fontsize=SMALL + 1)
+
+
+def saliency(figure: Any, seen: Sequence[Seen]) -> None:
+    """For each image a column: itself, the gradient of its class's logit, and the guided one."""
+    rows = figure.subplots(3, len(seen), squeeze=False)
+    for column, one in zip(rows.T, seen, strict=True):
+        show(column[0], one.pixels)
+        column[0].set_title(one.said, fontsize=SMALL, color="darkgreen" if one.right else "firebrick", parse_math=False)
+        show(column[1], one.saliency, cmap="magma", vmin=0, vmax=np.percentile(one.saliency, BRIGHT) or 1)
+        most = np.percentile(np.abs(one.guided), BRIGHT) or 1
+        show(column[2], np.clip(0.5 + one.guided / (2 * most), 0, 1), vmin=0, vmax=1)
+    for axes, text in zip(rows[:, 0], ("image", "gradient\nof the logit", "guided"), strict=True):
+        label(axes, text)
+
+
+def classes(figure: Any, images: np.ndarray, names: Sequence[str], columns: int = 5) -> None:
+    """The images that maximise each class, (N, H, W, C) in 0..1."""
+    rows = -(-len(images) // columns)
+    all_axes = np.ravel(figure.subplots(rows, min(columns, len(images)), squeeze=False))
+    for axes in all_axes:
+        axes.set_axis_off()
+    for axes, image, name in zip(all_axes, images, names, strict=False):
+        show(axes, image, folded(name))
+    figure.suptitle("images that maximise a class's logit", fontsize=SMALL + 1)
+
+
+def fields(figure: Any, found: Sequence[Field], shown: int = 6) -> None:
+    """Maps of some stages, and the three fields of all: lines for the stages, dots for their branches."""
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.9) if shown > 4 else (1, 1.6))
+    stages = [f for f in found if "." not in f.path]
+    some = evenly(stages, shown)
+    for axes, one in zip(np.ravel(top.subplots(1, len(some), squeeze=False)), some, strict=True):
+        height, width = one.map.shape
+        show(axes, np.log10(np.maximum(one.map, 1e-3)), one.path, cmap="magma", vmin=-3, vmax=0)
+        seen = [np.flatnonzero(one.map.any(axis)) for axis in (1, 0)]
+        if all(len(s) for s in seen):
+            from matplotlib.patches import Rectangle
+
+            (y, x), (h, w) = (s[0] for s in seen), one.measured
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, color="c", lw=1, clip_on=False))
+    text = "rms of d y[centre] / dx, log scale over 3 decades; in the frame it is not 0"
+    top.suptitle(f"{height}x{width} pixels: {text}", fontsize=SMALL)
+    axes = bottom.subplots()
+    places = range(len(stages))
+    axes.plot(places, [f.computed[0] for f in stages], "-", color="C0", label="computed")
+    axes.plot(places, [f.measured[0] for f in stages], "o", color="C1", ms=4, label="measured")
+    axes.plot(places, [f.effective for f in stages], "s-", color="C2", ms=3, label="effective")
+    at = {f.path: i for i, f in enumerate(stages)}
+    branches = [(at[f.path.partition(".")[0]], f) for f in found if "." in f.path]
+    if branches:
+        axes.plot([i for i, _ in branches], [f.effective for _, f in branches], ".", color="C2", ms=3, alpha=0.6,
+                  label="effective, a branch")  # fmt: skip
+    by_stage(axes, [f.path for f in stages])
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylabel("receptive field, pixels", fontsize=SMALL)
+    axes.legend(fontsize=TINY, loc="upper left")
+
+
+def flow(figure: Any, alone: dict[str, float], helped: dict[str, float] | None, heads: Sequence[str]) -> None:
+    """The gradient at each stage, of the main loss alone and, where there are heads, with theirs."""
+    axes = figure.subplots()
+    places = range(len(alone))
+    axes.semilogy(places, list(alone.values()), "o-", color="C0", ms=4, label="main loss alone")
+    if helped is not None:
+        text = f"with the heads on {', '.join(heads)}"
+        axes.semilogy(places, list(helped.values()), "s-", color="C1", ms=4, label=text)
+    by_stage(axes, list(alone))
+    axes.set_ylabel("rms gradient of the weights", fontsize=SMALL)
+    axes.legend(fontsize=TINY)
+
+
+def by_stage(axes: Any, names: Sequence[str]) -> None:
+    """Stages along the axis."""
+    long = max(map(len, names), default=0) > 4
+    axes.set_xticks(range(len(names)), names, fontsize=TINY, parse_math=False,
+                    **({"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}))  # fmt: skip
+    axes.tick_params(axis="y", labelsize=TINY)
+    axes.grid(alpha=0.3)
