@@ -75,41 +75,51 @@ def filters(figure: Any, images: np.ndarray, columns: int) -> None:
     """The first convolution's filters, (N, kh, kw, C) in 0..1."""
     show(figure.subplots(), tile(images, columns, margin=1))
     kh, kw = images.shape[1:3]
-    figure.suptitle(f"{len(images)} filters of {kh}x{kw}, first convolution", fontsize=SMALL + 1)
+    figure.suptitle(f"{len(images)} filters of {kh}x{kw} in the first convolution", fontsize=SMALL + 1)
 
 
 def kernels(figure: Any, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     """For each convolution (path, how much each tap is used, its strongest kernels), a row."""
-    all_axes = figure.subplots(len(rows), 1 + ACROSS, squeeze=False)
+    all_axes = figure.subplots(len(rows), 1 + ACROSS, squeeze=False, width_ratios=(1.5, *[1] * ACROSS))
     for line, (path, used, strong) in zip(all_axes, rows, strict=True):
         show(line[0], used, vmin=0, cmap="viridis")
-        label(line[0], f"{path}\n{used.shape[0]}x{used.shape[1]}")
+        stage, _, rest = path.removesuffix(".conv").partition(".")
+        label(line[0], f"{stage}\n{rest}" if rest else stage)
         for axes, kernel in zip(line[1:], strong, strict=False):
             most = np.abs(kernel).max() or 1
             show(axes, kernel, cmap="RdBu", vmin=-most, vmax=most)
         for axes in line[1 + len(strong) :]:
             axes.set_axis_off()
-    all_axes[0][0].set_title("use of taps", fontsize=SMALL)
-    all_axes[0][1].set_title("strongest kernels: blue positive, red negative", fontsize=SMALL, loc="left")
+    figure.suptitle(
+        "use of each tap (dark: none, yellow: most), and the kernels of the largest norm (blue +, red -)",
+        fontsize=SMALL + 1,
+    )
 
 
-def activations(figure: Any, seen: Seen, stages: Sequence[Stage], which: int, with_image: bool = True) -> None:
-    """For each stage, a row of the strongest channels of the image of that number."""
-    if with_image:
-        picture, figure = figure.subfigures(1, 2, width_ratios=(1, 5))
-        show(picture.subplots(), seen.pixels, seen.said)
+def activations(figure: Any, stages: Sequence[Stage], which: int, seen: Seen | None = None) -> None:
+    """For each stage, a row of the strongest channels of the image of that number; `seen`, beside it, where given."""
+    figure.suptitle("strongest channels of each stage, each over its own range", fontsize=SMALL + 1)
+    if seen is not None:
+        picture, figure = figure.subfigures(1, 2, width_ratios=(1, 5.5))
+        axes = picture.subplots()
+        show(axes, seen.pixels, seen.said)
+        axes.set_anchor("N")
     for axes, stage in zip(np.ravel(figure.subplots(len(stages), 1, squeeze=False)), stages, strict=True):
-        maps = stage.maps[which]
-        low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-        scaled = (maps - low) / np.maximum(high - low, 1e-12)
-        margin = max(1, maps.shape[1] // 12)
-        strip = np.full((ACROSS, *scaled.shape[1:], 1), np.nan)  # where there are fewer channels
-        strip[: len(scaled), ..., 0] = scaled
-        sheet = tile(strip, ACROSS, margin)[:-margin, :-margin, 0]
-        sheet[:, [i for i in range(sheet.shape[1]) if i % (maps.shape[2] + margin) >= maps.shape[2]]] = np.nan
-        show(axes, sheet, cmap="magma", vmin=0, vmax=1)
+        show(axes, strip(stage.maps[which]), cmap="magma", vmin=0, vmax=1)
+        axes.set_anchor("W")
         label(axes, f"{stage.name}\n{'x'.join(map(str, stage.output))}\n{stage.dead:.0%} dead")
-    figure.suptitle("strongest channels of each stage", fontsize=SMALL + 1)
+
+
+def strip(maps: np.ndarray) -> np.ndarray:
+    """Feature maps (N, H, W), each over its own range, side by side in room for ACROSS; NaN between them."""
+    low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    scaled = (maps - low) / np.maximum(high - low, 1e-12)
+    large = max(1, round(64 / max(maps.shape[1:])))  # small maps are enlarged, so that all gaps are alike
+    scaled = np.kron(scaled, np.ones((1, large, large)))
+    gap = max(2, max(scaled.shape[1:]) // 16)
+    room = np.full((ACROSS, scaled.shape[1], scaled.shape[2] + gap), np.nan)
+    room[: len(scaled), :, :-gap] = scaled
+    return np.concatenate(list(room), axis=1)[:, :-gap]
 
 
 def saliency(figure: Any, seen: Sequence[Seen]) -> None:
@@ -121,52 +131,61 @@ def saliency(figure: Any, seen: Sequence[Seen]) -> None:
         show(column[1], one.saliency, cmap="magma", vmin=0, vmax=np.percentile(one.saliency, BRIGHT) or 1)
         most = np.percentile(np.abs(one.guided), BRIGHT) or 1
         show(column[2], np.clip(0.5 + one.guided / (2 * most), 0, 1), vmin=0, vmax=1)
-    for axes, text in zip(rows[:, 0], ("image", "gradient\nof the logit", "guided"), strict=True):
+    for axes, text in zip(rows[:, 0], ("image", "gradient", "guided\ngradient"), strict=True):
         label(axes, text)
+    figure.suptitle("which pixels the logit of the network's answer hangs on", fontsize=SMALL + 1)
 
 
-def classes(figure: Any, images: np.ndarray, names: Sequence[str], columns: int = 5) -> None:
-    """The images that maximise each class, (N, H, W, C) in 0..1."""
-    rows = -(-len(images) // columns)
-    all_axes = np.ravel(figure.subplots(rows, min(columns, len(images)), squeeze=False))
+def classes(figure: Any, images: np.ndarray, names: Sequence[str], certain: Sequence[float]) -> None:
+    """The images that maximise each class, (N, H, W, C) in 0..1, each over its own range; certain: probabilities."""
+    columns = min(ACROSS // 2, len(images))
+    all_axes = np.ravel(figure.subplots(-(-len(images) // columns), columns, squeeze=False))
     for axes in all_axes:
         axes.set_axis_off()
-    for axes, image, name in zip(all_axes, images, names, strict=False):
-        show(axes, image, folded(name))
-    figure.suptitle("images that maximise a class's logit", fontsize=SMALL + 1)
+    for axes, image, name, p in zip(all_axes, images, names, certain, strict=False):
+        low, high = np.percentile(image, (1, 99))
+        show(axes, np.clip((image - low) / max(high - low, 1e-12), 0, 1), f"{folded(name)} {p:.0%}", vmin=0, vmax=1)
+    figure.suptitle("images that maximise a class's logit, and its probability then", fontsize=SMALL + 1)
 
 
-def fields(figure: Any, found: Sequence[Field], shown: int = 6) -> None:
-    """Maps of some stages, and the three fields of all: lines for the stages, dots for their branches."""
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.9) if shown > 4 else (1, 1.6))
+def fields(figure: Any, found: Sequence[Field], image: int, shown: int = 6) -> None:
+    """Maps of some stages, and the three fields of all: lines for the stages, dots for their branches. image: a side
+    of the network's own images."""
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.5))
     stages = [f for f in found if "." not in f.path]
     some = evenly(stages, shown)
     for axes, one in zip(np.ravel(top.subplots(1, len(some), squeeze=False)), some, strict=True):
-        height, width = one.map.shape
         show(axes, np.log10(np.maximum(one.map, 1e-3)), one.path, cmap="magma", vmin=-3, vmax=0)
-        seen = [np.flatnonzero(one.map.any(axis)) for axis in (1, 0)]
-        if all(len(s) for s in seen):
-            from matplotlib.patches import Rectangle
-
-            (y, x), (h, w) = (s[0] for s in seen), one.measured
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, color="c", lw=1, clip_on=False))
-    text = "rms of d y[centre] / dx, log scale over 3 decades; in the frame it is not 0"
-    top.suptitle(f"{height}x{width} pixels: {text}", fontsize=SMALL)
+        frame(axes, one)
+    height, width = stages[0].map.shape
+    text = f"rms of d y[centre] / dx in {height}x{width} pixels, log scale over 3 decades; outside the frame it is 0"
+    top.suptitle(text, fontsize=SMALL + 1)
     axes = bottom.subplots()
     places = range(len(stages))
-    axes.plot(places, [f.computed[0] for f in stages], "-", color="C0", label="computed")
-    axes.plot(places, [f.measured[0] for f in stages], "o", color="C1", ms=4, label="measured")
+    axes.axhline(image, color="grey", lw=1, ls=":", label="the network's images")
+    axes.plot(places, [max(f.computed) for f in stages], "-", color="C0", label="computed")
+    axes.plot(places, [max(f.measured) for f in stages], "o", color="C1", ms=4, label="measured")
     axes.plot(places, [f.effective for f in stages], "s-", color="C2", ms=3, label="effective")
     at = {f.path: i for i, f in enumerate(stages)}
     branches = [(at[f.path.partition(".")[0]], f) for f in found if "." in f.path]
     if branches:
-        axes.plot([i for i, _ in branches], [f.effective for _, f in branches], ".", color="C2", ms=3, alpha=0.6,
-                  label="effective, a branch")  # fmt: skip
+        dots = [f.effective for _, f in branches]
+        axes.plot([i for i, _ in branches], dots, "_", color="C2", ms=7, label="effective, a branch")
     by_stage(axes, [f.path for f in stages])
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_ylabel("receptive field, pixels", fontsize=SMALL)
     axes.legend(fontsize=TINY, loc="upper left")
+
+
+def frame(axes: Any, field: Field) -> None:
+    """A frame around the pixels where the gradient is not 0."""
+    from matplotlib.patches import Rectangle
+
+    rows, columns = (np.flatnonzero(field.map.any(axis)) for axis in (1, 0))
+    if len(rows):
+        corner, (height, width) = (columns[0] - 0.5, rows[0] - 0.5), field.measured
+        axes.add_patch(Rectangle(corner, width, height, fill=False, color="c", lw=1, clip_on=False))
 
 
 def flow(figure: Any, alone: dict[str, float], helped: dict[str, float] | None, heads: Sequence[str]) -> None:
@@ -175,16 +194,17 @@ def flow(figure: Any, alone: dict[str, float], helped: dict[str, float] | None, 
     places = range(len(alone))
     axes.semilogy(places, list(alone.values()), "o-", color="C0", ms=4, label="main loss alone")
     if helped is not None:
-        text = f"with the heads on {', '.join(heads)}"
+        text = f"with the heads on {' and '.join(heads)}"
         axes.semilogy(places, list(helped.values()), "s-", color="C1", ms=4, label=text)
+        axes.legend(fontsize=TINY)
     by_stage(axes, list(alone))
-    axes.set_ylabel("rms gradient of the weights", fontsize=SMALL)
-    axes.legend(fontsize=TINY)
+    axes.set_ylabel("rms over weights", fontsize=SMALL)
+    figure.suptitle("gradient that reaches each stage's weights", fontsize=SMALL + 1)
 
 
 def by_stage(axes: Any, names: Sequence[str]) -> None:
     """Stages along the axis."""
-    long = max(map(len, names), default=0) > 4
+    long = max(map(len, names), default=0) > 6
     axes.set_xticks(range(len(names)), names, fontsize=TINY, parse_math=False,
                     **({"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}))  # fmt: skip
     axes.tick_params(axis="y", labelsize=TINY)

@@ -50,7 +50,7 @@ def receptive_fields(
     """Of every stage whose output is a plane of 2x2 or more, and of its branches.
 
     image: (H, W, C) of random images that are looked at. draws: how many, for smoother maps. Those of a network may be
-    larger than its own images: only the last stages mind.
+    larger than its own images: only the last stages mind. A branch gets one.
     """
     net = cast(copy.deepcopy(net), np.float64)
     before: dict[str, Layer] = {}
@@ -62,7 +62,7 @@ def receptive_fields(
         yield field(name, Sequential(**before, **{name: stage}), image, rng, draws)
         if branches and of_kind(stage, Concat):
             for branch, layer in stage.children().items():
-                yield field(f"{name}.{branch}", Sequential(**before, **{name: layer}), image, rng, draws)
+                yield field(f"{name}.{branch}", Sequential(**before, **{name: layer}), image, rng, 1)
         before[name] = stage
 
 

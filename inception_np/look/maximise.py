@@ -20,7 +20,7 @@ from ..layer import Layer
 from .saliency import logit_gradient
 
 BLUR_EVERY = 4  # steps
-RATE = 0.25  # a pixel's mean move in the first step, in units of the standard deviation of pixels; falls to 0
+RATE = 0.5  # a pixel's mean move in the first step, in units of the standard deviation of pixels; falls to 0
 PIXELS = 1 << 14  # in a batch: many small images, one large one
 
 

@@ -41,35 +41,37 @@ def write(net: Network, report: Report, folder: Path) -> list[Path]:
         files.append(folder / f"{name}.png")
         write_png(figure, files[-1], Software=MARK)
 
+    best, flow = (report.best, report.classes, report.certain), (report.alone, report.helped, report.heads)
     filters, rows = filters_as_images(net), kernel_rows(net)
-    put("look", 13, 13, sheet, report, filters)
+    put("look", 13, 14, sheet, report, filters)
     if filters is not None:
         columns = columns_for(filters)
         put("filters", 8, 0.5 + 8 * -(-len(filters) // columns) / columns, drawing.filters, filters, columns)
     if rows:
         put("kernels", 9, 0.4 + 0.75 * len(rows), drawing.kernels, rows)
     for i, seen in enumerate(report.seen):
-        put(f"activations_{i + 1}", 11, 0.6 + 0.85 * len(report.drawn), drawing.activations, seen, report.drawn, i)
-    put("saliency", 0.9 + 1.6 * max(2, len(report.seen)), 5.2, drawing.saliency, report.seen)
-    put("classes", 8.5, 0.5 + 1.9 * -(-len(report.classes) // 5), drawing.classes, report.best, report.classes)
-    put("fields", 10, 5.5, drawing.fields, report.fields)
-    put("flow", 8, 3.6, drawing.flow, report.alone, report.helped, report.heads)
+        put(f"activations_{i + 1}", 11, 0.6 + 0.9 * len(report.drawn), drawing.activations, report.drawn, i, seen)
+    put("saliency", 0.9 + 1.6 * max(2, len(report.seen)), 5.4, drawing.saliency, report.seen)
+    put("classes", 8.5, 0.5 + 1.9 * -(-len(report.classes) // 5), drawing.classes, *best)
+    put("fields", 10, 6, drawing.fields, report.fields, report.image[0])
+    put("flow", 8, 3.6, drawing.flow, *flow)
     return files
 
 
 def sheet(figure: Any, report: Report, filters: np.ndarray | None) -> None:
     """Something of everything."""
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1, 1.15, 1.1))
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1, 1.15, 1.15))
     left, right = top.subfigures(1, 2)
     drawing.saliency(left, report.seen[:4])
-    drawing.classes(right, report.best, report.classes)
-    left, right = middle.subfigures(1, 2, width_ratios=(1.5, 1))
-    drawing.activations(left, report.seen[0], drawing.evenly(report.drawn, 6), 0, with_image=False)
+    drawing.classes(right, report.best, report.classes, report.certain)
+    left, right = middle.subfigures(1, 2, width_ratios=(1.6, 1))
+    drawing.activations(left, drawing.evenly(report.drawn, 6), 0)
     if filters is not None:
-        drawing.filters(right, filters[:SHEET], 8)
-    left, right = bottom.subfigures(1, 2, width_ratios=(1.2, 1))
-    drawing.fields(left, report.fields, 4)
+        right, low = right.subfigures(2, 1, height_ratios=(1, 1.6))
+        drawing.filters(right, filters[:SHEET], columns_for(filters[:SHEET]))
+        right = low
     drawing.flow(right, report.alone, report.helped, report.heads)
+    drawing.fields(bottom, report.fields, report.image[0], 8)
 
 
 def columns_for(filters: np.ndarray) -> int:

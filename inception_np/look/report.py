@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.errors import UsageError
-from ..layer import named_params
+from ..layer import Mode, named_params
 from ..models.network import Network
 from ..models.summary import stages_of
 from .drawing import ACROSS, ROWS, Seen, Stage, evenly
@@ -23,18 +23,24 @@ FIELD = 96  # pixels: smaller networks look at images of this size when their fi
 LARGE = 1e9  # multiply-adds of an image: from here on fields are not measured branch by branch, and with one draw
 DRAWS = 2
 ASCENT = 2e12  # multiply-adds that class maximisation may take
-STEPS = (24, 160)  # of it, at least and at most
+STEPS = (24, 128)  # of it, at least and at most
 
 
 @dataclass
 class Report:
-    """seen: the images. stages: those with planes. drawn: those whose activations are drawn. classes: names, and
-    `best` their images (N, H, W, C) in 0..1, with the probabilities the network gives these. fields: of stages and
-    branches. alone, helped: gradient by stage of the main loss, and with the heads'."""
+    """What was found in a checkpoint.
+
+    source: which images, in words. image: their (H, W, C). counted: of how many `stages` tell the dead channels.
+    seen: those that are shown; said: what the network calls them, with probabilities. stages: those that give planes.
+    drawn: those whose activations are drawn. classes: names of classes, best: their images, (N, H, W, C) in 0..1,
+    certain: their probabilities there. fields: of stages and branches. alone, helped: gradient by stage of the main
+    loss, and with those of the heads.
+    """
 
     checkpoint: str
     model: str
     source: str
+    image: tuple[int, ...]
     counted: int
     seen: list[Seen]
     said: list[tuple[str, float]]
@@ -59,7 +65,7 @@ class Report:
         x = images.x
         drawn = stages or evenly([s for s in planes(net, x.shape) if named_params(stages_of(net)[s])], ROWS)
         check_stages(net, drawn, x.shape)
-        logits = np.concatenate([net_logits(net, x[i : i + 1]) for i in range(images.shown)])
+        logits = np.concatenate([logits_of(net, x[i : i + 1]) for i in range(images.shown)])
         if not np.isfinite(logits).all():
             raise ValueError(f"{checkpoint}: its logits are not finite although all its numbers are")
         p = softmax(logits)
@@ -69,13 +75,13 @@ class Report:
         macs = net.macs((1, *x.shape[1:]))
         steps = int(np.clip(ASCENT / (3 * macs * len(picked)), *STEPS))
         best = maximise(net, picked, images.bounds, x.shape[1:], steps, rng)
-        certain = [float(softmax(net_logits(net, b[None]))[0, c]) for b, c in zip(best, picked, strict=True)]
+        certain = [float(softmax(logits_of(net, b[None]))[0, c]) for b, c in zip(best, picked, strict=True)]
         side = (max(FIELD, x.shape[1]), max(FIELD, x.shape[2]), x.shape[3])
         large = macs > LARGE
         fields = list(receptive_fields(net, side, rng, 1 if large else DRAWS, branches=not large))
         batch, labels = flow_batch(x, len(names), rng)
         return cls(
-            checkpoint, net.name, images.source, len(x), look_at(net, images, names, p),
+            checkpoint, net.name, images.source, x.shape[1:], len(x), look_at(net, images, names, p),
             [(names[c], float(p[i, c])) for i, c in enumerate(said)],
             *activations(net, images, planes(net, x.shape), drawn), [names[c] for c in picked],
             images.pixels(best), certain, fields, gradient_flow(net, batch, labels, heads=False),
@@ -162,8 +168,10 @@ def classes_to_show(said: np.ndarray, count: int) -> list[int]:
     return list(range(count)) if count <= MANY_CLASSES else list(dict.fromkeys(int(c) for c in said))
 
 
-def net_logits(net: Network, x: np.ndarray) -> np.ndarray:
-    return stage_outputs(net, x, [list(net.trunk.layers)[-1]]).popitem()[1]
+def logits_of(net: Network, x: np.ndarray) -> np.ndarray:
+    """(N, classes), in inference."""
+    logits: np.ndarray = net.forward(x, Mode())[0]
+    return logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
