@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..training.checkpoint_commands import network_of
     from .images import images_for
     from .pictures import output_folder, write
-    from .report import Report
+    from .report import Report, check_stages
 
     use_threads(args)
     net, about = network_of(args.checkpoint)
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     names = about.get("classes") or [f"class {i}" for i in range(net.num_classes)]
     chosen = [class_number(text, names) for text in args.classes or []]
     images = images_for(net, about, args.checkpoint, args.images)
+    check_stages(net, args.stages or [], images.x[:1])
     folder = output_folder(args.output or default_folder(args.checkpoint), images.shown)
     with np.errstate(all="ignore"):
         report = Report.of(net, images, names, chosen, args.stages or [], args.checkpoint)

@@ -13,6 +13,7 @@ from .fields import Field
 SMALL, TINY = 8, 7  # sizes of letters
 ACROSS = 10  # feature maps, or kernels, in a row
 ROWS = 8  # stages, or convolutions, that are drawn; others are left out evenly
+COLOURS = {True: "darkgreen", False: "firebrick", None: "black"}  # of what is right, wrong or unknown
 BRIGHT = 99.5  # per cent of the pixels of a gradient that are not cut off
 
 
@@ -30,12 +31,12 @@ class Stage:
 @dataclass
 class Seen:
     """An image and what the network says. pixels: (H, W, C) in 0..1. said: its class, its probability and, where it
-    differs, the true class. saliency: (H, W). guided: (H, W, C)."""
+    differs, the true class. right: None where nobody knows. saliency: (H, W). guided: (H, W, C)."""
 
     name: str
     pixels: np.ndarray
     said: str
-    right: bool
+    right: bool | None
     saliency: np.ndarray
     guided: np.ndarray
 
@@ -80,16 +81,19 @@ def filters(figure: Any, images: np.ndarray, columns: int) -> None:
 
 def kernels(figure: Any, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     """For each convolution (path, how much each tap is used, its strongest kernels), a row."""
-    all_axes = figure.subplots(len(rows), 1 + ACROSS, squeeze=False, width_ratios=(1.5, *[1] * ACROSS))
-    for line, (path, used, strong) in zip(all_axes, rows, strict=True):
+    for line, (path, used, strong) in zip(figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, ACROSS)), rows,
+                                          strict=True):  # fmt: skip
         show(line[0], used, vmin=0, cmap="viridis")
         stage, _, rest = path.removesuffix(".conv").partition(".")
         label(line[0], f"{stage}\n{rest}" if rest else stage)
-        for axes, kernel in zip(line[1:], strong, strict=False):
-            most = np.abs(kernel).max() or 1
-            show(axes, kernel, cmap="RdBu", vmin=-most, vmax=most)
-        for axes in line[1 + len(strong) :]:
-            axes.set_axis_off()
+        show(
+            line[1],
+            strip(strong / np.maximum(np.abs(strong).max((1, 2), keepdims=True), 1e-12)),
+            cmap="RdBu",
+            vmin=-1,
+            vmax=1,
+        )
+        line[1].set_anchor("W")
     figure.suptitle(
         "use of each tap (dark: none, yellow: most), and the kernels of the largest norm (blue +, red -)",
         fontsize=SMALL + 1,
@@ -105,20 +109,20 @@ def activations(figure: Any, stages: Sequence[Stage], which: int, seen: Seen | N
         show(axes, seen.pixels, seen.said)
         axes.set_anchor("N")
     for axes, stage in zip(np.ravel(figure.subplots(len(stages), 1, squeeze=False)), stages, strict=True):
-        show(axes, strip(stage.maps[which]), cmap="magma", vmin=0, vmax=1)
+        maps = stage.maps[which]
+        low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+        show(axes, strip((maps - low) / np.maximum(high - low, 1e-12)), cmap="magma", vmin=0, vmax=1)
         axes.set_anchor("W")
         label(axes, f"{stage.name}\n{'x'.join(map(str, stage.output))}\n{stage.dead:.0%} dead")
 
 
 def strip(maps: np.ndarray) -> np.ndarray:
-    """Feature maps (N, H, W), each over its own range, side by side in room for ACROSS; NaN between them."""
-    low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-    scaled = (maps - low) / np.maximum(high - low, 1e-12)
+    """Maps (N, H, W) side by side in room for ACROSS; NaN between them."""
     large = max(1, round(64 / max(maps.shape[1:])))  # small maps are enlarged, so that all gaps are alike
-    scaled = np.kron(scaled, np.ones((1, large, large)))
-    gap = max(2, max(scaled.shape[1:]) // 16)
-    room = np.full((ACROSS, scaled.shape[1], scaled.shape[2] + gap), np.nan)
-    room[: len(scaled), :, :-gap] = scaled
+    maps = np.kron(maps, np.ones((1, large, large)))
+    gap = max(2, max(maps.shape[1:]) // 16)
+    room = np.full((ACROSS, maps.shape[1], maps.shape[2] + gap), np.nan)
+    room[: len(maps), :, :-gap] = maps
     return np.concatenate(list(room), axis=1)[:, :-gap]
 
 
@@ -127,7 +131,7 @@ def saliency(figure: Any, seen: Sequence[Seen]) -> None:
     rows = figure.subplots(3, len(seen), squeeze=False)
     for column, one in zip(rows.T, seen, strict=True):
         show(column[0], one.pixels)
-        column[0].set_title(one.said, fontsize=SMALL, color="darkgreen" if one.right else "firebrick", parse_math=False)
+        column[0].set_title(one.said, fontsize=SMALL, color=COLOURS[one.right], parse_math=False)
         show(column[1], one.saliency, cmap="magma", vmin=0, vmax=np.percentile(one.saliency, BRIGHT) or 1)
         most = np.percentile(np.abs(one.guided), BRIGHT) or 1
         show(column[2], np.clip(0.5 + one.guided / (2 * most), 0, 1), vmin=0, vmax=1)
@@ -194,7 +198,7 @@ def flow(figure: Any, alone: dict[str, float], helped: dict[str, float] | None, 
     places = range(len(alone))
     axes.semilogy(places, list(alone.values()), "o-", color="C0", ms=4, label="main loss alone")
     if helped is not None:
-        text = f"with the heads on {' and '.join(heads)}"
+        text = f"with the head{'s' * (len(heads) > 1)} on {' and '.join(heads)}"
         axes.semilogy(places, list(helped.values()), "s-", color="C1", ms=4, label=text)
         axes.legend(fontsize=TINY)
     by_stage(axes, list(alone))

@@ -11,7 +11,7 @@ from ..layer import Mode, named_params
 from ..models.network import Network
 from ..models.summary import stages_of
 from .drawing import ACROSS, ROWS, Seen, Stage, evenly
-from .features import check_paths, stage_outputs
+from .features import stage_outputs
 from .fields import Field, receptive_fields
 from .flow import gradient_flow
 from .images import Images
@@ -19,10 +19,10 @@ from .maximise import PIXELS, maximise
 from .saliency import guided_backprop, logit_gradient, saliency_map
 
 MANY_CLASSES = 10  # more are not drawn
-FIELD = 96  # pixels: smaller networks look at images of this size when their fields are measured
+FIELD = 64  # pixels: smaller networks look at images of this size when their fields are measured
 LARGE = 1e9  # multiply-adds of an image: from here on fields are not measured branch by branch, and with one draw
 DRAWS = 2
-ASCENT = 2e12  # multiply-adds that class maximisation may take
+ASCENT = 1e12  # multiply-adds that class maximisation may take
 STEPS = (24, 128)  # of it, at least and at most
 
 
@@ -60,11 +60,10 @@ class Report:
     ) -> "Report":
         """Ask everything. names: of the classes. chosen: classes to maximise, stages: to draw; [] is a few of them.
 
-        Raises UsageError for unknown stages, ValueError where the logits are not finite.
+        Raises ValueError where the logits are not finite.
         """
         x = images.x
         drawn = stages or evenly([s for s in planes(net, x.shape) if named_params(stages_of(net)[s])], ROWS)
-        check_stages(net, drawn, x.shape)
         logits = np.concatenate([logits_of(net, x[i : i + 1]) for i in range(images.shown)])
         if not np.isfinite(logits).all():
             raise ValueError(f"{checkpoint}: its logits are not finite although all its numbers are")
@@ -152,15 +151,18 @@ def planes(net: Network, shape: tuple[int, ...]) -> list[str]:
     return [name for name, out in net.stage_shapes(shape).items() if len(out) == 4 and min(out[1:3]) > 1]
 
 
-def check_stages(net: Network, paths: Sequence[str], shape: tuple[int, ...]) -> None:
-    """Raise UsageError for a stage to draw that there is not, that runs in training only, or that is no plane."""
-    try:
-        check_paths(net, list(paths))
-    except ValueError as error:
-        raise UsageError(f"--stages: {str(error).removeprefix('features: ')}") from error
+def check_stages(net: Network, paths: Sequence[str], x: np.ndarray) -> None:
+    """Raise UsageError for a stage to draw that there is not, that runs in training only, or that gives no plane."""
     for path in paths:
         if path.startswith("aux_"):
             raise UsageError(f"--stages: {path!r} runs in training only; choose another")
+    try:
+        outputs = stage_outputs(net, x, paths)
+    except ValueError as error:
+        raise UsageError(f"--stages: {str(error).removeprefix('features: ')}") from error
+    for path, y in outputs.items():
+        if y.ndim != 4:
+            raise UsageError(f"--stages: {path!r} gives {y.shape[1]} numbers, wanted a stage that gives a plane")
 
 
 def classes_to_show(said: np.ndarray, count: int) -> list[int]:
@@ -191,7 +193,9 @@ def look_at(net: Network, images: Images, names: list[str], p: np.ndarray) -> li
         gradient, guided = (f(net, x, np.array([c])) for f in (logit_gradient, guided_backprop))
         guided = guided[0, ..., ::-1] if images.how.bgr else guided[0]
         pixels = images.pixels(x)[0]
-        found.append(Seen(images.names[i], pixels, said, true in (-1, c), saliency_map(gradient)[0], guided))
+        found.append(
+            Seen(images.names[i], pixels, said, None if true == -1 else true == c, saliency_map(gradient)[0], guided)
+        )
     return found
 
 
@@ -204,8 +208,6 @@ def activations(net: Network, images: Images, paths: list[str], drawn: list[str]
     outputs: dict[str, tuple[int, ...]] = {}
     for start in range(0, len(images.x), together):
         for path, y in stage_outputs(net, images.x[start : start + together], every).items():
-            if y.ndim != 4:
-                raise UsageError(f"--stages: {path!r} gives {y.shape[1]} numbers, wanted a stage that gives a plane")
             alive[path] = alive.get(path, False) | (y != 0).any((0, 1, 2))
             outputs[path] = y.shape[1:]
             maps[path] += [strongest_channels(one) for one in y[: max(0, images.shown - start)] if path in drawn]
