@@ -450,7 +450,7 @@ def short(monkeypatch):
     monkeypatch.setattr(images, "FEW", 2)
 
 
-NAMES = ["a class with quite a long name, of which there is no end", *(f"thing {i}" for i in range(9))]
+NAMES = [f"thing {i} with quite a long name, of which there is no end" for i in range(10)]
 
 
 @pytest.fixture(scope="module")
@@ -557,7 +557,7 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, checkpoint, capsys):
     assert refused(capsys, checkpoint, *[a] * 9, *tail) == (
         2, "inception-np: error: IMAGE: got 9, wanted at most 8; leave some out\n")  # fmt: skip
     code, error = refused(capsys, checkpoint, a, "--classes", "thing", *tail)
-    assert code == 2 and "--classes: there is no class 'thing'; the nearest are thing" in error
+    assert code == 2 and "--classes: there is no class 'thing'; choose from thing 0" in error
     assert refused(capsys, checkpoint, "--classes", "10", *tail)[0] == 2
     code, error = refused(capsys, checkpoint, a, "--stages", "4aa", *tail)
     assert code == 2 and "--stages: there is no stage '4aa'; the nearest is 4a" in error

@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     use_threads(args)
     net, about = network_of(args.checkpoint)
     cast(net, "float32")
-    names = about.get("classes") or [f"class {i}" for i in range(net.num_classes)]
+    names = [str(name) for name in about.get("classes") or []]
+    if len(names) != net.num_classes:
+        names = [f"class {i}" for i in range(net.num_classes)]
     chosen = [class_number(text, names) for text in args.classes or []]
     images = images_for(net, about, args.checkpoint, args.images)
     check_stages(net, args.stages or [], images.x[:1])

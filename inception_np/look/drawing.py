@@ -66,10 +66,8 @@ def label(axes: Any, text: str) -> None:
 
 def folded(name: str, width: int = 16) -> str:
     """A class's name in at most two lines."""
-    lines = textwrap.wrap(name, width) or [name]
-    return "\n".join(
-        lines[:1] if len(lines) == 1 else [lines[0], textwrap.shorten(" ".join(lines[1:]), width, placeholder="...")]
-    )
+    first, *rest = textwrap.wrap(name, width) or [name]
+    return f"{first}\n{textwrap.shorten(' '.join(rest), width, placeholder='...')}" if rest else first
 
 
 def filters(figure: Any, images: np.ndarray, columns: int) -> None:

@@ -10,7 +10,7 @@ from ..backend.errors import UsageError
 from ..layer import Mode, named_params
 from ..models.network import Network
 from ..models.summary import stages_of
-from .drawing import ACROSS, ROWS, Seen, Stage, evenly
+from .drawing import ACROSS, ROWS, Seen, Stage, evenly, folded
 from .features import stage_outputs
 from .fields import Field, receptive_fields
 from .flow import gradient_flow
@@ -189,7 +189,7 @@ def look_at(net: Network, images: Images, names: list[str], p: np.ndarray) -> li
     for i in range(images.shown):
         x, c = images.x[i : i + 1], p[i].argmax()
         true = images.labels[i]
-        said = f"{names[c]} {p[i, c]:.0%}" + (f"\nis: {names[true]}" if true not in (-1, c) else "")
+        said = f"{folded(names[c])} {p[i, c]:.0%}" + (f"\nis: {folded(names[true])}" if true not in (-1, c) else "")
         gradient, guided = (f(net, x, np.array([c])) for f in (logit_gradient, guided_backprop))
         guided = guided[0, ..., ::-1] if images.how.bgr else guided[0]
         pixels = images.pixels(x)[0]

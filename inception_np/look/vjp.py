@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..backend.arrays import Array, array_module
-from ..layer import Buffer, Layer, Mode, named_params, walk
-from ..layers.conv import Conv2D
+from ..layer import Buffer, Layer, Mode, named_params, of_kind, walk
+from ..layers.conv import Conv2D, ConvReLU
 
 
 def vjp(net: Layer, x: Array, dy_of: Callable[[Array], Array]) -> Array:
@@ -32,9 +32,8 @@ def constant_weights(net: Layer) -> Iterator[None]:
     """
     params = list(named_params(net).values())
     gradients = [p.grad for p in params]
-    convolutions = list(
-        {id(layer): layer for _, layer in [("", net), *walk(net)] if isinstance(layer, Conv2D)}.values()
-    )
+    layers = {id(layer): layer for _, layer in [("", net), *walk(net)]}.values()
+    convolutions = [layer for layer in layers if of_kind(layer, Conv2D, ConvReLU)]
     weights = [conv.weight for conv in convolutions]
     try:
         for conv in convolutions:
