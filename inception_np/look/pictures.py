@@ -43,7 +43,7 @@ def write(net: Network, report: Report, folder: Path) -> list[Path]:
 
     best, flow = (report.best, report.classes, report.certain), (report.alone, report.helped, report.heads)
     filters, rows = filters_as_images(net), kernel_rows(net)
-    put("look", 13, 14, sheet, report, filters)
+    put("look", 11, 12, sheet, report, filters)
     if filters is not None:
         columns = columns_for(filters)
         put("filters", 8, 0.5 + 8 * -(-len(filters) // columns) / columns, drawing.filters, filters, columns)
