@@ -81,7 +81,7 @@ def test_features_are_what_the_network_computes_there(name):
     assert list(together) == list(wanted)
     for path, y in wanted.items():
         np.testing.assert_allclose(together[path], y, rtol=1e-5, atol=1e-6 * np.abs(y).max(), err_msg=path)
-    for path in drawing.evenly(list(wanted), 5):
+    for path in report.evenly(list(wanted), 5):
         np.testing.assert_array_equal(features(net, x, path), together[path])
     np.testing.assert_array_equal(features(net, x, list(net.trunk.layers)[-1]), net.forward(x, Mode())[0])
 
@@ -603,7 +603,7 @@ def test_one_of_each_class_comes_first():
 
 
 def test_what_is_drawn():
-    assert drawing.evenly("abcdefgh", 3) == ["a", "e", "h"] and drawing.evenly("ab", 3) == ["a", "b"]
+    assert report.evenly("abcdefgh", 3) == ["a", "e", "h"] and report.evenly("ab", 3) == ["a", "b"]
     assert drawing.folded("half disc") == "half disc"
     assert (
         all(len(line) <= 16 for line in drawing.folded(NAMES[0]).split("\n")) and drawing.folded(NAMES[0])[-3:] == "..."

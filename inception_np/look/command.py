@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..training.checkpoint_commands import network_of
     from .images import images_for
     from .pictures import output_folder, write
-    from .report import Report, check_stages
+    from .report import check_stages, look
 
     use_threads(args)
     net, about = network_of(args.checkpoint)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     check_stages(net, args.stages or [], images.x[:1])
     folder = output_folder(args.output or default_folder(args.checkpoint), images.shown)
     with np.errstate(all="ignore"):
-        report = Report.of(net, images, names, chosen, args.stages or [], args.checkpoint)
+        report = look(net, images, args.checkpoint, names, chosen, args.stages or [])
     files = write(net, report, folder)
     if args.json:
         print(json.dumps({**report.to_json(), "files": [str(file) for file in files]}))

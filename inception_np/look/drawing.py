@@ -2,56 +2,22 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..training.plots import tile
 from .fields import Field
+from .report import ACROSS, Seen, Stage, evenly
 
 SMALL, TINY = 8, 7  # sizes of letters
-ACROSS = 10  # feature maps, or kernels, in a row
-ROWS = 8  # stages, or convolutions, that are drawn; others are left out evenly
-COLOURS = {True: "darkgreen", False: "firebrick", None: "black"}  # of what is right, wrong or unknown
 BRIGHT = 99.5  # per cent of the pixels of a gradient that are not cut off
-
-
-@dataclass
-class Stage:
-    """What was found at a stage. output: (H, W, C). dead: the fraction of channels that are 0 in all images looked at.
-    maps: for each image shown, its strongest channels, (ACROSS, H, W)."""
-
-    name: str
-    output: tuple[int, ...]
-    dead: float
-    maps: list[np.ndarray] = field(default_factory=list)
-
-
-@dataclass
-class Seen:
-    """An image and what the network says. pixels: (H, W, C) in 0..1. said: its class, its probability and, where it
-    differs, the true class. right: None where nobody knows. saliency: (H, W). guided: (H, W, C)."""
-
-    name: str
-    pixels: np.ndarray
-    said: str
-    right: bool | None
-    saliency: np.ndarray
-    guided: np.ndarray
-
-
-def evenly(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of them, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def show(axes: Any, image: np.ndarray, title: str = "", **how: Any) -> None:
     """An image (H, W), (H, W, 1) or (H, W, 3) in a frame without ticks."""
-    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image,
-                **{"cmap": "gray", "interpolation": "nearest", **how})  # fmt: skip
+    grey = image.ndim == 3 and image.shape[-1] == 1
+    axes.imshow(image[..., 0] if grey else image, **{"cmap": "gray", "interpolation": "nearest", **how})
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -62,6 +28,16 @@ def show(axes: Any, image: np.ndarray, title: str = "", **how: Any) -> None:
 def label(axes: Any, text: str) -> None:
     """Text left of a row."""
     axes.set_ylabel(text, fontsize=SMALL, rotation=0, ha="right", va="center", parse_math=False)
+
+
+def answer(axes: Any, seen: Seen) -> None:
+    """The network's answer above an image, green or red where somebody knows the true one."""
+    text, colour = f"{folded(seen.answer)} {seen.probability:.0%}", "black"
+    if seen.truth is not None:
+        colour = "darkgreen" if seen.answer == seen.truth else "firebrick"
+    if seen.truth not in (None, seen.answer):
+        text += f"\nis: {folded(str(seen.truth))}"
+    axes.set_title(text, fontsize=SMALL, color=colour, parse_math=False)
 
 
 def folded(name: str, width: int = 16) -> str:
@@ -79,23 +55,16 @@ def filters(figure: Any, images: np.ndarray, columns: int) -> None:
 
 def kernels(figure: Any, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     """For each convolution (path, how much each tap is used, its strongest kernels), a row."""
-    for line, (path, used, strong) in zip(figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, ACROSS)), rows,
-                                          strict=True):  # fmt: skip
-        show(line[0], used, vmin=0, cmap="viridis")
+    all_axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, ACROSS))
+    for (left, right), (path, used, strong) in zip(all_axes, rows, strict=True):
         stage, _, rest = path.removesuffix(".conv").partition(".")
-        label(line[0], f"{stage}\n{rest}" if rest else stage)
-        show(
-            line[1],
-            strip(strong / np.maximum(np.abs(strong).max((1, 2), keepdims=True), 1e-12)),
-            cmap="RdBu",
-            vmin=-1,
-            vmax=1,
-        )
-        line[1].set_anchor("W")
-    figure.suptitle(
-        "use of each tap (dark: none, yellow: most), and the kernels of the largest norm (blue +, red -)",
-        fontsize=SMALL + 1,
-    )
+        show(left, used, vmin=0, cmap="viridis")
+        label(left, f"{stage}\n{rest}" if rest else stage)
+        most = np.maximum(np.abs(strong).max((1, 2), keepdims=True), 1e-12)
+        show(right, strip(strong / most), cmap="RdBu", vmin=-1, vmax=1)
+        right.set_anchor("W")
+    text = "use of each tap (dark: none, yellow: most), and the kernels of the largest norm (blue +, red -)"
+    figure.suptitle(text, fontsize=SMALL + 1)
 
 
 def activations(figure: Any, stages: Sequence[Stage], which: int, seen: Seen | None = None) -> None:
@@ -104,7 +73,8 @@ def activations(figure: Any, stages: Sequence[Stage], which: int, seen: Seen | N
     if seen is not None:
         picture, figure = figure.subfigures(1, 2, width_ratios=(1, 5.5))
         axes = picture.subplots()
-        show(axes, seen.pixels, seen.said)
+        show(axes, seen.pixels)
+        answer(axes, seen)
         axes.set_anchor("N")
     for axes, stage in zip(np.ravel(figure.subplots(len(stages), 1, squeeze=False)), stages, strict=True):
         maps = stage.maps[which]
@@ -129,7 +99,7 @@ def saliency(figure: Any, seen: Sequence[Seen]) -> None:
     rows = figure.subplots(3, len(seen), squeeze=False)
     for column, one in zip(rows.T, seen, strict=True):
         show(column[0], one.pixels)
-        column[0].set_title(one.said, fontsize=SMALL, color=COLOURS[one.right], parse_math=False)
+        answer(column[0], one)
         show(column[1], one.saliency, cmap="magma", vmin=0, vmax=np.percentile(one.saliency, BRIGHT) or 1)
         most = np.percentile(np.abs(one.guided), BRIGHT) or 1
         show(column[2], np.clip(0.5 + one.guided / (2 * most), 0, 1), vmin=0, vmax=1)
@@ -206,8 +176,8 @@ def flow(figure: Any, alone: dict[str, float], helped: dict[str, float] | None, 
 
 def by_stage(axes: Any, names: Sequence[str]) -> None:
     """Stages along the axis."""
-    long = max(map(len, names), default=0) > 6
-    axes.set_xticks(range(len(names)), names, fontsize=TINY, parse_math=False,
-                    **({"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}))  # fmt: skip
+    long = max(map(len, names), default=0) > 4
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(names)), names, fontsize=TINY, parse_math=False, **turned)
     axes.tick_params(axis="y", labelsize=TINY)
     axes.grid(alpha=0.3)

@@ -13,7 +13,7 @@ from ..models.network import Network
 from ..training.plots import figure_of, filters_as_images, write_png
 from . import drawing
 from .kernels import spatial_kernels, strongest, taps
-from .report import Report
+from .report import ACROSS, ROWS, Report, evenly
 
 MARK = "inception-np look"  # in every picture, so that no other file is written over
 SHEET = 40  # filters on the sheet
@@ -65,7 +65,7 @@ def sheet(figure: Any, report: Report, filters: np.ndarray | None) -> None:
     drawing.saliency(left, report.seen[:4])
     drawing.classes(right, report.best, report.classes, report.certain)
     left, right = middle.subfigures(1, 2, width_ratios=(1.6, 1))
-    drawing.activations(left, drawing.evenly(report.drawn, 6), 0)
+    drawing.activations(left, evenly(report.drawn, 6), 0)
     if filters is not None:
         right, low = right.subfigures(2, 1, height_ratios=(1, 1.6))
         drawing.filters(right, filters[:SHEET], columns_for(filters[:SHEET]))
@@ -82,5 +82,5 @@ def columns_for(filters: np.ndarray) -> int:
 def kernel_rows(net: Network) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(path, use of taps, strongest kernels) of some convolutions, the first excepted where it is seen in colour."""
     weights = list(spatial_kernels(net).items())
-    some = drawing.evenly(weights[1:], drawing.ROWS)
-    return [(path, taps(weight), strongest(weight, drawing.ACROSS)) for path, weight in some]
+    some = evenly(weights[1:], ROWS)
+    return [(path, taps(weight), strongest(weight, ACROSS)) for path, weight in some]

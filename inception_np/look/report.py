@@ -10,7 +10,6 @@ from ..backend.errors import UsageError
 from ..layer import Mode, named_params
 from ..models.network import Network
 from ..models.summary import stages_of
-from .drawing import ACROSS, ROWS, Seen, Stage, evenly, folded
 from .features import stage_outputs
 from .fields import Field, receptive_fields
 from .flow import gradient_flow
@@ -19,22 +18,49 @@ from .maximise import PIXELS, maximise
 from .saliency import guided_backprop, logit_gradient, saliency_map
 
 MANY_CLASSES = 10  # more are not drawn
+ROWS = 8  # stages, or convolutions, that are drawn; others are left out evenly
+ACROSS = 10  # feature maps, or kernels, in a row
 FIELD = 64  # pixels: smaller networks look at images of this size when their fields are measured
-LARGE = 1e9  # multiply-adds of an image: from here on fields are not measured branch by branch, and with one draw
-DRAWS = 2
+DRAWS = 2  # of random images for a field
+LARGE = 1e9  # multiply-adds of an image: from here on there is one draw, and branches are not measured
 ASCENT = 1e12  # multiply-adds that class maximisation may take
 STEPS = (24, 128)  # of it, at least and at most
+HEADING = ("stage", "output", "dead", "sees", "measured", "effective", "gradient", "with heads")
+
+
+@dataclass
+class Stage:
+    """What was found at a stage. output: (H, W, C). dead: the fraction of channels that are 0 in all images looked at.
+    maps: for each image shown, its strongest channels, (ACROSS, H, W)."""
+
+    name: str
+    output: tuple[int, ...]
+    dead: float
+    maps: list[np.ndarray]
+
+
+@dataclass
+class Seen:
+    """An image and the network's answer. pixels: (H, W, C) in 0..1. truth: its class, where somebody knows it.
+    saliency: (H, W). guided: (H, W, C)."""
+
+    name: str
+    pixels: np.ndarray
+    answer: str
+    probability: float
+    truth: str | None
+    saliency: np.ndarray
+    guided: np.ndarray
 
 
 @dataclass
 class Report:
     """What was found in a checkpoint.
 
-    source: which images, in words. image: their (H, W, C). counted: of how many `stages` tell the dead channels.
-    seen: those that are shown; said: what the network calls them, with probabilities. stages: those that give planes.
-    drawn: those whose activations are drawn. classes: names of classes, best: their images, (N, H, W, C) in 0..1,
-    certain: their probabilities there. fields: of stages and branches. alone, helped: gradient by stage of the main
-    loss, and with those of the heads.
+    source: which images, in words. image: their (H, W, C). counted: over how many channels were found dead. seen: those
+    that are shown. stages: those that give planes; drawn: those whose activations are drawn. classes: names, best:
+    their images, (N, H, W, C) in 0..1, certain: their probabilities there. fields: of stages and branches. alone,
+    helped: gradient by stage of the main loss, and with those of the heads.
     """
 
     checkpoint: str
@@ -43,7 +69,6 @@ class Report:
     image: tuple[int, ...]
     counted: int
     seen: list[Seen]
-    said: list[tuple[str, float]]
     stages: list[Stage]
     drawn: list[Stage]
     classes: list[str]
@@ -54,83 +79,39 @@ class Report:
     helped: dict[str, float] | None
     heads: list[str]
 
-    @classmethod
-    def of(
-        cls, net: Network, images: Images, names: list[str], chosen: list[int], stages: list[str], checkpoint: str
-    ) -> "Report":
-        """Ask everything. names: of the classes. chosen: classes to maximise, stages: to draw; [] is a few of them.
-
-        Raises ValueError where the logits are not finite.
-        """
-        x = images.x
-        drawn = stages or evenly([s for s in planes(net, x.shape) if named_params(stages_of(net)[s])], ROWS)
-        logits = np.concatenate([logits_of(net, x[i : i + 1]) for i in range(images.shown)])
-        if not np.isfinite(logits).all():
-            raise ValueError(f"{checkpoint}: its logits are not finite although all its numbers are")
-        p = softmax(logits)
-        said = p.argmax(1)
-        picked = np.array(chosen or classes_to_show(said, len(names)))
-        rng = np.random.default_rng(0)
-        macs = net.macs((1, *x.shape[1:]))
-        steps = int(np.clip(ASCENT / (3 * macs * len(picked)), *STEPS))
-        best = maximise(net, picked, images.bounds, x.shape[1:], steps, rng)
-        certain = [float(softmax(logits_of(net, b[None]))[0, c]) for b, c in zip(best, picked, strict=True)]
-        side = (max(FIELD, x.shape[1]), max(FIELD, x.shape[2]), x.shape[3])
-        large = macs > LARGE
-        fields = list(receptive_fields(net, side, rng, 1 if large else DRAWS, branches=not large))
-        batch, labels = flow_batch(x, len(names), rng)
-        return cls(
-            checkpoint, net.name, images.source, x.shape[1:], len(x), look_at(net, images, names, p),
-            [(names[c], float(p[i, c])) for i, c in enumerate(said)],
-            *activations(net, images, planes(net, x.shape), drawn), [names[c] for c in picked],
-            images.pixels(best), certain, fields, gradient_flow(net, batch, labels, heads=False),
-            gradient_flow(net, batch, labels) if net.heads else None, list(net.heads),
-        )  # fmt: skip
-
     def __str__(self) -> str:
         lines = [f"{self.checkpoint}: {self.model}, {len(self.seen)} images ({self.source})"]
         width = max(len(one.name) for one in self.seen)
-        lines += [
-            f"  {one.name:{width}}  {p:7.2%}  {name}" for one, (name, p) in zip(self.seen, self.said, strict=True)
-        ]
-        field, heads = {f.path: f for f in self.fields}, self.helped is not None
-        head = [
-            "stage",
-            "output",
-            "dead",
-            "sees",
-            "measured",
-            "effective",
-            "gradient",
-            *(["with heads"] if heads else []),
-        ]
-        rows = [head]
-        for stage in self.stages:
-            row = [stage.name, "x".join(map(str, stage.output)), f"{stage.dead:.0%}"]
-            f = field.get(stage.name)
-            row += [size(f.computed), size(f.measured) + "+" * f.whole, f"{f.effective:.0f}"] if f else ["", "", ""]
-            row += [f"{g[stage.name]:.1e}" if stage.name in g else "" for g in (self.alone, self.helped or {})][
-                : 1 + heads
-            ]
-            rows.append(row)
+        lines += [f"  {one.name:{width}}  {one.probability:7.2%}  {one.answer}" for one in self.seen]
+        rows = [HEADING, *map(self.row, self.stages)]
+        if self.helped is None:
+            rows = [row[:-1] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for name, *cells in rows:
             right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *right]).rstrip())
-        lines.append(
-            f"dead: channels that are 0 in all of {self.counted} images; +: the field is larger than the image"
+        lines.append(f"dead: channels that are 0 in all of {self.counted} images. sees: the receptive field in pixels,")
+        lines.append("computed; measured by the gradient (+: in an image that is smaller); where it matters")
+        maximised = ", ".join(f"{name} {p:.0%}" for name, p in zip(self.classes, self.certain, strict=True))
+        return "\n".join([*lines, f"maximised: {maximised}"])
+
+    def row(self, stage: Stage) -> tuple[str, ...]:
+        """A stage's cells below HEADING."""
+        found = next((f for f in self.fields if f.path == stage.name), None)
+        field = (
+            [size(found.computed), size(found.measured) + "+" * found.whole, f"{found.effective:.0f}"]
+            if found
+            else [""] * 3
         )
-        return "\n".join(lines)
+        gradient = [f"{g[stage.name]:.1e}" if stage.name in g else "" for g in (self.alone, self.helped or {})]
+        return stage.name, "x".join(map(str, stage.output)), f"{stage.dead:.0%}", *field, *gradient
 
     def to_json(self) -> dict[str, Any]:
         """The document that `inception-np look --json` prints, less the files."""
         return {
             "checkpoint": self.checkpoint,
             "model": self.model,
-            "images": [
-                {"image": one.name, "class": name, "probability": p}
-                for one, (name, p) in zip(self.seen, self.said, strict=True)
-            ],
+            "images": [{"image": s.name, "class": s.answer, "probability": s.probability} for s in self.seen],
             "stages": [{"stage": s.name, "output": list(s.output), "dead": s.dead} for s in self.stages],
             "classes": [{"class": name, "probability": p} for name, p in zip(self.classes, self.certain, strict=True)],
             "fields": [
@@ -139,6 +120,54 @@ class Report:
             ],
             "gradient": {"alone": self.alone, "with_heads": self.helped},
         }
+
+
+def look(
+    net: Network, images: Images, checkpoint: str, names: list[str], classes: list[int], stages: list[str]
+) -> Report:
+    """Ask everything. names: of the classes. classes: to maximise, stages: to draw; none: a few of them.
+
+    Raises ValueError where the logits are not finite.
+    """
+    x, rng = images.x, np.random.default_rng(0)
+    p = np.concatenate([probabilities(net, x[i : i + 1]) for i in range(images.shown)])
+    if not np.isfinite(p).all():
+        raise ValueError(f"{checkpoint}: its logits are not finite although all its numbers are")
+    seen = look_at(net, images, names, p)
+    every = planes(net, x.shape)
+    drawn = stages or evenly([stage for stage in every if named_params(stages_of(net)[stage])], ROWS)
+    found = activations(net, images, [*every, *drawn])
+    macs = net.macs((1, *x.shape[1:]))
+    chosen = np.array(classes or classes_to_show(p, len(names)))
+    steps = int(np.clip(ASCENT / (3 * macs * len(chosen)), *STEPS))
+    best = maximise(net, chosen, images.bounds, x.shape[1:], steps, rng)
+    canvas = max(FIELD, x.shape[1]), max(FIELD, x.shape[2]), x.shape[3]
+    fields = receptive_fields(net, canvas, rng, DRAWS if macs < LARGE else 1, branches=macs < LARGE)
+    batch, labels = flow_batch(x, len(names), rng)
+    return Report(
+        checkpoint=checkpoint,
+        model=net.name,
+        source=images.source,
+        image=x.shape[1:],
+        counted=len(x),
+        seen=seen,
+        stages=[found[stage] for stage in every],
+        drawn=[found[stage] for stage in drawn],
+        classes=[names[c] for c in chosen],
+        best=images.pixels(best),
+        certain=[float(probabilities(net, image[None])[0, c]) for image, c in zip(best, chosen, strict=True)],
+        fields=list(fields),
+        alone=gradient_flow(net, batch, labels, heads=False),
+        helped=gradient_flow(net, batch, labels) if net.heads else None,
+        heads=list(net.heads),
+    )
+
+
+def evenly(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of them, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def size(field: tuple[int, int]) -> str:
@@ -165,20 +194,15 @@ def check_stages(net: Network, paths: Sequence[str], x: np.ndarray) -> None:
             raise UsageError(f"--stages: {path!r} gives {y.shape[1]} numbers, wanted a stage that gives a plane")
 
 
-def classes_to_show(said: np.ndarray, count: int) -> list[int]:
-    """All classes where they are few, and else those that were seen in the images."""
-    return list(range(count)) if count <= MANY_CLASSES else list(dict.fromkeys(int(c) for c in said))
+def classes_to_show(p: np.ndarray, count: int) -> list[int]:
+    """All classes where they are few, and else those that were seen in the images. p: probabilities, (N, count)."""
+    return list(range(count)) if count <= MANY_CLASSES else list(dict.fromkeys(int(c) for c in p.argmax(1)))
 
 
-def logits_of(net: Network, x: np.ndarray) -> np.ndarray:
-    """(N, classes), in inference."""
-    logits: np.ndarray = net.forward(x, Mode())[0]
-    return logits
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Class probabilities in float64, (N, classes)."""
-    e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+def probabilities(net: Network, x: np.ndarray) -> np.ndarray:
+    """The softmax of the logits in inference, in float64, (N, classes)."""
+    logits = net.forward(x, Mode())[0].astype(np.float64)
+    e = np.exp(logits - logits.max(1, keepdims=True))
     p: np.ndarray = e / e.sum(1, keepdims=True)
     return p
 
@@ -187,32 +211,34 @@ def look_at(net: Network, images: Images, names: list[str], p: np.ndarray) -> li
     """The images shown, each with the gradients of the class that the network says. p: its probabilities."""
     found = []
     for i in range(images.shown):
-        x, c = images.x[i : i + 1], p[i].argmax()
-        true = images.labels[i]
-        said = f"{folded(names[c])} {p[i, c]:.0%}" + (f"\nis: {folded(names[true])}" if true not in (-1, c) else "")
-        gradient, guided = (f(net, x, np.array([c])) for f in (logit_gradient, guided_backprop))
-        guided = guided[0, ..., ::-1] if images.how.bgr else guided[0]
-        pixels = images.pixels(x)[0]
+        x, c, true = images.x[i : i + 1], p[i].argmax(), images.labels[i]
+        gradient, guided = (f(net, x, np.array([c]))[0] for f in (logit_gradient, guided_backprop))
         found.append(
-            Seen(images.names[i], pixels, said, None if true == -1 else true == c, saliency_map(gradient)[0], guided)
+            Seen(
+                name=images.names[i],
+                pixels=images.pixels(x)[0],
+                answer=names[c],
+                probability=float(p[i, c]),
+                truth=names[true] if true >= 0 else None,
+                saliency=saliency_map(gradient),
+                guided=guided[..., ::-1] if images.how.bgr else guided,
+            )
         )
     return found
 
 
-def activations(net: Network, images: Images, paths: list[str], drawn: list[str]) -> tuple[list[Stage], list[Stage]]:
-    """(all stages with planes, those that are drawn with the strongest channels of each image that is shown)."""
+def activations(net: Network, images: Images, paths: Sequence[str]) -> dict[str, Stage]:
+    """What is found at each path: dead channels over all images, the strongest channels of those that are shown."""
     together = max(1, PIXELS // (images.x.shape[1] * images.x.shape[2]))
-    every = list(dict.fromkeys([*paths, *drawn]))
     alive: dict[str, np.ndarray] = {}
-    maps: dict[str, list[np.ndarray]] = {path: [] for path in every}
-    outputs: dict[str, tuple[int, ...]] = {}
+    found: dict[str, Stage] = {}
     for start in range(0, len(images.x), together):
-        for path, y in stage_outputs(net, images.x[start : start + together], every).items():
+        for path, y in stage_outputs(net, images.x[start : start + together], paths).items():
+            stage = found.setdefault(path, Stage(path, y.shape[1:], 0.0, []))
+            stage.maps += [strongest_channels(one) for one in y[: max(0, images.shown - start)]]
             alive[path] = alive.get(path, False) | (y != 0).any((0, 1, 2))
-            outputs[path] = y.shape[1:]
-            maps[path] += [strongest_channels(one) for one in y[: max(0, images.shown - start)] if path in drawn]
-    stages = {path: Stage(path, outputs[path], float(1 - alive[path].mean()), maps[path]) for path in every}
-    return [stages[path] for path in paths], [stages[path] for path in drawn]
+            stage.dead = float(1 - alive[path].mean())
+    return found
 
 
 def strongest_channels(y: np.ndarray) -> np.ndarray:
