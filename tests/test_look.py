@@ -246,6 +246,23 @@ def test_looking_at_gradients_leaves_the_network_as_it_was():
     assert not any("backward" in vars(layer) for _, layer in walk(net) if isinstance(layer, Layer))
 
 
+class Mine(Conv2D):
+    """A convolution of somebody's own, which adds to its weight's gradient itself."""
+
+    def backward(self, dy, x, cache):
+        self.weight.grad += 1
+        return super().backward(dy, x, cache)
+
+
+def test_a_convolution_of_ones_own_may_keep_its_gradient():
+    mine, x = Sequential(conv=Mine(3, 4, 3), pool=GlobalAvgPool2D()), normal(2, 5, 6, 3)
+    plain = Sequential(conv=Conv2D(3, 4, 3), pool=GlobalAvgPool2D())
+    plain.layers["conv"].weight.data[...] = mine.layers["conv"].weight.data
+    g, wanted = (logit_gradient(net, x, np.array([1, 3])) for net in (mine, plain))
+    np.testing.assert_array_equal(g, wanted)
+    assert not mine.layers["conv"].weight.grad.any()
+
+
 def guided_by_hand(net, x, classes):
     """Every ReLU's backward as two masks: the plain one of its input and the one of the gradient."""
     unit, (a, b) = net.layers["unit"], net.layers["module"].branches.values()
@@ -351,7 +368,7 @@ def property_measured_is_computed(**planted):
     assert list(found) == [*stages[:4], "module.b1", "module.b3", "module.pool", *stages[4:]]
     for f in found.values():
         assert all(m <= c for m, c in zip(f.measured, f.computed, strict=True)), f.path
-        assert f.measured == f.computed and not f.whole, f.path
+        assert f.measured == f.computed and not f.cut, f.path
         assert 1 <= f.effective <= np.sqrt(np.prod(f.computed)) and f.map.max() == 1, f.path
     assert found["dilated"].computed == (11, 15) and found["module.b1"].computed == (11, 15)
     assert found["module"].computed == found["module.b3"].computed == (15, 19)
@@ -383,8 +400,14 @@ def test_no_network_sees_farther_than_its_windows_reach(name):
     found = list(receptive_fields(net, (32, 28, 3), np.random.default_rng(0), draws=3, branches=False))
     for f in found:
         assert all(m <= c for m, c in zip(f.measured, f.computed, strict=True)), f.path
-        assert f.whole == (f.computed[0] > 32 or f.computed[1] > 28)
+        assert f.cut or (f.measured[0] < 32 and f.measured[1] < 28)
     assert len(found) >= 4 and any(f.measured == f.computed for f in found)
+
+
+def test_a_field_at_an_edge_is_said_to_be_cut():
+    for size, cut in (((13, 13, 3), False), ((5, 13, 3), True), ((13, 5, 3), True)):
+        (f,) = receptive_fields(Sequential(conv=ConvReLU(3, 8, 5)), size, np.random.default_rng(0))
+        assert f.cut == cut and f.measured == (5, 5)
 
 
 def test_a_network_whose_outputs_are_all_dead_sees_nothing():

@@ -33,13 +33,13 @@ EDGE = 1 - 0.9545
 
 @dataclass(frozen=True)
 class Field:
-    """path: a stage or a branch of one. computed, measured: (height, width) in pixels. whole: the image ends before
-    the computed field does. effective: a side in pixels. map: r over its peak, (H, W)."""
+    """path: a stage or a branch of one. computed, measured: (height, width) in pixels. cut: the field reaches an
+    edge of the image, and may go on behind it. effective: a side in pixels. map: r over its peak, (H, W)."""
 
     path: str
     computed: tuple[int, int]
     measured: tuple[int, int]
-    whole: bool
+    cut: bool
     effective: float
     map: np.ndarray
 
@@ -81,9 +81,9 @@ def field(path: str, part: Layer, image: tuple[int, int, int], rng: np.random.Ge
     r = np.sqrt(np.mean(dx * dx, (0, 3)))
     r /= max(r.max(), np.finfo(float).tiny)
     seen = (dx != 0).any((0, 3))
-    measured = extent(seen.any(1)), extent(seen.any(0))
-    whole = height > image[0] or width > image[1]
-    return Field(path, (height, width), measured, whole, float(np.sqrt((r > EDGE).sum())), r)
+    rows, columns = seen.any(1), seen.any(0)
+    cut = bool(rows[0] or rows[-1] or columns[0] or columns[-1])
+    return Field(path, (height, width), (extent(rows), extent(columns)), cut, float(np.sqrt((r > EDGE).sum())), r)
 
 
 def extent(line: np.ndarray) -> int:

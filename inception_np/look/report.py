@@ -90,8 +90,8 @@ class Report:
         for name, *cells in rows:
             right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *right]).rstrip())
-        lines.append(f"dead: channels that are 0 in all of {self.counted} images. sees: the receptive field in pixels,")
-        lines.append("computed; measured by the gradient (+: in an image that is smaller); where it matters")
+        lines.append(f"dead: channels that are 0 in all of {self.counted} images; sees: the receptive field in pixels,")
+        lines.append("as computed, as measured (+: up to an edge of the image), and where the gradient is not small")
         maximised = ", ".join(f"{name} {p:.0%}" for name, p in zip(self.classes, self.certain, strict=True))
         return "\n".join([*lines, f"maximised: {maximised}"])
 
@@ -99,7 +99,7 @@ class Report:
         """A stage's cells below HEADING."""
         found = next((f for f in self.fields if f.path == stage.name), None)
         field = (
-            [size(found.computed), size(found.measured) + "+" * found.whole, f"{found.effective:.0f}"]
+            [size(found.computed), size(found.measured) + "+" * found.cut, f"{found.effective:.0f}"]
             if found
             else [""] * 3
         )
