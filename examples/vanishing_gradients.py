@@ -13,8 +13,9 @@ import sys
 
 import numpy as np
 
-from inception_np import Mode, create_model, named_params, softmax_cross_entropy
+from inception_np import create_model, named_params
 from inception_np.gradcheck.report import picture
+from inception_np.look.flow import gradient_flow
 
 x = np.random.default_rng(0).standard_normal((16, 32, 32, 3)).astype(np.float32)
 labels = np.arange(16) % 10
@@ -24,15 +25,7 @@ def by_stage(shrink, heads):
     network = create_model("inception_v1_cifar", seed=1)
     for p in named_params(network).values():
         p.data *= np.float32(shrink)
-    (y, aux), cache = network.forward(x, Mode(train=True, keep=True, rng=np.random.default_rng(2)))
-    weight = np.float32(network.aux_weight if heads else 0)
-    daux = {k: weight * softmax_cross_entropy(v, labels)[1] for k, v in aux.items()}
-    network.backward((softmax_cross_entropy(y, labels)[1], daux), x, cache)
-    squares: dict = {}
-    for name, p in named_params(network).items():
-        if p.data.ndim == 4 and not name.startswith("aux"):
-            squares.setdefault(name.split(".")[0], []).append(np.square(p.grad, dtype=np.float64).ravel())
-    return {stage: float(np.sqrt(np.concatenate(s).mean())) for stage, s in squares.items()}
+    return gradient_flow(network, x, labels, heads)
 
 
 figure, ax = picture("GoogLeNet (32x32 images), first step: the gradient that reaches each stage")

@@ -28,6 +28,7 @@ _HOME = {
     "training.optim": ("SGD", "RMSProp"),
     "training.muon": ("Muon",),
     "models": ("create_model", "list_models"),
+    "look.features": ("features",),
     "runtime.inference": ("compile_inference",),
     "runtime.export.network": ("export_onnx",),
     "runtime.export.step": ("export_training_step",),

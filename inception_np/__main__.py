@@ -30,6 +30,7 @@ COMMANDS = {
     "train": ("train a network; without options, a small one in a minute", "training.command"),
     "eval": ("measure a checkpoint's accuracy", "training.checkpoint_commands"),
     "predict": ("say what is in pictures", "training.checkpoint_commands"),
+    "look": ("draw what a trained network has learned: filters, activations, saliency, ...", "look.command"),
     "gradcheck": ("check the gradients of a layer or a network", "gradcheck.command"),
     "bench": ("measure speed, alone or against PyTorch", "runtime.bench.command"),
     "import": ("turn another library's weights into a checkpoint", "weights.command"),

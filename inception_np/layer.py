@@ -223,7 +223,8 @@ def watch(
             net.forward(x, Mode())
 
     path: the layer's dotted path, "" for the network itself. So a function sees arguments, results and time; it may
-    raise, and return something else. only: the paths that are watched (default: all).
+    raise, return something else, or call(other) with another x (or dy, or shape) in the place of the one that came.
+    only: the paths that are watched (default: all).
 
     A layer that occurs twice is watched once, under its first path. A layer that its parent computes without calling
     it, as ConvBNReLU does its batch norm, is not seen. A watched layer is not `of_kind` its class, so that fused code
@@ -251,13 +252,13 @@ def _watched(name: str, function: Callable[..., Any], own: Callable[..., Any]) -
     """What replaces a layer's method of this name, with the same arguments."""
 
     def forward(x: Array, mode: Mode, *out: Any, **options: Any) -> Any:
-        return function(partial(own, x, mode, *out, **options), x, mode)
+        return function(lambda other=x: own(other, mode, *out, **options), x, mode)
 
     def backward(dy: Any, x: Array, cache: Any, *into: Any, **options: Any) -> Any:
-        return function(partial(own, dy, x, cache, *into, **options), dy, x, cache)
+        return function(lambda other=dy: own(other, x, cache, *into, **options), dy, x, cache)
 
     def out_shape(shape: Shape) -> Any:
-        return function(partial(own, shape), shape)
+        return function(lambda other=shape: own(other), shape)
 
     methods: dict[str, Callable[..., Any]] = {"forward": forward, "backward": backward, "out_shape": out_shape}
     return methods[name]

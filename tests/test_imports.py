@@ -20,6 +20,7 @@ FLOORS = (
     ("models",),
     (),
     ("runtime", "training"),
+    ("look",),
     ("__main__",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -145,6 +146,7 @@ def test_imports_point_one_way():
         ("models/blocks.py", "from ..training.optim import SGD"),
         ("weights/convert.py", "from ..training import loop"),
         ("training/loop.py", "from ..__main__ import main"),
+        ("training/loop.py", "from ..look.features import features"),
     ],
 )
 def test_an_import_that_points_up_is_caught(path, source):

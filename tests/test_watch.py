@@ -101,10 +101,33 @@ def property_only_some_are_watched_and_may_be_changed(watch):
     assert set(shapes) == {("stem", (2, 6, 5, 4)), *relu}
 
 
+def property_another_argument_may_be_put_in(watch):
+    """relu(2 x) in place of relu(x), half the dy in place of dy, and the shape of twice as many images."""
+    net, dy = Sequential(conv=Conv2D(3, 4, 1, rng=np.random.default_rng(0)), relu=ReLU()), X[..., [0, 1, 2, 0]]
+    y, cache = net.forward(X, Mode(keep=True))
+    dx, zero = net.backward(dy, X, cache), np.zeros_like(X)
+
+    def forward(path, layer, call, x, mode):
+        return call(2 * x)
+
+    def backward(path, layer, call, dy, x, cache):
+        return call(dy / 2)
+
+    def out_shape(path, layer, call, shape):
+        return call((2 * shape[0], *shape[1:]))
+
+    with watch(net, forward=forward, backward=backward, out_shape=out_shape, only=["relu"]):
+        twice, cache = net.forward(X, Mode(keep=True))
+        np.testing.assert_array_equal(twice, 2 * y)
+        np.testing.assert_array_equal(net.backward(dy, X, cache, into=zero), dx / 2)
+        assert net.out_shape(X.shape) == (4, 6, 5, 4)
+
+
 PROPERTIES = [
     property_calls_pass_through,
     property_nothing_is_left_behind,
     property_only_some_are_watched_and_may_be_changed,
+    property_another_argument_may_be_put_in,
 ]
 
 
@@ -141,6 +164,14 @@ def watches_all(net, only=None, **functions):
     return watch(net, **functions)
 
 
+def passes_on_what_came(net, **functions):
+    def deaf(function):
+        return lambda path, layer, call, *arguments: function(path, layer, lambda *_: call(), *arguments)
+
+    only = functions.pop("only", None)
+    return watch(net, only=only, **{name: deaf(function) for name, function in functions.items()})
+
+
 @pytest.mark.parametrize(
     "law, fault",
     [
@@ -148,6 +179,7 @@ def watches_all(net, only=None, **functions):
         (property_nothing_is_left_behind, forgets_what_stood_there),
         (property_nothing_is_left_behind, leaves_its_own),
         (property_only_some_are_watched_and_may_be_changed, watches_all),
+        (property_another_argument_may_be_put_in, passes_on_what_came),
     ],
 )
 def test_a_fault_of_watch_is_caught(law, fault):

@@ -157,8 +157,7 @@ def summary(layer_or_name: Layer | str, input: Any = None, *, depth: int = 1, **
     if len(input) != 3 or min(input) < 1:
         raise ValueError(f"summary: got input={input!r}, wanted (H, W, C)")
     size: tuple[int, int, int] = tuple(int(n) for n in input)  # type: ignore[assignment]
-    trunk = layer.trunk if isinstance(layer, Network) else layer
-    stages = trunk.layers if isinstance(trunk, Sequential) else {type(layer).__name__: layer}
+    trunk, stages = layer.trunk if isinstance(layer, Network) else layer, stages_of(layer)
     printed = getattr(layer, "printed", {})
     layer.out_shape((1, *size))  # names the layer that is too small for it
     shape: Shape = (1, *size)
@@ -200,26 +199,32 @@ def rows_within(path: str, layer: Layer, shape: Shape, sees: int, jump: int, dep
             shape = child.out_shape(shape)
 
 
-def receptive_field(layer: Layer, shape: Shape, sees: int, jump: int) -> tuple[int, int]:
-    """How many pixels of the image (along the height) one output pixel of `layer` sees, and how far apart two look.
+def stages_of(net: Layer) -> dict[str, Layer]:
+    """A network's stages by their names in the paper, a chain's layers, or a single layer under its class's name."""
+    trunk = net.trunk if isinstance(net, Network) else net
+    return trunk.layers if isinstance(trunk, Sequential) else {type(net).__name__: net}
+
+
+def receptive_field(layer: Layer, shape: Shape, sees: int, jump: int, axis: int = 0) -> tuple[int, int]:
+    """How many pixels of the image one output pixel of `layer` sees, and how far apart two of them look.
 
     Through a window of k taps d apart with stride s:  sees' = sees + d (k - 1) jump,  jump' = s jump.
-    Of several branches, the one that sees most.
+    Of several branches, the one that sees most. axis: along the height (0) or the width (1).
     """
     if isinstance(layer, Sequential):
         for child in layer.layers.values():
-            sees, jump = receptive_field(child, shape, sees, jump)
+            sees, jump = receptive_field(child, shape, sees, jump, axis)
             shape = child.out_shape(shape)
         return sees, jump
     if isinstance(layer, (Concat, Residual)):
-        both = [receptive_field(c, shape, sees, jump) for c in layer.children().values() if isinstance(c, Layer)]
+        both = [receptive_field(c, shape, sees, jump, axis) for c in layer.children().values() if isinstance(c, Layer)]
         return max([sees, *(b[0] for b in both)]), both[0][1]
     if isinstance(layer, ConvBNReLU):
         layer = layer.conv
     if len(shape) == 4 and len(layer.out_shape(shape)) == 2:  # a global pool or a flattening sees the whole plane
-        return sees + (shape[1] - 1) * jump, jump * shape[1]
+        return sees + (shape[1 + axis] - 1) * jump, jump * shape[1 + axis]
     kernel = getattr(layer, "kernel", getattr(layer, "size", None))
     if not isinstance(kernel, tuple):
         return sees, jump
     stride, dilation = getattr(layer, "stride", (1, 1)), getattr(layer, "dilation", (1, 1))
-    return sees + dilation[0] * (kernel[0] - 1) * jump, jump * stride[0]
+    return sees + dilation[axis] * (kernel[axis] - 1) * jump, jump * stride[axis]

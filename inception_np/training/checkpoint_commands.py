@@ -53,7 +53,7 @@ def run_eval(args: argparse.Namespace) -> int:
         set_precision(args.precision)
     use_threads(args)
     net, about = network_of(args.checkpoint)
-    data, mean, std = _test_images(args, about, net)
+    data, mean, std = test_images(args.checkpoint, net, about, args.data, args.data_dir, args.test_images, args.subset)
     classes = getattr(net, "num_classes", len(data.classes))
     if classes != len(data.classes):
         raise UsageError(f"--data: {data.name} has {len(data.classes)} classes, {args.checkpoint} has {classes}")
@@ -81,19 +81,30 @@ def run_eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _test_images(args: argparse.Namespace, about: dict[str, Any], net: Any) -> tuple[Any, Any, Any]:
-    """(data set, mean, std): what --data names, or else the images that tested the checkpoint's run."""
+def test_images(
+    checkpoint: str,
+    net: Any,
+    about: dict[str, Any],
+    name: str | None = None,
+    folder: str | None = None,
+    count: int | None = None,
+    subset: bool = False,
+) -> tuple[Any, Any, Any]:
+    """(data set, mean, std): the one that is named, or else the images that tested the checkpoint's run.
+
+    Raises UsageError where the checkpoint names none, or one whose code would run; and as `load` does.
+    """
     from ..data.dataset import load, runs_code
 
-    name, told = args.data, dict[str, Any]({"data_dir": None, "test_images": None, "subset": False})
+    named, told = bool(name), dict[str, Any]({"data_dir": None, "test_images": None, "subset": False})
     if name is None:
         name, told = about.get("data"), {**told, **about.get("test", {})}
     if name is None:
-        raise UsageError(f"--data: {args.checkpoint} does not say what it was trained on; add --data")
-    if runs_code(name) and not args.data:
-        raise UsageError(f"--data: {args.checkpoint} was trained on {name}, whose code would run; say --data {name}")
-    folder, test = args.data_dir or told["data_dir"], args.test_images or told["test_images"]
-    how: dict[str, Any] = {"test": test, "subset": args.subset or told["subset"]}
+        raise UsageError(f"--data: {checkpoint} does not say what it was trained on; add --data")
+    if runs_code(name) and not named:
+        raise UsageError(f"--data: {checkpoint} was trained on {name}, whose code would run; say --data {name}")
+    folder, count = folder or told["data_dir"], count or told["test_images"]
+    how: dict[str, Any] = {"test": count, "subset": subset or told["subset"]}
     if hasattr(net, "image"):
         how["size"] = net.image[0]
     if "preprocess" in about:  # then the training images are not needed for their mean

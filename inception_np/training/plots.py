@@ -13,16 +13,18 @@ from ..data.files import atomic_write
 from ..layer import Buffer, Layer, Param, walk
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_of(width: float, height: float) -> Any:
+    """An empty figure of so many inches, without a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _write(figure: Any, path: Path) -> None:
+def write_png(figure: Any, path: Path, **metadata: str) -> None:
+    """The figure as a PNG file. metadata: its text chunks. Raises as `atomic_write` does."""
     png = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):  # a class's name may have letters that the font lacks
-        figure.savefig(png, format="png")
+        figure.savefig(png, format="png", metadata=metadata)
     atomic_write(path, png.getvalue())
 
 
@@ -48,7 +50,7 @@ def learning_curves(
         for split, how in (("train", training), ("test", test))
     ]
     panels.append(("accuracy", "right, %", right))
-    figure = _figure(4.5 * len(panels), 4)
+    figure = figure_of(4.5 * len(panels), 4)
     for axes, (title, label, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for values, (_, colour, style) in curves:
             axes.plot(epochs, values, style, color=colour, marker="." if len(epochs) < 40 else None)
@@ -61,7 +63,7 @@ def learning_curves(
     figure.legend(loc="outside lower center", ncols=2)
     best = max(line["test_accuracy"] for line in history)
     figure.suptitle(f"test accuracy {history[-1]['test_accuracy']:.1%}, best {best:.1%}")
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def first_filters(layer: Layer, path: Path) -> bool:
@@ -69,23 +71,31 @@ def first_filters(layer: Layer, path: Path) -> bool:
 
     Draws nothing and returns False if that convolution reads neither one nor three channels.
     """
-    slots = (slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer)))
-    weight = next((slot.data for slot in slots if slot.data.ndim == 4), None)
-    if weight is None or weight.shape[2] not in (1, 3):
+    filters = filters_as_images(layer)
+    if filters is None:
         return False
-    filters = asarray(weight, "cpu").transpose(3, 0, 1, 2)
-    low, high = (f(filters, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
-    filters = (filters - low) / np.maximum(high - low, 1e-12)
     columns = min(len(filters), int(np.ceil(np.sqrt(4 * len(filters)))))
-    figure = _figure(8, 8 * np.ceil(len(filters) / columns) / columns + 0.4)
+    figure = figure_of(8, 8 * np.ceil(len(filters) / columns) / columns + 0.4)
     sheet = tile(filters, columns, margin=1)
     axes = figure.subplots()
     axes.imshow(sheet, cmap="gray", interpolation="nearest")
     axes.set_axis_off()
     size = f"{filters.shape[1]} x {filters.shape[2]}"
     figure.suptitle(f"{len(filters)} filters of {size} in the first convolution")
-    _write(figure, path)
+    write_png(figure, path)
     return True
+
+
+def filters_as_images(layer: Layer) -> np.ndarray | None:
+    """The first convolution's filters, (C', kh, kw, C) in 0..1; None where C is neither 1 nor 3."""
+    slots = (slot for _, slot in walk(layer) if isinstance(slot, (Param, Buffer)))
+    weight = next((slot.data for slot in slots if slot.data.ndim == 4), None)
+    if weight is None or weight.shape[2] not in (1, 3):
+        return None
+    filters = asarray(weight, "cpu").transpose(3, 0, 1, 2)
+    low, high = (f(filters, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
+    scaled: np.ndarray = (filters - low) / np.maximum(high - low, 1e-12)
+    return scaled
 
 
 def tile(images: np.ndarray, columns: int, margin: int) -> np.ndarray:
@@ -104,7 +114,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     counts = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.5 * min(count, 40)
-    figure = _figure(side + 0.6, side)
+    figure = figure_of(side + 0.6, side)
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     if count <= 40:
@@ -116,7 +126,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class, % of its images")
     axes.set_title(f"{(labels == predicted).mean():.1%} of {len(labels)} test images right")
-    _write(figure, path)
+    write_png(figure, path)
 
 
 def predictions(
@@ -130,7 +140,7 @@ def predictions(
     wrong = np.flatnonzero(labels[32:] != predicted[32:])[:8] + 32
     shown = np.concatenate([first, wrong])
     rows = max(1, -(-len(shown) // 8))
-    figure = _figure(10, 1.55 * rows + 0.5)
+    figure = figure_of(10, 1.55 * rows + 0.5)
     all_axes = np.ravel(figure.subplots(rows, 8))
     for axes in all_axes:
         axes.set_axis_off()
@@ -145,4 +155,4 @@ def predictions(
         "the first test images, and a row of mistakes: the predicted class, and below it the true one where it differs",
         fontsize=10,
     )
-    _write(figure, path)
+    write_png(figure, path)
