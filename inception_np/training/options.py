@@ -173,14 +173,14 @@ def check(options: Options) -> None:
     for option, part, usual in (("--cutout", o.cutout, 0), ("--flip", o.flip, "random")):
         if part != usual and not o.augment:
             raise UsageError(f"{option}: got {part!r} without augmentation, of which it is a part; add --augment")
-    for option, number, usual, whose, chosen, wanted in (
+    for option, number, default, whose, found, wanted in (
         ("--rms-decay", o.rms_decay, Options.rms_decay, "--optimizer", o.optimizer, "rmsprop"),
         ("--rms-eps", o.rms_eps, Options.rms_eps, "--optimizer", o.optimizer, "rmsprop"),
         ("--lr-factor", o.lr_factor, Options.lr_factor, "--schedule", o.schedule, "exponential"),
         ("--lr-every", o.lr_every, Options.lr_every, "--schedule", o.schedule, "exponential"),
     ):
-        if number != usual and chosen != wanted:
-            raise UsageError(f"{option}: got {number} with {whose} {chosen}, which has none; add {whose} {wanted}")
+        if number != default and found != wanted:
+            raise UsageError(f"{option}: got {number} with {whose} {found}, which has none; add {whose} {wanted}")
     if o.option:
         own_options(known_model(o.model, "--model"), o.option)
     check_precision(o.device, o.precision)

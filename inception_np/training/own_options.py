@@ -8,7 +8,7 @@ Names, types and defaults are those of the network's function, such as models.in
 
 import argparse
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any, get_args
 
@@ -19,13 +19,14 @@ from .arguments import number, whole
 MOST = 2000  # blocks, segments or layers: more would be made for minutes
 
 
-def own_options(model: str, texts: Iterable[str]) -> dict[str, Any]:
+def own_options(model: str, texts: Sequence[str]) -> dict[str, Any]:
     """The keywords of create_model that the texts say.
 
     Raises UsageError for a text of another form, a name that this network does not have or that comes twice, and a
-    value that is not of the option's type; ValueError for a network that does not exist.
+    value that is not of the option's type; ValueError for options of a network that does not exist.
     """
-    known, found = find(model)[0].options(), {}
+    known = find(model)[0].options() if texts else {}
+    found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:

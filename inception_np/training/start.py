@@ -100,5 +100,6 @@ def _check_network(net: Network, model: Mapping[str, Any], path: str) -> None:
             if name in ("model", "preset", "width"):
                 raise UsageError(f"--{name}: got {ours[name]}, but {path} has {theirs.get(name)}; leave it out")
             raise UsageError(
-                f"--option: {path} has {name}={theirs.get(name)}, the new network {ours.get(name)}; leave it out"
+                f"{'--from' if name == 'in_channels' else '--option'}: {path} has {name}={theirs.get(name)}, "
+                f"a new network {ours.get(name)}; take another checkpoint, or leave --option out"
             )
