@@ -2,8 +2,13 @@
 the optimiser and of the schedule; and the experiment that compares them.
 """
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,3 +336,78 @@ def test_the_command_line_hands_every_switch_on(tmp_path, monkeypatch):
     assert (o.distort, o.rms_decay, o.rms_eps, o.lr_factor, o.lr_every) == (0.5, 0.8, 0.1, 0.96, 8.0)
     assert o.option == ("blocks_a=1", "scale_b=0.2") and set(state.ADDED) >= {"option", "distort", "rms_eps"}
     assert all(state.ADDED[name] == getattr(Options, name) for name in state.ADDED if name not in ("option", "freeze"))
+
+
+# The experiment
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "accelerations.py"
+
+
+@pytest.fixture
+def example():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("accelerations", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["accelerations"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["accelerations"]
+
+
+def test_the_experiment_changes_one_thing_at_a_time_and_all_together(example):
+    baseline = example.BASELINE
+    changes = {name: {k for k in run if run[k] != baseline[k]} for name, run in example.RUNS.items()}
+    assert changes["BN-Baseline"] == set() and changes["Inception"] == {"option"}
+    assert all(len(changes[name]) == 1 for name in example.ALONE) and len(example.ALONE) == 7
+    assert changes["BN-x5"] == changes["BN-x30"] == {"lr", *changes["no dropout"], *changes["L2 / 5"],
+        *changes["decay x6"], *changes["reshuffled"], *changes["distortion / 2"]}  # fmt: skip
+    for run, other in (("BN-x5", "rate x5"), ("BN-x5", "L2 / 5"), ("BN-x5", "decay x6"), ("BN-x5", "reshuffled")):
+        (what,) = changes[other]
+        assert example.RUNS[run][what] == example.RUNS[other][what]
+    assert example.RUNS["BN-x30"]["lr"] == pytest.approx(30 * baseline["lr"])
+    both = example.RUNS["BN-x5"]["option"]
+    assert "dropout=0" in both and "lrn=false" in both and "batch_norm=true" in both
+    for run in example.RUNS.values():
+        own_options("inception_v1_cifar", run["option"])
+
+
+def test_its_table_counts_the_steps_to_what_the_first_run_reaches(example):
+    curves = {
+        "Inception": [(10, 0.2), (20, 0.6), (30, 0.5)],
+        "BN-Baseline": [(10, 0.3), (20, 0.35), (30, 0.4)],
+        "BN-x5": [(10, 0.6), (20, 0.9), (30, 0.7)],
+        "broken": [],
+    }
+    head, *lines = example.table(curves)
+    assert [line.split() for line in lines] == [
+        ["Inception", "60.0%", "20", "1.0", "20"],
+        ["BN-Baseline", "40.0%", "-", "-", "30"],
+        ["BN-x5", "90.0%", "10", "2.0", "10"],
+        ["broken", "0.0%", "-", "-", "-"],
+    ]
+    assert "steps to Inception" in head
+
+
+def test_a_run_of_it_ends_where_its_loss_does(example, monkeypatch):
+    """With a rate that no network stands, and as many steps and tests as asked for without."""
+    data = {"data": "shapes10", "train_images": 64, "test_images": 20}
+    found = example.curve(example.RUNS["BN-x5"], data, 2, 2)
+    assert [steps for steps, _ in found] == [2, 4] and all(0 <= accuracy <= 1 for _, accuracy in found)
+    assert example.curve(example.INCEPTION | {"lr": 1e6}, data, 2, 4) == []
+
+
+@pytest.mark.long
+def test_the_experiment_in_small_draws_its_picture_and_batch_norm_learns_sooner(tmp_path):
+    words = ["--images", "640", "--test-images", "300", "--epochs", "6", "--every", "20"]
+    environment = {k: v for k, v in os.environ.items() if k != "INCEPTION_NP_DATA"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, tmp_path / "curves.png", *words],
+        capture_output=True, text=True, check=True, env=environment, timeout=1200,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()[-11:]
+    rows = {line[:16].strip(): line[16:].split() for line in lines}
+    assert list(rows) == ["Inception", "BN-Baseline", "BN-x5", "BN-x30", "rate x5", "no dropout", "L2 / 5", "decay x6",
+        "no LRN", "reshuffled", "distortion / 2"]  # fmt: skip
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    best = {name: float(row[0].rstrip("%")) for name, row in rows.items()}
+    assert best["BN-x30"] > best["Inception"] + 5 and float(rows["BN-x30"][2]) >= 1, lines
