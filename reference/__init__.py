@@ -11,6 +11,7 @@ random configurations and wants the same numbers. Read a file of this package be
     loss        softmax cross-entropy
     update      SGD and RMSProp steps
     views       the six views of test-time augmentation
+    colours     brightness, contrast, saturation and hue
     tables      the papers' tables as data
 
 Arrays are (N, H, W, C), convolution weights (kh, kw, C_in // groups, C_out), depthwise weights

@@ -444,6 +444,10 @@ CONFLICTS = {
         {"device": "cuda", "precision": "bf16", "freeze": (), "mixup": 0.1},
         r"--mixup: got it with --precision bf16, whose captured step cannot do it; ",
     ),
+    "distorted in a graph": (
+        {"device": "cuda", "precision": "tf32", "freeze": (), "distort": 0.5},
+        r"--distort: got it with --precision tf32, whose captured step cannot do it; ",
+    ),
 }
 
 
@@ -457,18 +461,30 @@ def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, tuned, case):
 
 def test_a_network_that_train_does_not_make_and_images_of_another_order_are_refused(tmp_path):
     how = {"size": [32, 32], "bgr": True}
-    for net, about, text in (
+    other = {"option": ("naive=false",)}
+    for net, about, given, text in (
         (
             create_model("inception_v1_cifar", width=1 / 16, naive=True),
             {},
-            "--from: .* has naive=True, a new network None",
+            other,
+            "--option: .* has naive=True, a new network False",
         ),
-        (create_model("bn_inception_cifar", width=1 / 16), {"preprocess": how}, "--from: .* wants blue before green"),
-        (create_model("bn_inception_cifar", width=1 / 16, in_channels=1), {}, "--from: .* has in_channels=1, a new"),
+        (
+            create_model("bn_inception_cifar", width=1 / 16),
+            {"preprocess": how},
+            {},
+            "--from: .* wants blue before green",
+        ),
+        (
+            create_model("bn_inception_cifar", width=1 / 16, in_channels=1),
+            {},
+            {},
+            "--from: .* has in_channels=1, a new",
+        ),
     ):
         save(net, tmp_path / "c", about=about)
         with pytest.raises(UsageError, match=text):
-            given = start.options_from(str(tmp_path / "c"), {})
+            given = start.options_from(str(tmp_path / "c"), given)
             loop.train(tmp_path / "new", replace(BASE, **given, from_=str(tmp_path / "c")))
     net = create_model("bn_inception_cifar", width=1 / 16)
     net.name = ""

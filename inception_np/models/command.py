@@ -22,6 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--width", type=number, metavar="X", help="factor on the channel counts")
     depth = "2: rows for what is within the stages, and so on; 1 by default"
     parser.add_argument("--depth", type=natural, default=1, metavar="N", help=depth)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="the network's own options")
     add_json(parser)
 
 
@@ -46,13 +47,15 @@ def print_models(args: argparse.Namespace) -> int:
 
 def print_summary(args: argparse.Namespace) -> int:
     name = known_model(args.name, "NAME")
+    from ..training.own_options import own_options
     from . import create_model
     from .size import check_width
     from .summary import summary
 
+    options = own_options(name, args.option)
     check_width(name, args.width, 0, args.classes)
     try:
-        net = create_model(name, preset=args.preset, num_classes=args.classes, width=args.width)
+        net = create_model(name, preset=args.preset, num_classes=args.classes, width=args.width, **options)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{error}; see inception-np summary --help") from error
     table = summary(net, args.input, depth=args.depth)

@@ -138,7 +138,13 @@ def auxiliary(
 
 
 def inception_v1(
-    request: Request, *, naive: bool = False, lrn: bool = True, batch_norm: bool = False, separable_stem: bool = False
+    request: Request,
+    *,
+    naive: bool = False,
+    lrn: bool | None = None,
+    batch_norm: bool = False,
+    separable_stem: bool = False,
+    dropout: float | None = None,
 ) -> Network:
     """GoogLeNet for images of 224x224. For 32x32 (not the paper's) conv1 is 3x3 with stride 1 and the first pool is
     left out, so that the nine modules see grids of 16, 8 and 4.
@@ -146,20 +152,21 @@ def inception_v1(
     preset: "paper", and "caffe" (BVLC), are Table 1 with biases, LRN and true 5x5 convolutions; they differ in the
     initial weights, which the paper does not give. "torchvision" and "tf_slim" have batch norm instead of LRN and
     biases, 3x3 where the paper has 5x5, a 2x2 pool before 5a and 20 % dropout; tf_slim has no heads and no gamma.
-    naive: the module of Figure 2(a). lrn: with LRN or without. batch_norm: batch norm instead of LRN and biases.
-    separable_stem: the first convolution depthwise separable with multiplier 8, the reading that explains Table 1's
-    2.7K parameters and 34M operations (the BN paper says that its first convolution was made so).
+    naive: the module of Figure 2(a). lrn: with LRN or without; None is with, unless there is batch norm. batch_norm:
+    batch norm instead of biases. separable_stem: the first convolution depthwise separable with multiplier 8, the
+    reading that explains Table 1's 2.7K parameters and 34M operations (the BN paper says that its first convolution was
+    made so). dropout: the fraction dropped before the last layer, None is the preset's; the heads' is 70 %.
     """
     source, classes, rng = SOURCES[request.preset], request.num_classes, request.rng
     w = partial(at_width, width=request.width)
+    batch_norm = batch_norm or source.batch_norm
     conv: Conv
-    if batch_norm or source.batch_norm:
+    if batch_norm:
         conv = partial(ConvBNReLU, decay=source.decay, scale=source.gamma, init=source.init, rng=rng)
-        norm = {}
     else:
         conv = partial(ConvReLU, init=source.init, rng=rng)
-        # The paper does not give LRN's constants: Caffe's
-        norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if lrn else {}
+    # The paper does not give LRN's constants: Caffe's
+    norm = {"norm": LRN(5, alpha=1e-4, beta=0.75, k=1.0)} if (not batch_norm if lrn is None else lrn) else {}
     linear, classifier = (partial(Linear, init=init, rng=rng) for init in (source.linear, source.classifier))
     stages = Stages(request.image)
 
@@ -184,7 +191,7 @@ def inception_v1(
     for name in HEADS if source.heads and request.heads(True) else ():
         heads[name] = auxiliary(conv, linear, classifier, grids[name], w(AUXILIARY), classes, source.adaptive)
     stages.add("pool5", GlobalAvgPool2D())  # 7x7 in Table 1, which at 224x224 is the whole plane
-    stages.add("dropout", Dropout(source.dropout))
+    stages.add("dropout", Dropout(source.dropout if dropout is None else dropout))
     stages.add("fc", classifier(stages.channels, classes))
     network = Network(Sequential(**stages.layers), heads, aux_weight=0.3)
     if source.bias:

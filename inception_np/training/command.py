@@ -1,7 +1,9 @@
 """`inception-np train`."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..backend.errors import UsageError
 from ..data.streams import say
@@ -18,6 +20,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--model", metavar="NAME", help="a network, see `inception-np models`")
     add("--preset", metavar="P", help="paper (default), or whose released network")
     add("--width", type=number, metavar="X", help="factor on the paper's channel counts")
+    add("--option", action="append", metavar="NAME=VALUE", help="an option of the network's own, such as lrn=false; "
+        "may be given again for others")  # fmt: skip
     add("--no-aux", dest="aux", action="store_false", default=None, help="leave auxiliary heads out")
     add("--data", metavar="NAME", help="shapes10 (default, generated), cifar10, cifar100, mnist, fashion_mnist, "
         "digits, folder, npz, or FILE.py:FUNCTION")  # fmt: skip
@@ -31,6 +35,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--pad", type=whole, metavar="N", help="border that crops are taken from, in pixels; cifar10: 4")
     add("--cutout", type=whole, metavar="N", help="cut a square of N pixels out of every training image")
     add("--flip", metavar="NAME", help="mirror images at random (default), or alternating from epoch to epoch")
+    add("--distort", type=number, metavar="X", help="other brightness, contrast, saturation and hue; 1: as TF-slim")
     add("--mixup", type=number, metavar="A", help="mix images and labels in pairs, by shares from Beta(A, A)")
     add = parser.add_argument_group("how").add_argument
     add(
@@ -48,7 +53,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--momentum", type=number, metavar="X")
     add("--no-nesterov", dest="nesterov", action="store_false", default=None)
     add("--weight-decay", type=number, metavar="X")
+    add("--rms-decay", type=number, metavar="X", help="with rmsprop: decay of the mean square; 0.9 by default")
+    add("--rms-eps", type=number, metavar="X", help="with rmsprop: what is added to it; 1 by default")
     add("--schedule", metavar="NAME", help="cosine (default), linear, triangular, step, exponential or constant")
+    add("--lr-factor", type=number, metavar="X", help="with exponential: times the rate; 0.94 by default")
+    add("--lr-every", type=number, metavar="EPOCHS", help="with exponential: how often; every 2 epochs by default")
     add("--warm-up", type=number, metavar="EPOCHS", help="epochs over which the learning rate rises")
     add("--smoothing", type=number, metavar="X", help="label smoothing")
     add("--clip", type=number, metavar="X", help="largest norm of the gradient")
@@ -94,12 +103,14 @@ def run(args: argparse.Namespace) -> int:
         if args.output is None:
             raise UsageError("--resume: which run? add --output DIR")
         options = stored_options(Path(args.output))
+        given |= _rewritten(options.model, given)
         check_unchanged(given, options, Path(args.output))
         if runs_code(options.data) and not args.data:
             raise UsageError(f"--data: the run has {options.data}, whose code would run; say --data {options.data}")
         options = replace(options, epochs=given.get("epochs", options.epochs))
     else:
-        options = resolve(**(options_from(args.from_, given) if args.from_ else given))
+        given = options_from(args.from_, given) if args.from_ else given
+        options = resolve(**{**given, **_rewritten(given.get("model", Options.model), given)})
     folder = Path(args.output) if args.output else _new_folder(f"{options.model}-{options.data.rpartition(':')[2]}")
     last = train(folder, options, resume=args.resume, force=args.force, save_every=args.save_every)
     print(
@@ -110,6 +121,13 @@ def run(args: argparse.Namespace) -> int:
         if (folder / name).exists():
             print(f"  {name:24} {what}")
     return 0
+
+
+def _rewritten(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's own options as a run writes them down: dropout=0 and dropout=0.0 are the same."""
+    from .own_options import as_texts, own_options
+
+    return {"option": as_texts(own_options(model, given["option"]))} if "option" in given else {}
 
 
 def _new_folder(name: str) -> Path:

@@ -12,6 +12,7 @@ from ..models.network import Network, smallest_image
 from ..models.size import check_width
 from .memory import check_memory
 from .options import Options
+from .own_options import own_options
 
 
 def image_side(model: str) -> int:
@@ -66,6 +67,7 @@ def network_for(o: Options, force: bool, size: Size | None = None) -> Network:
             seed=o.seed,
             device=o.device,
             in_channels=image[2],
+            **own_options(o.model, o.option),
         )
     except (ValueError, TypeError) as error:
         raise UsageError(f"--model: {error}; see inception-np models") from error

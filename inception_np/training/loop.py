@@ -134,7 +134,8 @@ class Run:
         self.average = average_for(self.net, o, o.epochs * self.steps)
         statistics = [b.data for b in named_buffers(self.net).values()]
         self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
-        self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs), o.warm_up)
+        steps = (o.lr_factor, o.lr_every) if o.schedule == "exponential" else ()
+        self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs, *steps), o.warm_up)
         self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
         self.smoothed = o.smoothing > 0 and self.training_step.tells_losses
         self.apart = bool(self.net.heads) and self.training_step.tells_losses  # the main loss and the total one
@@ -228,8 +229,10 @@ class Run:
         crops = stream(o.seed, "augment", *where) if o.augment else None
         dropout = stream(o.seed, "dropout", *where)
         mixup = stream(o.seed, "mixup", *where) if o.mixup else None
+        colours = stream(o.seed, "distort", *where) if o.distort else None
         try:
-            self.training_step(index, crops=crops, dropout=dropout, mirrored=self.mirrored(index), mixup=mixup)
+            mirrored = self.mirrored(index)
+            self.training_step(index, crops=crops, dropout=dropout, mirrored=mirrored, mixup=mixup, colours=colours)
         except NotFiniteError as found:
             raise self.error(str(found), self.step + 1, f", first found in {found.culprit}") from None
         if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait

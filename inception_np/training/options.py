@@ -14,6 +14,8 @@ from typing import Any, get_args, get_origin
 import numpy as np
 
 from ..backend.errors import UsageError, nearest
+from .arguments import known_model
+from .own_options import own_options
 from .schedules import SCHEDULES
 
 # The recipes. Muon's rate is an angle, of which every network with batch norm stands the same.
@@ -50,6 +52,7 @@ class Options:
     model: str = "inception_resnet_v2_cifar"
     preset: str = "paper"
     width: float | None = None  # None: the network's own
+    option: tuple[str, ...] = ()  # further options of the network's own, NAME=VALUE (own_options.py)
     aux: bool = True  # auxiliary heads, where the network has them
     data: str = "shapes10"
     data_dir: str | None = None
@@ -62,6 +65,7 @@ class Options:
     pad: int | None = None  # border that crops are taken from; None: the data set's own
     cutout: int = 0  # side of the square that is cut out of every training image; 0: none
     flip: str = "random"  # or "alternating": each image is mirrored in every other epoch
+    distort: float = 0.0  # strength of the photometric distortions (data/distort.py); 0: none
     mixup: float = 0.0  # a of Beta(a, a), from which the shares of two images are drawn (mixup.py); 0: none
     epochs: int = 3
     patience: int = 0  # epochs without a better test accuracy after which the run ends; 0: it goes on
@@ -73,7 +77,11 @@ class Options:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 0.0
+    rms_decay: float = 0.9  # with rmsprop: of the running mean of the squared gradient
+    rms_eps: float = 1.0  # with rmsprop: what is added to that mean
     schedule: str = "cosine"
+    lr_factor: float = 0.94  # with the exponential schedule: the rate is multiplied by this
+    lr_every: float = 2.0  # every so many epochs
     warm_up: float = 0.5  # epochs
     smoothing: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0: no limit
@@ -105,7 +113,7 @@ def resolve(**given: Any) -> Options:
         chosen |= SGD_MANY if sgd else MUON_MANY
     if data in ("cifar10", "cifar100"):
         chosen |= {"pad": 2, "flip": "alternating"}
-    if network.startswith("inception_v1") and given.get("preset", "paper") in ("paper", "caffe"):
+    if not _has_batch_norm(network, given.get("preset", "paper"), given.get("option", ())):
         chosen |= {**(SGD_PLAIN if sgd else MUON_PLAIN), "epochs": max(5, chosen["epochs"])}
     if data == "cifar10" and network == "speednet_cifar":
         chosen |= SPEEDNET | (SGD_SPEEDNET if sgd else MUON_SPEEDNET)
@@ -140,6 +148,7 @@ def check(options: Options) -> None:
     for option, value, low, high in (
         ("--pad", o.pad or 0, 0, 1000),
         ("--cutout", o.cutout, 0, 1000),
+        ("--distort", o.distort, 0, 2),
         ("--mixup", o.mixup, 0, 1000),
         ("--epochs", o.epochs, 1, 100_000),
         ("--patience", o.patience, 0, 100_000),
@@ -149,6 +158,10 @@ def check(options: Options) -> None:
         ("--bias-scale", o.bias_scale, 0, 1e6),
         ("--momentum", o.momentum, 0, 0.999999),
         ("--weight-decay", o.weight_decay, 0, 1),
+        ("--rms-decay", o.rms_decay, 0, 0.999999),
+        ("--rms-eps", o.rms_eps, 1e-30, 1e6),
+        ("--lr-factor", o.lr_factor, 1e-6, 1),
+        ("--lr-every", o.lr_every, 1e-3, 1e6),
         ("--warm-up", o.warm_up, 0, o.epochs),
         ("--smoothing", o.smoothing, 0, 0.999),
         ("--clip", o.clip, 0, 1e30),
@@ -160,9 +173,19 @@ def check(options: Options) -> None:
     for option, part, usual in (("--cutout", o.cutout, 0), ("--flip", o.flip, "random")):
         if part != usual and not o.augment:
             raise UsageError(f"{option}: got {part!r} without augmentation, of which it is a part; add --augment")
+    for option, number, default, whose, found, wanted in (
+        ("--rms-decay", o.rms_decay, Options.rms_decay, "--optimizer", o.optimizer, "rmsprop"),
+        ("--rms-eps", o.rms_eps, Options.rms_eps, "--optimizer", o.optimizer, "rmsprop"),
+        ("--lr-factor", o.lr_factor, Options.lr_factor, "--schedule", o.schedule, "exponential"),
+        ("--lr-every", o.lr_every, Options.lr_every, "--schedule", o.schedule, "exponential"),
+    ):
+        if number != default and found != wanted:
+            raise UsageError(f"{option}: got {number} with {whose} {found}, which has none; add {whose} {wanted}")
+    if o.option:
+        own_options(known_model(o.model, "--model"), o.option)
     check_precision(o.device, o.precision)
     check_normalisation(o.mean, o.std)
-    for option, used in (("--freeze", bool(o.freeze)), ("--mixup", o.mixup > 0)):
+    for option, used in (("--freeze", bool(o.freeze)), ("--mixup", o.mixup > 0), ("--distort", o.distort > 0)):
         if used and o.precision != "float32":
             raise UsageError(
                 f"{option}: got it with --precision {o.precision}, whose captured step cannot do it; "
@@ -223,6 +246,12 @@ def described(options: Options) -> str:
         "command": sys.argv,
     }
     return json.dumps(about, indent=2, allow_nan=False) + "\n"
+
+
+def _has_batch_norm(model: str, preset: str, option: tuple[str, ...]) -> bool:
+    """Whether the network has it; GoogLeNet as in the paper has none, unless it is asked for."""
+    usual = not model.startswith(("inception_v1", "googlenet")) or preset not in ("paper", "caffe")
+    return bool(own_options(model, option).get("batch_norm", usual)) if option else usual
 
 
 def flag(field: str) -> str:

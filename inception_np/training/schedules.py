@@ -63,12 +63,13 @@ def warm_up(schedule: Schedule, epochs: float) -> Schedule:
     return lambda t: schedule(t) * min(t / epochs, 1.0)
 
 
-# The schedules of a run: name -> schedule of the highest rate and the number of epochs.
-SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
+# The schedules of a run: name -> schedule of the highest rate and the number of epochs. The exponential one takes its
+# factor and its period too.
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "linear": linear,
     "triangular": triangular,
     "step": lambda lr, epochs: step(lr, [0.5 * epochs, 0.75 * epochs]),
-    "exponential": lambda lr, epochs: exponential(lr, 0.94, 2),  # Rethinking, section 8
+    "exponential": lambda lr, epochs, factor, every: exponential(lr, factor, every),
     "constant": lambda lr, epochs: constant(lr),
 }

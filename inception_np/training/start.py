@@ -17,11 +17,12 @@ from ..data.streams import say
 from ..models.network import Network
 from ..weights.checkpoint import load_state_dict, parse_metadata
 from ..weights.tensorfile import Tensors, read_tensors
+from .own_options import as_texts
 from .watchdog import is_finite
 
 
 def options_from(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` and, where it says nothing, the checkpoint's network, its width and heads, and its mean and std.
+    """`given` and, where it says nothing, the checkpoint's network, its options, and its mean and std.
 
     Raises UsageError for a file without a network's name and for one whose images are not RGB, and what `read_tensors`
     raises.
@@ -30,6 +31,8 @@ def options_from(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     stored, how = model["options"], _normalisation(path, about)
     found = {"model": model["name"], "preset": model["preset"], "width": stored.get("width")}
     found["aux"] = stored.get("aux") is not False
+    own = {name: value for name, value in stored.items() if name not in ("num_classes", "in_channels", "width", "aux")}
+    found |= {"option": as_texts(own)} if own else {}
     if how and not {"mean", "std"} & set(given):
         found |= {"mean": how.mean, "std": how.std}
     return {**found, **given}
@@ -97,6 +100,6 @@ def _check_network(net: Network, model: Mapping[str, Any], path: str) -> None:
             if name in ("model", "preset", "width"):
                 raise UsageError(f"--{name}: got {ours[name]}, but {path} has {theirs.get(name)}; leave it out")
             raise UsageError(
-                f"--from: {path} has {name}={theirs.get(name)}, a new network {ours.get(name)}; "
-                "take one that create_model makes without this option"
+                f"{'--from' if name == 'in_channels' else '--option'}: {path} has {name}={theirs.get(name)}, "
+                f"a new network {ours.get(name)}; take another checkpoint, or leave --option out"
             )

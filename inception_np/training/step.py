@@ -18,6 +18,7 @@ from ..backend.arrays import Array
 from ..backend.device import on_tensor_cores, to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
+from ..data.distort import distort
 from ..kernels.clip import clip_norm
 from ..models.network import Network
 from ..runtime.inference import compile_inference
@@ -73,12 +74,13 @@ class TrainingStep:
         dropout: Generator,
         mirrored: np.ndarray | None,
         mixup: Generator | None = None,
+        colours: Generator | None = None,
     ) -> None:
         """One step on the training images `index`, (batch,), with the optimiser's learning rate of the moment.
 
         crops: where crops, mirroring and cutout are drawn from; None takes the images as they are. dropout: a new
         generator. mirrored: (batch,) bool, the images to mirror; None draws them. mixup: where pairs and shares are
-        drawn from; None mixes nothing. May raise NotFiniteError.
+        drawn from; None mixes nothing. colours: the same of the distortions. May raise NotFiniteError.
         """
         raise NotImplementedError
 
@@ -118,10 +120,11 @@ class EagerStep(TrainingStep):
         dropout: Generator,
         mirrored: np.ndarray | None,
         mixup: Generator | None = None,
+        colours: Generator | None = None,
     ) -> None:
         options, drawn = self.options, dropout.bit_generator.state
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
-            x, targets = self.batch(index, crops, mirrored, mixup)
+            x, targets = self.batch(index, crops, mirrored, mixup, colours)
             losses, right = self.gradients(x, targets, dropout)
             norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))
             if not math.isfinite(losses.total) or not math.isfinite(norm):
@@ -135,11 +138,18 @@ class EagerStep(TrainingStep):
         self.right += right
 
     def batch(
-        self, index: np.ndarray, crops: Generator | None, mirrored: np.ndarray | None, mixup: Generator | None
+        self,
+        index: np.ndarray,
+        crops: Generator | None,
+        mirrored: np.ndarray | None,
+        mixup: Generator | None,
+        colours: Generator | None,
     ) -> tuple[Array, Targets]:
         """What the trained part of the network reads, and the labels with their shares."""
         data, options = self.data, self.options
         images, labels = data.train_images[index], data.train_labels[index]
+        if colours:
+            images = distort(images, options.distort, colours)
         if crops:
             images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
         x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
@@ -208,9 +218,13 @@ class GraphStep(TrainingStep):
         dropout: Generator,
         mirrored: np.ndarray | None,
         mixup: Generator | None = None,
+        colours: Generator | None = None,
     ) -> None:
-        if mixup:
-            raise ValueError("GraphStep: got a generator for mixup, wanted None: the captured step mixes nothing")
+        for what, generator in (("mixup", mixup), ("colours", colours)):
+            if generator:
+                raise ValueError(
+                    f"GraphStep: got a generator for {what}, wanted None: the captured step has no such thing"
+                )
         self.captured(index, crops=crops, dropout=dropout, mirrored=mirrored)
         if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
             self.average.update()
@@ -231,7 +245,8 @@ def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
         rates = {"sgd_lr": o.sgd_lr, "bias_scale": o.bias_scale}
         optimiser = Muon(net, o.lr, **rates, momentum=o.momentum, weight_decay=o.weight_decay)
     else:
-        optimiser = RMSProp(net, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        numbers = {"decay": o.rms_decay, "eps": o.rms_eps}
+        optimiser = RMSProp(net, o.lr, **numbers, momentum=o.momentum, weight_decay=o.weight_decay)
     if o.freeze:
         optimiser.parts = parts_without(net, frozen_params(net, o.freeze))
     return optimiser
