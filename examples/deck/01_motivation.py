@@ -115,11 +115,15 @@ def _(chain, channels, cost, figure, mo, summary):
     _widths = list(range(16, 513, 16))
     _ax.plot(_widths, [cost(c) / 1e9 for c in _widths])
     _ax.plot(channels.value, cost(channels.value) / 1e9, "o", color="C3")
-    _ax.set(xlabel="channels C", ylabel="billion multiply-adds", title="two 3x3 convolutions at 28x28")
+    _ax.set(
+        xlabel="channels C", ylabel="billion multiply-adds", title="two 3x3 convolutions at 28x28"
+    )
     _table = summary(chain(channels.value), (28, 28, channels.value))
     mo.vstack(
         [
-            mo.md(f"C = {channels.value}: **{_table.macs:,}** multiply-adds and **{_table.params:,}** parameters."),
+            mo.md(
+                f"C = {channels.value}: **{_table.macs:,}** multiply-adds and **{_table.params:,}** parameters."
+            ),
             _drawn,
         ]
     )
@@ -140,11 +144,13 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(Linear, Mode, ReLU, SGD, Sequential, cast, mo, named_params, np, softmax_cross_entropy):
     def learn_by_heart(width, steps=400):
-        """Train one hidden layer on 64 random inputs with random labels. Gives (parameters, train, test accuracy)."""
+        """(parameters, training accuracy, test accuracy) of a layer trained on 64 random labels."""
         rng = np.random.default_rng(1)
         x, labels = rng.standard_normal((64, 16)), rng.integers(0, 2, 64)
         other_x, other_labels = rng.standard_normal((2000, 16)), rng.integers(0, 2, 2000)
-        net = cast(Sequential(Linear(16, width, rng=rng), ReLU(), Linear(width, 2, rng=rng)), np.float64)
+        net = cast(
+            Sequential(Linear(16, width, rng=rng), ReLU(), Linear(width, 2, rng=rng)), np.float64
+        )
         optimiser = SGD(net, 0.3, momentum=0.9)
         for _ in range(steps):
             y, cache = net.forward(x, Mode(train=True, keep=True))
@@ -155,7 +161,11 @@ def _(Linear, Mode, ReLU, SGD, Sequential, cast, mo, named_params, np, softmax_c
         def right(x, labels):
             return float((net.forward(x, Mode())[0].argmax(1) == labels).mean())
 
-        return sum(p.data.size for p in named_params(net).values()), right(x, labels), right(other_x, other_labels)
+        return (
+            sum(p.data.size for p in named_params(net).values()),
+            right(x, labels),
+            right(other_x, other_labels),
+        )
 
     hearts = {width: learn_by_heart(width) for width in (1, 2, 4, 8, 16, 32, 64)}
     mo.show_code()
@@ -184,7 +194,7 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(mo, np, repeat):
     def dense_and_sparse(density, units=512, batch=128):
-        """Seconds of a product w x by NumPy's dense product and by gathers, and its multiply-adds by each."""
+        """Seconds of a product w x, dense and by gathers, and the multiply-adds of each."""
         rng = np.random.default_rng(0)
         w = rng.standard_normal((units, units), np.float32) * (rng.random((units, units)) < density)
         x = rng.standard_normal((units, batch), np.float32)
@@ -198,7 +208,10 @@ def _(mo, np, repeat):
             return np.stack([value @ x[place] for value, place in zip(values, places, strict=True)])
 
         assert np.allclose(dense(), sparse(), atol=1e-3)
-        seconds = min(repeat(dense, number=3, repeat=7)) / 3, min(repeat(sparse, number=1, repeat=5))
+        seconds = (
+            min(repeat(dense, number=3, repeat=7)) / 3,
+            min(repeat(sparse, number=1, repeat=5)),
+        )
         return *seconds, w.size * batch, np.count_nonzero(w) * batch
 
     mo.show_code()
@@ -291,13 +304,15 @@ def _(Linear, Mode, ReLU, cast, mo, np):
         rng = np.random.default_rng(3)
         cause = rng.permutation(np.repeat(np.arange(causes), each))
         layer = cast(Linear(causes, causes * each, rng=rng), np.float64)
-        layer.weight.data[...] = np.where(cause == np.arange(causes)[:, None], 1.0, 0.0)  # sparse: one cause a unit
+        layer.weight.data[...] = np.where(
+            cause == np.arange(causes)[:, None], 1.0, 0.0
+        )  # sparse: one cause a unit
         active = (rng.random((samples, causes)) < 0.3).astype(np.float64)
         y, _ = layer.forward(active, Mode())
         return ReLU().forward(y + noise * rng.standard_normal(y.shape), Mode())[0], cause
 
     def clusters(correlation, least=0.3):
-        """Put units together that are correlated, directly or through others. Gives each unit's group."""
+        """Each unit's group: units that are correlated, directly or through others."""
         group = np.arange(len(correlation))
         for i, j in zip(*np.nonzero(correlation > least), strict=True):
             group[group == group[j]] = group[i]
@@ -327,7 +342,9 @@ def _(clusters, figure, hidden_causes, mo, noise, np):
         _image = _ax.imshow(_shown, vmin=-1, vmax=1, cmap="RdBu_r")
         _ax.set(title=_title, xlabel="unit", ylabel="unit")
     _drawn.colorbar(_image, ax=_axes, label="correlation", shrink=0.9)
-    mo.vstack([mo.md(f"{len(set(clusters(_correlation)))} groups are found at this noise."), _drawn])
+    mo.vstack(
+        [mo.md(f"{len(set(clusters(_correlation)))} groups are found at this noise."), _drawn]
+    )
     return
 
 
@@ -337,7 +354,8 @@ def _(claim, clusters, hidden_causes, mo, np, said):
     _group = clusters(np.corrcoef(_y.T))
     # a unit is placed right where its group is exactly the units of its cause
     _right = sum(
-        set(np.flatnonzero(_group == _group[i])) == set(np.flatnonzero(_cause == _cause[i])) for i in range(24)
+        set(np.flatnonzero(_group == _group[i])) == set(np.flatnonzero(_cause == _cause[i]))
+        for i in range(24)
     )
     mo.vstack([claim("deck.5", int(_right)), said("deck.4"), said("deck.6")])
     return
@@ -365,8 +383,15 @@ def _(correlation_at, figure, mo):
     _ax.plot(_far, [correlation_at(d) for d in _far], "o-", color="k")
     for _reach, _colour in ((2, "C0"), (1, "C1"), (0, "C2")):
         _kernel = 2 * _reach + 1
-        _ax.axvspan(-0.2, _reach + 0.2, color=_colour, alpha=0.25, label=f"within {_kernel}x{_kernel}", lw=0)
-    _ax.set(xlabel="pixels apart", ylabel="correlation", xlim=(-0.2, 11.2), title="1000 drawn images (shapes10)")
+        _ax.axvspan(
+            -0.2, _reach + 0.2, color=_colour, alpha=0.25, label=f"within {_kernel}x{_kernel}", lw=0
+        )
+    _ax.set(
+        xlabel="pixels apart",
+        ylabel="correlation",
+        xlim=(-0.2, 11.2),
+        title="1000 drawn images (shapes10)",
+    )
     _ax.legend(loc="upper right")
     mo.vstack(
         [

@@ -17,7 +17,20 @@ def _():
     from inception_np.learn.slide import claim, code, figure, table
     from inception_np.models.inception_v1 import ROWS, inception, naive_inception
 
-    return (Concat, ConvReLU, ROWS, Sequential, claim, code, figure, inception, mo, naive_inception, summary, table)
+    return (
+        Concat,
+        ConvReLU,
+        ROWS,
+        Sequential,
+        claim,
+        code,
+        figure,
+        inception,
+        mo,
+        naive_inception,
+        summary,
+        table,
+    )
 
 
 @app.cell(hide_code=True)
@@ -35,7 +48,12 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(ConvReLU, inception, mo, naive_inception, summary):
-    row = (128, (64, 192), (64, 96), 64)  # 1x1, 3x3 (reduce, out), 5x5 (reduce, out), pool projection
+    row = (
+        128,
+        (64, 192),
+        (64, 96),
+        64,
+    )  # 1x1, 3x3 (reduce, out), 5x5 (reduce, out), pool projection
     naive_module = naive_inception(ConvReLU, 256, row)
     reduced_module = inception(ConvReLU, 256, row)
     naive = summary(naive_module, (28, 28, 256))
@@ -49,7 +67,11 @@ def _(Concat, Sequential):
     def convolutions(layer, shape, path=""):
         """Of each convolution in a module: its path, its kernel, its shapes, its multiply-adds."""
         if isinstance(layer, Concat):
-            return [c for name, child in layer.children().items() for c in convolutions(child, shape, path + name)]
+            return [
+                c
+                for name, child in layer.children().items()
+                for c in convolutions(child, shape, path + name)
+            ]
         if isinstance(layer, Sequential):
             found = []
             for name, child in layer.layers.items():
@@ -112,7 +134,12 @@ def _(mo):
     reads = mo.ui.slider(32, 1024, step=32, value=256, label="input channels", show_value=True)
     reduce3 = mo.ui.slider(8, 256, step=8, value=64, label="3x3 reduce", show_value=True)
     reduce5 = mo.ui.slider(8, 256, step=8, value=64, label="5x5 reduce", show_value=True)
-    mo.vstack([mo.md("## Turn the widths"), mo.hstack([reads, reduce3, reduce5], justify="start", wrap=True)])
+    mo.vstack(
+        [
+            mo.md("## Turn the widths"),
+            mo.hstack([reads, reduce3, reduce5], justify="start", wrap=True),
+        ]
+    )
     return reads, reduce3, reduce5
 
 
@@ -130,7 +157,9 @@ def _(ConvReLU, convolutions, figure, inception, mo, naive_inception, reads, red
             _ax.barh(_label, _macs / 1e6, left=_left, color=_colour, alpha=_pale, edgecolor="white")
             _left += _macs / 1e6
         _totals[_label] = sum(c[-1] for c in _each)
-    for _place, (_label, _colour) in enumerate((("1x1", "C0"), ("3x3", "C1"), ("5x5", "C2"), ("pool", "C3"))):
+    for _place, (_label, _colour) in enumerate(
+        (("1x1", "C0"), ("3x3", "C1"), ("5x5", "C2"), ("pool", "C3"))
+    ):
         _ax.bar(0, 0, color=_colour, label=_label)
     _ax.invert_yaxis()
     _ax.set(xlabel="million multiply-adds (pale: the 1x1 before)")
@@ -158,7 +187,9 @@ def _(claim, code, mo, naive, naive_inception, reduced):
     $n_1 + n_3 + n_5 + C$: always more than it got. The projection replaces $C$ by a number of one's choice.
     """),
             claim(
-                "v1.4", (naive.rows[0].output[2], reduced.rows[0].output[2]), code(naive_inception, "pool=MaxPool2D")
+                "v1.4",
+                (naive.rows[0].output[2], reduced.rows[0].output[2]),
+                code(naive_inception, "pool=MaxPool2D"),
             ),
         ]
     )

@@ -14,7 +14,17 @@ def _():
     import marimo as mo
     import numpy as np
 
-    from inception_np import Conv2D, ConvReLU, Linear, Mode, ReLU, Sequential, cast, check_gradients, summary
+    from inception_np import (
+        Conv2D,
+        ConvReLU,
+        Linear,
+        Mode,
+        ReLU,
+        Sequential,
+        cast,
+        check_gradients,
+        summary,
+    )
     from inception_np.kernels.conv import conv2d, conv2d_dw, conv2d_dx
     from inception_np.kernels.im2col import im2col
     from inception_np.learn.slide import Html, claim, code, numbers, table
@@ -61,7 +71,9 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(Conv2D, Mode, cast, mo, np):
-    x = np.array([[[1, 0, 2], [-1, 3, 1], [2, 1, 0]], [[0, -2, 1], [1, 1, 1], [3, 0, -1]]], np.float64)[None]
+    x = np.array(
+        [[[1, 0, 2], [-1, 3, 1], [2, 1, 0]], [[0, -2, 1], [1, 1, 1], [3, 0, -1]]], np.float64
+    )[None]
     conv = cast(Conv2D(3, 2, 1, bias=False), np.float64)
     conv.weight.data[...] = np.array([[1, -1], [2, 0], [0, 3]])  # (1, 1, C_in, C_out)
     y, _ = conv.forward(x, Mode())
@@ -84,7 +96,9 @@ def _(code, conv, conv2d, mo, np, numbers, x, y):
                 [
                     numbers(matrix_x, "X, 6x3", np.arange(6)[:, None] + np.zeros(3) == 1),
                     numbers(matrix_w, "W, 3x2", np.zeros((3, 1)) + np.arange(2) == 0),
-                    numbers(matrix_y, "Y = X W, 6x2", (np.arange(6)[:, None] == 1) & (np.arange(2) == 0)),
+                    numbers(
+                        matrix_y, "Y = X W, 6x2", (np.arange(6)[:, None] == 1) & (np.arange(2) == 0)
+                    ),
                 ],
                 justify="start",
                 gap=3,
@@ -122,7 +136,22 @@ def _(mo):
 
 
 @app.cell(hide_code=True)
-def _(channel, code, column, conv, conv2d_dw, conv2d_dx, matrix_w, matrix_x, mo, np, numbers, row, x, y):
+def _(
+    channel,
+    code,
+    column,
+    conv,
+    conv2d_dw,
+    conv2d_dx,
+    matrix_w,
+    matrix_x,
+    mo,
+    np,
+    numbers,
+    row,
+    x,
+    y,
+):
     dy = np.zeros(y.shape)
     dy[0, row.value, column.value, channel.value] = 1
     conv.weight.grad[...] = 0
@@ -137,7 +166,11 @@ def _(channel, code, column, conv, conv2d_dw, conv2d_dx, matrix_w, matrix_x, mo,
             mo.hstack(
                 [
                     numbers(matrix_dy, "dY, 6x2", matrix_dy != 0),
-                    numbers(matrix_w.T, "W transposed, 2x3", np.arange(2)[:, None] + np.zeros(3) == channel.value),
+                    numbers(
+                        matrix_w.T,
+                        "W transposed, 2x3",
+                        np.arange(2)[:, None] + np.zeros(3) == channel.value,
+                    ),
                     numbers(matrix_dx, "dX, 6x3", np.arange(6)[:, None] + np.zeros(3) == _pixel),
                 ],
                 justify="start",
@@ -145,7 +178,9 @@ def _(channel, code, column, conv, conv2d_dw, conv2d_dx, matrix_w, matrix_x, mo,
             ),
             mo.hstack(
                 [
-                    numbers(matrix_x.T, "X transposed, 3x6", np.zeros((3, 1)) + np.arange(6) == _pixel),
+                    numbers(
+                        matrix_x.T, "X transposed, 3x6", np.zeros((3, 1)) + np.arange(6) == _pixel
+                    ),
                     numbers(matrix_dy, "dY, 6x2", matrix_dy != 0),
                     numbers(matrix_dw, "dW, 3x2", np.zeros((3, 1)) + np.arange(2) == channel.value),
                 ],
@@ -166,10 +201,14 @@ def _(channel, code, column, conv, conv2d_dw, conv2d_dx, matrix_w, matrix_x, mo,
 
 @app.cell(hide_code=True)
 def _(Conv2D, Html, check_gradients, mo, np):
-    _report = check_gradients(Conv2D(3, 2, 1), np.random.default_rng(0).standard_normal((2, 2, 3, 3)))
+    _report = check_gradients(
+        Conv2D(3, 2, 1), np.random.default_rng(0).standard_normal((2, 2, 3, 3))
+    )
     mo.vstack(
         [
-            mo.md("Are they right? The complex step differentiates the forward pass without using backward:"),
+            mo.md(
+                "Are they right? The complex step differentiates the forward pass without using backward:"
+            ),
             Html(f"<pre style='white-space:pre-wrap;font-size:85%'>{_report}</pre>"),
         ]
     )
@@ -204,7 +243,8 @@ def _(mo):
 def _(ConvReLU, Sequential, mo, outputs, summary, table):
     _direct = summary(ConvReLU(64, 64, 3), (56, 56, 64))
     _through = summary(
-        Sequential(reduce=ConvReLU(64, outputs.value, 1), conv=ConvReLU(outputs.value, 64, 3)), (56, 56, 64)
+        Sequential(reduce=ConvReLU(64, outputs.value, 1), conv=ConvReLU(outputs.value, 64, 3)),
+        (56, 56, 64),
     )
     mo.vstack(
         [
@@ -243,7 +283,7 @@ def _(ConvReLU, Linear, Mode, ReLU, Sequential, cast, im2col, mo, np):
     wide = cast(ConvReLU(3, 4, 3, rng=rng), np.float64)
     seen, _ = wide.forward(image, Mode())
 
-    # A generalised linear model of a window laid flat: an inner product, and a function of it, here ReLU
+    # A generalised linear model of a window laid flat: a function, here ReLU, of a product
     glm = cast(Sequential(linear=Linear(27, 4), link=ReLU()), np.float64)
     glm.layers["linear"].weight.data[...] = wide.weight.data.reshape(27, 4)
     windows = im2col(image, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (6, 5))

@@ -94,7 +94,9 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(create_model, mo, summary):
     network = create_model("inception_v1")
-    separable = create_model("inception_v1", separable_stem=True, aux=False)  # another reading of the first row
+    separable = create_model(
+        "inception_v1", separable_stem=True, aux=False
+    )  # another reading of the first row
     dense_table, separable_table = summary(network), summary(separable)
     mo.show_code()
     return dense_table, network, separable, separable_table
@@ -105,10 +107,14 @@ def _(PRINTED, dense_table, named_params, network, separable, separable_table):
     def sizes(net, stage, kind):
         """How many numbers a stage's weights or biases have."""
         found = named_params(net).items()
-        return sum(p.data.size for path, p in found if path.startswith(f"{stage}.") and path.endswith(kind))
+        return sum(
+            p.data.size for path, p in found if path.startswith(f"{stage}.") and path.endswith(kind)
+        )
 
     stages = list(PRINTED)  # the rows that have parameters
-    printed = {name: PRINTED[name].partition(":")[0].split(", ") for name in stages}  # "159K", "128M"
+    printed = {
+        name: PRINTED[name].partition(":")[0].split(", ") for name in stages
+    }  # "159K", "128M"
     weights = {name: sizes(separable, name, "weight") for name in stages}
     biases = {name: sizes(network, name, "bias") for name in stages}  # one for each filter
     macs = {row.name: row.macs for row in separable_table.rows}
@@ -124,10 +130,17 @@ def _(math, stages, biases, printed, weights):
         digits = count / unit * scale
         return (math.floor(digits) if cut else round(digits)) == round(float(text[:-1]) * scale)
 
-    rules = [(unit, counted, cut) for unit in (1024, 1000) for counted in (True, False) for cut in (True, False)]
+    rules = [
+        (unit, counted, cut)
+        for unit in (1024, 1000)
+        for counted in (True, False)
+        for cut in (True, False)
+    ]
     fitting = {
         (unit, counted, cut): [
-            name for name in stages if as_printed(weights[name] + counted * biases[name], printed[name][0], unit, cut)
+            name
+            for name in stages
+            if as_printed(weights[name] + counted * biases[name], printed[name][0], unit, cut)
         ]
         for unit, counted, cut in rules
     }
@@ -167,7 +180,9 @@ def _(Html, as_printed, dense_table, fitting, macs, mo, outputs, printed, stages
     Weights in units of 1024, and millions of multiply-adds, of a network whose first convolution is separable. Green:
     some rule of counting gives the printed figure. Orange: none does.
     """),
-            table(("row", "output", "weights / 1024", "printed", "multiply-adds, M", "printed"), _rows),
+            table(
+                ("row", "output", "weights / 1024", "printed", "multiply-adds, M", "printed"), _rows
+            ),
         ]
     )
     return
@@ -190,7 +205,13 @@ def _(claim, code, inception_v1, outputs):
 @app.cell(hide_code=True)
 def _(claim, fitting, mo, stages, table):
     _rows = [
-        (unit, "counted" if counted else "left out", "cut" if cut else "rounded", len(names), ", ".join(names))
+        (
+            unit,
+            "counted" if counted else "left out",
+            "cut" if cut else "rounded",
+            len(names),
+            ", ".join(names),
+        )
         for (unit, counted, cut), names in fitting.items()
     ]
     _best = max(fitting.values(), key=len)
@@ -245,7 +266,9 @@ def _(
     """),
             claim("deck.17", _off),
             claim(
-                "deck.18", (*_dense, weights["conv1"], macs["conv1"]), code(inception_v1, "separable_stem else conv")
+                "deck.18",
+                (*_dense, weights["conv1"], macs["conv1"]),
+                code(inception_v1, "separable_stem else conv"),
             ),
             claim("v1.8", (separable_table.macs, dense_table.macs)),
         ]
@@ -285,7 +308,15 @@ def _(ROWS, mo, table):
     for _name, _row in ROWS.items():
         if not isinstance(_row, str):
             _c1, (_, _c3), (_, _c5), _proj = _row
-            _shares.append((_name, *(f"{100 * c / (_c1 + _c3 + _c5 + _proj):.0f} %" for c in (_c1, _c3, _c5, _proj))))
+            _shares.append(
+                (
+                    _name,
+                    *(
+                        f"{100 * c / (_c1 + _c3 + _c5 + _proj):.0f} %"
+                        for c in (_c1, _c3, _c5, _proj)
+                    ),
+                )
+            )
             _windows.append((_c3 + _c5) / (_c1 + _c3 + _c5 + _proj))
     mo.vstack(
         [
@@ -349,7 +380,9 @@ def _(alexnet_table, claim, dense_table, mo, table):
                 ],
             ),
             claim("v1.17", [alexnet_table.params / ours for ours in _ours]),
-            mo.md("Most of AlexNet's parameters are in its first linear layer. GoogLeNet has an average pool there."),
+            mo.md(
+                "Most of AlexNet's parameters are in its first linear layer. GoogLeNet has an average pool there."
+            ),
         ]
     )
     return
@@ -358,7 +391,11 @@ def _(alexnet_table, claim, dense_table, mo, table):
 @app.cell(hide_code=True)
 def _(AvgPool2D, auxiliary, claim, code, dense_table, mo, named_params, network):
     _heads = [
-        sum(p.data.size for path, p in named_params(network).items() if path.startswith(f"aux_{stage}."))
+        sum(
+            p.data.size
+            for path, p in named_params(network).items()
+            if path.startswith(f"aux_{stage}.")
+        )
         for stage in ("4a", "4d")
     ]
     _share = dense_table.params_aux / (dense_table.params + dense_table.params_aux)
@@ -374,7 +411,9 @@ def _(AvgPool2D, auxiliary, claim, code, dense_table, mo, named_params, network)
 
     `examples/vanishing_gradients.py` measures what they do for the gradients below.
     """),
-            claim("v1.13", AvgPool2D(5, stride=3).out_shape((1, 14, 14, 512))[1:3], code(auxiliary)),
+            claim(
+                "v1.13", AvgPool2D(5, stride=3).out_shape((1, 14, 14, 512))[1:3], code(auxiliary)
+            ),
             claim("v1.14", _heads),
         ]
     )
@@ -401,7 +440,10 @@ def _(Mode, create_model, mo, np, total_loss):
     def first_loss(classes, shrink):
         """The loss of a fresh network with two heads, its classifiers' weights times `shrink`."""
         net = create_model("inception_v1_cifar", num_classes=classes, width=1 / 8, dtype="float64")
-        for classifier in (net.trunk.layers["fc"], *(head.layers["fc2"] for head in net.heads.values())):
+        for classifier in (
+            net.trunk.layers["fc"],
+            *(head.layers["fc2"] for head in net.heads.values()),
+        ):
             classifier.weight.data *= shrink
         x = np.random.default_rng(0).standard_normal((4, 32, 32, 3))
         y, _ = net.forward(x, Mode(train=True, rng=np.random.default_rng(1)))
@@ -419,7 +461,11 @@ def _(claim, code, first_loss, mo, total_loss):
     Logits are near 0 here: the classifiers' weights are divided by ten. As the network is drawn, the loss for ten
     classes is {first_loss(10, 1.0):.3f}.
     """),
-            claim("v1.15", (first_loss(1000, 0.1), first_loss(10, 0.1)), code(total_loss, "aux_weight * loss")),
+            claim(
+                "v1.15",
+                (first_loss(1000, 0.1), first_loss(10, 0.1)),
+                code(total_loss, "aux_weight * loss"),
+            ),
         ]
     )
     return
@@ -468,7 +514,9 @@ def _(Preprocess, np, prepare, shapes10):
     from PIL import Image
 
     _drawn = shapes10("train", 12)[0]
-    picture = Image.fromarray(np.hstack([_drawn[3], _drawn[5]])).resize((384, 192), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(np.hstack([_drawn[3], _drawn[5]])).resize(
+        (384, 192), Image.Resampling.BICUBIC
+    )
     how = Preprocess((56, 56))  # as 224, but small
     crops = list(prepare(picture, how, 144))
     return Image, crops, how, picture
@@ -484,7 +532,11 @@ def _(claim, code, crops, figure, mo, np, picture, prepare):
     _left.set(title="the picture", xticks=[], yticks=[])
     _right.imshow(_wall)
     _right.set(
-        title="its 144 crops", xticks=[], yticks=[], ylabel="4 scales x 3 squares", xlabel="6 crops, and mirrored"
+        title="its 144 crops",
+        xticks=[],
+        yticks=[],
+        ylabel="4 scales x 3 squares",
+        xlabel="6 crops, and mirrored",
     )
     mo.vstack(
         [
@@ -502,9 +554,24 @@ def _(claim, code, crops, figure, mo, np, picture, prepare):
 
 
 @app.cell(hide_code=True)
-def _(ConvReLU, GlobalAvgPool2D, Linear, Mode, Sequential, cast, crops, how, mo, np, over_crops, picture):
+def _(
+    ConvReLU,
+    GlobalAvgPool2D,
+    Linear,
+    Mode,
+    Sequential,
+    cast,
+    crops,
+    how,
+    mo,
+    np,
+    over_crops,
+    picture,
+):
     rng = np.random.default_rng(0)
-    small = Sequential(conv=ConvReLU(3, 8, 5, stride=4, rng=rng), pool=GlobalAvgPool2D(), fc=Linear(8, 5, rng=rng))
+    small = Sequential(
+        conv=ConvReLU(3, 8, 5, stride=4, rng=rng), pool=GlobalAvgPool2D(), fc=Linear(8, 5, rng=rng)
+    )
     cast(small, np.float64)
     averaged = over_crops(small, how, 144)(picture)  # as `inception-np predict --crops 144` does
     logits = small.forward(np.stack(crops).astype(np.float64), Mode())[0]
@@ -520,11 +587,17 @@ def _(ConvReLU, GlobalAvgPool2D, Linear, Mode, Sequential, cast, crops, how, mo,
 @app.cell(hide_code=True)
 def _(averaged, claim, code, logits, mo, np, over_crops, softmax, table):
     assert np.allclose(averaged, softmax(logits).mean(0), atol=1e-12)
-    _rows = [("mean of softmax", *averaged), ("softmax of the mean logits", *softmax(logits.mean(0)))]
+    _rows = [
+        ("mean of softmax", *averaged),
+        ("softmax of the mean logits", *softmax(logits.mean(0))),
+    ]
     mo.vstack(
         [
             mo.md("The two ways to average, of a small network with random weights:"),
-            table(("", *(f"class {i}" for i in range(5)), "sum"), [(*row, sum(row[1:])) for row in _rows]),
+            table(
+                ("", *(f"class {i}" for i in range(5)), "sum"),
+                [(*row, sum(row[1:])) for row in _rows],
+            ),
             claim("v1.18", averaged.sum(), code(over_crops, "e / e.sum")),
         ]
     )

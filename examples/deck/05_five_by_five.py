@@ -14,7 +14,17 @@ def _():
     import marimo as mo
     import numpy as np
 
-    from inception_np import Concat, Conv2D, Mode, ReLU, Sequential, cast, create_model, named_params, summary
+    from inception_np import (
+        Concat,
+        Conv2D,
+        Mode,
+        ReLU,
+        Sequential,
+        cast,
+        create_model,
+        named_params,
+        summary,
+    )
     from inception_np.layer import walk
     from inception_np.layers.conv import ConvReLU
     from inception_np.layers.depthwise import DepthwiseConv2D
@@ -112,9 +122,13 @@ def _(Conv2D, Mode, Sequential, cast, channels, double, figure, five, layers, mo
     _dy[0, 6, 6, 0] = 1  # one output pixel: which inputs does it depend on?
     _dx = _net.backward(_dy, _x, _cache)[0, :, :, 0]
     _drawn, _ax = figure(3.6, 3.0)
-    _image = _ax.imshow(np.where(_dx > 0, _dx, np.nan), cmap="viridis", extent=(-6.5, 6.5, -6.5, 6.5))
+    _image = _ax.imshow(
+        np.where(_dx > 0, _dx, np.nan), cmap="viridis", extent=(-6.5, 6.5, -6.5, 6.5)
+    )
     _ax.set(
-        title=f"sees {np.count_nonzero(_dx.any(0))} x {np.count_nonzero(_dx.any(1))}", xlabel="pixels", ylabel="pixels"
+        title=f"sees {np.count_nonzero(_dx.any(0))} x {np.count_nonzero(_dx.any(1))}",
+        xlabel="pixels",
+        ylabel="pixels",
     )
     _drawn.colorbar(_image, label="ways to get there")
     _one, _several = five(channels.value), double(channels.value, layers.value)
@@ -124,7 +138,12 @@ def _(Conv2D, Mode, Sequential, cast, channels, double, figure, five, layers, mo
                 (f"28x28x{channels.value}", "sees", "parameters", "multiply-adds"),
                 [
                     ("one 5x5", _one.rows[0].field, _one.params, _one.macs),
-                    (f"{layers.value} of 3x3", _several.rows[0].field, _several.params, _several.macs),
+                    (
+                        f"{layers.value} of 3x3",
+                        _several.rows[0].field,
+                        _several.params,
+                        _several.macs,
+                    ),
                 ],
             ),
             mo.md(
@@ -154,10 +173,14 @@ def _(Conv2D, Mode, ReLU, Sequential, cast, mo, np):
 
     def pair(between):
         net = Sequential(
-            a=Conv2D(1, 1, 3, pad="valid", bias=False), **between, b=Conv2D(1, 1, 3, pad="valid", bias=False)
+            a=Conv2D(1, 1, 3, pad="valid", bias=False),
+            **between,
+            b=Conv2D(1, 1, 3, pad="valid", bias=False),
         )
         for name, seed in (("a", 1), ("b", 2)):
-            net.layers[name].weight.data[...] = np.random.default_rng(seed).integers(-2, 3, (3, 3, 1, 1))
+            net.layers[name].weight.data[...] = np.random.default_rng(seed).integers(
+                -2, 3, (3, 3, 1, 1)
+            )
         return cast(net, np.float64)
 
     def gradient_of_one_output(net, x):
@@ -196,7 +219,11 @@ def _(by_one, by_two, claim, kernels, linear, mo, np, numbers, one):
                 "With a ReLU between the two there is no such kernel. At two random inputs the gradients of the same "
                 "output differ: the pair computes more than a 5x5 can."
             ),
-            mo.hstack([numbers(k, f"gradient at x {i}") for i, k in enumerate(kernels)], justify="start", gap=3),
+            mo.hstack(
+                [numbers(k, f"gradient at x {i}") for i, k in enumerate(kernels)],
+                justify="start",
+                gap=3,
+            ),
         ]
     )
     return
@@ -226,7 +253,9 @@ def _(create_model, mo, summary):
 
 @app.cell(hide_code=True)
 def _(Concat, networks, tables):
-    modules = [name for name, stage in networks[96].trunk.layers.items() if isinstance(stage, Concat)]  # 3a ... 5b
+    modules = [
+        name for name, stage in networks[96].trunk.layers.items() if isinstance(stage, Concat)
+    ]  # 3a ... 5b
     sizes = {proj: {row.name: row.output for row in t.rows} for proj, t in tables.items()}
     return modules, sizes
 
@@ -240,7 +269,9 @@ def _(Html, PRINTED, mo, sizes, table):
     _rows = []
     for _name, _says in PRINTED.items():
         _printed = _says.partition(":")[0]
-        _rows.append((_name, _printed, *(_cell(sizes[proj][_name], _printed) for proj in (128, 96))))
+        _rows.append(
+            (_name, _printed, *(_cell(sizes[proj][_name], _printed) for proj in (128, 96)))
+        )
     mo.vstack([table(("row", "printed", "projections of 128, as printed", "of 96"), _rows)])
     return
 
@@ -251,8 +282,14 @@ def _(bn_inception, claim, code, depth, inception, mo, modules, networks, reduct
     assert len(_depths) == 1
     mo.vstack(
         [
-            claim("bn.1", [sizes[128][name][2] for name in modules], code(bn_inception, "proj_4cd) if")),
-            claim("bn.2", [sizes[96][name][0] for name in ("3c", "4e")], code(reduction, "stride=2")),
+            claim(
+                "bn.1",
+                [sizes[128][name][2] for name in modules],
+                code(bn_inception, "proj_4cd) if"),
+            ),
+            claim(
+                "bn.2", [sizes[96][name][0] for name in ("3c", "4e")], code(reduction, "stride=2")
+            ),
             claim("deck.22", depth(networks[96].trunk.layers["conv2"]), code(depth)),
             claim("deck.23", _depths.pop(), code(inception, "conv2=")),
         ]
@@ -284,7 +321,9 @@ def _(Conv2D, DepthwiseConv2D, claim, depth, mo, modules, networks, tables, v1_t
 
 @app.cell(hide_code=True)
 def _(mo):
-    mo.md("To see what two 3x3 alone do, here they replace the nine 5x5 of GoogLeNet, and nothing else changes:")
+    mo.md(
+        "To see what two 3x3 alone do, here they replace the nine 5x5 of GoogLeNet, and nothing else changes:"
+    )
     return
 
 
@@ -319,7 +358,9 @@ def _(claim, create_model, depth, mo, named_params, replaced, replaced_table, v1
 def _(claim, create_model, mo, named_params, networks, summary, tables, v1, v1_table):
     def _weights_and_classifier(net):
         found = named_params(net).items()
-        return sum(p.data.size for path, p in found if path.endswith("weight") or path.startswith("fc."))
+        return sum(
+            p.data.size for path, p in found if path.endswith("weight") or path.startswith("fc.")
+        )
 
     _separable = summary("inception_v1", separable_stem=True, aux=False)
     _dense = summary("bn_inception", preset="caffe", pool_proj_4cd=96)
@@ -334,7 +375,10 @@ def _(claim, create_model, mo, named_params, networks, summary, tables, v1, v1_t
             mo.md("## Its cost"),
             claim("bn.3", (tables[96].macs / _separable.macs, _dense.macs / v1_table.macs)),
             claim("bn.4", _weights_and_classifier(networks[96]) / _weights_and_classifier(v1)),
-            claim("bn.6", (tables[96].params, tables[128].params, _chainer.params + _chainer.params_aux)),
+            claim(
+                "bn.6",
+                (tables[96].params, tables[128].params, _chainer.params + _chainer.params_aux),
+            ),
             claim(
                 "bn.13",
                 (

@@ -86,7 +86,11 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(BatchNorm, Mode, cast, code, batch_norm, mo, moments, np, numbers):
-    _x = np.stack([[1, 3, 2, 8, 4, 6, 5, 3], [100, -50, 0, 20, 80, -30, 10, 30]], -1).reshape(4, 1, 2, 2).astype(float)
+    _x = (
+        np.stack([[1, 3, 2, 8, 4, 6, 5, 3], [100, -50, 0, 20, 80, -30, 10, 30]], -1)
+        .reshape(4, 1, 2, 2)
+        .astype(float)
+    )
     _y, _ = cast(BatchNorm(2), np.float64).forward(_x, Mode(train=True))
     mo.vstack(
         [
@@ -151,7 +155,11 @@ def _(batch_norm_grad, claim, code, mo, normalised, np, planes, right_mean, righ
        \big( g - \langle g \rangle - \hat x \langle g \hat x \rangle \big), \qquad
        \sum dx = 0, \quad \sum dx\,\hat x = 0. $$
     """),
-            claim("bn.16", _shift.max() < 1e-12 and _stretch.max() < 1e-10, code(batch_norm_grad, "g.mean(NHW)")),
+            claim(
+                "bn.16",
+                _shift.max() < 1e-12 and _stretch.max() < 1e-10,
+                code(batch_norm_grad, "g.mean(NHW)"),
+            ),
         ]
     )
     return
@@ -200,7 +208,9 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(BatchNorm, Conv2D, Mode, Sequential, cast, mo, np, zero_grad):
-    net = Sequential(conv=Conv2D(3, 4, 3, bias=False, rng=np.random.default_rng(1)), bn=BatchNorm(4, eps=1e-12))
+    net = Sequential(
+        conv=Conv2D(3, 4, 3, bias=False, rng=np.random.default_rng(1)), bn=BatchNorm(4, eps=1e-12)
+    )
     cast(net, np.float64)
     draw = np.random.default_rng(2).standard_normal
     u, dy = draw((4, 6, 5, 3)), draw((4, 6, 5, 4))
@@ -244,7 +254,9 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(BatchNorm, Conv2D, GlobalAvgPool2D, Linear, ReLU, Sequential, cast, mo, np, shapes10):
     images, labels = shapes10("train", 256)
-    pixels = images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4)).reshape(256, 1, 1, 192) / 64 - 2  # 8x8, laid flat
+    pixels = (
+        images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4)).reshape(256, 1, 1, 192) / 64 - 2
+    )  # 8x8, laid flat
 
     def chain(batch_norm, layers, gain=1.0, width=32):
         """A deep network of 1x1 convolutions, He's weights times `gain`."""
@@ -294,7 +306,12 @@ def _(figure, gain, mo, np, read_by_relus):
         _middle = [np.percentile(v, (1, 25, 75, 99)) for v in _reads]
         for _low, _high, _alpha in ((0, 3, 0.3), (1, 2, 0.6)):
             _ax.fill_between(
-                range(1, 21), [m[_low] for m in _middle], [m[_high] for m in _middle], color=_colour, alpha=_alpha, lw=0
+                range(1, 21),
+                [m[_low] for m in _middle],
+                [m[_high] for m in _middle],
+                color=_colour,
+                alpha=_alpha,
+                lw=0,
             )
         _ax.set(title=_label, xlabel="layer", ylim=(-1.1 * _edge, 1.1 * _edge))
     _axes[0].set(title="standard deviation", xlabel="layer")
@@ -357,9 +374,18 @@ def _(figure, mo, np, times, train):
     with np.errstate(all="ignore"):  # without batch norm it may run off to infinity
         for _label, _norm, _colour in (("without", False, "C1"), ("with batch norm", True, "C0")):
             _ax.plot(train(_norm, 0.01), ":", color=_colour, label=f"{_label}, rate 0.01")
-            _ax.plot(train(_norm, 0.01 * times.value), color=_colour, label=f"{_label}, {0.01 * times.value:.2f}")
+            _ax.plot(
+                train(_norm, 0.01 * times.value),
+                color=_colour,
+                label=f"{_label}, {0.01 * times.value:.2f}",
+            )
     _ax.axhline(np.log(10), color="0.6", lw=1)
-    _ax.set(xlabel="step", ylabel="loss", ylim=(0, 4), title="256 drawn images in ten classes (grey: ln 10)")
+    _ax.set(
+        xlabel="step",
+        ylabel="loss",
+        ylim=(0, 4),
+        title="256 drawn images in ten classes (grey: ln 10)",
+    )
     _drawn.legend(loc="outside right center", fontsize=8)
     mo.vstack([_drawn])
     return
@@ -368,7 +394,11 @@ def _(figure, mo, np, times, train):
 @app.cell(hide_code=True)
 def _(claim, mo, np, table, train):
     with np.errstate(all="ignore"):
-        _ends = {(norm, n): train(norm, 0.01 * n)[-10:].mean() for norm in (False, True) for n in (1, 5, 30)}
+        _ends = {
+            (norm, n): train(norm, 0.01 * n)[-10:].mean()
+            for norm in (False, True)
+            for n in (1, 5, 30)
+        }
     # ln 10 = 2.30 is the loss of a network that knows nothing
     _fails = not _ends[False, 30] < 2.0
     mo.vstack(
@@ -410,7 +440,12 @@ def _(claim, figure, mo, table):
             claim("bn.12", list(rates.values())),
             table(
                 ("network", "best accuracy"),
-                [("Inception", "72.2%"), ("BN-Baseline", "72.7%"), ("BN-x5", "73.0%"), ("BN-x30", "74.8%")],
+                [
+                    ("Inception", "72.2%"),
+                    ("BN-Baseline", "72.7%"),
+                    ("BN-x5", "73.0%"),
+                    ("BN-x30", "74.8%"),
+                ],
                 "one crop, as the paper prints it",
             ),
         ]

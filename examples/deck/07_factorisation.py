@@ -16,7 +16,17 @@ def _():
     import marimo as mo
     import numpy as np
 
-    from inception_np import Concat, Conv2D, ConvBNReLU, Mode, ReLU, Sequential, create_model, named_params, summary
+    from inception_np import (
+        Concat,
+        Conv2D,
+        ConvBNReLU,
+        Mode,
+        ReLU,
+        Sequential,
+        create_model,
+        named_params,
+        summary,
+    )
     from inception_np.learn.diagram import diagram
     from inception_np.learn.slide import claim, code, figure, numbers, table
     from inception_np.models.blocks import pooled, tower
@@ -96,10 +106,18 @@ def _(Conv2D, claim, code, cost, figure, mo, savings):
     for _i, _s in enumerate(savings.values()):
         _left.text(100 * _s + 1, _i, f"{100 * _s:.1f}", va="center")
     _sizes = range(2, 12)
-    _right.plot(_sizes, [100 * (1 - cost((1, n), (n, 1)) / cost(n)) for n in _sizes], "o-", color="#6fa8dc")
+    _right.plot(
+        _sizes, [100 * (1 - cost((1, n), (n, 1)) / cost(n)) for n in _sizes], "o-", color="#6fa8dc"
+    )
     _right.set(xlabel="n", ylabel="1 x n and n x 1 save, %", xticks=list(_sizes), ylim=(-5, 90))
     _right.grid(alpha=0.3)
-    mo.vstack([mo.md("## What is saved"), _drawn, claim("re.1", list(savings.values()), code(Conv2D.macs, "return"))])
+    mo.vstack(
+        [
+            mo.md("## What is saved"),
+            _drawn,
+            claim("re.1", list(savings.values()), code(Conv2D.macs, "return")),
+        ]
+    )
     return
 
 
@@ -107,7 +125,9 @@ def _(Conv2D, claim, code, cost, figure, mo, savings):
 def _(mo):
     window = mo.ui.slider(2, 11, value=7, label="n", show_value=True)
     channels = mo.ui.slider(16, 384, step=16, value=192, label="channels", show_value=True)
-    mo.vstack([mo.md("Turn the window and the channels:"), mo.hstack([window, channels], justify="start")])
+    mo.vstack(
+        [mo.md("Turn the window and the channels:"), mo.hstack([window, channels], justify="start")]
+    )
     return channels, window
 
 
@@ -115,9 +135,17 @@ def _(mo):
 def _(channels, cost, mo, table, window):
     _n, _c = window.value, channels.value
     _full, _pair = cost(_n, channels=_c), cost((1, _n), (_n, 1), channels=_c)
-    _rows = [(f"{_n}x{_n}", _full // 17**2, _full, 1.0), (f"1x{_n}, {_n}x1", _pair // 17**2, _pair, _pair / _full)]
+    _rows = [
+        (f"{_n}x{_n}", _full // 17**2, _full, 1.0),
+        (f"1x{_n}, {_n}x1", _pair // 17**2, _pair, _pair / _full),
+    ]
     _head = ("window", "weights", "multiply-adds on 17x17", "of the full one")
-    mo.vstack([table(_head, _rows), mo.md("At n = 2 the pair saves nothing. The share does not depend on channels.")])
+    mo.vstack(
+        [
+            table(_head, _rows),
+            mo.md("At n = 2 the pair saves nothing. The share does not depend on channels."),
+        ]
+    )
     return
 
 
@@ -140,7 +168,7 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(Conv2D, Mode, Sequential, mo, np):
     def kernel_of(layer, shape=(1, 11, 9, 1)):
-        """What one output pixel in the middle reads: the gradient of that pixel. shape: of an image."""
+        """What the middle output pixel reads: its gradient. shape: of an image."""
         _, kept = layer.forward(np.zeros(shape), Mode(keep=True))
         dy = np.zeros(shape)
         dy[0, shape[1] // 2, shape[2] // 2, 0] = 1
@@ -148,10 +176,16 @@ def _(Conv2D, Mode, Sequential, mo, np):
 
     def pair(row, column):
         """1 x n with these weights, then n x 1 with those."""
-        first, second = Conv2D(1, 1, (1, len(row)), bias=False), Conv2D(1, 1, (len(column), 1), bias=False)
+        first, second = (
+            Conv2D(1, 1, (1, len(row)), bias=False),
+            Conv2D(1, 1, (len(column), 1), bias=False),
+        )
         first.weight.data = np.reshape(row, (1, -1, 1, 1)).astype(float)
         second.weight.data = np.reshape(column, (-1, 1, 1, 1)).astype(float)
-        first.weight.grad, second.weight.grad = np.zeros((1, len(row), 1, 1)), np.zeros((len(column), 1, 1, 1))
+        first.weight.grad, second.weight.grad = (
+            np.zeros((1, len(row), 1, 1)),
+            np.zeros((len(column), 1, 1, 1)),
+        )
         return Sequential(row=first, column=second)
 
     mo.show_code()
@@ -169,7 +203,10 @@ def _(claim, kernel_of, mo, np, numbers, pair, rng):
             mo.hstack(
                 [
                     numbers(_sobel.astype(int), "Row 1 0 -1, column 1 2 1: Sobel's, rank 1"),
-                    numbers(_laplace, f"Laplace's, rank {np.linalg.matrix_rank(_laplace)}: no pair makes it"),
+                    numbers(
+                        _laplace,
+                        f"Laplace's, rank {np.linalg.matrix_rank(_laplace)}: no pair makes it",
+                    ),
                 ],
                 justify="start",
                 gap=3,
@@ -203,16 +240,26 @@ def _(figure, kernel_of, mo, np, pair, rank):
     _made = sum(kernel_of(pair(_s[i] * _v[i], _u[:, i]), (1, 7, 7, 1)) for i in range(rank.value))
     _error = np.linalg.norm(_made - _wanted) / np.linalg.norm(_wanted)
     _drawn, _axes = figure(7, 2.6, 2)
-    for _ax, _image, _name in zip(_axes, (_wanted, _made), ("a 7x7 kernel", f"{rank.value} summed"), strict=True):
+    for _ax, _image, _name in zip(
+        _axes, (_wanted, _made), ("a 7x7 kernel", f"{rank.value} summed"), strict=True
+    ):
         _ax.imshow(_image, cmap="RdBu_r", vmin=-3, vmax=3)
         _ax.set(title=_name, xticks=[], yticks=[])
-    mo.vstack([_drawn, mo.md(f"{14 * rank.value} weights; the full kernel has 49. Error **{_error:.1%}**")])
+    mo.vstack(
+        [
+            _drawn,
+            mo.md(f"{14 * rank.value} weights; the full kernel has 49. Error **{_error:.1%}**"),
+        ]
+    )
     return
 
 
 @app.cell(hide_code=True)
 def _(Conv2D, Sequential, claim, code, mo, receptive_field, summary):
-    _sees = [summary(Sequential(*(Conv2D(4, 4, 3) for _ in range(n))), (15, 13, 4)).rows[-1].field for n in (2, 3)]
+    _sees = [
+        summary(Sequential(*(Conv2D(4, 4, 3) for _ in range(n))), (15, 13, 4)).rows[-1].field
+        for n in (2, 3)
+    ]
     mo.vstack(
         [
             mo.md(r"""
@@ -228,14 +275,31 @@ def _(Conv2D, Sequential, claim, code, mo, receptive_field, summary):
 
 
 @app.cell(hide_code=True)
-def _(Conv2D, ConvBNReLU, claim, code, create_model, figure_6, inception_v3, mo, named_params, partial, rng):
+def _(
+    Conv2D,
+    ConvBNReLU,
+    claim,
+    code,
+    create_model,
+    figure_6,
+    inception_v3,
+    mo,
+    named_params,
+    partial,
+    rng,
+):
     _module = figure_6(partial(ConvBNReLU, rng=rng), 768, 192, 192)
     _pair = [unit for name, unit in _module.branches["b1"].layers.items() if name != "1x1"]
     _shape = (1, 17, 17, 192)
     _macs = sum(unit.macs(_shape) for unit in _pair)
     _relus = sum(isinstance(unit, ConvBNReLU) for unit in _pair)
     _stem = list(create_model("inception_v3").trunk.layers.values())[:3]
-    _small = sum(p.data.size for layer in _stem for name, p in named_params(layer).items() if name == "conv.weight")
+    _small = sum(
+        p.data.size
+        for layer in _stem
+        for name, p in named_params(layer).items()
+        if name == "conv.weight"
+    )
     mo.vstack(
         [
             mo.md("""
@@ -257,7 +321,9 @@ def _(Conv2D, ConvBNReLU, claim, code, create_model, figure_6, inception_v3, mo,
                 (Conv2D(3, 64, 7, stride=2, bias=False).weight.data.size, _small),
                 code(inception_v3, "Conv2d_2"),
             ),
-            mo.md("The deck's last point is for the next page: in the 8x8 modules 1x3 and 3x1 stand side by side."),
+            mo.md(
+                "The deck's last point is for the next page: in the 8x8 modules 1x3 and 3x1 stand side by side."
+            ),
         ]
     )
     return
@@ -291,7 +357,10 @@ def _(Concat, Conv2D, FIGURE_6, SIDE, figure_6, mo, named_params, partial, poole
     def weights(layer):
         return sum(p.data.size for p in named_params(layer).values())
 
-    modules = {c: (weights(figure_6(conv, 768, c, SIDE)), weights(full_figure_6(c))) for c in sorted(set(FIGURE_6))}
+    modules = {
+        c: (weights(figure_6(conv, 768, c, SIDE)), weights(full_figure_6(c)))
+        for c in sorted(set(FIGURE_6))
+    }
     mo.show_code()
     return conv, full_figure_6, modules
 
@@ -323,7 +392,10 @@ def _(Mode, ReLU, Sequential, kernel_of, mo, np, pair):
     _linear = pair(_row, _column)
     _bent = Sequential(row=_linear.layers["row"], relu=ReLU(), column=_linear.layers["column"])
     _x = np.random.default_rng(1).standard_normal((1, 7, 9, 1))
-    _odd = [float(np.abs(f.forward(_x, Mode())[0] + f.forward(-_x, Mode())[0]).max()) for f in (_linear, _bent)]
+    _odd = [
+        float(np.abs(f.forward(_x, Mode())[0] + f.forward(-_x, Mode())[0]).max())
+        for f in (_linear, _bent)
+    ]
     _rank = np.linalg.matrix_rank(kernel_of(_linear))
     mo.md(f"""
     ## With the ReLU

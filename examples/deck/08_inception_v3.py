@@ -22,7 +22,6 @@ def _():
         ConvBNReLU,
         Linear,
         MaxPool2D,
-        Residual,
         RMSProp,
         Sequential,
         cast,
@@ -33,6 +32,7 @@ def _():
     from inception_np.kernels.clip import clip_norm
     from inception_np.layer import walk
     from inception_np.layers import loss as losses
+    from inception_np.learn.count import depth
     from inception_np.learn.diagram import diagram
     from inception_np.learn.slide import claim, code, figure, table
     from inception_np.models.inception_v3 import (
@@ -61,7 +61,6 @@ def _():
         MaxPool2D,
         REDUCTION_1,
         RMSProp,
-        Residual,
         Sequential,
         cast,
         claim,
@@ -69,6 +68,7 @@ def _():
         code,
         conv,
         create_model,
+        depth,
         diagram,
         exponential,
         figure,
@@ -116,7 +116,9 @@ def _(create_model, mo, summary):
 @app.cell(hide_code=True)
 def _(letter, mo, released, table):
     def _sizes(shown):
-        rows = [(r.name, "x".join(map(str, r.output)), r.printed, r.params, r.macs) for r in shown.rows]
+        rows = [
+            (r.name, "x".join(map(str, r.output)), r.printed, r.params, r.macs) for r in shown.rows
+        ]
         return table(("stage", "gives", "Table 1 prints", "parameters", "multiply-adds"), rows)
 
     mo.vstack(
@@ -127,7 +129,10 @@ def _(letter, mo, released, table):
             The table prints what goes *into* a row. Here stands what comes *out*, which is the next row's input.
             """),
             mo.accordion(
-                {"Table 1 to the letter (inception_v2)": _sizes(letter), "As released (inception_v3)": _sizes(released)}
+                {
+                    "Table 1 to the letter (inception_v2)": _sizes(letter),
+                    "As released (inception_v3)": _sizes(released),
+                }
             ),
         ]
     )
@@ -137,14 +142,19 @@ def _(letter, mo, released, table):
 @app.cell(hide_code=True)
 def _(figure, letter, mo, released):
     _drawn, (_left, _right) = figure(9.5, 4.2, 2)
-    for _ax, _shown, _name in ((_left, letter, "Table 1 to the letter"), (_right, released, "as released")):
+    for _ax, _shown, _name in (
+        (_left, letter, "Table 1 to the letter"),
+        (_right, released, "as released"),
+    ):
         _rows = _shown.rows[:-1]
         _ax.barh([r.name for r in _rows], [r.output[0] for r in _rows], color="#6fa8dc")
         _ax.invert_yaxis()
         _ax.tick_params(axis="y", labelsize=7.5)
         _ax.set(title=_name, xlabel="height of the grid", xlim=(0, 205))
         for _i, _r in enumerate(_rows):
-            _ax.text(_r.output[0] + 3, _i, f"{_r.output[0]} x {_r.output[2]}", va="center", size=7.5)
+            _ax.text(
+                _r.output[0] + 3, _i, f"{_r.output[0]} x {_r.output[2]}", va="center", size=7.5
+            )
     mo.vstack([_drawn, mo.md("Each bar: the height of a grid, with its channels beside it.")])
     return
 
@@ -152,7 +162,10 @@ def _(figure, letter, mo, released):
 @app.cell(hide_code=True)
 def _(claim, code, inception_v3, released):
     _stages = ("Conv2d", "MaxPool", "Mixed_6a", "Mixed_7a", "AvgPool")
-    _grids = [released.input[0], *(r.output[0] for r in released.rows if r.name.startswith(_stages))]
+    _grids = [
+        released.input[0],
+        *(r.output[0] for r in released.rows if r.name.startswith(_stages)),
+    ]
     claim("re.6", _grids, code(inception_v3, "Conv2d_1a"))
     return
 
@@ -168,8 +181,15 @@ def _(Conv2D, claim, code, inception_v2, inception_v3, mo, released, v2, v3):
         [
             mo.md("### Where the table contradicts itself, or the released network"),
             claim("deck.34", (_bare[1], _padded[1]), code(inception_v2, "padded, whatever")),
-            claim("deck.37", [n for c in _stem for n in (c.kernel[0], c.stride[0])], code(inception_v3, "Conv2d_3b")),
-            claim("deck.35", [r.output[2] for r in released.rows if r.output[0] == 35 and "Mixed" in r.name]),
+            claim(
+                "deck.37",
+                [n for c in _stem for n in (c.kernel[0], c.stride[0])],
+                code(inception_v3, "Conv2d_3b"),
+            ),
+            claim(
+                "deck.35",
+                [r.output[2] for r in released.rows if r.output[0] == 35 and "Mixed" in r.name],
+            ),
         ]
     )
     return
@@ -197,7 +217,9 @@ def _(claim, code, create_model, inception_v2, letter, mo, released, summary, v3
 @app.cell(hide_code=True)
 def _(Conv2D, FIGURE_5, claim, code, conv, counted, diagram, figure_5, mo, v2, v3, walk):
     _five = [
-        sum(isinstance(layer, Conv2D) and layer.kernel == (5, 5) for _, layer in walk(network.trunk))
+        sum(
+            isinstance(layer, Conv2D) and layer.kernel == (5, 5) for _, layer in walk(network.trunk)
+        )
         for network in (v2, v3)
     ]
     mo.vstack(
@@ -247,25 +269,13 @@ def _(code, counted, diagram, figure_6, mo, v3):
             Every 7x7 is a 1x7 and a 7x1. The page before has what that saves, and the same module with full 7x7.
             """),
             diagram(v3.trunk.layers["Mixed_6e"], (17, 17, 768), "figure 6, the last one"),
-            counted(*((f"Mixed_6{n}", v3.trunk.layers[f"Mixed_6{n}"], (17, 17, 768)) for n in "bcde")),
+            counted(
+                *((f"Mixed_6{n}", v3.trunk.layers[f"Mixed_6{n}"], (17, 17, 768)) for n in "bcde")
+            ),
             code(figure_6),
         ]
     )
     return
-
-
-@app.cell(hide_code=True)
-def _(Concat, Conv2D, ConvBNReLU, Linear, Residual, Sequential, mo):
-    def depth(layer):
-        """Convolutions and linear layers on the longest way through a layer."""
-        if isinstance(layer, Sequential):
-            return sum(depth(child) for child in layer.layers.values())
-        if isinstance(layer, (Concat, Residual)):
-            return max(depth(branch) for branch in layer.children().values())
-        return int(isinstance(layer, (Conv2D, ConvBNReLU, Linear)))
-
-    mo.show_code()
-    return (depth,)
 
 
 @app.cell(hide_code=True)
@@ -339,7 +349,9 @@ def _(Concat, Conv2D, MaxPool2D, Sequential, mo):
         return {
             "convolve, then pool": Sequential(Conv2D(k, 2 * k, kernel), pool).macs((1, d, d, k)),
             "pool, then convolve": Sequential(pool, Conv2D(k, 2 * k, kernel)).macs((1, d, d, k)),
-            "stride 2 beside a pool": Concat(conv=Conv2D(k, k, kernel, stride=2), pool=pool).macs((1, d, d, k)),
+            "stride 2 beside a pool": Concat(conv=Conv2D(k, k, kernel, stride=2), pool=pool).macs(
+                (1, d, d, k)
+            ),
         }
 
     mo.show_code()
@@ -366,7 +378,10 @@ def _(mo):
 def _(grid, kernel, table, ways, width):
     _costs = ways(grid.value, width.value, kernel.value)
     _least = min(_costs.values())
-    table(("way", "multiply-adds", "times the cheapest"), [(n, c, c / _least) for n, c in _costs.items()])
+    table(
+        ("way", "multiply-adds", "times the cheapest"),
+        [(n, c, c / _least) for n, c in _costs.items()],
+    )
     return
 
 
@@ -408,7 +423,7 @@ def _(Conv2D, claim, code, depth, figure, mo, released, summary, v2, v3):
             claim("re.2", (released.params, released.params + released.params_aux)),
             claim("re.3", released.macs, code(Conv2D.macs, "return")),
             claim("re.4", released.macs / summary("inception_v1").macs),
-            claim("re.5", (depth(v3.trunk), depth(v2.trunk))),
+            claim("re.5", (depth(v3), depth(v2)), code(depth)),
         ]
     )
     return
@@ -418,7 +433,11 @@ def _(Conv2D, claim, code, depth, figure, mo, released, summary, v2, v3):
 def _(create_model, mo, released, summary):
     near = create_model("inception_v3", first_stride=1)
     nearer = create_model("inception_v3", first_stride=1, first_pool=False)
-    costs = {299: released.macs, 151: summary(near, (151, 151)).macs, 79: summary(nearer, (79, 79)).macs}
+    costs = {
+        299: released.macs,
+        151: summary(near, (151, 151)).macs,
+        79: summary(nearer, (79, 79)).macs,
+    }
     mo.show_code()
     return (costs,)
 
@@ -427,7 +446,9 @@ def _(create_model, mo, released, summary):
 def _(claim, code, costs, inception_v3, mo, table):
     _rows = [
         (f"{n}x{n}", how, costs[n], costs[n] / costs[299])
-        for n, how in zip((299, 151, 79), ("stride 2, pool", "stride 1, pool", "stride 1, no pool"), strict=True)
+        for n, how in zip(
+            (299, 151, 79), ("stride 2, pool", "stride 1, pool", "stride 1, no pool"), strict=True
+        )
     ]
     mo.vstack(
         [
@@ -464,7 +485,7 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(mo, np, softmax_cross_entropy):
     def targets(eps, classes):
-        """q' of the right class and of another, read off the gradient at p = 1 / K: q' = p - dL/dz."""
+        """q' of the right class and of another, from the gradient at p = 1 / K: q' = p - dL/dz."""
         _, dz = softmax_cross_entropy(np.zeros((1, classes)), [0], smoothing=eps)
         return 1 / classes - dz[0, 0], 1 / classes - dz[0, 1]
 
@@ -490,7 +511,11 @@ def _(mo, np, softmax_cross_entropy):
 @app.cell(hide_code=True)
 def _(best_gap, claim, code, loss_at, losses, targets):
     _gap = best_gap(0.1, 1000)
-    claim("re.10", (*targets(0.1, 1000), loss_at(_gap, 0.1, 1000)[0], _gap), code(losses.softmax_cross_entropy, "q[k]"))
+    claim(
+        "re.10",
+        (*targets(0.1, 1000), loss_at(_gap, 0.1, 1000)[0], _gap),
+        code(losses.softmax_cross_entropy, "q[k]"),
+    )
     return
 
 
@@ -513,7 +538,9 @@ def _(best_gap, classes, eps, figure, loss_at, mo, np, targets):
     if _e:
         _best = best_gap(_e, _k)
         _least = loss_at(_best, _e, _k)[0]
-        _ax.plot(_gaps, [loss_at(g, _e, _k)[0] for g in _gaps], color="#1f5fa8", label=f"epsilon {_e:g}")
+        _ax.plot(
+            _gaps, [loss_at(g, _e, _k)[0] for g in _gaps], color="#1f5fa8", label=f"epsilon {_e:g}"
+        )
         _ax.plot(_best, _least, "o", color="#b35900")
         _words = f"Least loss **{_least:.4f}** at a gap of **{_best:.4f}**."
     _ax.set(xlabel="right logit minus the others", ylabel="loss", ylim=(-0.2, 9))
@@ -578,10 +605,16 @@ def _(Linear, RMSProp, cast, mo, np):
 
 @app.cell(hide_code=True)
 def _(RMSProp, claim, code, first_step, mo, table):
-    _rows = [(g, first_step(g), first_step(g, eps=1e-8)) for g in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)]
+    _rows = [
+        (g, first_step(g), first_step(g, eps=1e-8)) for g in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    ]
     mo.vstack(
         [
-            table(("gradient", "step / (lr g), epsilon 1.0", "epsilon 1e-8"), _rows, "RMSProp's first step"),
+            table(
+                ("gradient", "step / (lr g), epsilon 1.0", "epsilon 1e-8"),
+                _rows,
+                "RMSProp's first step",
+            ),
             claim("re.21", first_step(0.01), code(RMSProp.step, "rmsprop_step")),
         ]
     )

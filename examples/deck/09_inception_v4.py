@@ -122,8 +122,16 @@ def _(Conv2D, claim, code, inception_v4, mo, shown, summary, table, v4):
     mo.vstack(
         [
             mo.md("## Stage by stage"),
-            mo.accordion({"All stages": table(("stage", "gives", "parameters", "multiply-adds", "sees"), _rows)}),
-            claim("v4.1", (shown.params, summary("inception_v4", preset="tf_slim", aux=False).params)),
+            mo.accordion(
+                {
+                    "All stages": table(
+                        ("stage", "gives", "parameters", "multiply-adds", "sees"), _rows
+                    )
+                }
+            ),
+            claim(
+                "v4.1", (shown.params, summary("inception_v4", preset="tf_slim", aux=False).params)
+            ),
             claim("v4.3", shown.macs, code(Conv2D.macs, "return")),
             claim("v4.4", _heights + _channels, code(inception_v4, "Stages(")),
         ]
@@ -152,7 +160,9 @@ def _(figure, mo, np, shown):
     ):
         _shares = [100 * v[_i] / _total for v in _grids.values()]
         _ax.bar(_where + 0.4 * _i - 0.2, _shares, 0.38, label=_label, color=_colour)
-    _ax.set(xticks=_where, xticklabels=_names, ylabel="share, %", xlabel="grid that the stage gives")
+    _ax.set(
+        xticks=_where, xticklabels=_names, ylabel="share, %", xlabel="grid that the stage gives"
+    )
     _ax.legend(loc="upper left")
     mo.vstack([_drawn, mo.md("The middle grid of 17x17 has more than half of both.")])
     return
@@ -171,7 +181,9 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(Sequential, code, diagram, mo, stages, stem):
-    _first = Sequential(**{name: stages[name] for name in ("Conv2d_1a", "Conv2d_2a", "Conv2d_2b", "Mixed_3a")})
+    _first = Sequential(
+        **{name: stages[name] for name in ("Conv2d_1a", "Conv2d_2a", "Conv2d_2b", "Mixed_3a")}
+    )
     _last = Sequential(**{name: stages[name] for name in ("Mixed_4a", "Mixed_5a")})
     mo.vstack(
         [
@@ -225,7 +237,10 @@ def _(claim, code, diagram, inception_a, inception_b, inception_c, mo, shown, st
             code(inception_a),
             code(inception_b),
             code(inception_c),
-            claim("v4.10", [r.params for r in shown.rows if r.name in ("Mixed_5b", "Mixed_6b", "Mixed_7b")]),
+            claim(
+                "v4.10",
+                [r.params for r in shown.rows if r.name in ("Mixed_5b", "Mixed_6b", "Mixed_7b")],
+            ),
         ]
     )
     return
@@ -255,7 +270,10 @@ def _(Concat, Conv2D, Sequential, mo, partial):
 
 @app.cell(hide_code=True)
 def _(claim, code, fork, fork_share, inception_b, inception_c, mo, named_params, pair_share, plain):
-    _weights = [sum(p.data.size for p in named_params(layer).values()) for layer in (fork, plain(384, 512, 3))]
+    _weights = [
+        sum(p.data.size for p in named_params(layer).values())
+        for layer in (fork, plain(384, 512, 3))
+    ]
     mo.vstack(
         [
             claim("v4.8", pair_share, code(inception_b, "b1=")),
@@ -269,10 +287,15 @@ def _(claim, code, fork, fork_share, inception_b, inception_c, mo, named_params,
 @app.cell(hide_code=True)
 def _(Conv2D, Sequential, claim, code, inception_b, mo, receptive_field):
     _twice = Sequential(a=Conv2D(4, 4, (1, 7)), b=Conv2D(4, 4, (1, 7)))
-    _turned = Sequential(a=Conv2D(4, 4, (7, 1)), b=Conv2D(4, 4, (7, 1)))  # receptive_field looks along the height
+    _turned = Sequential(
+        a=Conv2D(4, 4, (7, 1)), b=Conv2D(4, 4, (7, 1))
+    )  # receptive_field looks along the height
     _high, _wide = (receptive_field(chain, (1, 17, 17, 4), 1, 1)[0] for chain in (_twice, _turned))
     mo.vstack(
-        [mo.md("### A kernel that figure 5 prints twice"), claim("v4.17", (_high, _wide), code(inception_b, "b1="))]
+        [
+            mo.md("### A kernel that figure 5 prints twice"),
+            claim("v4.17", (_high, _wide), code(inception_b, "b1=")),
+        ]
     )
     return
 
@@ -324,7 +347,12 @@ def _(mo, v4):
 
 @app.cell(hide_code=True)
 def _(claim, code, last_map, mo, v4):
-    mo.vstack([claim("v4.5", last_map(150, 150)), claim("v4.6", last_map(350, 400), code(type(v4).stage_shapes))])
+    mo.vstack(
+        [
+            claim("v4.5", last_map(150, 150)),
+            claim("v4.6", last_map(350, 400), code(type(v4).stage_shapes)),
+        ]
+    )
     return
 
 
@@ -344,13 +372,29 @@ def _(height, mo, table, v4, width):
         for name in ("Conv2d_1a", "Mixed_3a", "Mixed_5a", "Mixed_6a", "Mixed_7a", "Mixed_7d")
     ]
     mo.vstack(
-        [table(("stage", "gives"), _sizes), mo.md(f"{v4.macs((1, height.value, width.value, 3)):,} multiply-adds")]
+        [
+            table(("stage", "gives"), _sizes),
+            mo.md(f"{v4.macs((1, height.value, width.value, 3)):,} multiply-adds"),
+        ]
     )
     return
 
 
 @app.cell(hide_code=True)
-def _(ORDERS, bn_auxiliary, claim, code, create_model, inception_v4, mo, named_params, shown, summary, table, v4):
+def _(
+    ORDERS,
+    bn_auxiliary,
+    claim,
+    code,
+    create_model,
+    inception_v4,
+    mo,
+    named_params,
+    shown,
+    summary,
+    table,
+    v4,
+):
     _code = create_model("inception_v4", asymmetric_order="code")
     _other = summary(_code)
     _towers = [list(net.trunk.layers["Mixed_6b"].branches["b2"].layers) for net in (v4, _code)]
@@ -371,9 +415,13 @@ def _(ORDERS, bn_auxiliary, claim, code, create_model, inception_v4, mo, named_p
                 ],
             ),
             claim(
-                "v4.15", (_other.params == shown.params, _other.macs == shown.macs), code(inception_v4, "ORDERS[order]")
+                "v4.15",
+                (_other.params == shown.params, _other.macs == shown.macs),
+                code(inception_v4, "ORDERS[order]"),
             ),
-            claim("v4.11", sum(p.data.size for p in named_params(_head).values()), code(bn_auxiliary)),
+            claim(
+                "v4.11", sum(p.data.size for p in named_params(_head).values()), code(bn_auxiliary)
+            ),
         ]
     )
     return
@@ -382,7 +430,10 @@ def _(ORDERS, bn_auxiliary, claim, code, create_model, inception_v4, mo, named_p
 @app.cell(hide_code=True)
 def _(AvgPool2D, Mode, claim, code, mo, np, numbers):
     _ones = np.ones((1, 5, 7, 1))
-    _pool, _counts = AvgPool2D(3, stride=1, pad="same"), AvgPool2D(3, stride=1, pad="same", count_include_pad=True)
+    _pool, _counts = (
+        AvgPool2D(3, stride=1, pad="same"),
+        AvgPool2D(3, stride=1, pad="same", count_include_pad=True),
+    )
     _y, _z = _pool.forward(_ones, Mode())[0], _counts.forward(_ones, Mode())[0]
     mo.vstack(
         [
@@ -393,7 +444,9 @@ def _(AvgPool2D, Mode, claim, code, mo, np, numbers):
             there, PyTorch by 9. A plane of ones shows it.
             """),
             mo.hstack(
-                [numbers(_y[0], "Divided by what is there"), numbers(_z[0], "Divided by 9")], justify="start", gap=3
+                [numbers(_y[0], "Divided by what is there"), numbers(_z[0], "Divided by 9")],
+                justify="start",
+                gap=3,
             ),
             claim("v4.12", bool(_y.min() == _y.max() == 1), code(AvgPool2D)),
         ]

@@ -90,7 +90,9 @@ def _(mo):
 
 @app.cell(hide_code=True)
 def _(create_model, mo, summary):
-    literal = create_model("inception_resnet_v2")  # preset "paper": its figures to the letter, repaired
+    literal = create_model(
+        "inception_resnet_v2"
+    )  # preset "paper": its figures to the letter, repaired
     released = create_model("inception_resnet_v2", preset="timm")
     v1 = create_model("inception_resnet_v1")
     shown, shown_v1, shown_literal = summary(released), summary(v1), summary(literal)
@@ -183,7 +185,9 @@ def _(blocks, figure, mo, np, s, variances):
         _ax.plot(_n, 1 + _n * _scale**2, color=_colour, lw=1, ls="--")
         _ax.text(_n[-1], 1 + _n[-1] * _scale**2, f" s = {_scale:g}", color=_colour, va="center")
     _ax.plot(_n, _found, ".-", color="#1f5fa8", label=f"measured, s = {s.value:g}")
-    _ax.set(xlabel="blocks", ylabel="variance", yscale="log", xlim=(0, _n[-1] * 1.12), ylim=(0.8, 60))
+    _ax.set(
+        xlabel="blocks", ylabel="variance", yscale="log", xlim=(0, _n[-1] * 1.12), ylim=(0.8, 60)
+    )
     _ax.xaxis.get_major_locator().set_params(integer=True)
     _ax.legend(loc="upper left")
     mo.vstack(
@@ -222,9 +226,11 @@ def _(Conv2D, ConvBNReLU, Mode, block_b, cast, mo, named_params, np, partial):
         return cast(block_b(conv, up, channels, (6, (4, 5, 6)), s), np.float64)
 
     def gradients(s):
-        """Of the expansion's weights and of x, for one fixed gradient that comes from above; of the sum alone."""
+        """Of the expansion's weights and of x, for one fixed dy of the sum."""
         rng = np.random.default_rng(1)
-        block = block_b_at(s).layers["sum"]  # without the ReLU: which pixels it lets through depends on s
+        block = block_b_at(s).layers[
+            "sum"
+        ]  # without the ReLU: which pixels it lets through depends on s
         x, dy = np.abs(rng.standard_normal((2, 9, 8, 24))), rng.standard_normal((2, 9, 8, 24))
         _, kept = block.forward(x, Mode(train=True, keep=True))
         dx = block.backward(dy, x, kept)
@@ -237,7 +243,10 @@ def _(Conv2D, ConvBNReLU, Mode, block_b, cast, mo, named_params, np, partial):
 @app.cell(hide_code=True)
 def _(Residual, claim, code, gradients, np):
     _one = gradients(1.0)[0]
-    _ratios = [float(np.linalg.norm(gradients(scale)[0]) / np.linalg.norm(_one)) for scale in (0.1, 0.17, 0.2)]
+    _ratios = [
+        float(np.linalg.norm(gradients(scale)[0]) / np.linalg.norm(_one))
+        for scale in (0.1, 0.17, 0.2)
+    ]
     claim("ir.10", _ratios, code(Residual.backward, "scaled(dy, self.scale)"))
     return
 
@@ -250,7 +259,12 @@ def _(figure, gradients, mo, np):
     _drawn, (_left, _right) = figure(9, 3, 2)
     _left.plot(_scales, [np.linalg.norm(dw) / _one for dw, _, _ in _found], "o-", color="#1f5fa8")
     _left.set(xlabel="s", ylabel="gradient of W, over s = 1")
-    _right.plot(_scales, [np.linalg.norm(dx) / np.linalg.norm(dy) for _, dx, dy in _found], "o-", color="#1f5fa8")
+    _right.plot(
+        _scales,
+        [np.linalg.norm(dx) / np.linalg.norm(dy) for _, dx, dy in _found],
+        "o-",
+        color="#1f5fa8",
+    )
     _right.set(xlabel="s", ylabel="norm of dx, over that of dy")
     for _ax in (_left, _right):
         _ax.grid(alpha=0.3)
@@ -298,11 +312,16 @@ def _(identity, mo, np, numbers, small):
     mo.vstack(
         [
             mo.hstack(
-                [numbers(_x[0, :4, :5, 0], "x"), numbers(_y[0, :4, :5, 0], f"block(x), s = {small.value:g}")],
+                [
+                    numbers(_x[0, :4, :5, 0], "x"),
+                    numbers(_y[0, :4, :5, 0], f"block(x), s = {small.value:g}"),
+                ],
                 justify="start",
                 gap=3,
             ),
-            mo.md(f"The block moves its input by {np.linalg.norm(_y - _x) / np.linalg.norm(_x):.1%}."),
+            mo.md(
+                f"The block moves its input by {np.linalg.norm(_y - _x) / np.linalg.norm(_x):.1%}."
+            ),
         ]
     )
     return
@@ -311,7 +330,9 @@ def _(identity, mo, np, numbers, small):
 @app.cell(hide_code=True)
 def _(Mode, block_c, claim, code, create_model, mo, named_params, np):
     _rng = np.random.default_rng(3)
-    _last = list(create_model("inception_resnet_v2_cifar", seed=1, dtype="float64").trunk.layers.items())
+    _last = list(
+        create_model("inception_resnet_v2_cifar", seed=1, dtype="float64").trunk.layers.items()
+    )
     _name, _block = next((n, b) for n, b in reversed(_last) if n.startswith("block8"))
     _before = dict(_last)["block8_1"]
     _x = np.abs(_rng.standard_normal((2, 4, 4, named_params(_block)["sum.body.up.bias"].data.size)))
@@ -361,7 +382,10 @@ def _(Conv2D, claim, code, diagram, literal, mo, reduction_b, residual):
                 wrap=True,
             ),
             claim("ir.12", [shape[3] for shape in _gives], code(reduction_b)),
-            mo.md("The library on the two figures to the letter:\n\n" + "\n".join(f"- `{e}`" for e in _errors)),
+            mo.md(
+                "The library on the two figures to the letter:\n\n"
+                + "\n".join(f"- `{e}`" for e in _errors)
+            ),
         ]
     )
     return
@@ -369,14 +393,26 @@ def _(Conv2D, claim, code, diagram, literal, mo, reduction_b, residual):
 
 @app.cell(hide_code=True)
 def _(
-    claim, code, create_model, inception_resnet_v2, mo, named_buffers, shown, shown_literal, shown_v1, summary, table
+    claim,
+    code,
+    create_model,
+    inception_resnet_v2,
+    mo,
+    named_buffers,
+    shown,
+    shown_literal,
+    shown_v1,
+    summary,
+    table,
 ):
     _keras = create_model("inception_resnet_v2", preset="keras")
     _buffers = sum(b.data.size for b in named_buffers(_keras).values())
     _three = (shown, shown_v1, shown_literal)
     _rows = [
         (name, t.params, t.macs)
-        for name, t in zip(("v2 as released", "v1", "v2, the figures to the letter"), _three, strict=True)
+        for name, t in zip(
+            ("v2 as released", "v1", "v2, the figures to the letter"), _three, strict=True
+        )
     ]
     mo.vstack(
         [
@@ -399,8 +435,14 @@ def _(claim, code, inception_resnet_v1, mo, shown, shown_literal, shown_v1, summ
     cost_v4 = summary("inception_v4").macs
     mo.vstack(
         [
-            mo.md("The paper compares v1 with Inception-v3, and v2 with Inception-v4, *at equal cost*."),
-            claim("ir.13", shown_v1.macs / summary("inception_v3").macs, code(inception_resnet_v1, "blocks_a")),
+            mo.md(
+                "The paper compares v1 with Inception-v3, and v2 with Inception-v4, *at equal cost*."
+            ),
+            claim(
+                "ir.13",
+                shown_v1.macs / summary("inception_v3").macs,
+                code(inception_resnet_v1, "blocks_a"),
+            ),
             claim("ir.14", (shown.macs / cost_v4, shown_literal.macs / cost_v4)),
         ]
     )
@@ -422,7 +464,10 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(cost_v4, count_a, count_b, count_c, mo, shown_literal):
     _at = {"A": "block35_1", "B": "block17_1", "C": "block8_1"}
-    _costs = {letter: next(r for r in shown_literal.rows if r.name == name) for letter, name in _at.items()}
+    _costs = {
+        letter: next(r for r in shown_literal.rows if r.name == name)
+        for letter, name in _at.items()
+    }
     _extra = {"A": count_a.value - 5, "B": count_b.value - 10, "C": count_c.value - 5}
     _macs = shown_literal.macs + sum(_extra[n] * _costs[n].macs for n in _at)
     _params = shown_literal.params + sum(_extra[n] * _costs[n].params for n in _at)
@@ -432,9 +477,13 @@ def _(cost_v4, count_a, count_b, count_c, mo, shown_literal):
 
 @app.cell(hide_code=True)
 def _(claim, create_model, mo, named_params, released, shown, table):
-    _last = {r.name.split("_")[0] if r.name.startswith("block") else r.name: r for r in shown.rows[:-1]}
+    _last = {
+        r.name.split("_")[0] if r.name.startswith("block") else r.name: r for r in shown.rows[:-1]
+    }
     _sizes = [r.output[0] for r in _last.values()] + [r.output[2] for r in _last.values()]
-    _maps = [released.stage_shapes((1, h, w, 3))["Conv2d_7b"][1:] for h, w in ((150, 150), (400, 600))]
+    _maps = [
+        released.stage_shapes((1, h, w, 3))["Conv2d_7b"][1:] for h, w in ((150, 150), (400, 600))
+    ]
     _head = create_model("inception_resnet_v2", preset="timm", aux=True).heads["block17_20"]
     mo.vstack(
         [
@@ -443,7 +492,10 @@ def _(claim, create_model, mo, named_params, released, shown, table):
                 {
                     "All stages as released": table(
                         ("stage", "gives", "parameters", "multiply-adds"),
-                        [(r.name, "x".join(map(str, r.output)), r.params, r.macs) for r in shown.rows],
+                        [
+                            (r.name, "x".join(map(str, r.output)), r.params, r.macs)
+                            for r in shown.rows
+                        ],
                     )
                 }
             ),

@@ -122,8 +122,12 @@ def _(claim, code, figure, mo, segmented, spectrum):
     _ax.text(1, 728**2 / 1e6 + 0.1, "the 1x1 alone", color="#666", va="bottom")
     for _g, _name in ((1, "regular"), (4, "Inception"), (728, "extreme Inception")):
         _side = "right" if _g > 500 else "left"
-        _ax.annotate(_name, (_g, _millions[_g]), xytext=(4, 9), textcoords="offset points", ha=_side)
-    _ax.set(xscale="log", xlabel="segments g", ylabel="weights, millions (728 channels)", ylim=(0, 6.2))
+        _ax.annotate(
+            _name, (_g, _millions[_g]), xytext=(4, 9), textcoords="offset points", ha=_side
+        )
+    _ax.set(
+        xscale="log", xlabel="segments g", ylabel="weights, millions (728 channels)", ylim=(0, 6.2)
+    )
     _ax.set(xticks=list(spectrum), xticklabels=list(map(str, spectrum)))
     _ax.minorticks_off()
     mo.vstack([_drawn, claim("x.9", list(spectrum.values()), code(segmented))])
@@ -163,7 +167,9 @@ def _(Conv2D, Mode, cast, channels, figure, groups, mo, module, np, table, weigh
     _full = weights(Conv2D(_c, _c, 3, bias=False))
     mo.vstack(
         [
-            mo.md("Which channel out sees which channel in. Each block of the middle picture is a tower."),
+            mo.md(
+                "Which channel out sees which channel in. Each block of the middle picture is a tower."
+            ),
             _drawn,
             table(
                 ("", "weights", "of a regular 3x3"),
@@ -181,7 +187,7 @@ def _(Conv2D, Mode, cast, channels, figure, groups, mo, module, np, table, weigh
 @app.cell(hide_code=True)
 def _(Conv2D, DepthwiseConv2D, Mode, mo, np, partial):
     def ends_agree(c=12):
-        """g = 1 is Conv2D without groups, and g = C is DepthwiseConv2D: the same weights, the same result."""
+        """Whether g = 1 equals Conv2D without groups, and g = C DepthwiseConv2D."""
         rng = np.random.default_rng(1)
         x = rng.standard_normal((2, 7, 9, c))
 
@@ -207,7 +213,12 @@ def _(Conv2D, DepthwiseConv2D, Mode, mo, np, partial):
 
 @app.cell(hide_code=True)
 def _(Conv2D, DepthwiseConv2D, claim, code, ends_agree):
-    claim("x.10", ends_agree(), code(Conv2D, "With `groups` g"), code(DepthwiseConv2D, "y[n,p,q, c m + k]"))
+    claim(
+        "x.10",
+        ends_agree(),
+        code(Conv2D, "With `groups` g"),
+        code(DepthwiseConv2D, "y[n,p,q, c m + k]"),
+    )
     return
 
 
@@ -286,7 +297,10 @@ def _(mo):
 def _(Conv2D, mo):
     def as_full(separable_conv):
         """The full convolution with W = D P."""
-        d, p = separable_conv.layers["depthwise"].weight.data, separable_conv.layers["pointwise"].weight.data
+        d, p = (
+            separable_conv.layers["depthwise"].weight.data,
+            separable_conv.layers["pointwise"].weight.data,
+        )
         full = Conv2D(p.shape[2], p.shape[3], 3, bias=False)
         full.weight.data = d * p[0, 0]  # (3, 3, C_in, 1) times (C_in, C_out)
         return full
@@ -296,12 +310,17 @@ def _(Conv2D, mo):
 
 
 @app.cell(hide_code=True)
-def _(Conv2D, Mode, SeparableConv2D, as_full, cast, claim, code, mo, np, numbers, separable, weights):
+def _(
+    Conv2D, Mode, SeparableConv2D, as_full, cast, claim, code, mo, np, numbers, separable, weights
+):
     _sep = cast(SeparableConv2D(6, 5, 3, rng=np.random.default_rng(5)), np.float64)
     _full = as_full(_sep)
     _x = np.random.default_rng(6).standard_normal((2, 7, 9, 6))
     _difference = np.abs(_sep.forward(_x, Mode())[0] - _full.forward(_x, Mode())[0]).max()
-    _d, _p = _sep.layers["depthwise"].weight.data[:, :, 0, 0], _sep.layers["pointwise"].weight.data[0, 0, 0]
+    _d, _p = (
+        _sep.layers["depthwise"].weight.data[:, :, 0, 0],
+        _sep.layers["pointwise"].weight.data[0, 0, 0],
+    )
     _big = weights(SeparableConv2D(728, 728, 3))
     mo.vstack(
         [
@@ -343,7 +362,9 @@ def _(Conv2D, SeparableConv2D, ins, mo, outs, table, weights, window):
     mo.vstack(
         [
             table(("convolution", "weights", "multiply-adds on 19x19"), _rows),
-            mo.md(f"The separable one has **{_rows[1][1] / _rows[0][1]:.4f}** of the regular one's weights."),
+            mo.md(
+                f"The separable one has **{_rows[1][1] / _rows[0][1]:.4f}** of the regular one's weights."
+            ),
         ]
     )
     return
@@ -364,8 +385,10 @@ def _(mo):
 @app.cell(hide_code=True)
 def _(Mode, ReLU, SeparableConv2D, cast, mo, np):
     def odd_part(between):
-        """The largest entry of f(x) + f(-x), for a separable convolution with this layer between its steps."""
-        pair = cast(SeparableConv2D(6, 5, 3, between=between, rng=np.random.default_rng(7)), np.float64)
+        """The largest entry of f(x) + f(-x) of a separable convolution with this layer between."""
+        pair = cast(
+            SeparableConv2D(6, 5, 3, between=between, rng=np.random.default_rng(7)), np.float64
+        )
         x = np.random.default_rng(8).standard_normal((2, 7, 9, 6))
         return np.abs(pair.forward(x, Mode())[0] + pair.forward(-x, Mode())[0]).max()
 
@@ -378,7 +401,9 @@ def _(Mode, ReLU, SeparableConv2D, cast, mo, np):
 def _(SeparableConv2D, claim, code, mo, with_relu, without):
     mo.vstack(
         [
-            claim("x.11", (bool(without == 0), bool(with_relu > 0.1)), code(SeparableConv2D, "middle")),
+            claim(
+                "x.11", (bool(without == 0), bool(with_relu > 0.1)), code(SeparableConv2D, "middle")
+            ),
             mo.md(f"Without: {without:g}. With: {with_relu:.3f}."),
         ]
     )
@@ -420,7 +445,10 @@ def _(blocks, code, diagram, main_path, mo, shown, table):
                 {
                     "All stages": table(
                         ("stage", "gives", "parameters", "multiply-adds", "sees"),
-                        [(r.name, "x".join(map(str, r.output)), r.params, r.macs, r.field) for r in shown.rows],
+                        [
+                            (r.name, "x".join(map(str, r.output)), r.params, r.macs, r.field)
+                            for r in shown.rows
+                        ],
                     )
                 }
             ),
@@ -431,7 +459,19 @@ def _(blocks, code, diagram, main_path, mo, shown, table):
 
 @app.cell(hide_code=True)
 def _(
-    BatchNorm, Conv2D, DepthwiseConv2D, Residual, claim, code, mo, named_buffers, net, shown, summary, walk, xception
+    BatchNorm,
+    Conv2D,
+    DepthwiseConv2D,
+    Residual,
+    claim,
+    code,
+    mo,
+    named_buffers,
+    net,
+    shown,
+    summary,
+    walk,
+    xception,
 ):
     _found = [layer for _, layer in walk(net)]
     _kinds = (
@@ -442,15 +482,25 @@ def _(
     )
     _averages = sum(b.data.size for b in named_buffers(net).values())
     _rows = {r.name: r for r in shown.rows}
-    _after = [_rows[n].output for n in ("block1_conv2", "block2", "block3", "block4", "block12", "block13", "block14")]
+    _after = [
+        _rows[n].output
+        for n in ("block1_conv2", "block2", "block3", "block4", "block12", "block13", "block14")
+    ]
     mo.vstack(
         [
             claim("x.1", (shown.params, shown.params + _averages)),
             claim("x.2", shown.macs, code(DepthwiseConv2D.macs, "return")),
-            claim("x.3", [size[0] for size in _after] + [size[2] for size in _after], code(xception, "ENTRY")),
+            claim(
+                "x.3",
+                [size[0] for size in _after] + [size[2] for size in _after],
+                code(xception, "ENTRY"),
+            ),
             claim("x.4", _kinds),
             claim("x.6", (_rows["block5"].params, _rows["block5"].macs)),
-            claim("x.14", (1 - shown.params / 23_626_728, 1 - shown.params / summary("inception_v3").params)),
+            claim(
+                "x.14",
+                (1 - shown.params / 23_626_728, 1 - shown.params / summary("inception_v3").params),
+            ),
         ]
     )
     return
@@ -460,17 +510,25 @@ def _(
 def _(figure, mo, named_params, net, shown):
     _parts = {"depthwise": 0, "pointwise": 0, "the rest": 0}
     for _path, _p in named_params(net).items():
-        _kind = next((k for k in _parts if f".{k}." in _path and _path.endswith("weight")), "the rest")
+        _kind = next(
+            (k for k in _parts if f".{k}." in _path and _path.endswith("weight")), "the rest"
+        )
         _parts[_kind] += _p.data.size
     _drawn, (_left, _right) = figure(9, 2.6, 2)
     _left.barh(list(_parts), [v / 1e6 for v in _parts.values()], color="#6fa8dc")
     _left.set(xlabel="parameters, millions")
     _left.invert_yaxis()
     _rows = [r for r in shown.rows if r.macs]
-    _right.bar([r.name.removeprefix("block") for r in _rows], [r.macs / 1e6 for r in _rows], color="#6fa8dc")
+    _right.bar(
+        [r.name.removeprefix("block") for r in _rows],
+        [r.macs / 1e6 for r in _rows],
+        color="#6fa8dc",
+    )
     _right.set(ylabel="multiply-adds, millions", xlabel="block")
     _right.tick_params(axis="x", labelsize=6.5, rotation=60)
-    mo.vstack([_drawn, mo.md("Nearly all weights are in 1x1 convolutions: space costs next to nothing.")])
+    mo.vstack(
+        [_drawn, mo.md("Nearly all weights are in 1x1 convolutions: space costs next to nothing.")]
+    )
     return
 
 
@@ -527,9 +585,15 @@ def _(mo):
 def _(blocks, claim, code, mo, net, pads_for):
     _shapes = net.stage_shapes((1, 299, 299, 3))
     _planes = [_shapes[name][1] for name in ("block1_conv2", "block2", "block3", "block12")]
-    _pools = [blocks[name].body.layers["pool"] for name in ("block2", "block3", "block4", "block13")]
-    _pads = [pads_for(p.pad, (n, n), p.size, p.stride)[0] for p, n in zip(_pools, _planes, strict=True)]
-    mo.vstack([claim("x.15", _pads, code(pads_for, "total // 2")), mo.md(f"The planes: {_planes}.")])
+    _pools = [
+        blocks[name].body.layers["pool"] for name in ("block2", "block3", "block4", "block13")
+    ]
+    _pads = [
+        pads_for(p.pad, (n, n), p.size, p.stride)[0] for p, n in zip(_pools, _planes, strict=True)
+    ]
+    mo.vstack(
+        [claim("x.15", _pads, code(pads_for, "total // 2")), mo.md(f"The planes: {_planes}.")]
+    )
     return
 
 
@@ -545,13 +609,23 @@ def _(MaxPool2D, Mode, mo, np, plane, table):
     _n = plane.value
     _row = np.broadcast_to(np.arange(_n, dtype=float)[:, None, None], (1, _n, _n, 1))
     _seen = {
-        name: MaxPool2D(3, stride=2, pad=pad).forward(_row.copy(), Mode())[0][0, :, 0, 0].astype(int).tolist()
+        name: MaxPool2D(3, stride=2, pad=pad)
+        .forward(_row.copy(), Mode())[0][0, :, 0, 0]
+        .astype(int)
+        .tolist()
         for name, pad in (("TensorFlow", "same"), ("PyTorch's ports", 1))
     }
     _rows = [(name, ", ".join(map(str, last)), len(last)) for name, last in _seen.items()]
     mo.vstack(
         [
-            table(("padding of", "the last row that each window sees, of rows 0, 1, 2, ...", "windows"), _rows),
+            table(
+                (
+                    "padding of",
+                    "the last row that each window sees, of rows 0, 1, 2, ...",
+                    "windows",
+                ),
+                _rows,
+            ),
             mo.md("The same windows." if len({r[1] for r in _rows}) == 1 else "**Other windows.**"),
         ]
     )

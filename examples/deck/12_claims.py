@@ -10,13 +10,15 @@ app = marimo.App(width="full", app_title="All claims")
 
 @app.cell(hide_code=True)
 def _():
+    from html import escape
+
     import marimo as mo
 
     from inception_np.learn.claims import CLAIMS
     from inception_np.learn.pages import claims_in, pages
     from inception_np.learn.slide import BAD, GOOD, GREY, Html, figure, table, text
 
-    return (BAD, CLAIMS, GOOD, GREY, Html, claims_in, figure, mo, pages, table, text)
+    return (BAD, CLAIMS, GOOD, GREY, Html, claims_in, escape, figure, mo, pages, table, text)
 
 
 @app.cell(hide_code=True)
@@ -84,7 +86,10 @@ def _(CLAIMS, chosen, figure, mo, sources, table, verdicts, where):
                 f"**{_rows[-1][3]}** do not hold: the source is wrong, or nobody can reproduce it."
             ),
             mo.hstack(
-                [_drawn, table(("source", "claims", *verdicts), _rows)], justify="start", align="center", wrap=True
+                [_drawn, table(("source", "claims", *verdicts), _rows)],
+                justify="start",
+                align="center",
+                wrap=True,
             ),
         ]
     )
@@ -93,21 +98,30 @@ def _(CLAIMS, chosen, figure, mo, sources, table, verdicts, where):
 
 @app.cell(hide_code=True)
 def _(mo, sources, verdicts):
-    source = mo.ui.dropdown({"all": "", **{name: key for key, name in sources.items()}}, value="all", label="source")
-    kind = mo.ui.dropdown({"all": "", **{name: name for name in verdicts}}, value="all", label="verdict")
+    source = mo.ui.dropdown(
+        {"all": "", **{name: key for key, name in sources.items()}}, value="all", label="source"
+    )
+    kind = mo.ui.dropdown(
+        {"all": "", **{name: name for name in verdicts}}, value="all", label="verdict"
+    )
     mo.hstack([source, kind], justify="start")
     return kind, source
 
 
 @app.cell(hide_code=True)
-def _(Html, chosen, kind, source, table, text, verdict, verdicts, where):
+def _(GREY, Html, chosen, escape, kind, source, table, text, verdict, verdicts, where):
     def _cells(key, row):
-        mark = Html(f'<span style="color:{verdicts[verdict(row)]};white-space:nowrap"><b>{verdict(row)}</b></span>')
+        mark = Html(
+            f'<span style="color:{verdicts[verdict(row)]};white-space:nowrap"><b>{verdict(row)}</b></span>'
+        )
+        why = (
+            f'<div style="color:{GREY};font-size:85%">{escape(row.note)}</div>' if row.note else ""
+        )
         found = text(row.found) if row.found is not None else ""
-        return key, row.source, row.says, found, mark, row.note, where.get(key, "")
+        return key, row.source, Html(f"{escape(row.says)}{why}"), found, mark, where.get(key, "")
 
     table(
-        ("claim", "who says it", "what", "found", "", "why", "page"),
+        ("claim", "who says it", "what, and why", "found", "", "page"),
         [_cells(key, row) for key, row in chosen(source.value, kind.value).items()],
     )
     return
