@@ -4,8 +4,9 @@
     python examples/accelerations.py --rates 0.003 0.01      the network without batch norm at other rates
 
 Ioffe & Szegedy 2015, section 4.2: batch norm alone makes a network learn faster, but what it permits matters more: a
-higher learning rate, no dropout, a fifth of the weight decay (L2), a rate that decays six times as fast, no LRN, batches
-of other images in every epoch, less photometric distortion. Their figure 3 has the steps to what Inception reaches:
+higher learning rate, no dropout, a fifth of the weight decay (L2), a rate that decays six times as fast, no LRN,
+batches of other images in every epoch, less photometric distortion. Their figure 3 has the steps to what Inception
+reaches:
 
                   steps to 72.2 %    factor    best
     Inception          31.0 M                 72.2 %
@@ -13,9 +14,9 @@ of other images in every epoch, less photometric distortion. Their figure 3 has 
     BN-x5               2.1 M         14.8    73.0 %
     BN-x30              2.7 M         11.5    74.8 %
 
-Here GoogLeNet for 32x32 images, at an eighth of its width and without heads, on 5,000 images of shapes10, 1,248 steps of
-32 images by SGD with momentum. Inception has the best of four rates: 0.0015, 0.003, 0.006 and 0.01 reach 56.6, 67.2,
-75.8 and 21.1 %. `python examples/accelerations.py` printed
+Here GoogLeNet for 32x32 images, at an eighth of its width and without heads, on 5,000 images of shapes10, 1,248 steps
+of 32 images by SGD with momentum. Inception has the best of four rates: 0.0015, 0.003, 0.006 and 0.01 reach 56.6, 67.2,
+75.8 and 21.1 % (--rates). `python examples/accelerations.py` printed
 
                        best    steps to Inception  factor    steps to BN-Baseline
     Inception         75.8%                  1200     1.0                    1050
@@ -34,8 +35,8 @@ As in the paper, the high rates win, x5 comes first and x30 gets further. Not as
 rate is no faster in so few steps. Of the changes alone, the rate does nearly all; to forgo dropout, to see new batches
 and to distort less help a little; weight decay and LRN do not show; and a rate that is low and decays quickly stops.
 
-It took 13.6 minutes of processor time, 7 on two free cores. The paper's fifth network, with sigmoids, is left out: there
-is no such layer here.
+That is one seed, and differences of a few per cent may be chance. It took 13.6 minutes of processor time, which should
+be 7 minutes on two free cores. The paper's fifth network, with sigmoids, is left out: there is no such layer here.
 """
 
 import argparse
