@@ -3,7 +3,40 @@
     python examples/accelerations.py [PICTURE.png]           on CIFAR-10 where INCEPTION_NP_DATA says it is, or shapes10
     python examples/accelerations.py --rates 0.003 0.01      the network without batch norm at other rates
 
-Ioffe & Szegedy 2015, section 4.2.
+Ioffe & Szegedy 2015, section 4.2: batch norm alone makes a network learn faster, but what it permits matters more: a
+higher learning rate, no dropout, a fifth of the weight decay (L2), a rate that decays six times as fast, no LRN,
+batches of other images in every epoch, less photometric distortion. Their figure 3 has the steps to what Inception
+reaches:
+
+                  steps to 72.2 %    factor    best
+    Inception          31.0 M                 72.2 %
+    BN-Baseline        13.3 M          2.3    72.7 %
+    BN-x5               2.1 M         14.8    73.0 %
+    BN-x30              2.7 M         11.5    74.8 %
+
+Here GoogLeNet for 32x32 images, at an eighth of its width and without heads, on 5,000 images of shapes10, 1,248 steps
+of 32 images by SGD with momentum. Inception has the best of four rates: 0.0015, 0.003, 0.006 and 0.01 reach 56.6, 67.2,
+75.8 and 21.1 % (--rates). `python examples/accelerations.py` printed
+
+                       best    steps to Inception  factor    steps to BN-Baseline
+    Inception         75.8%                  1200     1.0                    1050
+    BN-Baseline       64.1%                     -       -                    1200
+    BN-x5             98.7%                   400     3.0                     350
+    BN-x30            99.8%                   500     2.4                     450
+    rate x5           99.7%                   500     2.4                     450
+    no dropout        77.1%                  1200     1.0                    1000
+    L2 / 5            63.7%                     -       -                       -
+    decay x6          33.7%                     -       -                       -
+    no LRN            62.7%                     -       -                       -
+    reshuffled        70.8%                     -       -                    1100
+    distortion / 2    73.6%                     -       -                    1050
+
+As in the paper, the high rates win, x5 comes first and x30 gets further. Not as in the paper, batch norm at Inception's
+rate is no faster in so few steps. Of the changes alone, the rate does nearly all; to forgo dropout, to see new batches
+and to distort less help a little; weight decay and LRN do not show; and a rate that is low and decays quickly stops.
+
+That is one seed, and differences of a few per cent may be chance. It took 13.6 minutes of processor time, which should
+be 7 minutes on two free cores. The paper's fifth network, with sigmoids, is left out: there is no such layer here.
 """
 
 import argparse
@@ -119,7 +152,7 @@ def draw(curves, path, data):
         for i, name in enumerate(names):
             style = "--k" if name == "Inception" else "-k" if name == "BN-Baseline" else f"-C{i}"
             ax.plot(*zip((0, 0.1), *curves[name], strict=True), style, lw=1.5, label=name)
-        ax.set(xlabel="training steps", ylabel="test accuracy", title=title, ylim=(0, 1), xlim=(0, None))
+        ax.set(xlabel="training steps", ylabel="test accuracy", title=title, ylim=(0, 1.02), xlim=(0, None))
         ax.grid(alpha=0.3)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)  # below: nothing is covered
     figure.savefig(path)
