@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "examples" / "README.md").read_text()
 NAMES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+MINUTES = ("accelerations",)  # test_accelerations.py runs it in small
 SLOW = ("vanishing_gradients", "residual_scaling", "float32_by_depth")
 
 
@@ -26,13 +27,13 @@ def run(name, folder):
     return re.sub(r"\d+\.\d\d s\b", "", done.stdout)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*SLOW, "other_checkers")])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*SLOW, *MINUTES, "other_checkers")])
 def test_an_example_runs_and_draws(name, tmp_path):
     assert run(name, tmp_path).strip()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "other_checkers"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*MINUTES, "other_checkers")])
 def test_an_example_prints_the_same_in_every_run(name, tmp_path):
     assert run(name, tmp_path) == run(name, tmp_path)
 
