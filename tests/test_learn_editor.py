@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 WAIT = 120_000  # ms; a busy machine takes its time to start a kernel
 
 
@@ -36,12 +37,12 @@ def served(page):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_an_edit_turns_the_verdict_red_and_back(tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     pytest.importorskip("marimo", reason="needs inception-np[learn]")
     with served("5_batch_norm") as address, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 4000})
         page.goto(address)
         verdict = page.locator(".verdict").first
