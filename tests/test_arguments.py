@@ -57,6 +57,7 @@ def base(tmp_path_factory):
         "train": ["--output", str(folder / "none")],
         "eval": [str(folder / "model")],
         "predict": [str(folder / "model"), str(folder / "none.png")],
+        "look": [str(folder / "model"), str(folder / "none.png")],
         "gradcheck": ["ReLU"],
         "bench": ["inception_v1_cifar"],
         "import": [str(folder / "none.pth"), "--source", "timm", "--model", "xception"],
@@ -74,7 +75,7 @@ NUMBERS = [
 
 
 def test_every_option_that_takes_a_number_is_found():
-    assert len(NUMBERS) >= 32 and {command for command, *_ in NUMBERS} == set(COMMANDS) - {"models"}
+    assert len(NUMBERS) >= 32 and {command for command, *_ in NUMBERS} == set(COMMANDS) - {"models", "learn"}
 
 
 @pytest.mark.parametrize("command, option, count", NUMBERS)
