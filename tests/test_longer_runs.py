@@ -435,7 +435,7 @@ def test_a_state_of_an_earlier_version_says_which_loss_its_log_has(tmp_path, mon
 def test_the_curves_compare_like_with_like(heads, smoothing, tmp_path, monkeypatch):
     """The third line is as an earlier version wrote it, or a step that is a CUDA graph: its one loss is the total."""
     drawn = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: drawn.append(figure))
     beside = {"train_accuracy": 0.25, "test_accuracy": 0.5, "test_loss": 2.0}
     history = [{"epoch": k, "train_loss": 3.0 + k, **beside} for k in (1, 2, 3)]
     for line in history[:2]:
@@ -462,7 +462,7 @@ def test_the_curves_compare_like_with_like(heads, smoothing, tmp_path, monkeypat
 
 def test_curves_of_which_no_training_loss_is_comparable_say_so(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "write_png", lambda figure, path: drawn.append(figure))
     line = {"epoch": 1, "train_loss": 3.0, "train_accuracy": 0.25, "test_accuracy": 0.5, "test_loss": 2.0}
     net = tiny("tiny", num_classes=10, seed=0)
     plots.learning_curves([line], *results.losses([line], net, SMALL), results.seen(SMALL), tmp_path / "a.png")
