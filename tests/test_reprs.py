@@ -6,6 +6,7 @@ Each property has a planted fault beside it, which its check finds.
 import html.parser
 import json
 import re
+import sys
 from functools import cache
 
 import numpy as np
@@ -313,6 +314,15 @@ def test_nothing_that_a_layer_may_be_raises_or_floods(odd):
         text = shown(layer)
         assert type(layer).__name__ in text and len(text) < 20_000
     assert unbalanced(layer._repr_html_()) == []
+
+
+def test_a_tree_that_is_too_deep_is_told_by_its_class_however_deep_python_may_go():
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)  # as Hypothesis does
+    try:
+        assert repr(deep()) == str(deep()) == "<Sequential>"
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def test_a_layer_that_cannot_be_told_does_not_spoil_the_tree():

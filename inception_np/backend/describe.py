@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 LINES = 60  # a longer tree is cut where a prompt shows it; print() shows all of it
+DEEPEST = 100  # levels of a tree; of a deeper one only its class is told
 RUN = 3  # so many equal layers in a row become one line
 ITEMS, LETTERS = 8, 60  # of a list, and of a text, are shown
 DRAWN = ("init", "rng")  # arguments that are gone once the weights are drawn
@@ -167,11 +168,16 @@ class Part:
 
 
 def part_of(layer: Any) -> Part:
-    """The tree of a layer. A layer or an array that occurs twice is shown where it comes first."""
+    """The tree of a layer. A layer or an array that occurs twice is shown where it comes first.
+
+    Raises RecursionError for one of more than DEEPEST levels.
+    """
     return _part(layer, "", "", {})
 
 
 def _part(layer: Any, name: str, path: str, seen: dict[int, str]) -> Part:
+    if path.count(".") > DEEPEST:
+        raise RecursionError(f"more than {DEEPEST} levels of layers")
     children = _children(layer)
     inner = {k: child for k, child in children.items() if is_layer(child)}
     text = _line(layer)
