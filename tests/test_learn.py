@@ -23,6 +23,7 @@ from inception_np import (
     create_model,
 )
 from inception_np.learn.claims import CLAIMS
+from inception_np.learn.command import copied
 from inception_np.learn.count import depth
 from inception_np.learn.diagram import describe, diagram
 from inception_np.learn.pages import claims_in, pages
@@ -49,6 +50,12 @@ def test_every_claim_is_computed_once_or_says_why_not():
     computed = [key for page in PAGES for key in claims_in(page.file.read_text())]
     assert sorted(computed) == sorted(key for key, row in CLAIMS.items() if row.found is not None)
     assert all(row.note for row in CLAIMS.values() if row.found is None or not row.holds)
+
+
+def test_the_notebooks_are_served_in_their_order(tmp_path):
+    copies = [copied(page, tmp_path) for page in PAGES]
+    assert sorted(tmp_path.iterdir()) == copies
+    assert [copy.read_text() for copy in copies] == [page.file.read_text() for page in PAGES]
 
 
 def offered(element):

@@ -48,8 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def copied(page: Page, folder: Path) -> Path:
-    """A copy of the notebook to run: marimo writes beside what it runs."""
-    return Path(shutil.copy(page.file, folder))
+    """A copy of the notebook to run: marimo writes beside what it runs. Listed by name, the deck comes first."""
+    prefix = "" if page.part == next(iter(PARTS)) else f"{page.part}_"
+    return Path(shutil.copy(page.file, folder / f"{prefix}{page.file.name}"))
 
 
 def write_pages(chosen: list[Page], folder: Path) -> int:
