@@ -501,7 +501,6 @@ def test_import_makes_a_new_classifier_on_request(tmp_path, capsys):
     assert "96 skipped" in (said := capsys.readouterr().out) and "the classifier, of 3 classes, is new" in said
     net, about = read(tmp_path / "c")
     assert net.num_classes == 3 and "classes" not in about  # skipped are 94 counters of batches too
-    kept = [
-        path for path, a in state_dict(net).items() if path[:3] != "fc." and np.array_equal(a, state_dict(ours)[path])
-    ]
-    assert len(kept) == len(state_dict(net)) - 2
+    theirs, state = state_dict(ours), state_dict(net)
+    kept = [path for path, a in state.items() if path[:3] != "fc." and np.array_equal(a, theirs[path])]
+    assert len(kept) == len(state) - 2
