@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from inception_np.learn.command import exported, index
+from inception_np.learn import command
+from inception_np.learn.command import exported
 from inception_np.learn.pages import claims_in, pages
 
 marimo = pytest.importorskip("marimo", reason="needs inception-np[learn]")
@@ -84,18 +85,11 @@ def look(browser, file, ready):
     return page, wrong
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "index.html").write_text(index(pages()))
-    for notebook in pages():
-        (folder / f"{notebook.name}.html").write_bytes(exported(notebook))
-    return folder
-
-
 @pytest.mark.parametrize("notebook", pages(), ids=lambda page: page.name)
-def test_a_page_shows_everything(notebook, site, browser):
-    page, wrong = look(browser, site / f"{notebook.name}.html", "h1")
+def test_a_page_shows_everything(notebook, browser, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_bytes(exported(notebook))
+    page, wrong = look(browser, file, "h1")
     assert not wrong
     text = page.inner_text("body")
     assert all(f"({key})" in text for key in claims_in(notebook.file.read_text()))
@@ -103,8 +97,10 @@ def test_a_page_shows_everything(notebook, site, browser):
     page.close()
 
 
-def test_the_index_leads_to_every_page(site, browser):
-    page, wrong = look(browser, site / "index.html", "h1")
+def test_the_index_leads_to_every_page(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "exported", lambda notebook: b"<!doctype html><title>A page</title>")
+    command.write_pages(pages(), tmp_path)
+    page, wrong = look(browser, tmp_path / "index.html", "h1")
     links = page.eval_on_selector_all("a", "all => all.map(a => a.href)")
     assert not wrong and len(links) == len(pages())
     assert all(Path(link.removeprefix("file://")).is_file() for link in links)
