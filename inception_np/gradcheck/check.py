@@ -170,7 +170,7 @@ def _by_differences(subject: Subject, draw: np.random.Generator, method: str, re
 
 
 def _lost_to_kinks(report: GradReport) -> list[str]:
-    lost, tried = len(report.excluded), sum(max(1, c.ratios.size) for c in report.checks)
+    lost, tried = len(report.excluded), report.compared
     if lost <= EXCLUDED * tried:
         return []
     return [f'{lost} of {tried} comparisons were lost to kinks; use method="complex", or an x farther from them']

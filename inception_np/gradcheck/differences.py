@@ -35,7 +35,7 @@ class Differences:
 
     def __init__(self, subject: Subject, method: str):
         self.subject, self.method = subject, method
-        self.pattern, self.margin, self.decisions, self.margins = decisions(subject, subject.point)
+        self.pattern, _, self.decisions, self.margins = decisions(subject, subject.point)
         self.rounding = rounding_of(subject)
 
     def estimate(self, direction: Point, size: float) -> Estimate:

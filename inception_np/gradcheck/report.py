@@ -164,11 +164,15 @@ class GradReport:
         return "ok" if self.ok else "WRONG"
 
     @property
+    def compared(self) -> int:
+        """How many comparisons were made."""
+        return sum(max(1, c.ratios.size) for c in self.checks)
+
+    @property
     def title(self) -> str:
         """What was checked, and how."""
-        compared = sum(max(1, c.ratios.size) for c in self.checks)
         modes = f" in {' and '.join(self.modes)}" if self.modes else ""
-        return f"by {self.method}{modes}, {compared} comparisons"
+        return f"by {self.method}{modes}, {self.compared} comparisons"
 
     def __repr__(self) -> str:
         worst = f", worst {self.worst.ratio:.2g} of its tolerance" if self.checks else ""
@@ -346,10 +350,14 @@ class GradReport:
         ax.legend(loc="upper center", ncols=2, fontsize="small")
 
 
-def picture(title: str, columns: int = 1) -> Any:
-    """A matplotlib Figure with its axes, one or a row of them, that needs no display. Used by the examples."""
+def picture(title: str = "", columns: int = 1, size: tuple[float, float] | None = None) -> Any:
+    """A matplotlib Figure with its axes, one or a row of them, that needs no display. Used by the examples.
+
+    size: width and height in inches; None is what fits the columns.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8 if columns == 1 else 12, 4.5), layout="constrained", dpi=110)
-    figure.suptitle(title)
+    figure = Figure(figsize=size or (8 if columns == 1 else 12, 4.5), layout="constrained", dpi=110)
+    if title:
+        figure.suptitle(title)
     return figure, figure.subplots(1, columns)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..gradcheck.report import picture
 from .claims import CLAIMS, Claim
 
 PACKAGE = Path(__file__).parents[1]
@@ -205,11 +206,8 @@ def _number(value: Any, largest: float, framed: bool) -> str:
 
 
 def figure(width: float = 8, height: float = 3.2, columns: int = 1) -> Any:
-    """A Matplotlib Figure with its axes, one or a row of them, that needs no display."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(width, height), layout="constrained", dpi=110)
-    return drawn, drawn.subplots(1, columns)
+    """A Matplotlib Figure with its axes, one or a row of them, of this size in inches."""
+    return picture(columns=columns, size=(width, height))
 
 
 def in_notebook() -> bool:
