@@ -19,7 +19,7 @@ def _():
     from inception_np.kernels.im2col import col2im, im2col
     from inception_np.kernels.window import pad_images, taps
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
     return (
@@ -39,6 +39,7 @@ def _():
         numbers,
         pad_images,
         prove,
+        prove_lesson,
         sum_rows,
         taps,
     )
@@ -162,8 +163,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -248,10 +250,8 @@ def _(dx, dx_answer, dx_solution, dx_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(dw, dw_solution, dx, dx_solution, lesson, prove):
-    prove("convolution, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"convolution, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(dw, dw_solution, dx, dx_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("convolution", lesson, verdicts)
     prove("dw of the convolution, a solution", dw.check(dw_solution))
     prove("dx of the convolution, a solution", dx.check(dx_solution))
     return

@@ -17,7 +17,7 @@ def _():
     from inception_np.kernels.depthwise import depthwise2d, depthwise2d_dw, depthwise2d_dx
     from inception_np.kernels.window import taps
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
     return (
@@ -34,6 +34,7 @@ def _():
         np,
         numbers,
         prove,
+        prove_lesson,
         taps,
     )
 
@@ -154,8 +155,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -248,10 +250,8 @@ def _(dw, dw_answer, dw_solution, dw_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(dw, dw_solution, dx, dx_solution, lesson, prove):
-    prove("depthwise convolution, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"depthwise convolution, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(dw, dw_solution, dx, dx_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("depthwise convolution", lesson, verdicts)
     prove("dx of the depthwise convolution, a solution", dx.check(dx_solution))
     prove("dw of the depthwise convolution, a solution", dw.check(dw_solution))
     return

@@ -16,10 +16,10 @@ def _():
     from inception_np import MaxPool2D, Mode
     from inception_np.kernels.pool import max_pool, max_pool_dx
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
-    return (Exercise, MaxPool2D, Mode, code, lessons, max_pool, max_pool_dx, mo, np, numbers, prove)
+    return (Exercise, MaxPool2D, Mode, code, lessons, max_pool, max_pool_dx, mo, np, numbers, prove, prove_lesson)
 
 
 @app.cell(hide_code=True)
@@ -128,8 +128,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -174,10 +175,8 @@ def _(dx, dx_answer, dx_solution, dx_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(dx, dx_solution, lesson, prove):
-    prove("max pooling, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"max pooling, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(dx, dx_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("max pooling", lesson, verdicts)
     prove("dx of max pooling, a solution", dx.check(dx_solution))
     return
 

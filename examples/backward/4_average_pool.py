@@ -17,7 +17,7 @@ def _():
     from inception_np.kernels.pool import avg_pool, avg_pool_dx, global_avg_pool_dx
     from inception_np.kernels.window import window_counts
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
     return (
@@ -34,6 +34,7 @@ def _():
         np,
         numbers,
         prove,
+        prove_lesson,
         window_counts,
     )
 
@@ -143,8 +144,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -225,10 +227,8 @@ def _(mo, whole, whole_answer, whole_solution, whole_stub):
 
 
 @app.cell(hide_code=True)
-def _(lesson, prove, whole, whole_solution, windows, windows_solution):
-    prove("average pooling, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"average pooling, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(lesson, prove, prove_lesson, verdicts, whole, whole_solution, windows, windows_solution):
+    prove_lesson("average pooling", lesson, verdicts)
     prove("dx of average pooling, a solution", windows.check(windows_solution))
     prove("dx of global average pooling, a solution", whole.check(whole_solution))
     return

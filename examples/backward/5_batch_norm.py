@@ -16,7 +16,7 @@ def _():
     from inception_np import BatchNorm, Mode, cast
     from inception_np.kernels.batchnorm import batch_norm, batch_norm_grad, moments
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
     return (
@@ -33,6 +33,7 @@ def _():
         np,
         numbers,
         prove,
+        prove_lesson,
     )
 
 
@@ -153,8 +154,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -204,10 +206,8 @@ def _(by_sums, by_sums_answer, by_sums_solution, by_sums_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(by_sums, by_sums_solution, lesson, prove):
-    prove("batch norm, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"batch norm, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(by_sums, by_sums_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("batch norm", lesson, verdicts)
     prove("batch norm by dgamma and dbeta, a solution", by_sums.check(by_sums_solution))
     return
 

@@ -16,10 +16,25 @@ def _():
     from inception_np import LRN, Mode
     from inception_np.kernels.lrn import channel_window_sum, lrn, lrn_dx
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, figure, numbers
 
-    return (Exercise, LRN, Mode, channel_window_sum, code, figure, lessons, lrn, lrn_dx, mo, np, numbers, prove)
+    return (
+        Exercise,
+        LRN,
+        Mode,
+        channel_window_sum,
+        code,
+        figure,
+        lessons,
+        lrn,
+        lrn_dx,
+        mo,
+        np,
+        numbers,
+        prove,
+        prove_lesson,
+    )
 
 
 @app.cell(hide_code=True)
@@ -135,8 +150,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -179,10 +195,8 @@ def _(dx, dx_answer, dx_solution, dx_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(dx, dx_solution, lesson, prove):
-    prove("LRN, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"LRN, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(dx, dx_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("LRN", lesson, verdicts)
     prove("dx of LRN, a solution", dx.check(dx_solution))
     return
 

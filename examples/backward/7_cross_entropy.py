@@ -16,10 +16,10 @@ def _():
     from inception_np import softmax_cross_entropy
     from inception_np.kernels import loss
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers, table
 
-    return (Exercise, code, lessons, loss, mo, np, numbers, prove, softmax_cross_entropy, table)
+    return (Exercise, code, lessons, loss, mo, np, numbers, prove, prove_lesson, softmax_cross_entropy, table)
 
 
 @app.cell(hide_code=True)
@@ -126,8 +126,9 @@ def _(lesson, lesson_editor):
 
 @app.cell(hide_code=True)
 def _(lesson, mo):
-    mo.accordion({f"What shows for {name}": lesson.check(lesson.edited(name)) for name in lesson.edits})
-    return
+    verdicts = lesson.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in verdicts.items()})
+    return (verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -175,10 +176,8 @@ def _(gradient, gradient_answer, gradient_solution, gradient_stub, mo):
 
 
 @app.cell(hide_code=True)
-def _(gradient, gradient_solution, lesson, prove):
-    prove("cross-entropy, the library's backward", lesson.check(lesson.source))
-    for _edit in lesson.edits:
-        prove(f"cross-entropy, {_edit}", lesson.check(lesson.edited(_edit)), ok=False)
+def _(gradient, gradient_solution, lesson, prove, prove_lesson, verdicts):
+    prove_lesson("cross-entropy", lesson, verdicts)
     prove("dlogits by the softmax's Jacobian, a solution", gradient.check(gradient_solution))
     return
 

@@ -16,7 +16,7 @@ def _():
     from inception_np import AvgPool2D, Concat, Conv2D, Mode, Residual, Sequential, cast
     from inception_np.compose import call_backward
     from inception_np.learn import lessons
-    from inception_np.learn.exercise import Exercise, prove
+    from inception_np.learn.exercise import Exercise, prove, prove_lesson
     from inception_np.learn.slide import code, numbers
 
     return (
@@ -35,6 +35,7 @@ def _():
         np,
         numbers,
         prove,
+        prove_lesson,
     )
 
 
@@ -161,8 +162,9 @@ def _(concat, concat_editor):
 
 @app.cell(hide_code=True)
 def _(concat, mo):
-    mo.accordion({f"What shows for {name}": concat.check(concat.edited(name)) for name in concat.edits})
-    return
+    concat_verdicts = concat.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in concat_verdicts.items()})
+    return (concat_verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -188,8 +190,9 @@ def _(residual, residual_editor):
 
 @app.cell(hide_code=True)
 def _(mo, residual):
-    mo.accordion({f"What shows for {name}": residual.check(residual.edited(name)) for name in residual.edits})
-    return
+    residual_verdicts = residual.verdicts()
+    mo.accordion({f"What shows for {edit}": verdict for edit, verdict in residual_verdicts.items()})
+    return (residual_verdicts,)
 
 
 @app.cell(hide_code=True)
@@ -270,13 +273,20 @@ def _(mo, shortcut, shortcut_answer, shortcut_solution, shortcut_stub):
 
 
 @app.cell(hide_code=True)
-def _(branches, branches_solution, concat, prove, residual, shortcut, shortcut_solution):
-    prove("concat, the library's backward", concat.check(concat.source))
-    for _edit in concat.edits:
-        prove(f"concat, {_edit}", concat.check(concat.edited(_edit)), ok=False)
-    prove("residual, the library's backward", residual.check(residual.source))
-    for _edit in residual.edits:
-        prove(f"residual, {_edit}", residual.check(residual.edited(_edit)), ok=False)
+def _(
+    branches,
+    branches_solution,
+    concat,
+    concat_verdicts,
+    prove,
+    prove_lesson,
+    residual,
+    residual_verdicts,
+    shortcut,
+    shortcut_solution,
+):
+    prove_lesson("concat", concat, concat_verdicts)
+    prove_lesson("residual", residual, residual_verdicts)
     prove("Concat.backward, a solution", branches.check(branches_solution))
     prove("Residual.backward, a solution", shortcut.check(shortcut_solution))
     return

@@ -97,6 +97,10 @@ class Exercise:
         """`source` after one of `edits`; as it is for any other word."""
         return replaced(self.source, *self.edits[edit]) if edit in self.edits else self.source
 
+    def verdicts(self) -> dict[str, Verdict]:
+        """What `check` says of each of `edits`."""
+        return {edit: self.check(self.edited(edit)) for edit in self.edits}
+
     @property
     def invitation(self) -> str:
         """What to do with the editor, and what the code in it may use, as Markdown."""
@@ -254,6 +258,13 @@ def prove(title: str, verdict: Verdict, ok: bool = True) -> None:
         print(f"{title}: {verdict.sentence}")
 
 
+def prove_lesson(title: str, lesson: Exercise, verdicts: dict[str, Verdict]) -> None:
+    """`prove` that the library's backward is right, and that it is wrong after each edit, whose verdicts these are."""
+    prove(f"{title}, the library's backward", lesson.check(lesson.source))
+    for edit, verdict in verdicts.items():
+        prove(f"{title}, {edit}", verdict, ok=False)
+
+
 def _is_readers(value: Any) -> bool:
     return inspect.isfunction(value) and value.__code__.co_filename == FILE
 
@@ -291,9 +302,8 @@ def _where(check: Check) -> str:
 def _summary(report: GradReport) -> str:
     worst = report.worst
     if report.ok:
-        compared = sum(max(1, c.ratios.size) for c in report.checks)
         error = max(c.error for c in report.checks)
-        return f"Right: {compared} comparisons, the largest error is {error:.1e} of a tensor's largest entry."
+        return f"Right: {report.compared} comparisons, the largest error is {error:.1e} of a tensor's largest entry."
     if worst.ok:
         return "Wrong: the numbers are right, but a rule is broken."
     return (
