@@ -47,9 +47,11 @@ def test_an_edit_turns_the_verdict_red_and_back(tmp_path):
         page.goto(address)
         verdict = page.locator(".verdict").first
         verdict.get_by_text("Right: 156 comparisons").wait_for(timeout=WAIT)
+        page.get_by_text("A solution").wait_for(timeout=WAIT)  # the last cell has run: nothing moves any more
 
         line = page.locator(".cm-line", has_text="dx = rstd *").first
         line.click()
+        page.locator(".cm-editor.cm-focused").wait_for(timeout=WAIT)
         page.keyboard.press("Home")
         for _ in range(len("dx = rstd * (g - g.mean(NHW) ")):
             page.keyboard.press("ArrowRight")
