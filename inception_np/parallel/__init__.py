@@ -1,0 +1,1 @@
+"""Several workers that train one network: who they are, the tree their sums are in, and how gradients travel."""

@@ -1,0 +1,114 @@
+"""The processes that train together, as mpiexec (or another launcher of MPI) has started them.
+
+    workers = of_process()
+    workers.rank, workers.size          0 and 1 in a process that was started alone
+    workers.gather(row)                 the rows of all workers, on every worker
+
+Only this file and exchange.py call MPI, through mpi4py. MPICH waits for a message by asking for it without pause, which
+takes a core from whoever computes: here a process sleeps between two looks.
+"""
+
+import os
+import time
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..backend.errors import RefusedError, UsageError
+
+# What MPICH's (and Intel's, Cray's), PMIx's and Open MPI's launchers set for each process.
+RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+NAP = 2e-4  # seconds between two looks
+
+
+class Workers:
+    """This process among its like. comm: mpi4py's communicator, None for one that is alone."""
+
+    def __init__(self, comm: Any = None) -> None:
+        self.comm = comm
+        self.rank: int = comm.Get_rank() if comm else 0
+        self.size: int = comm.Get_size() if comm else 1
+
+    def gather(self, row: np.ndarray) -> np.ndarray:
+        """(size, *row.shape): what every worker gives, in order of their ranks. Each gives the same shape and dtype."""
+        row = np.ascontiguousarray(row)
+        rows = np.empty((self.size, *row.shape), row.dtype)
+        if self.comm:
+            wait(self.comm.Iallgather(bytes_of(row), bytes_of(rows)))
+        else:
+            rows[0] = row
+        return rows
+
+    def gather_texts(self, text: str) -> list[str]:
+        """A text of each worker, in order of their ranks."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        room = np.zeros(int(self.gather(np.array(len(data))).max()), np.uint8)
+        lengths, room[: len(data)] = self.gather(np.array(len(data))), data
+        return [bytes(row[:length]).decode() for row, length in zip(self.gather(room), lengths, strict=True)]
+
+    def on_this_machine(self) -> int:
+        """How many of the workers run on this machine."""
+        names = self.gather_texts(os.uname().nodename if hasattr(os, "uname") else "")
+        return names.count(names[self.rank])
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """The memory of a contiguous array, as mpi4py takes arrays of any dtype."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def wait(*requests: Any) -> None:
+    """Until these non-blocking calls of MPI are done."""
+    for request in requests:
+        while not request.Test():
+            time.sleep(NAP)
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher of MPI has started. Does not load MPI."""
+    return any(name in os.environ for name in RANKS) and not any(os.environ.get(name) == "1" for name in SIZES)
+
+
+@cache
+def of_process() -> Workers:
+    """The workers that this process is one of.
+
+    Raises RefusedError where mpi4py is missing or belongs to another MPI than the launcher.
+    """
+    if not launched():
+        return Workers()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise RefusedError(
+            f"mpiexec: started several workers, for which mpi4py or MPI is missing ({error}); "
+            "pip install 'inception-np[mpi]'"
+        ) from None
+    workers = Workers(MPI.COMM_WORLD)
+    wanted = next((int(os.environ[name]) for name in SIZES if name in os.environ), workers.size)
+    if workers.size != wanted:
+        raise RefusedError(
+            f"mpiexec: started {wanted} workers, of which this one sees {workers.size}: mpi4py has found another MPI "
+            "than mpiexec's; start it with the mpiexec beside this Python"
+        )
+    return workers
+
+
+def check_shards(shards: int, batch_size: int, workers: Workers) -> None:
+    """Raise UsageError unless a batch can be cut into that many shards, which these workers can share evenly."""
+    if workers.size > 1 and not shards:
+        raise UsageError(
+            f"--shards: got none for {workers.size} workers; add --shards {max(8, workers.size)}, "
+            "into so many parts a batch is cut"
+        )
+    if shards and batch_size % shards:
+        raise UsageError(f"--shards: got {shards} with --batch-size {batch_size}; give a divisor of the batch size")
+    if shards and batch_size // shards < 2:
+        raise UsageError(
+            f"--shards: got {shards} with --batch-size {batch_size}; give at least two images to a shard, "
+            "batch norm needs them"
+        )
+    if shards and shards % workers.size:
+        raise UsageError(f"--shards: got {shards} for {workers.size} workers; give a multiple of the workers")
