@@ -1,4 +1,4 @@
-"""The tree in which the gradients of a batch's shards are added.
+r"""The tree in which the gradients of a batch's shards are added.
 
 Floating-point addition rounds, so that (a + b) + c and a + (b + c) differ in their last bits. A sum over shards has the
 same bits for any number of workers only if its brackets never move. They are those of one binary tree over the shards,
