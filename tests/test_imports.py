@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "inception_np"
 # above the models and below training. A command (command.py) stands beside what it runs, on the floor of `__main__`.
 FLOORS = (
     ("backend",),
-    ("data",),
+    ("data", "parallel"),
     ("kernels",),
     ("layer",),
     ("layers", "compose"),
@@ -40,6 +40,7 @@ HEAVY = {
     "onnx",
     "marimo",
     "pygments",
+    "mpi4py",
 }
 CUPY = {"backend/device.py", "kernels/cuda/launch.py", "runtime/graph.py"}  # the only files that may import it
 RUNS_CODE = {"pickle", "cPickle", "dill", "marshal", "shelve", "importlib", "runpy"}

@@ -33,6 +33,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, wraps
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -91,9 +92,8 @@ class _Writer(Executor):
 
     def __init__(self, source: arena.Arena | None = None):
         self.source, self.owned = source, source.addresses() if source else range(0)
-        self.pieces: list[Words | HostFunction] = []
+        self.calls: list[Words | HostFunction] = []  # in the order in which they came
         self.held: list[Any] = []
-        self._words: list[Words] = []
         self._before: list[Executor] = []
 
     def __enter__(self) -> Any:
@@ -105,12 +105,11 @@ class _Writer(Executor):
         _local.executor = self._before.pop()
 
     def run(self, words: Words) -> None:
-        self._words.append(words)
+        self.calls.append(words)
 
     def host_call(self, function: HostFunction) -> None:
         """Write down a function of the host, to be called at this place whenever the program is run."""
-        self.end_piece()
-        self.pieces.append(function)
+        self.calls.append(function)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return arena.empty(shape, dtype, self.source)
@@ -125,14 +124,14 @@ class _Writer(Executor):
 
     def program(self, placeholders: int = 0) -> "Program":
         """What was written down, as a program of that many arrays: its placeholders, by their numbers."""
-        self.end_piece()
-        return Program(self.pieces, [(number, 0) for number in range(placeholders)], self.held)
+        return Program(self.pieces(), [(number, 0) for number in range(placeholders)], self.held)
 
-    def end_piece(self) -> None:
-        """Make one piece of the calls since the last one."""
-        if self._words:
-            self.pieces.append(np.concatenate(self._words))
-            self._words = []
+    def pieces(self) -> list[Words | HostFunction]:
+        """The calls that were written down, as one piece from each function of the host to the next."""
+        runs: list[tuple[bool, list[Any]]] = [
+            (functions, list(run)) for functions, run in groupby(self.calls, callable)
+        ]
+        return [piece for functions, run in runs for piece in (run if functions else [np.concatenate(run)])]
 
 
 class Trace(_Writer):
@@ -351,8 +350,7 @@ class _Traced(Program):
                 self.scratch += -(-a.nbytes // ALIGN) * ALIGN
         # what the function returned, of all these arrays and a None at their end
         self.result = itemgetter(*[-1 if r is None else known[id(r)] for r in returned])
-        trace.end_piece()
-        super().__init__(trace.pieces, owners, trace.held)
+        super().__init__(trace.pieces(), owners, trace.held)
 
 
 _caches: list[dict[tuple[Any, ...], _Traced | None]] = []

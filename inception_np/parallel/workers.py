@@ -33,7 +33,7 @@ class Workers:
 
     def gather(self, row: np.ndarray) -> np.ndarray:
         """(size, *row.shape): what every worker gives, in order of their ranks. Each gives the same shape and dtype."""
-        row = np.ascontiguousarray(row)
+        row = np.asarray(row, order="C")
         rows = np.empty((self.size, *row.shape), row.dtype)
         if self.comm:
             wait(self.comm.Iallgather(bytes_of(row), bytes_of(rows)))
@@ -44,9 +44,15 @@ class Workers:
     def gather_texts(self, text: str) -> list[str]:
         """A text of each worker, in order of their ranks."""
         data = np.frombuffer(text.encode(), np.uint8)
-        room = np.zeros(int(self.gather(np.array(len(data))).max()), np.uint8)
-        lengths, room[: len(data)] = self.gather(np.array(len(data))), data
+        lengths = self.gather(np.array(len(data)))
+        room = np.zeros(lengths.max(), np.uint8)
+        room[: len(data)] = data
         return [bytes(row[:length]).decode() for row, length in zip(self.gather(room), lengths, strict=True)]
+
+    def spread(self, array: np.ndarray) -> None:
+        """Give every worker the numbers of rank 0's array, in place; contiguous, of the same shape and dtype."""
+        if self.comm:
+            wait(self.comm.Ibcast(bytes_of(array)))
 
     def on_this_machine(self) -> int:
         """How many of the workers run on this machine."""
@@ -96,19 +102,12 @@ def of_process() -> Workers:
     return workers
 
 
-def check_shards(shards: int, batch_size: int, workers: Workers) -> None:
-    """Raise UsageError unless a batch can be cut into that many shards, which these workers can share evenly."""
+def check_shards(shards: int, workers: Workers) -> None:
+    """Raise UsageError unless these workers can share so many shards evenly."""
     if workers.size > 1 and not shards:
         raise UsageError(
-            f"--shards: got none for {workers.size} workers; add --shards {max(8, workers.size)}, "
-            "into so many parts a batch is cut"
+            f"--shards: got none for {workers.size} workers; add --shards {max(8, workers.size)}: into so many parts "
+            "they cut a batch"
         )
-    if shards and batch_size % shards:
-        raise UsageError(f"--shards: got {shards} with --batch-size {batch_size}; give a divisor of the batch size")
-    if shards and batch_size // shards < 2:
-        raise UsageError(
-            f"--shards: got {shards} with --batch-size {batch_size}; give at least two images to a shard, "
-            "batch norm needs them"
-        )
-    if shards and shards % workers.size:
-        raise UsageError(f"--shards: got {shards} for {workers.size} workers; give a multiple of the workers")
+    if shards % workers.size:
+        raise UsageError(f"--shards: got {shards} for {workers.size} workers; give a multiple of {workers.size}")

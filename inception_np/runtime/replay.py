@@ -18,12 +18,17 @@ calls copy x over the first one and run these calls again, with the same bits as
     batch norm's decay, which a training loop changes, is an array of one, read at each run
     layers that do not run in kernels alone run in Python, at their place: dropout, which draws, and your own
 
+Gradients can be sent away while backward is still running (parallel/): a part of them is final behind the last call
+that knows an address in it, which the calls themselves tell.
+
 A change of the network itself is not seen: another layer, stride or rate. Make a new Replay then. (Parameters that were
 cast, moved or assigned are seen, and written down anew; so are another shape and number of threads.)
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,15 +154,25 @@ def instrumented(layer: Layer, moment: Moment) -> Any:
 class Replay:
     """The training passes of one network. For float32 on the CPU; elsewhere they are the network's own.
 
-    low_memory: as in Mode. Not for two threads at once. Raises what the network raises, TypeError for what is no layer,
-    ValueError for a backward without a forward before it, and for a dy that is not like y.
+    low_memory: as in Mode. parts: contiguous arrays in the gradients; backward calls final(k) in order, for k = 0 and
+    up, once parts[: k + 1] are what they will be after it (where it cannot tell, after all else). Not for two threads
+    at once. Raises what the network raises, TypeError for what is no layer, ValueError for a backward without a forward
+    before it, and for a dy that is not like y.
     """
 
-    def __init__(self, net: Layer, *, low_memory: bool = False):
+    def __init__(
+        self,
+        net: Layer,
+        *,
+        low_memory: bool = False,
+        parts: Sequence[Array] = (),
+        final: Callable[[int], None] = lambda number: None,
+    ):
         if not isinstance(net, Layer):
             raise TypeError(f"Replay: got {type(net).__name__}, wanted a Layer")
         self.net: Any = net
         self.moment = Moment(Mode(train=True, keep=True, low_memory=low_memory))
+        self.parts, self.final = parts, final
         self.slots: list[Any] = [*named_params(net).values(), *named_buffers(net).values()]
         self.written_for: tuple[Any, ...]  # what x was like,
         self.arrays: list[Array]  # and where the parameters and averages were
@@ -198,10 +213,12 @@ class Replay:
             options = {"need_dx": False} if self.net.takes_out or of_kind(self.net, Network) else {}
             self.net.backward(dy, self.x, self.cache, **options)
             self.x = self.cache = None
+            self._all_final()
         else:
             dy = _checked(dy, self.y)
             if len(self.programs) == 1:
                 self._write_backward(dy)
+                self._all_final()
             else:
                 map_tree(copy_to, self.dy, dy)
                 self.programs[1].run()
@@ -235,7 +252,32 @@ class Replay:
         with Capture(forward.source) as self.capture:
             self.instrumented.backward(self.dy, self.x, self.cache, need_dx=False)
         complete = forward.complete and self.capture.complete
+        ends = _ends(self.capture.calls, self.parts)
+        for number in reversed(range(len(ends))):
+            self.capture.calls.insert(ends[number], partial(self.final, number))
         self.programs = [*self.programs, self.capture.program()] if complete else []
+
+    def _all_final(self) -> None:
+        for number in range(len(self.parts)):
+            self.final(number)
+
+
+def _ends(calls: Sequence[Any], parts: Sequence[Array]) -> list[int]:
+    """For each part, before which of these calls it and the parts before it are final.
+
+    A kernel reads and writes at the addresses in its words. A function of the host may write to any gradient.
+    """
+    ends, end = [], max((i + 1 for i, call in enumerate(calls) if callable(call)), default=0)
+    for part in parts:
+        first = part.__array_interface__["data"][0]
+        inside = (i for i in range(len(calls), end, -1) if _names(calls[i - 1], first, first + part.nbytes))
+        ends.append(end := next(inside, end))
+    return ends
+
+
+def _names(words: Any, first: int, end: int) -> bool:
+    """Whether a kernel's call is told an address from `first` to before `end`."""
+    return bool(((words >= first) & (words < end)).any())
 
 
 def _key(x: Array) -> tuple[Any, ...]:

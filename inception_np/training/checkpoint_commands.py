@@ -41,6 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_eval(args: argparse.Namespace) -> int:
     from ..backend.device import resolve_device, set_precision
     from ..layer import move
+    from ..parallel.workers import of_process
     from .evaluate import evaluate, evaluate_crops
     from .options import check_precision
     from .predict import preprocess_for
@@ -68,7 +69,8 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.crops:
         accuracy, loss, _ = evaluate_crops(net, images, labels, preprocess_for(net, about), args.crops)
     else:
-        accuracy, loss, _ = evaluate(net, images, labels, mean, std, args.batch_size, tta=args.tta)
+        how = {"tta": args.tta, "workers": of_process()}
+        accuracy, loss, _ = evaluate(net, images, labels, mean, std, args.batch_size, **how)
     if not math.isfinite(loss):
         raise ValueError(
             f"{args.checkpoint}: the loss is {loss} although all its numbers are finite; its logits are too large, "

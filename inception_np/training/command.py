@@ -66,6 +66,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--tta", action=argparse.BooleanOptionalAction, help="after the last epoch, test by six views of each image")
     add("--seed", type=whole, metavar="N")
     add("--low-memory", action="store_true", default=None, help="make what is cheap again in backward; the same bits")
+    add("--shards", type=natural, metavar="N", help="cut each batch into N parts, which the workers of mpiexec share: "
+        "the weights have the same bits for 1, 2, ... N workers")  # fmt: skip
     add("--device", choices=("cpu", "cuda", "auto"), help="cpu (default), cuda, or auto")
     add_precision(add)
     add_threads(parser)

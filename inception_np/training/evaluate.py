@@ -12,8 +12,11 @@ from ..data.photographs import ahead
 from ..data.preprocess import Preprocess
 from ..layer import Layer, Mode, named_params
 from ..layers.loss import softmax_cross_entropy
+from ..parallel.workers import Workers
 from ..runtime.inference import compile_inference
 from .predict import over_crops
+
+ALONE = Workers()
 
 
 def evaluate(
@@ -26,16 +29,18 @@ def evaluate(
     *,
     tta: bool = False,
     pause: Callable[[], None] = lambda: None,
+    workers: Workers = ALONE,
 ) -> tuple[float, float, np.ndarray]:
     """(accuracy, mean loss, predicted classes (N,)) of uint8 images (N, H, W, C).
 
     tta: test-time augmentation. An image's logits are then the weighted mean over its six `views`, of which H and W
-    must be at least 2. pause: called before every forward pass, and may raise. The loss is NaN or infinite, without a
-    warning, where the network's numbers or its logits are.
+    must be at least 2. pause: called before every forward pass, and may raise. workers: they take the batches in turn,
+    and each returns the same, with the bits that one alone would give. The loss is NaN or infinite, without a warning,
+    where the network's numbers or its logits are.
     """
     like = next(iter(named_params(net).values())).data
     batch_size = min(batch_size, len(labels))
-    predicted, loss = np.empty(len(labels), np.int64), 0.0
+    predicted = np.zeros(len(labels), np.int64)
     with np.errstate(all="ignore"):
         infer = compile_inference(net, (batch_size, *images.shape[1:]))
 
@@ -45,12 +50,16 @@ def evaluate(
             return infer(x) if len(x) == batch_size else net.forward(x, Mode())[0]
 
         parts = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
-        for part in ahead(images, parts):
+        losses = np.zeros(len(parts))
+        own = range(workers.rank, len(parts), workers.size)
+        for number, part in zip(own, ahead(images, [parts[number] for number in own]), strict=True):
             batch = to_device_of(images[part], like)
             weighted: Iterable[tuple[float, Array]] = views(batch) if tta else [(1.0, batch)]
             logits = asarray(sum(weight * logits_of(view) for weight, view in weighted), "cpu")
             predicted[part] = logits.argmax(1)
-            loss += float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
+            losses[number] = float(softmax_cross_entropy(logits, labels[part])[0]) * len(labels[part])
+        predicted = workers.gather(predicted).sum(0)  # each image has its class from one worker, and zeros from others
+        loss = sum(workers.gather(losses).sum(0).tolist())
     return float((predicted == labels).mean()), loss / len(labels), predicted
 
 

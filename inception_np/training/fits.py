@@ -54,6 +54,8 @@ def network_for(o: Options, force: bool, size: Size | None = None) -> Network:
     check_batch(o.batch_size, train)
     checked = not force and o.device == "cpu"
     copies = 1 + bool(o.momentum or o.optimizer != "sgd") + (o.optimizer == "rmsprop") + bool(o.ema) + o.lookahead
+    copies += max(o.shards - 1, 0).bit_length()  # sums over shards that wait for others
+    batch = o.batch_size // max(o.shards, 1)
     try:
         if checked:
             check_width(o.model, o.width, copies)
@@ -74,7 +76,7 @@ def network_for(o: Options, force: bool, size: Size | None = None) -> Network:
     check_image(net, image)
     if checked:
         images = 0 if size else (train + test) * (math.prod(image) + 8)  # what is read already takes no more
-        check_memory(net, (o.batch_size, *image), copies, images, ema=bool(o.ema), low_memory=o.low_memory, test=test)
+        check_memory(net, (batch, *image), copies, images, ema=bool(o.ema), low_memory=o.low_memory, test=test)
     return net
 
 

@@ -12,14 +12,19 @@ A run can be stopped anywhere and taken up again, and ends with the same bits: w
 and step (data/random.py), and everything else is in the state. The state is written at the end of each epoch and once a
 minute within it; logs, checkpoints and pictures follow from it, and are written again when a run is taken up.
 
+Of several workers (shards.py) each has the whole run, and rank 0 alone reads and writes its folder: the others begin
+with what it has. After every step they agree whether one of them has caught a signal.
+
 A run that is taken up with more epochs goes on as if it had been given so many at first: the learning rate is that of
 the longer schedule, from the present epoch on.
 """
 
 import contextlib
+import json
 import math
 import os
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array
-from ..backend.device import set_precision
+from ..backend.device import asarray, on_tensor_cores, set_precision, to_device_of
 from ..backend.errors import RefusedError, StoppedError, UsageError
 from ..data.batches import alternating, batches
 from ..data.dataset import KNOWN, Dataset, check_request, load
@@ -38,18 +43,21 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
+from ..parallel.workers import Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
 from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
+from .muon import Muon
 from .options import Options, check, check_save_every, described
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
+from .shards import ShardedStep
 from .signals import Interrupted, Signals, signal_name
 from .start import take_weights
 from .state import NEWEST, PLAIN, PREVIOUS, TOTAL, Pace, check_folder, holds_run, restore_state, write_state
-from .step import NotFiniteError, optimiser_for, training_step
+from .step import EagerStep, GraphStep, NotFiniteError, TrainingStep, optimiser_for
 from .watchdog import all_finite, first_not_finite, is_finite
 
 OURS = (NEWEST, PREVIOUS, "options.json", *results.FILES)  # what only the holder of the folder's lock writes
@@ -76,17 +84,23 @@ def train(
     """
     check(options)
     check_save_every(save_every)
-    folder = Path(output)
-    check_folder(folder, resume)
+    workers = of_process()
+    check_shards(options.shards, workers)
+    folder = Path(workers.gather_texts(os.fspath(output))[0])
+    if workers.rank == 0:
+        check_folder(folder, resume)
     run: Run | None = None
     with Signals() as signals:
         try:
             run = Run(folder, options, force, signals, save_every)
-            with locked(make_folder(folder)):
-                check_folder(folder, resume)  # another process may have been here meanwhile
-                sweep(folder, OURS)
-                if resume:
-                    run.restore()
+            with contextlib.ExitStack() as stack:
+                if run.writes:
+                    stack.enter_context(locked(make_folder(folder)))
+                    check_folder(folder, resume)  # another process may have been here meanwhile
+                    sweep(folder, OURS)
+                    if resume:
+                        run.restore()
+                run.share()
                 return run.go()
         except Interrupted as stopped:
             raise stopped_outside(stopped.number, folder, run) from None
@@ -114,6 +128,8 @@ class Run:
     ) -> None:
         o = self.options = options
         self.folder = folder
+        self.workers = of_process()
+        self.writes = self.workers.rank == 0
         self.signals = signals or Signals()
         self.pace = Pace(save_every)
         if o.device != "cpu":
@@ -122,10 +138,10 @@ class Run:
         read = None if o.data in KNOWN else self.read()  # else later, so that a refusal comes before images are drawn
         self.net = network_for(o, force, read.size if read else None)
         self.frozen = frozen_params(self.net, o.freeze)  # its errors too
-        self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" else None
+        self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" and self.writes else None
         self.data = as_asked(read or self.read(), o)
         whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
-        if o.from_ and not holds_run(folder):
+        if o.from_ and self.writes and not holds_run(folder):
             take_weights(self.net, self.data, o.from_)
         self.weights = vectors(self.net)[0]
         self.optimiser = optimiser_for(self.net, o)
@@ -136,7 +152,7 @@ class Run:
         self.watched = [self.weights, *statistics, *self.arrays_beside().values()]  # what a step changes
         steps = (o.lr_factor, o.lr_every) if o.schedule == "exponential" else ()
         self.schedule = warm_up(SCHEDULES[o.schedule](o.lr, o.epochs, *steps), o.warm_up)
-        self.training_step = training_step(self.net, self.optimiser, self.data, o, self.average)
+        self.training_step = self.step_as_asked()
         self.smoothed = o.smoothing > 0 and self.training_step.tells_losses
         self.apart = bool(self.net.heads) and self.training_step.tells_losses  # the main loss and the total one
         self.epoch, self.step = 0, 0
@@ -144,6 +160,14 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.saved: tuple[int, int] | None = None  # the epoch and step that all files are of
         self.predicted: np.ndarray | None = None
+
+    def step_as_asked(self) -> TrainingStep:
+        """In shards, or as a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
+        parts = (self.net, self.optimiser, self.data, self.options, self.average)
+        if self.options.shards:
+            return ShardedStep(*parts, self.workers)
+        captured = on_tensor_cores(self.weights) and not isinstance(self.optimiser, Muon)
+        return GraphStep(*parts) if captured else EagerStep(*parts)
 
     def read(self) -> Dataset:
         """The data set that the options name."""
@@ -170,7 +194,8 @@ class Run:
     def go(self) -> dict[str, Any]:
         """From where the run is to its end. Returns the last line of the log."""
         o = self.options
-        atomic_write(self.folder / "options.json", described(o))
+        if self.writes:
+            atomic_write(self.folder / "options.json", described(o))
         board = self.tensorboard.opened(self.history) if self.tensorboard else contextlib.nullcontext()
         with self.signals.deferred(), Progress(o.epochs, self.steps) as progress, board:
             if self.epoch == 0 and self.step == 0:
@@ -185,7 +210,8 @@ class Run:
                 self.stop(stopped.number)
             if self.epoch < o.epochs:
                 progress.say(f"no better test accuracy in {o.patience} epochs: ended after {self.epoch}")
-        self.draw()
+        if self.writes:
+            self.draw()
         return self.history[-1]
 
     def header(self) -> str:
@@ -206,8 +232,9 @@ class Run:
         o = self.options
         started = time.perf_counter() - self.sums["seconds"]
         images, order = self.data.train_images, batches(len(self.data.train_labels), o.batch_size, o.seed, self.epoch)
-        for step, index in enumerate(ahead(images, islice(order, self.step, None)), self.step):  # those left to take
-            self.signals.check()
+        left = map(self.training_step.own_part, islice(order, self.step, None))  # the steps still to take
+        for step, index in enumerate(ahead(images, left), self.step):
+            self.check_signals()
             self.train_step(index)
             self.step = step + 1
             all_added = self.step % self.training_step.steps_between_totals == 0 or self.step == self.steps
@@ -219,25 +246,31 @@ class Run:
                 self.save_state()
         if isinstance(images, Photographs):
             progress.say(images.waited_for(self.sums["seconds"]))
+        self.check_signals()
+
+    def check_signals(self) -> None:
+        """Raise Interrupted if a signal has reached one of the workers, who all call this at the same places."""
+        if self.workers.size > 1:
+            self.signals.caught = int(self.workers.gather(np.array(self.signals.caught)).max())
         self.signals.check()
 
     def train_step(self, index: np.ndarray) -> None:
         """One batch forward, backward and into the weights."""
-        o, where = self.options, (self.epoch, self.step)
+        o = self.options
         warm_statistics(self.norms, self.done)
         self.optimiser.lr = self.schedule(self.epoch + (self.step + 0.5) / self.steps)
-        crops = stream(o.seed, "augment", *where) if o.augment else None
-        dropout = stream(o.seed, "dropout", *where)
-        mixup = stream(o.seed, "mixup", *where) if o.mixup else None
-        colours = stream(o.seed, "distort", *where) if o.distort else None
+        draw = partial(self.drawn, self.epoch, self.step)
         try:
-            mirrored = self.mirrored(index)
-            self.training_step(index, crops=crops, dropout=dropout, mirrored=mirrored, mixup=mixup, colours=colours)
+            self.training_step(index, draw, self.mirrored(index))
         except NotFiniteError as found:
             raise self.error(str(found), self.step + 1, f", first found in {found.culprit}") from None
         if isinstance(self.weights, np.ndarray) and not all_finite(self.watched):  # 0.1 % of a step; a GPU would wait
             self.check_finite(self.step + 1)
-        self.sums["images"] += len(index)
+        self.sums["images"] += o.batch_size
+
+    def drawn(self, epoch: int, step: int, purpose: str, *shard: int) -> np.random.Generator:
+        """A new generator of what is random in a step for that purpose, in a step in shards for one of them."""
+        return stream(self.options.seed, purpose, epoch, step, *shard)
 
     def mirrored(self, index: np.ndarray) -> np.ndarray | None:
         """Which of these images --flip alternating mirrors in this epoch; None for --flip random.
@@ -270,7 +303,7 @@ class Run:
         sums = self.sums
         self.check_finite()
         with self.in_place():
-            accuracy, loss, self.predicted = self.test(pause=self.signals.check)
+            accuracy, loss, self.predicted = self.test(self.workers)
         if not math.isfinite(loss):
             raise self.error(f"the test loss is {loss} although every number of the network is finite")
         line = {
@@ -296,17 +329,21 @@ class Run:
         """Within this block the network has the weights that are tested and saved."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
 
-    def test(self, **how: Any) -> tuple[float, float, np.ndarray]:
-        """What `evaluate` gives for the test images: six views of each take six times as long, and come last."""
+    def test(self, workers: Workers) -> tuple[float, float, np.ndarray]:
+        """What `evaluate` gives for the test images: six views of each take six times as long, and come last.
+
+        A signal stops it where nobody waits for this worker's part.
+        """
         data, last = self.data, self.epoch + 1 >= self.options.epochs
         where = (data.test_images, data.test_labels, data.mean, data.std)
-        return evaluate(self.net, *where, tta=self.options.tta and last, **how)
+        how: dict[str, Any] = {} if workers.size > 1 else {"pause": self.signals.check}
+        return evaluate(self.net, *where, tta=self.options.tta and last, workers=workers, **how)
 
     def draw(self) -> None:
         """The pictures of the run as it is."""
         with self.in_place():
             if self.predicted is None:  # resumed after its last epoch
-                *_, self.predicted = self.test()
+                *_, self.predicted = self.test(Workers())
             results.draw(self.folder, self.net, self.data, self.options, self.history, self.predicted)
 
     # What is kept
@@ -331,10 +368,22 @@ class Run:
     def save_state(self) -> None:
         """The arrays, the options, and how far the run has come."""
         self.check_finite()
-        progress = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
-        progress["updates"] = self.done if self.options.ema else 0
+        if not self.writes:
+            return
         with self.pace.measured():
-            write_state(self.folder, self.arrays(), self.options, progress)
+            write_state(self.folder, self.arrays(), self.options, self.progress())
+
+    def progress(self) -> dict[str, Any]:
+        """How far the run has come."""
+        so_far = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
+        return {**so_far, "updates": self.done if self.options.ema else 0}
+
+    def take_progress(self, progress: dict[str, Any]) -> None:
+        """Be as far as the run of which `progress` came."""
+        self.epoch, self.step = progress["epoch"], progress["step"]
+        self.sums, self.history = progress["sums"], progress["history"]
+        if self.average:
+            self.average.updates = self.done
 
     def save_results(self) -> None:
         """What follows from the state: the checkpoints and the log.
@@ -342,6 +391,8 @@ class Run:
         The best one follows from the state after its epoch alone, which is gone once the next state is written: by then
         it has been written.
         """
+        if not self.writes:
+            return
         best = results.best_epoch(self.history) == self.epoch > 0 and self.step == 0
         with self.in_place():
             for name in ("checkpoint.safetensors", *["best.safetensors"] * best):
@@ -352,10 +403,7 @@ class Run:
     def restore(self) -> None:
         """The opposite of save, from the newer of the two states that is whole. All or nothing is changed."""
         progress, stored = restore_state(self.folder, self.options, self.steps, self.arrays())
-        self.epoch, self.step = progress["epoch"], progress["step"]
-        self.sums, self.history = progress["sums"], progress["history"]
-        if self.average:
-            self.average.updates = self.done
+        self.take_progress(progress)
         if stored != self.options:  # it goes on for more epochs
             if self.out_of_patience():
                 raise UsageError(
@@ -366,6 +414,17 @@ class Run:
         self.save_results()
         if self.apart and any(TOTAL not in line for line in self.history):
             say("the state is of an earlier version: train_loss is the total loss up to its epoch")
+
+    def share(self) -> None:
+        """Have all workers begin with what rank 0 has."""
+        if self.workers.size == 1:
+            return
+        told = json.loads(self.workers.gather_texts(json.dumps(self.progress()) if self.writes else "")[0])
+        self.take_progress(told)
+        for array in self.arrays().values():
+            here = np.ascontiguousarray(asarray(array, "cpu"))
+            self.workers.spread(here)
+            array[...] = to_device_of(here, array)
 
     def stop(self, number: int) -> None:
         """Save and leave, because of a signal."""

@@ -90,6 +90,7 @@ class Options:
     tta: bool = False  # after the last epoch, test by the mean logits of six views of each image
     seed: int = 0
     low_memory: bool = False
+    shards: int = 0  # parts of a batch that several workers share (shards.py); 0: the batch is not cut
     device: str = "cpu"
     precision: str = "float32"  # on a GPU usually tf32; a CPU has this one only
     log: str = "csv"  # or "tensorboard": for TensorBoard too
@@ -126,6 +127,9 @@ def resolve(**given: Any) -> Options:
         chosen["precision"] = "tf32"
     if given.get("train_images"):
         chosen["batch_size"] = max(2, min(chosen["batch_size"], given["train_images"]))
+    if given.get("shards", 0) > 0:
+        shards = given["shards"]
+        chosen["batch_size"] = shards * max(2, -(-chosen["batch_size"] // shards))
     return Options(**{**chosen, **given})
 
 
@@ -166,6 +170,7 @@ def check(options: Options) -> None:
         ("--smoothing", o.smoothing, 0, 0.999),
         ("--clip", o.clip, 0, 1e30),
         ("--ema", o.ema, 0, 0.999999999),
+        ("--shards", o.shards, 0, 10**6),
         ("--seed", o.seed, 0, 2**64 - 1),
     ):
         if not low <= value <= high:
@@ -181,6 +186,12 @@ def check(options: Options) -> None:
     ):
         if number != default and found != wanted:
             raise UsageError(f"{option}: got {number} with {whose} {found}, which has none; add {whose} {wanted}")
+    if o.shards and (o.batch_size % o.shards or o.batch_size < 2 * o.shards):
+        fitting = o.shards * max(2, -(-o.batch_size // o.shards))
+        raise UsageError(
+            f"--shards: got {o.shards} with --batch-size {o.batch_size}; give shards of equally many images, two or "
+            f"more, such as --batch-size {fitting}"
+        )
     if o.option:
         own_options(known_model(o.model, "--model"), o.option)
     check_precision(o.device, o.precision)

@@ -41,7 +41,7 @@ ADDED: dict[str, Any] = {
     "pad": None, "cutout": 0, "flip": "random", "lookahead": False, "tta": False, "precision": "float32",
     "from_": None, "freeze": [], "mean": None, "std": None, "mixup": 0.0, "patience": 0, "log": "csv", "sgd_lr": 0.1,
     "bias_scale": 1.0, "option": [], "distort": 0.0, "rms_decay": 0.9, "rms_eps": 1.0, "lr_factor": 0.94,
-    "lr_every": 2.0,
+    "lr_every": 2.0, "shards": 0,
 }  # fmt: skip
 
 

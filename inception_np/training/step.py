@@ -1,21 +1,22 @@
 """One step of training: a batch of images goes through the network and back, and the weights move.
 
-    step = training_step(net, optimiser, data, options, average)
-    step(index, crops=..., dropout=..., mirrored=...)        one step on the images `index`
-    losses, right = step.totals()                            sums over the images since the last call
+    step = EagerStep(net, optimiser, data, options, average)
+    step(index, draw, mirrored)              one step on the images `index`
+    losses, right = step.totals()            sums over the images since the last call
 
-This is the only place that tells the two kinds apart: `EagerStep` launches one operation after another (on the CPU,
-Replay runs them without Python), and `GraphStep` launches all of them as one CUDA graph.
+`EagerStep` launches one operation after another (on the CPU, Replay runs them without Python), `ShardedStep` of
+shards.py does so for one part of the batch after the other, and `GraphStep` launches all of them as one CUDA graph.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ..backend.arrays import Array
-from ..backend.device import on_tensor_cores, to_device_of
+from ..backend.device import to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
 from ..data.distort import distort
@@ -31,7 +32,7 @@ from .optim import SGD, RMSProp
 from .options import Options
 from .watchdog import first_bad_layer
 
-Generator = np.random.Generator
+Draw = Callable[..., np.random.Generator]  # (purpose) -> a new generator, of what is random in this step
 
 
 class NotFiniteError(ArithmeticError):
@@ -66,23 +67,17 @@ class TrainingStep:
     steps_between_totals: ClassVar[int] = 1
     tells_losses: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        index: np.ndarray,
-        *,
-        crops: Generator | None,
-        dropout: Generator,
-        mirrored: np.ndarray | None,
-        mixup: Generator | None = None,
-        colours: Generator | None = None,
-    ) -> None:
+    def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
         """One step on the training images `index`, (batch,), with the optimiser's learning rate of the moment.
 
-        crops: where crops, mirroring and cutout are drawn from; None takes the images as they are. dropout: a new
-        generator. mirrored: (batch,) bool, the images to mirror; None draws them. mixup: where pairs and shares are
-        drawn from; None mixes nothing. colours: the same of the distortions. May raise NotFiniteError.
+        draw: gives the generator of a purpose ("augment", "dropout", "mixup", "distort"), anew at each call. mirrored:
+        (batch,) bool, the images to mirror; None draws them. May raise NotFiniteError.
         """
         raise NotImplementedError
+
+    def own_part(self, index: np.ndarray) -> np.ndarray:
+        """What this process is to be called with of the whole batch `index`."""
+        return index
 
     def totals(self) -> tuple[Losses, int]:
         """The sums since the last call: of the losses of all images, and how many were right.
@@ -90,15 +85,6 @@ class TrainingStep:
         A mixed image is right where the network sees the class of its larger share.
         """
         raise NotImplementedError
-
-
-def training_step(
-    net: Network, optimiser: SGD | RMSProp | Muon, data: Dataset, options: Options, average: WeightAverage | None
-) -> TrainingStep:
-    """The step of a run: a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
-    captured = on_tensor_cores(optimiser.data) and not isinstance(optimiser, Muon)
-    kind = GraphStep if captured else EagerStep
-    return kind(net, optimiser, data, options, average)
 
 
 @dataclass
@@ -112,71 +98,59 @@ class EagerStep(TrainingStep):
         self.passes = Replay(self.trained, low_memory=self.options.low_memory)
         self.losses, self.right = Losses(0.0, 0.0, 0.0), 0
 
-    def __call__(
-        self,
-        index: np.ndarray,
-        *,
-        crops: Generator | None,
-        dropout: Generator,
-        mirrored: np.ndarray | None,
-        mixup: Generator | None = None,
-        colours: Generator | None = None,
-    ) -> None:
-        options, drawn = self.options, dropout.bit_generator.state
+    def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
         with np.errstate(all="ignore"):  # what is not finite is found below, and named
-            x, targets = self.batch(index, crops, mirrored, mixup, colours)
-            losses, right = self.gradients(x, targets, dropout)
-            norm = float(clip_norm(self.optimiser.grad, options.clip or math.inf))
+            losses, right = self.mean_gradients(index, draw, mirrored)
+            for param in self.frozen.values():
+                param.grad[...] = 0
+            norm = float(clip_norm(self.optimiser.grad, self.options.clip or math.inf))
             if not math.isfinite(losses.total) or not math.isfinite(norm):
-                dropout.bit_generator.state = drawn  # so that the search meets the same masks
                 what = "the gradient is not finite" if math.isfinite(losses.total) else f"the loss is {losses.total}"
-                raise NotFiniteError(what, self.culprit(x, targets, dropout))
+                raise NotFiniteError(what, self.culprit(index, draw, mirrored))
             self.optimiser.step()
             if self.average:
                 self.average.update()
-        self.losses = Losses(*(so_far + loss * len(index) for so_far, loss in zip(self.losses, losses, strict=True)))
+        count = self.options.batch_size
+        self.losses = Losses(*(so_far + loss * count for so_far, loss in zip(self.losses, losses, strict=True)))
         self.right += right
 
+    def mean_gradients(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> tuple[Losses, int]:
+        """Fill the gradient vector. Returns the mean losses of the batch, and how many were right."""
+        x, targets = self.batch(self.data.train_images[index], self.data.train_labels[index], draw, mirrored)
+        return self.gradients(x, targets, draw("dropout"))
+
     def batch(
-        self,
-        index: np.ndarray,
-        crops: Generator | None,
-        mirrored: np.ndarray | None,
-        mixup: Generator | None,
-        colours: Generator | None,
+        self, images: np.ndarray, labels: np.ndarray, draw: Draw, mirrored: np.ndarray | None
     ) -> tuple[Array, Targets]:
-        """What the trained part of the network reads, and the labels with their shares."""
+        """What the trained part of the network reads of these images, and the labels with their shares."""
         data, options = self.data, self.options
-        images, labels = data.train_images[index], data.train_labels[index]
-        if colours:
-            images = distort(images, options.distort, colours)
-        if crops:
-            images = augment(images, data.pad, data.mean, crops, cutout=options.cutout, mirrored=mirrored)
+        if options.distort:
+            images = distort(images, options.distort, draw("distort"))
+        if options.augment:
+            images = augment(images, data.pad, data.mean, draw("augment"), cutout=options.cutout, mirrored=mirrored)
         x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
         targets = [(1.0, to_device_of(labels, self.optimiser.data))]
-        if mixup:
-            x, targets = mix(x, targets[0][1], options.mixup, mixup)
+        if options.mixup:
+            x, targets = mix(x, targets[0][1], options.mixup, draw("mixup"))
         if self.fixed.layers:
             if self.run_fixed is None:
                 self.run_fixed = compile_inference(self.fixed, x.shape)
             x = self.run_fixed(x)
         return x, targets
 
-    def gradients(self, x: Array, targets: Targets, dropout: Generator) -> tuple[Losses, int]:
+    def gradients(self, x: Array, targets: Targets, dropout: np.random.Generator) -> tuple[Losses, int]:
         """Fill the gradient vector. Returns the mean losses, and how many were right."""
         y = self.passes.forward(x, dropout)
         total, main, dy = mixed_loss(y, targets, self.net.aux_weight, self.options.smoothing)
         losses = Losses(float(total), float(main), float(plain_loss(y, targets) if self.options.smoothing else main))
         self.passes.backward(dy)
-        for param in self.frozen.values():
-            param.grad[...] = 0
         logits = y[0] if isinstance(y, tuple) else y
         return losses, int((logits.argmax(1) == targets[0][1]).sum())
 
-    def culprit(self, x: Array, targets: Targets, dropout: Generator) -> str:
+    def culprit(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> str:
         """What was not finite first in this step."""
         self.passes = Replay(self.trained)  # nothing is written down yet: the layers run
-        return first_bad_layer(self.trained, lambda: self.gradients(x, targets, dropout))
+        return first_bad_layer(self.trained, lambda: self.mean_gradients(index, draw, mirrored))
 
     def totals(self) -> tuple[Losses, int]:
         found = self.losses, self.right
@@ -195,6 +169,9 @@ class GraphStep(TrainingStep):
         from ..runtime.graph import CapturedStep
 
         data, o = self.data, self.options
+        for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
+            if used:
+                raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
         self.captured = CapturedStep(
             self.net,
             self.optimiser,
@@ -210,22 +187,9 @@ class GraphStep(TrainingStep):
             average=self.average if isinstance(self.average, MovingAverage) else None,
         )
 
-    def __call__(
-        self,
-        index: np.ndarray,
-        *,
-        crops: Generator | None,
-        dropout: Generator,
-        mirrored: np.ndarray | None,
-        mixup: Generator | None = None,
-        colours: Generator | None = None,
-    ) -> None:
-        for what, generator in (("mixup", mixup), ("colours", colours)):
-            if generator:
-                raise ValueError(
-                    f"GraphStep: got a generator for {what}, wanted None: the captured step has no such thing"
-                )
-        self.captured(index, crops=crops, dropout=dropout, mirrored=mirrored)
+    def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
+        crops = draw("augment") if self.options.augment else None
+        self.captured(index, crops=crops, dropout=draw("dropout"), mirrored=mirrored)
         if isinstance(self.average, Lookahead):  # on the null stream, which waits for the step and the next step for it
             self.average.update()
 
