@@ -433,3 +433,170 @@ def test_the_launcher_is_seen_in_the_environment(monkeypatch):
     assert launcher.launched() and launcher.launched_rank() == 3
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     assert not launcher.launched() and launcher.launched_rank() == 0
+
+
+# The command line under mpiexec.
+
+SMALL = (
+    "train --model bn_inception_cifar --width 0.0625 --train-images 64 --test-images 16 --batch-size 16 --lr 0.1 "
+    "--shards 4"
+).split()
+
+
+def inception_np(size, *words, **environment):
+    return run(size, "-m", "inception_np", *words, **environment)
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        ("models", 2, "models: started as several workers, which only train and eval can be; run it without mpiexec"),
+        ("mdels", 2, "mdels: no such command; the nearest is models"),
+        ("train --speed 3", 2, "--speed: no such option; the nearest is --seed"),
+        ("eval nowhere.safetensors", 1, "nowhere.safetensors: no such file; check the path"),
+    ],
+)
+def test_several_workers_say_once_what_is_wrong(words, code, line):
+    found, out, lines = inception_np(3, *words.split())
+    assert (found, out) == (code, "") and [error.partition(" or ")[0] for error in lines] == [
+        f"inception-np: error: {line}"
+    ]
+
+
+@needs_mpi
+@pytest.mark.parametrize("words", ["--version", "--help", "train --help"])
+def test_several_workers_print_help_once(words):
+    code, out, lines = inception_np(3, *words.split())
+    alone = subprocess.run([sys.executable, "-m", "inception_np", *words.split()], capture_output=True, text=True)
+    assert (code, out, lines) == (0, alone.stdout.rstrip("\n"), [])
+
+
+# Faults that only some workers have: put into the command line before it starts.
+FAULTY = """
+import os, signal, sys, time
+rank = int(os.environ["PMI_RANK"])
+{fault}
+from inception_np import __main__ as cli
+sys.exit(cli.main())
+"""
+
+
+def faulty(size, fault, *words, **environment):
+    return run(size, "-c", FAULTY.format(fault=fault), *words, **environment)
+
+
+@needs_mpi
+@pytest.mark.parametrize(("who", "said"), [("True", ""), ("rank == 0", ""), ("rank == 1", "rank 1: ")])
+def test_a_worker_without_mpi4py_ends_all(who, said):
+    """Also those that wait for it in MPI_Init, of which the launcher knows nothing."""
+    code, out, lines = faulty(2, f"if {who}: sys.modules['mpi4py'] = None", *SMALL)
+    assert (code, out, len(lines)) == (3, "", 1), lines
+    assert lines[0].startswith(f"inception-np: error: {said}mpiexec: started several workers, for which mpi4py or MPI")
+
+
+@needs_mpi
+def test_without_an_abort_the_launcher_would_not_notice():
+    fault = """
+from inception_np.parallel import launcher
+launcher.abort = os._exit
+if rank == 1: sys.modules["mpi4py"] = None
+"""
+    with (
+        pytest.raises(subprocess.TimeoutExpired),
+        Run(2, "-c", FAULTY.format(fault=fault), *SMALL) as started,
+    ):
+        started.wait(5)
+
+
+# A mistake of ours in a step, of one worker or of all.
+MISTAKE = """
+from inception_np.training import loop
+def train_step(run, index):
+    if {who}: raise {error}
+    run.workers.gather(index[:1])
+loop.Run.train_step = train_step
+"""
+
+
+@needs_mpi
+@pytest.mark.parametrize("who", ["True", "rank == 1"])
+def test_a_mistake_of_ours_shows_its_traceback_once(tmp_path, who):
+    fault = MISTAKE.format(who=who, error="KeyError('a mistake')")
+    code, out, lines = faulty(2, fault, *SMALL, "--output", str(tmp_path))
+    lines = [line for line in lines if "parameters, on shapes10" not in line]
+    first = "Traceback (most recent call last):"
+    assert (code, out) == (1, "") and lines[0] == (first if who == "True" else f"rank 1: {first}")
+    assert lines[-1] == "KeyError: 'a mistake'" and sum(first in line for line in lines) == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize(("who", "said"), [("True", ""), ("rank == 1", "rank 1: ")])
+def test_an_error_in_a_step_is_one_line(tmp_path, who, said):
+    fault = MISTAKE.format(who=who, error="OSError('a.jpg: cannot be read; look at it')")
+    code, out, lines = faulty(2, fault, *SMALL, "--output", str(tmp_path))
+    assert (code, out, lines[1:]) == (1, "", [f"inception-np: error: {said}a.jpg: cannot be read; look at it"])
+
+
+@needs_mpi
+def test_only_rank_0_speaks(tmp_path):
+    """Each worker prints and warns wherever it can."""
+    fault = """
+from inception_np.training import loop
+def go(run):
+    import warnings
+    from inception_np.data.streams import say
+    print("result of", rank), say(f"progress of {rank}"), print("to stderr from", rank, file=sys.stderr)
+    warnings.warn(f"a warning of {rank}")
+    return dict(test_accuracy=0, test_loss=rank, epoch=1)
+loop.Run.go = go
+"""
+    code, out, lines = faulty(3, fault, *SMALL, "--output", str(tmp_path))
+    assert code == 0 and out.startswith("result of 0\ntest accuracy 0.00%, test loss 0.0000 after 1 epochs")
+    assert len(lines) == 4 and lines[:2] == ["progress of 0", "to stderr from 0"]
+    assert "a warning of 0" in lines[2] and "result of" not in out.partition("\n")[2]
+
+
+@needs_mpi
+def test_a_full_disk_behind_standard_output_is_an_error_of_the_run(tmp_path):
+    """Of rank 0 alone, while the others are done."""
+    fault = """
+from inception_np.training import loop
+loop.Run.go = lambda run: dict(test_accuracy=0, test_loss=0, epoch=1)
+if rank == 0: os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+"""
+    code, out, lines = faulty(2, fault, *SMALL, "--output", str(tmp_path))
+    assert (code, out, len(lines)) == (1, "", 1)
+    assert lines[0].startswith("inception-np: error: rank 0: standard output: cannot be written (No space left")
+
+
+def state_file(folder):
+    return folder / "state.safetensors"
+
+
+@needs_mpi
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("whom", ["mpiexec", 0, 1])
+def test_a_signal_to_mpiexec_or_to_a_worker_stops_all_with_one_line(tmp_path, whom, number):
+    """MPICH's launcher passes SIGINT and SIGTERM on to its workers, and then waits for them."""
+    words = ["-m", "inception_np", *SMALL, "--epochs", "10000", "--save-every", "0", "--output", tmp_path]
+    with Run(2, *words) as started:
+        until(state_file(tmp_path).exists, 100)
+        os.kill(started.process.pid if whom == "mpiexec" else started.workers()[whom], number)
+        code, out, lines = started.wait(20)
+    name = signal.Signals(number).name
+    assert (code, out) == (128 + number, "") and lines[-1].startswith(f"inception-np: train: stopped by {name} in ep")
+    assert sum("inception-np:" in line for line in lines) == 1
+    until(nothing_left)
+
+
+@needs_mpi
+@pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
+def test_a_signal_at_the_start_is_one_line_too(tmp_path, delay):
+    with Run(3, "-m", "inception_np", *SMALL, "--output", tmp_path) as started:
+        until(lambda: len(started.workers()) == 3)
+        time.sleep(delay)
+        os.kill(started.process.pid, signal.SIGINT)
+        code, out, lines = started.wait(20)
+    assert (code, out, len(lines)) == (130, "", 1), lines
+    assert lines[0].startswith("inception-np: ") and "stopped" in lines[0]
