@@ -60,6 +60,9 @@ class Workers:
         return names.count(names[self.rank])
 
 
+ALONE = Workers()
+
+
 def bytes_of(array: np.ndarray) -> np.ndarray:
     """The memory of a contiguous array, as mpi4py takes arrays of any dtype."""
     return array.reshape(-1).view(np.uint8)

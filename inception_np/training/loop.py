@@ -43,7 +43,7 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
-from ..parallel.workers import Workers, check_shards, of_process
+from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
 from .evaluate import evaluate
@@ -329,7 +329,7 @@ class Run:
         """Within this block the network has the weights that are tested and saved."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
 
-    def test(self, workers: Workers) -> tuple[float, float, np.ndarray]:
+    def test(self, workers: Workers = ALONE) -> tuple[float, float, np.ndarray]:
         """What `evaluate` gives for the test images: six views of each take six times as long, and come last.
 
         A signal stops it where nobody waits for this worker's part.
@@ -343,7 +343,7 @@ class Run:
         """The pictures of the run as it is."""
         with self.in_place():
             if self.predicted is None:  # resumed after its last epoch
-                *_, self.predicted = self.test(Workers())
+                *_, self.predicted = self.test()
             results.draw(self.folder, self.net, self.data, self.options, self.history, self.predicted)
 
     # What is kept
