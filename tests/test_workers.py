@@ -136,7 +136,7 @@ def test_the_means_have_the_references_bits(count):
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("tree_sum(found, (0, self.shards))", "sum(found.values())"),  # in the order of arrival
+        ("tree_sum(sums, (0, self.shards))", "sum(sums.values())"),  # in the order of arrival
         ("self.subtrees[w][level]: row", "self.subtrees[size - 1 - w if w + rank != size - 1 else w][level]: row"),
         ("wait(*begun)", "pass"),
         ("piece = out[own].copy()", "piece = parts[-1][own].copy()"),

@@ -43,6 +43,7 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
+from ..parallel.nccl import take_gpu
 from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
@@ -134,6 +135,7 @@ class Run:
         self.pace = Pace(save_every)
         if o.device != "cpu":
             set_precision(o.precision)
+            take_gpu(self.workers)
         check_request(o.data, o.train_images, o.test_images)
         read = None if o.data in KNOWN else self.read()  # else later, so that a refusal comes before images are drawn
         self.net = network_for(o, force, read.size if read else None)
