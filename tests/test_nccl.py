@@ -3,6 +3,7 @@
 NCCL is many_gpus.py's here, and the GPUs are the stand-in's. `pytest -m gpu tests/gpu/test_device.py` has the real one.
 """
 
+import threading
 from dataclasses import replace
 
 import host_cuda
@@ -16,8 +17,11 @@ from inception_np.backend import device as backend
 from inception_np.backend.errors import UsageError
 from inception_np.layer import move
 from inception_np.parallel import exchange as exchange_module
+from inception_np.parallel.exchange import Exchange
 from inception_np.parallel.nccl import GpuExchange, take_gpu
-from inception_np.training import fits, loop
+from inception_np.training import fits, loop, shards
+from inception_np.training.captured_shards import ShardedGraphStep
+from inception_np.training.shards import ShardedStep
 from reference import tree_sum as reference
 
 __all__ = ["tiny_networks"]  # a fixture
@@ -158,10 +162,8 @@ def trained(monkeypatch, cupy, folder, count, steps=3, **options):
         run.add_totals()
         run.check_finite()
         arrays = [backend.asarray(a, "cpu").copy() for a in run.arrays().values()]
-        return arrays, run.sums, type(run.training_step.exchange).__name__ if o.shards else ""
+        return arrays, run.sums, run.training_step
 
-    if o.device == "cpu":
-        return [job(None)]
     return Fleet(monkeypatch, cupy, count).run(job)
 
 
@@ -175,7 +177,90 @@ def equal(found, wanted):
 @pytest.mark.parametrize("options", [ALL, {"smoothing": 0.1, "optimizer": "rmsprop"}])
 def test_a_run_has_the_same_bits_on_1_2_and_4_gpus(options, monkeypatch, cupy, tmp_path):
     alone = trained(monkeypatch, cupy, tmp_path, 1, **options)[0]
-    assert alone[2] == "Exchange"
+    assert type(alone[2].exchange) is Exchange
     for count in (2, 4):
         for found in trained(monkeypatch, cupy, tmp_path, count, **options):
-            assert found[2] == "GpuExchange" and equal(found, alone)
+            assert type(found[2].exchange) is GpuExchange and equal(found, alone)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.0, "ema": 0.0, "lookahead": True, "optimizer": "rmsprop"}])
+def test_captured_passes_have_the_bits_of_eager_ones_on_1_2_and_4_gpus(options, monkeypatch, cupy, tmp_path):
+    options = {"precision": "tf32", **ALL, **options}
+    with monkeypatch.context() as eager:
+        eager.setattr(loop, "on_tensor_cores", lambda x: False)
+        wanted = trained(eager, cupy, tmp_path, 1, **options)[0]
+    assert type(wanted[2]) is ShardedStep
+    for count in (1, 2, 4):
+        for found in trained(monkeypatch, cupy, tmp_path, count, **options):
+            assert type(found[2]) is ShardedGraphStep
+            assert all(np.array_equal(a, b) for a, b in zip(found[0], wanted[0], strict=True))
+            assert found[1]["right"] == wanted[1]["right"]
+            assert found[1]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-6)
+
+
+def test_captured_passes_in_bfloat16_have_the_same_bits_on_1_and_2_gpus(monkeypatch, cupy, tmp_path):
+    pytest.importorskip("ml_dtypes")
+    near, *_ = trained(monkeypatch, cupy, tmp_path, 1, precision="tf32", **ALL)[0]
+    alone = trained(monkeypatch, cupy, tmp_path, 1, precision="bf16", **ALL)[0]
+    assert all(equal(found, alone) for found in trained(monkeypatch, cupy, tmp_path, 2, precision="bf16", **ALL))
+    off = [np.abs(a - b).max() / max(np.abs(b).max(), 1e-3) for a, b in zip(alone[0], near, strict=True)]
+    assert 0 < max(off) < 0.2
+
+
+@pytest.mark.parametrize("precision, most", [("float32", 1e-4), ("tf32", 5e-2)])
+def test_steps_on_gpus_are_those_of_the_cpu(precision, most, monkeypatch, cupy, tmp_path):
+    found = trained(monkeypatch, cupy, tmp_path, 2, precision=precision, **ALL)[0]
+    monkeypatch.setattr(backend, "PLAIN", True)
+    wanted = trained(monkeypatch, cupy, tmp_path, 1, device="cpu", **ALL)[0]
+    for a, b in zip(found[0], wanted[0], strict=True):
+        assert np.abs(a - b).max() <= most * max(np.abs(b).max(), 0.1)
+    assert found[1]["right"] == pytest.approx(wanted[1]["right"], abs=2)
+    assert found[1]["loss"] == pytest.approx(wanted[1]["loss"], rel=most)
+
+
+@pytest.mark.parametrize(
+    "fault", ["order", "nobody waits", "averages stay moved", "one stream for all shards", "the last shard alone"]
+)
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_wrong_step_in_shards_is_found(fault, precision, monkeypatch, cupy, tmp_path):
+    options = {"precision": precision, "shards": 8, "batch_size": 16, **ALL}
+    alone = trained(monkeypatch, cupy, tmp_path, 1, **options)[0]
+    wait = strict_cupy.Stream.wait_event
+    if fault == "order":
+        monkeypatch.setattr(exchange_module, "tree_sum", lambda sums, node: sum(sums[n] for n in sorted(sums)[::-1]))
+    elif fault == "nobody waits":
+        exchanged = GpuExchange.wait
+        forgetful = lambda self, e: None if self is strict_cupy.Stream.null else wait(self, e)  # noqa: E731
+
+        def careless(self):
+            with monkeypatch.context() as patch:
+                patch.setattr(strict_cupy.Stream, "wait_event", forgetful)
+                exchanged(self)
+
+        monkeypatch.setattr(GpuExchange, "wait", careless)
+    elif fault == "averages stay moved":
+        monkeypatch.setattr(shards.Statistics, "_bring_back", lambda self: None)
+    elif fault == "one stream for all shards":
+        monkeypatch.setattr(shards, "_drawn", lambda draw, shard, purpose: draw(purpose, shard % 2))
+    else:
+        monkeypatch.setattr(ShardedStep, "_with_shard", lambda self, sums, shard: sums)
+    with pytest.raises((AssertionError, ValueError)):
+        assert equal(trained(monkeypatch, cupy, tmp_path, 4, **options)[0], alone)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_nothing_waits_for_a_captured_step_in_shards(precision, monkeypatch, cupy, tmp_path):
+    """Not in any of the steps between two looks at the losses, whatever the number of shards."""
+    pytest.importorskip("ml_dtypes")
+    inside, waited, call, waits = set(), [], ShardedGraphStep.__call__, strict_cupy.waits
+
+    def watched(self, *args):
+        inside.add(threading.get_ident())
+        call(self, *args)
+        inside.remove(threading.get_ident())
+
+    monkeypatch.setattr(ShardedGraphStep, "__call__", watched)
+    noted = lambda what: (waited.append(threading.get_ident() in inside), waits(what))  # noqa: E731
+    monkeypatch.setattr(strict_cupy, "waits", noted)
+    trained(monkeypatch, cupy, tmp_path, 2, precision=precision, **ALL)
+    assert waited and not any(waited)

@@ -47,6 +47,7 @@ from ..parallel.nccl import take_gpu
 from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
+from .captured_shards import ShardedGraphStep
 from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
@@ -166,9 +167,9 @@ class Run:
     def step_as_asked(self) -> TrainingStep:
         """In shards, or as a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
         parts = (self.net, self.optimiser, self.data, self.options, self.average)
-        if self.options.shards:
-            return ShardedStep(*parts, self.workers)
         captured = on_tensor_cores(self.weights) and not isinstance(self.optimiser, Muon)
+        if self.options.shards:
+            return ShardedGraphStep(*parts, self.workers) if captured else ShardedStep(*parts, self.workers)
         return GraphStep(*parts) if captured else EagerStep(*parts)
 
     def read(self) -> Dataset:

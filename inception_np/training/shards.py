@@ -101,9 +101,9 @@ class ShardedStep(EagerStep):
         self.exchange = kind(self.workers, o.shards)
         self.own = range(*self.exchange.blocks[self.workers.rank])
         self.statistics = Statistics(self.net, self.optimiser.grad)
-        gradients = [self.optimiser.grad[place] for place in buckets(self.net)]
-        self.buckets = [*gradients, *[self.statistics.moves] * bool(self.statistics.arrays)]
-        self.passes = Replay(self.trained, low_memory=o.low_memory, parts=gradients, final=self.leave)
+        self.parts = [self.optimiser.grad[place] for place in buckets(self.net)]
+        self.buckets = [*self.parts, *[self.statistics.moves] * bool(self.statistics.arrays)]
+        self.passes = Replay(self.trained, low_memory=o.low_memory, parts=self.parts, final=self.leave)
         self.joined: list[Sum] = []  # with which the last shard's gradient is summed up,
         self.apart: list[Sum] | None = None  # and the others that are sent beside it; None before the last shard
 

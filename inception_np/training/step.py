@@ -5,7 +5,8 @@
     losses, right = step.totals()            sums over the images since the last call
 
 `EagerStep` launches one operation after another (on the CPU, Replay runs them without Python), `ShardedStep` of
-shards.py does so for one part of the batch after the other, and `GraphStep` launches all of them as one CUDA graph.
+shards.py does so for one part of the batch after the other, and `GraphStep` launches all of them as one CUDA graph
+(`ShardedGraphStep` of captured_shards.py those of each part's passes).
 """
 
 import math
@@ -168,22 +169,10 @@ class GraphStep(TrainingStep):
     def __post_init__(self) -> None:
         from ..runtime.graph import CapturedStep
 
-        data, o = self.data, self.options
-        for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
-            if used:
-                raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
         self.captured = CapturedStep(
-            self.net,
-            self.optimiser,
-            data.train_images,
-            data.train_labels,
-            o.batch_size,
-            mean=data.mean,
-            std=data.std,
-            pad=data.pad if o.augment else 0,
-            cutout=o.cutout,
-            smoothing=o.smoothing,
-            clip=o.clip,
+            *of_captured(self, self.options.batch_size),
+            **numbers_of_captured(self),
+            clip=self.options.clip,
             average=self.average if isinstance(self.average, MovingAverage) else None,
         )
 
@@ -196,6 +185,27 @@ class GraphStep(TrainingStep):
     def totals(self) -> tuple[Losses, int]:
         loss, right = self.captured.totals()
         return Losses(loss, loss, loss), right
+
+
+def of_captured(step: TrainingStep, batch_size: int) -> tuple[Any, ...]:
+    """What the passes of a step are captured of. Raises ValueError for an option that no graph has."""
+    o = step.options
+    for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
+        if used:
+            raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
+    return step.net, step.optimiser, step.data.train_images, step.data.train_labels, batch_size
+
+
+def numbers_of_captured(step: TrainingStep) -> dict[str, Any]:
+    """The numbers in the graph of a step's passes."""
+    data, o = step.data, step.options
+    return {
+        "mean": data.mean,
+        "std": data.std,
+        "pad": data.pad if o.augment else 0,
+        "cutout": o.cutout,
+        "smoothing": o.smoothing,
+    }
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
