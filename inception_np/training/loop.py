@@ -303,7 +303,7 @@ class Run:
         sums = self.sums
         self.check_finite()
         with self.in_place():
-            accuracy, loss, self.predicted = self.test(self.workers)
+            accuracy, loss, self.predicted = self.test(workers=self.workers)
         if not math.isfinite(loss):
             raise self.error(f"the test loss is {loss} although every number of the network is finite")
         line = {
@@ -329,7 +329,7 @@ class Run:
         """Within this block the network has the weights that are tested and saved."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
 
-    def test(self, workers: Workers = ALONE) -> tuple[float, float, np.ndarray]:
+    def test(self, *, workers: Workers = ALONE) -> tuple[float, float, np.ndarray]:
         """What `evaluate` gives for the test images: six views of each take six times as long, and come last.
 
         A signal stops it where nobody waits for this worker's part.
