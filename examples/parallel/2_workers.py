@@ -212,7 +212,7 @@ def _(Verdict, apart, drifts, figure, mo, np):
             same_bits,
             drifting,
             mo.md(
-                "The curves rise slowly while each step adds some last bits. Where one jumps, something else happens:"
+                "The curves rise slowly while each step adds some last bits. A jump is something else."
             ),
         ]
     )
@@ -220,7 +220,7 @@ def _(Verdict, apart, drifts, figure, mo, np):
 
 
 @app.cell(hide_code=True)
-def _(Mode, SHARDS, apart, batches, drifts, images, mo, network, np, vectors):
+def _(Mode, SHARDS, apart, batches, drifts, images, network, np, vectors):
     def open_relus(weights, chosen):
         """Whether each ReLU lets its input through, with these weights and images."""
         net, found = network(), []
@@ -238,7 +238,6 @@ def _(Mode, SHARDS, apart, batches, drifts, images, mo, network, np, vectors):
     steepest = max(rises, key=lambda name: rises[name].max())
     before = 10 + int(rises[steepest].argmax())
     one, other = (open_relus(weights[before], batches[before]) for weights in drifts[steepest])
-    mo.show_code()
     return before, one, other, rises, steepest
 
 
@@ -248,18 +247,18 @@ def _(before, mo, one, other, rises, steepest):
         [
             mo.md(
                 f"After the tenth step the steepest rise is that of *{steepest}*: in step {before + 1} the distance "
-                f"grows {rises[steepest].max():.3g} times. Of the {one.size:,} ReLUs of this step, "
-                f"**{int((one != other).sum())}** let their input through in one run and not in the other. A ReLU whose "
-                "input is next to 0 takes either side for a last bit, and its gradient is there or is not."
+                f"grows {rises[steepest].max():.3g} times. In this step **{int((one != other).sum())} of "
+                f"{one.size:,}** ReLUs took different sides in the two runs. A ReLU whose input is next to 0 takes "
+                "either side for a last bit, and its gradient is there or is not."
             ),
             mo.md(
-                "Neither run is wrong: both round as well as the other. But a fault that shows on eight machines only "
-                "cannot be looked for on one, a run cannot be resumed on another number of workers, and a change of "
-                "the code that should change nothing cannot be told from one that does. Equal bits make all three easy."
+                "Neither run is wrong: one rounds as well as the other. But a fault that shows on eight workers may "
+                "not show on one, a run that is resumed on another number of workers goes elsewhere, and a change of the "
+                "code that should change nothing cannot be told from one that does. With equal bits it can."
             ),
         ]
     )
-    return drifting, same_bits
+    return
 
 
 @app.cell(hide_code=True)
