@@ -26,6 +26,7 @@ from inception_np.layer import named_buffers, named_params, vectors
 from inception_np.layers.activation import Dropout
 from inception_np.models import list_models
 from inception_np.parallel import exchange as exchange_module
+from inception_np.parallel import launcher as launcher_module
 from inception_np.parallel import tree, workers
 from inception_np.parallel.exchange import Exchange
 from inception_np.parallel.tree import are_siblings, middle, subtrees, tree_sum
@@ -467,7 +468,7 @@ def test_workers_that_cannot_share_the_shards_are_refused(count, size, said):
 @pytest.fixture
 def launcher(monkeypatch):
     """Sets the variables of a launcher; what was found of workers before is forgotten."""
-    for name in (*workers.RANKS, *workers.SIZES):
+    for name in (*launcher_module.RANKS, *launcher_module.SIZES):
         monkeypatch.delenv(name, raising=False)
     workers.of_process.cache_clear()
     yield monkeypatch.setenv

@@ -43,6 +43,7 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
+from ..parallel.watch import resume_with
 from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
@@ -110,7 +111,7 @@ def train(
 
 def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedError:
     """The error for a signal before the first step of this process or after its last."""
-    again = f"inception-np train --resume --output {folder}"
+    again = resume_command(folder)
     if run and run.finished:
         what = f"after the last epoch; all is saved, but pictures may be missing: draw them with: {again}"
     elif holds_run(folder):
@@ -118,6 +119,13 @@ def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedErro
     else:
         what = "before the first step; nothing was to be saved"
     return StoppedError(f"train: stopped by {signal_name(number)} {what}", number)
+
+
+def resume_command(folder: Path) -> str:
+    """What takes up the run in a folder. (Another number of workers, or one alone, would do as well.)"""
+    workers = of_process()
+    several = f"mpiexec -n {workers.size} " if workers.size > 1 else ""
+    return f"{several}inception-np train --resume --output {folder}"
 
 
 class Run:
@@ -372,6 +380,7 @@ class Run:
             return
         with self.pace.measured():
             write_state(self.folder, self.arrays(), self.options, self.progress())
+        resume_with(f"continue with: {resume_command(self.folder)}")
 
     def progress(self) -> dict[str, Any]:
         """How far the run has come."""
@@ -419,6 +428,8 @@ class Run:
         """Have all workers begin with what rank 0 has."""
         if self.workers.size == 1:
             return
+        if self.writes and holds_run(self.folder):
+            resume_with(f"continue with: {resume_command(self.folder)}")
         told = json.loads(self.workers.gather_texts(json.dumps(self.progress()) if self.writes else "")[0])
         self.take_progress(told)
         for array in self.arrays().values():
@@ -433,7 +444,7 @@ class Run:
             self.save()
         raise StoppedError(
             f"train: stopped by {signal_name(number)} in epoch {self.epoch + 1} after {self.step} of {self.steps} "
-            f"steps, all is saved; continue with: inception-np train --resume --output {self.folder}",
+            f"steps, all is saved; continue with: {resume_command(self.folder)}",
             number,
         )
 
