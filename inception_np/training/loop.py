@@ -51,7 +51,7 @@ from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
 from .muon import Muon
-from .options import Options, check, check_save_every, described
+from .options import MANY_IMAGES, Options, check, check_save_every, described
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .shards import ShardedStep
@@ -178,12 +178,18 @@ class Run:
         return GraphStep(*parts) if captured else EagerStep(*parts)
 
     def read(self) -> Dataset:
-        """The data set that the options name."""
+        """The data set that the options name. If it may have to be downloaded, rank 0 reads it before the others do."""
         o = self.options
+        downloads = o.data in MANY_IMAGES and o.data_dir is None
+        if downloads and not self.writes:
+            self.workers.gather(np.zeros(1))
         which: dict[str, Any] = {"train": o.train_images, "test": o.test_images, "subset": o.subset}
         if o.data not in KNOWN:
             which["size"] = image_side(o.model)
-        return load(o.data, o.data_dir, **which)
+        data = load(o.data, o.data_dir, **which)
+        if downloads and self.writes:
+            self.workers.gather(np.zeros(1))
+        return data
 
     @property
     def done(self) -> int:
