@@ -203,8 +203,8 @@ def _(Verdict, apart, drifts, figure, mo, np):
     _others = [apart[name] for name in apart if "fixed" not in name]
     drifting = Verdict(
         all(steps[-1] > 10 * steps[1] > 0 for steps in _others),
-        f"In the other ways the weights differ by {min(s[1] for s in _others):.0e} of their size after the first step, "
-        f"and at the end by up to {max(s[-1] for s in _others):.0e}.",
+        f"In the other ways the weights differ by at least {min(s[1] for s in _others):.0e} of their size after the first "
+        f"step, and at the end by up to {max(s[-1] for s in _others):.0e}.",
     )
     mo.vstack(
         [
