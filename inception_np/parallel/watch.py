@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from ..backend.errors import RefusedError
+from .launcher import abort
 from .watcher import AGAIN, GRACE, PROGRAM, keep_alive, ranks
 from .workers import Workers
 
@@ -145,11 +146,11 @@ def resume_with(advice: str) -> None:
 
 
 def _leave(code: int, line: str = "") -> NoReturn:
-    """End the process at once, whatever its other threads do."""
+    """End the process at once, whatever its other threads do, and the others."""
     if line:
         with contextlib.suppress(OSError):
             os.write(2, f"{line}\n".encode())
-    os._exit(code)
+    abort(code)
 
 
 def _names() -> list[str]:
