@@ -5,6 +5,9 @@ progress to standard error. Exit codes: 0 good, 1 the run failed, 2 wrong usage,
 device, 129, 130 and 143 stopped by a signal (128 + its number). Progress that nobody can read is dropped, and changes
 neither a result nor an exit code; so is the rest of the results when their reader goes away. Results that a full disk
 does not take are an error.
+
+Of several workers that mpiexec has started rank 0 alone speaks, and a watch ends them all where one dies or fails
+(parallel/watch.py).
 """
 
 import argparse
@@ -13,13 +16,19 @@ import os
 import re
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .backend.errors import RefusedError, StoppedError, UsageError, explained, nearest
 from .data.streams import Quiet, Results, drop, open_standard_streams, say
+from .parallel.launcher import abort, launched, launched_rank
 from .training.signals import Signals
+
+if TYPE_CHECKING:
+    from .parallel.watch import Watch
 
 PROGRAM = "inception-np"
 TITLE = "The Inception family written from scratch on NumPy, with every backward pass by hand."
@@ -34,9 +43,11 @@ COMMANDS = {
     "gradcheck": ("check the gradients of a layer or a network", "gradcheck.command"),
     "bench": ("measure speed, alone or against PyTorch", "runtime.bench.command"),
     "import": ("turn another library's weights into a checkpoint", "weights.command"),
-    "learn": ("the deck and the backward passes as notebooks, in a browser", "learn.command"),
+    "learn": ("the deck, backward passes and several workers as notebooks, in a browser", "learn.command"),
     "export": ("write a network, or a step of its training, as an ONNX file", "runtime.export.command"),
 }
+
+TOGETHER = ("train", "eval")  # what the workers of mpiexec do together
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,10 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; what went wrong is one line on standard error."""
     open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    results, progress, signals = Results(sys.stdout), Quiet(sys.stderr), Signals(of_process=argv is None)
+    results, progress = (Results(None), Quiet(None)) if launched_rank() else (Results(sys.stdout), Quiet(sys.stderr))
+    signals, watch = Signals(of_process=argv is None), None
     with contextlib.redirect_stdout(results), contextlib.redirect_stderr(progress), signals:
         code, error = 0, None
         try:
+            with signals.deferred():
+                watch = watched(arguments)
             code = run(arguments)
         except SystemExit as done:  # argparse has printed help or the version
             code = int(done.code or 0)
@@ -81,22 +95,59 @@ def main(argv: Sequence[str] | None = None) -> int:
                 reason = lost.strerror or str(lost)
                 error = OSError(f"standard output: cannot be written ({reason}); name a file with room for it")
         if error:
-            code = report(error)
+            code = report(error, watch)
         if progress.error:
             drop(progress)
-        return code
+    if watch:
+        watch.done(code)
+    return code
 
 
-def report(error: BaseException) -> int:
-    """Write down in one line what ended the command. Returns its exit code; raises what is a mistake of ours."""
+def watched(arguments: Sequence[str]) -> "Watch | None":
+    """The watch over this command's workers, where it has several.
+
+    Raises UsageError for a command that one process does alone, and RefusedError where MPI or the watch does not start.
+    """
+    if not launched() or not arguments or arguments[0] not in COMMANDS:
+        return None
+    if arguments[0] not in TOGETHER:
+        raise UsageError(
+            f"{arguments[0]}: started as several workers, which only {' and '.join(TOGETHER)} can be; "
+            "run it without mpiexec"
+        )
+    from .parallel.watch import Watch
+    from .parallel.workers import of_process
+
+    return Watch(of_process())
+
+
+def report(error: BaseException, watch: "Watch | None" = None) -> int:
+    """Write down in one line what ended the command. Returns its exit code; raises what is a mistake of ours.
+
+    A process that is one of several workers ends here, and the others with it.
+    """
     failed = exit_code(error)
-    if failed is None or os.environ.get("INCEPTION_NP_TRACEBACK"):
+    ours = failed is None or bool(os.environ.get("INCEPTION_NP_TRACEBACK"))
+    if ours and not launched():
         raise error
+    failed = failed or 1
+    head = f"{PROGRAM}: {'' if failed > 128 else 'error: '}"
     text = explained(error) or "out of memory; choose a smaller batch or network"
     if isinstance(error, KeyboardInterrupt):
         text = "stopped"
-    kind = "" if failed > 128 else "error: "
-    say(f"{PROGRAM}: {kind}{text}")
+    if ours:
+        head, text = "", "".join(traceback.format_exception(error))
+    if watch:
+        watch.failed(head, text, failed)
+    rank = launched_rank()
+    if rank:
+        time.sleep(1)  # rank 0 says the same now and ends us all, or this worker has failed alone
+        with contextlib.redirect_stderr(sys.__stderr__):
+            say(f"{head}rank {rank}: {text}")
+    else:
+        say(f"{head}{text}")
+    if launched():
+        abort(failed)
     return failed
 
 

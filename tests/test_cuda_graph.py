@@ -25,7 +25,7 @@ from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.runtime import graph as cuda_graph
 from inception_np.runtime.graph import CapturedStep
-from inception_np.training import fits, loop, results, step
+from inception_np.training import fits, loop, results
 from inception_np.training.average import Lookahead, MovingAverage
 from inception_np.training.options import Options
 from inception_np.training.state import newest_state, options_of
@@ -681,7 +681,7 @@ def looked_ahead(folder, captured, monkeypatch):
     """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
     with monkeypatch.context() as how:
         if not captured:
-            how.setattr(step, "on_tensor_cores", lambda x: False)
+            how.setattr(loop, "on_tensor_cores", lambda x: False)
         return trained(folder, "cuda", how, **LOOKING)[1]
 
 

@@ -6,6 +6,7 @@ Tests that start several processes need mpi4py and an mpiexec; they run `workers
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from inception_np.layer import named_buffers, named_params, vectors
 from inception_np.layers.activation import Dropout
 from inception_np.models import list_models
 from inception_np.parallel import exchange as exchange_module
+from inception_np.parallel import launcher as launcher_module
 from inception_np.parallel import tree, workers
 from inception_np.parallel.exchange import Exchange
 from inception_np.parallel.tree import are_siblings, middle, subtrees, tree_sum
@@ -347,10 +349,48 @@ FEW = {"model": "inception_v1_cifar", "width": 1 / 16, "shards": 8, "train_image
 
 @mpi
 def test_a_run_has_the_same_bits_for_1_2_4_and_8_workers(tmp_path):
-    """SGD and RMSProp, an average of the weights, clipping, augmentation, mixup and dropout."""
-    jobs = [{"do": "train", "options": options_of(**FEW, optimizer=name, mixup=0.3)} for name in ("sgd", "rmsprop")]
+    """Every optimiser, both averages of the weights, clipping, augmentation, mixup, dropout; photographs in files."""
+    photographs(tmp_path / "photographs")
+    folder = {"data": "folder", "data_dir": str(tmp_path / "photographs"), "train_images": 16, "test_images": 4}
+    jobs = [
+        {"do": "train", "options": options_of(**FEW, optimizer="sgd", mixup=0.3)},
+        {"do": "train", "options": options_of(**FEW, optimizer="rmsprop")},
+        {"do": "train", "options": options_of(**FEW, optimizer="muon") | {"ema": 0.0, "lookahead": True}},
+        {"do": "train", "options": options_of(**{**FEW, **folder}), "photographs": "in files"},
+    ]
     found = equal_for_all(tmp_path, jobs, (1, 2, 4, 8))
     assert all(found.values()), found
+
+
+def photographs(folder, count=60):
+    """A folder of pictures of two classes."""
+    from PIL import Image
+
+    rng = np.random.default_rng(2)
+    for number in range(count):
+        path = folder / f"class {number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(path)
+
+
+@mpi
+def test_a_signal_to_one_worker_stops_all_of_them_after_the_same_step(tmp_path):
+    options, stopped = options_of(**FEW), {"folder": str(tmp_path / "stopped")}
+    done = run_workers(2, [{"do": "train", "options": options, "interrupt": 1, **stopped}])
+    all_done(done)
+    said = r"StoppedError: train: stopped by SIGINT in epoch 1 after [12] of 3 steps, all is saved; continue with: "
+    assert re.match(said + r"mpiexec -n 2 inception-np train --resume", done.stdout), done.stdout
+    all_done(run_workers(4, [{"do": "resume", **stopped}]))
+    all_done(run_workers(1, [{"do": "train", "options": options, "folder": str(tmp_path / "whole")}]))
+    assert same_bits(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+
+
+@mpi
+def test_a_number_that_is_not_finite_on_one_worker_is_named_by_all(tmp_path):
+    jobs = [{"do": "train", "options": options_of(**FEW), "spoil": 4, "folder": str(tmp_path / "spoilt")}]
+    done = run_workers(2, jobs)
+    all_done(done)
+    assert re.match(r"ValueError: train: the loss is nan in epoch 2, step 2 .*, first found in layer", done.stdout)
 
 
 @mpi
@@ -467,7 +507,7 @@ def test_workers_that_cannot_share_the_shards_are_refused(count, size, said):
 @pytest.fixture
 def launcher(monkeypatch):
     """Sets the variables of a launcher; what was found of workers before is forgotten."""
-    for name in (*workers.RANKS, *workers.SIZES):
+    for name in (*launcher_module.RANKS, *launcher_module.SIZES):
         monkeypatch.delenv(name, raising=False)
     workers.of_process.cache_clear()
     yield monkeypatch.setenv

@@ -4,8 +4,10 @@ JOBS: JSON, a list of jobs that all workers do one after the other:
 
     {"do": "exchange", "shards": 8}                            means of odd arrays, compared with the reference's
     {"do": "train", "folder": ..., "options": {...}}           a run
-    {"do": "resume", "folder": ...}                            the same taken up; "die": the step before which the
-                                                               last worker is killed
+    {"do": "resume", "folder": ...}                            the same taken up
+
+The last worker has an accident before a step: it is killed ("die": STEP), it alone gets SIGINT ("interrupt": STEP), or
+one of its images has a NaN ("spoil": STEP). Rank 0 prints how each run ended, and whether all workers say the same.
 """
 
 import json
@@ -19,16 +21,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from inception_np.backend.errors import StoppedError
 from inception_np.backend.threads import set_num_threads
+from inception_np.data import dataset
 from inception_np.parallel.exchange import Exchange
 from inception_np.parallel.tree import tree_sum
 from inception_np.parallel.workers import of_process
 from inception_np.training import loop
+from inception_np.training import step as step_module
 from inception_np.training.options import Options
 from inception_np.training.state import stored_options
 from reference.tree_sum import tree_sum as reference_sum
 
 WORKERS = of_process()
+IN_MEMORY = dataset.IN_MEMORY
 
 
 def exchange(shards):
@@ -50,35 +56,59 @@ def exchange(shards):
             assert np.array_equal(got, wanted) and got.dtype == wanted.dtype, (shards, WORKERS.size, got.size)
 
 
-def die_before(step):
-    """Have the last worker killed before that step of the process."""
-    train_step = loop.Run.train_step
+TRAIN_STEP, NORMALISE = loop.Run.train_step, step_module.normalise
 
-    def dying(run, index):
-        if run.done == step and WORKERS.rank == WORKERS.size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return train_step(run, index)
 
-    loop.Run.train_step = dying
+def accident(kind, at):
+    """Have it happen to the last worker before that step of a run."""
+
+    def train_step(run, index):
+        if run.done == at and WORKERS.rank == WORKERS.size - 1:
+            if kind == "spoil":
+                step_module.normalise = spoilt
+            else:
+                os.kill(os.getpid(), {"die": signal.SIGKILL, "interrupt": signal.SIGINT}[kind])
+        return TRAIN_STEP(run, index)
+
+    loop.Run.train_step = train_step
+
+
+def spoilt(images, *rest):
+    x = NORMALISE(images, *rest)
+    x[0, 0, 0, 0] = np.nan
+    return x
+
+
+def run(job):
+    """Train as the job says. Returns how that ended."""
+    loop.Run.train_step, step_module.normalise = TRAIN_STEP, NORMALISE
+    for kind in {"die", "interrupt", "spoil"} & set(job):
+        accident(kind, job[kind])
+    dataset.IN_MEMORY = 0 if job.get("photographs") == "in files" else IN_MEMORY
+    folder, resume = Path(job["folder"]), job["do"] == "resume"
+    try:
+        options = stored_options(folder) if resume else options_of(job["options"])
+        loop.train(folder, options, resume=resume, save_every=job.get("save_every", 60.0))
+    except (ValueError, StoppedError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "ended well"
+
+
+def options_of(given):
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return replace(Options(), **{**given, **lists})
 
 
 def main(jobs):
     set_num_threads(1)
     loop.Run.draw = lambda run: None
     for job in jobs:
-        folder = job.get("folder")
         if job["do"] == "exchange":
             exchange(job["shards"])
             continue
-        if "die" in job:
-            die_before(job["die"])
-        if job["do"] == "train":
-            options = replace(
-                Options(), **{k: tuple(v) if isinstance(v, list) else v for k, v in job["options"].items()}
-            )
-            loop.train(folder, options, save_every=job.get("save_every", 60.0))
-        else:
-            loop.train(folder, stored_options(Path(folder)), resume=True, save_every=job.get("save_every", 60.0))
+        said = WORKERS.gather_texts(run(job))
+        if WORKERS.rank == 0:
+            print(said[0] if len(set(said)) == 1 else f"workers differ: {said}")
     if WORKERS.rank == 0:
         print("all done")
 

@@ -10,7 +10,8 @@ ncclRecv every worker sends each owner its piece of all subtrees, the owner adds
 group it sends the mean to everyone. (ncclAllGather would do for the second half if all pieces were of one length.)
 
 The host asks for all of this and goes on. What orders it is events: the exchange waits for what the network's stream
-was asked before `mean`, and that stream waits in `wait` for the exchange.
+was asked before `mean`, and that stream waits in `wait` for the exchange. The whole backward pass of a shard is asked
+for before its gradient is final: the exchange comes after it, and is not hidden behind it as on the CPU.
 
 NCCL is called through cupy.cuda.nccl, which comes with CuPy, takes addresses and streams as numbers, and wants
 NVIDIA's library alone (nvidia-nccl-cu13). nccl4py has the same calls, and brings cuda-core, and cuda-bindings and the

@@ -9,6 +9,7 @@ takes a core from whoever computes: here a process sleeps between two looks.
 """
 
 import os
+import threading
 import time
 from functools import cache
 from typing import Any
@@ -16,10 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..backend.errors import RefusedError, UsageError
+from .launcher import SIZES, launched
 
-# What MPICH's (and Intel's, Cray's), PMIx's and Open MPI's launchers set for each process.
-RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 NAP = 2e-4  # seconds between two looks
 
 
@@ -54,6 +53,22 @@ class Workers:
         if self.comm:
             wait(self.comm.Ibcast(bytes_of(array)))
 
+    def finalise(self, patience: float, code: int) -> None:
+        """Wait for all workers, and end MPI. Should that take longer than `patience` seconds, end the process instead.
+
+        code: what the process then ends with.
+        """
+        if not self.comm:
+            return
+        from mpi4py import MPI
+
+        wait(self.comm.Ibarrier())
+        late = threading.Timer(patience, os._exit, [code])
+        late.daemon = True
+        late.start()
+        MPI.Finalize()
+        late.cancel()
+
     def on_this_machine(self) -> int:
         """How many of the workers run on this machine."""
         names = self.gather_texts(machine())
@@ -83,11 +98,6 @@ def wait(*requests: Any) -> None:
     for request in requests:
         while not request.Test():
             time.sleep(NAP)
-
-
-def launched() -> bool:
-    """Whether this process is one of several that a launcher of MPI has started. Does not load MPI."""
-    return any(name in os.environ for name in RANKS) and not any(os.environ.get(name) == "1" for name in SIZES)
 
 
 @cache

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..kernels.clip import clip_norm
 from .shards import ShardedStep
-from .step import Draw, Losses, numbers_of_captured, of_captured
+from .step import Draw, Losses, captured
 
 
 @dataclass
@@ -26,8 +26,7 @@ class ShardedGraphStep(ShardedStep):
         from ..runtime.graph import CapturedPasses
 
         super().__post_init__()
-        shard = self.options.batch_size // self.options.shards
-        self.captured = CapturedPasses(*of_captured(self, shard), **numbers_of_captured(self))
+        self.captured = captured(CapturedPasses, self, self.options.batch_size // self.options.shards)
 
     def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
         def passes(part: slice, draw: Draw) -> None:

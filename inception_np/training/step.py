@@ -169,12 +169,8 @@ class GraphStep(TrainingStep):
     def __post_init__(self) -> None:
         from ..runtime.graph import CapturedStep
 
-        self.captured = CapturedStep(
-            *of_captured(self, self.options.batch_size),
-            **numbers_of_captured(self),
-            clip=self.options.clip,
-            average=self.average if isinstance(self.average, MovingAverage) else None,
-        )
+        average = self.average if isinstance(self.average, MovingAverage) else None
+        self.captured = captured(CapturedStep, self, self.options.batch_size, clip=self.options.clip, average=average)
 
     def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
         crops = draw("augment") if self.options.augment else None
@@ -187,25 +183,15 @@ class GraphStep(TrainingStep):
         return Losses(loss, loss, loss), right
 
 
-def of_captured(step: TrainingStep, batch_size: int) -> tuple[Any, ...]:
-    """What the passes of a step are captured of. Raises ValueError for an option that no graph has."""
-    o = step.options
+def captured(kind: Any, step: TrainingStep, batch_size: int, **more: Any) -> Any:
+    """CapturedStep or CapturedPasses of what a step knows. Raises ValueError for an option that no graph has."""
+    data, o = step.data, step.options
     for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
         if used:
             raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
-    return step.net, step.optimiser, step.data.train_images, step.data.train_labels, batch_size
-
-
-def numbers_of_captured(step: TrainingStep) -> dict[str, Any]:
-    """The numbers in the graph of a step's passes."""
-    data, o = step.data, step.options
-    return {
-        "mean": data.mean,
-        "std": data.std,
-        "pad": data.pad if o.augment else 0,
-        "cutout": o.cutout,
-        "smoothing": o.smoothing,
-    }
+    numbers = {"mean": data.mean, "std": data.std, "cutout": o.cutout, "smoothing": o.smoothing}
+    numbers["pad"] = data.pad if o.augment else 0
+    return kind(step.net, step.optimiser, data.train_images, data.train_labels, batch_size, **numbers, **more)
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:
