@@ -183,7 +183,7 @@ def test_photographs_on_the_device_follow_the_cpu(precision, cupy, tmp_path, mon
                 shade = 60 + 60 * ("dark", "grey", "bright").index(name)
                 pixels = np.clip(draw.normal(shade, 40, (50 + i, 90, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    options = f"{PHOTOGRAPHS} --optimizer sgd --lr 0.02 --lookahead --data-dir {tmp_path}"
+    options = f"{PHOTOGRAPHS} --optimizer sgd --lr 0.005 --lookahead --data-dir {tmp_path}"
     if precision == "float32":
         options += " --distort 1"  # which no captured step does
     got = trained(f"{options} --precision {precision}", tmp_path / "cuda", "cuda", monkeypatch)
