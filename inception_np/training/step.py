@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..backend.arrays import Array
-from ..backend.device import to_device_of
+from ..backend.device import on_tensor_cores, storage, to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
 from ..data.distort import distort
@@ -130,6 +130,8 @@ class EagerStep(TrainingStep):
         if options.augment:
             images = augment(images, data.pad, data.mean, draw("augment"), cutout=options.cutout, mirrored=mirrored)
         x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
+        if on_tensor_cores(x):
+            x = x.astype(storage(), copy=False)
         targets = [(1.0, to_device_of(labels, self.optimiser.data))]
         if options.mixup:
             x, targets = mix(x, targets[0][1], options.mixup, draw("mixup"))
