@@ -43,7 +43,7 @@ COMMANDS = {
     "gradcheck": ("check the gradients of a layer or a network", "gradcheck.command"),
     "bench": ("measure speed, alone or against PyTorch", "runtime.bench.command"),
     "import": ("turn another library's weights into a checkpoint", "weights.command"),
-    "learn": ("the deck and the backward passes as notebooks, in a browser", "learn.command"),
+    "learn": ("the deck, backward passes and several workers as notebooks, in a browser", "learn.command"),
     "export": ("write a network, or a step of its training, as an ONNX file", "runtime.export.command"),
 }
 

@@ -146,7 +146,7 @@ def test_a_batch_is_distorted_before_it_is_cropped_and_normalised(tmp_path, augm
 
 
 def test_the_captured_step_takes_no_distortions():
-    with pytest.raises(ValueError, match="^--distort: the captured step has no such thing"):
+    with pytest.raises(ValueError, match=r"^--distort: the captured step has no such thing"):
         step_module.GraphStep(None, None, None, replace(SMALL, distort=0.5), None)
 
 

@@ -65,7 +65,17 @@ def base(tmp_path_factory):
     }
 
 
-MUST_BE_POSITIVE = {"--threads", "--epochs", "--batch-size", "--batch", "--rounds", "--top", "--classes", "--lr"}
+MUST_BE_POSITIVE = {
+    "--threads",
+    "--epochs",
+    "--batch-size",
+    "--batch",
+    "--rounds",
+    "--top",
+    "--classes",
+    "--lr",
+    "--workers",
+}
 NUMBERS = [
     (command, action.option_strings[0], action.nargs if isinstance(action.nargs, int) else 1)
     for command in COMMANDS
@@ -142,7 +152,7 @@ def no_threads_yet(monkeypatch):
 
 
 def test_more_threads_than_are_of_use_are_capped_and_it_is_said_once(capsys, no_threads_yet):
-    most = threads.MOST_PER_CORE * threads._cores()
+    most = threads.MOST_PER_CORE * threads.cores()
     for wanted in (3000, 10**9, 10**23, most + 1):
         threads.set_num_threads(wanted)
         assert threads.num_threads() == most
@@ -167,8 +177,8 @@ def test_a_network_runs_on_as_many_threads_as_are_used_to_the_same_bits(no_threa
 @pytest.mark.parametrize("text", ["", "1", "3000", "9" * 23, "00000000000000000000002", "9" * 5000])
 def test_a_number_of_threads_in_the_environment_is_taken_and_capped(monkeypatch, no_threads_yet, text):
     monkeypatch.setenv("INCEPTION_NP_THREADS", text)
-    wanted = int(text[:100]) if text else threads._cores()
-    assert threads.num_threads() == min(wanted, threads.MOST_PER_CORE * threads._cores())
+    wanted = int(text[:100]) if text else threads.cores()
+    assert threads.num_threads() == min(wanted, threads.MOST_PER_CORE * threads.cores())
 
 
 @pytest.mark.parametrize("text", ["0", "000", "-1", "two", "1.5", "nan", "1e9", "²", "٣", " "])

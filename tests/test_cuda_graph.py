@@ -25,7 +25,7 @@ from inception_np.layer import move, named_buffers, vectors, walk
 from inception_np.models.network import Network
 from inception_np.runtime import graph as cuda_graph
 from inception_np.runtime.graph import CapturedStep
-from inception_np.training import fits, loop, results, step
+from inception_np.training import fits, loop, results
 from inception_np.training.average import Lookahead, MovingAverage
 from inception_np.training.options import Options
 from inception_np.training.state import newest_state, options_of
@@ -681,8 +681,18 @@ def looked_ahead(folder, captured, monkeypatch):
     """The arrays of 10 steps on the device with --lookahead, captured or one operation at a time."""
     with monkeypatch.context() as how:
         if not captured:
-            how.setattr(step, "on_tensor_cores", lambda x: False)
+            how.setattr(loop, "on_tensor_cores", lambda x: False)
         return trained(folder, "cuda", how, **LOOKING)[1]
+
+
+def test_an_eager_run_in_bf16_has_the_bits_of_the_captured_one(cupy, monkeypatch, tmp_path):
+    """As Muon's steps are: activations in bfloat16, not images in float32 all the way."""
+    with monkeypatch.context() as how:
+        how.setattr(loop, "on_tensor_cores", lambda x: False)
+        wanted = trained(tmp_path / "eager", "cuda", how, precision="bf16")[1]
+    got = trained(tmp_path / "captured", "cuda", monkeypatch, precision="bf16")[1]
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(got[name], values, name)
 
 
 def test_lookahead_after_a_captured_step_equals_the_eager_one_bit_for_bit(cupy, monkeypatch, tmp_path):

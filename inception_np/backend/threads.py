@@ -25,7 +25,7 @@ def num_threads() -> int:
         digits = wanted.lstrip("0")
         if wanted and not (digits.isascii() and digits.isdigit()):
             raise ValueError(f"INCEPTION_NP_THREADS: got {wanted[:40]!r}, wanted a whole number from 1")
-        used = _capped(int(digits[:18])) if wanted else _cores()
+        used = _capped(int(digits[:18])) if wanted else cores()
     return used
 
 
@@ -46,7 +46,7 @@ def set_num_threads(count: int) -> None:
 def _capped(count: int) -> int:
     """The number of threads that are used where `count` are asked for."""
     global _said
-    most = MOST_PER_CORE * _cores()
+    most = MOST_PER_CORE * cores()
     if count > most and not _said:
         _said = True
         print(
@@ -56,7 +56,7 @@ def _capped(count: int) -> int:
     return min(count, most)
 
 
-def _cores() -> int:
+def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,1 +1,1 @@
-"""The deck and the backward passes told as notebooks: their pages, the papers' claims, what a slide is made of."""
+"""The deck, the backward passes and several workers as notebooks: their pages, the papers' claims, what is on them."""

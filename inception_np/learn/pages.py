@@ -4,7 +4,11 @@ import ast
 from pathlib import Path
 from typing import NamedTuple
 
-PARTS = {"deck": "The deck, slide by slide", "backward": "Backward passes, to read and to break"}
+PARTS = {
+    "deck": "The deck, slide by slide",
+    "backward": "Backward passes, to read and to break",
+    "parallel": "Several workers, and the bits of their sums",
+}
 
 
 class Page(NamedTuple):

@@ -7,6 +7,7 @@ is. Nothing heavy is imported before a command runs.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -73,16 +74,20 @@ def use_threads(args: argparse.Namespace) -> int:
     """Set the number of threads that --threads or the environment asks for, and return it.
 
     Raises UsageError for a variable of the environment that is no number. Results have the same bits with any number of
-    threads, so that it is no option of a run.
+    threads, so that it is no option of a run. Several workers on one machine share its cores.
     """
     from ..backend.threads import num_threads, set_num_threads
+    from ..parallel.workers import of_process
 
     if args.threads is not None:
         set_num_threads(args.threads)
     try:
-        return num_threads()
+        count = num_threads()
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if args.threads is None and "INCEPTION_NP_THREADS" not in os.environ:
+        set_num_threads(max(1, count // of_process().on_this_machine()))
+    return num_threads()
 
 
 def add_precision(add: Callable[..., Any]) -> None:

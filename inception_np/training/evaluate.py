@@ -12,11 +12,9 @@ from ..data.photographs import ahead
 from ..data.preprocess import Preprocess
 from ..layer import Layer, Mode, named_params
 from ..layers.loss import softmax_cross_entropy
-from ..parallel.workers import Workers
+from ..parallel.workers import ALONE, Workers
 from ..runtime.inference import compile_inference
 from .predict import over_crops
-
-ALONE = Workers()
 
 
 def evaluate(

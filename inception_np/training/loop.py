@@ -43,14 +43,17 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
-from ..parallel.workers import Workers, check_shards, of_process
+from ..parallel.nccl import take_gpu
+from ..parallel.watch import resume_with
+from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
+from .captured_shards import ShardedGraphStep
 from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
 from .muon import Muon
-from .options import Options, check, check_save_every, described
+from .options import MANY_IMAGES, Options, check, check_save_every, described
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .shards import ShardedStep
@@ -110,7 +113,7 @@ def train(
 
 def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedError:
     """The error for a signal before the first step of this process or after its last."""
-    again = f"inception-np train --resume --output {folder}"
+    again = resume_command(folder)
     if run and run.finished:
         what = f"after the last epoch; all is saved, but pictures may be missing: draw them with: {again}"
     elif holds_run(folder):
@@ -118,6 +121,13 @@ def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedErro
     else:
         what = "before the first step; nothing was to be saved"
     return StoppedError(f"train: stopped by {signal_name(number)} {what}", number)
+
+
+def resume_command(folder: Path) -> str:
+    """What takes up the run in a folder. (Another number of workers, or one alone, would do as well.)"""
+    workers = of_process()
+    several = f"mpiexec -n {workers.size} " if workers.size > 1 else ""
+    return f"{several}inception-np train --resume --output {folder}"
 
 
 class Run:
@@ -134,6 +144,7 @@ class Run:
         self.pace = Pace(save_every)
         if o.device != "cpu":
             set_precision(o.precision)
+            take_gpu(self.workers)
         check_request(o.data, o.train_images, o.test_images)
         read = None if o.data in KNOWN else self.read()  # else later, so that a refusal comes before images are drawn
         self.net = network_for(o, force, read.size if read else None)
@@ -164,18 +175,24 @@ class Run:
     def step_as_asked(self) -> TrainingStep:
         """In shards, or as a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
         parts = (self.net, self.optimiser, self.data, self.options, self.average)
-        if self.options.shards:
-            return ShardedStep(*parts, self.workers)
         captured = on_tensor_cores(self.weights) and not isinstance(self.optimiser, Muon)
+        if self.options.shards:
+            return ShardedGraphStep(*parts, self.workers) if captured else ShardedStep(*parts, self.workers)
         return GraphStep(*parts) if captured else EagerStep(*parts)
 
     def read(self) -> Dataset:
-        """The data set that the options name."""
+        """The data set that the options name. If it may have to be downloaded, rank 0 reads it before the others do."""
         o = self.options
+        downloads = o.data in MANY_IMAGES and o.data_dir is None
+        if downloads and not self.writes:
+            self.workers.gather(np.zeros(1))
         which: dict[str, Any] = {"train": o.train_images, "test": o.test_images, "subset": o.subset}
         if o.data not in KNOWN:
             which["size"] = image_side(o.model)
-        return load(o.data, o.data_dir, **which)
+        data = load(o.data, o.data_dir, **which)
+        if downloads and self.writes:
+            self.workers.gather(np.zeros(1))
+        return data
 
     @property
     def done(self) -> int:
@@ -303,7 +320,7 @@ class Run:
         sums = self.sums
         self.check_finite()
         with self.in_place():
-            accuracy, loss, self.predicted = self.test(self.workers)
+            accuracy, loss, self.predicted = self.test(workers=self.workers)
         if not math.isfinite(loss):
             raise self.error(f"the test loss is {loss} although every number of the network is finite")
         line = {
@@ -329,7 +346,7 @@ class Run:
         """Within this block the network has the weights that are tested and saved."""
         return self.average.in_place() if self.average else contextlib.nullcontext()
 
-    def test(self, workers: Workers) -> tuple[float, float, np.ndarray]:
+    def test(self, *, workers: Workers = ALONE) -> tuple[float, float, np.ndarray]:
         """What `evaluate` gives for the test images: six views of each take six times as long, and come last.
 
         A signal stops it where nobody waits for this worker's part.
@@ -343,7 +360,7 @@ class Run:
         """The pictures of the run as it is."""
         with self.in_place():
             if self.predicted is None:  # resumed after its last epoch
-                *_, self.predicted = self.test(Workers())
+                *_, self.predicted = self.test()
             results.draw(self.folder, self.net, self.data, self.options, self.history, self.predicted)
 
     # What is kept
@@ -372,6 +389,7 @@ class Run:
             return
         with self.pace.measured():
             write_state(self.folder, self.arrays(), self.options, self.progress())
+        resume_with(f"continue with: {resume_command(self.folder)}")
 
     def progress(self) -> dict[str, Any]:
         """How far the run has come."""
@@ -419,6 +437,8 @@ class Run:
         """Have all workers begin with what rank 0 has."""
         if self.workers.size == 1:
             return
+        if self.writes and holds_run(self.folder):
+            resume_with(f"continue with: {resume_command(self.folder)}")
         told = json.loads(self.workers.gather_texts(json.dumps(self.progress()) if self.writes else "")[0])
         self.take_progress(told)
         for array in self.arrays().values():
@@ -433,7 +453,7 @@ class Run:
             self.save()
         raise StoppedError(
             f"train: stopped by {signal_name(number)} in epoch {self.epoch + 1} after {self.step} of {self.steps} "
-            f"steps, all is saved; continue with: inception-np train --resume --output {self.folder}",
+            f"steps, all is saved; continue with: {resume_command(self.folder)}",
             number,
         )
 

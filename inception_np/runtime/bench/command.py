@@ -51,6 +51,8 @@ RIVALS: dict[str, dict[str, dict[str, str]]] = {  # rival: {label: environment v
 PRESETS = ("torchvision", "timm")  # released networks whose padding PyTorch can do without a copy
 NATIVE = ("inception_v1", "inception_v3", "inception_v4", "inception_resnet_v2", "xception")
 
+SCALED = ("inception_v1", "inception_v3")  # what --workers measures
+
 
 def add_parser(commands: Any) -> None:
     """Add `inception-np bench` to a parser's commands."""
@@ -65,6 +67,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--repeats", type=positive, default=20, metavar="N", help="calls in each process, at most")
     parser.add_argument("--seconds", type=number, default=6.0, metavar="S", help="seconds for them, about")
     add_threads(parser)
+    parser.add_argument("--workers", type=positive, metavar="N", help="1, 2, 4 .. N workers, beside a model for more")
     parser.add_argument("--low-memory", action="store_true", help="our training steps as those of train --low-memory")
     parser.add_argument("--layers", action="store_true", help="time by layer, beside the machine's ceilings")
     parser.add_argument("--ceilings", action="store_true", help="only measure the ceilings: multiply-adds and copies")
@@ -94,10 +97,12 @@ def run(args: argparse.Namespace) -> int:
             raise RefusedError(
                 f"bench: --against inductor compiles C++, but {compiler} is missing; install it or set CXX"
             )
+    if args.workers:
+        return _bench_workers(args, threads)
     rows: list[Row] = []
     for name in args.names or NATIVE:
         name, preset = _resolve(name, args.preset)
-        batch = args.batch or (128 if name.endswith("_cifar") else 8)
+        batch = args.batch or _usual_batch(name)
         task = {"name": name, "preset": preset, "task": args.task, "batch": batch, "threads": threads}
         task["low_memory"] = args.low_memory
         rows += by_layer(task) if args.layers else _compare(task, args)
@@ -128,6 +133,35 @@ def _print_forms(args: argparse.Namespace) -> None:
         print(json.dumps([dict(zip(head, line, strict=True)) for line in lines]))
     else:
         _print_table(head, lines)
+
+
+def _bench_workers(args: argparse.Namespace, threads: int) -> int:
+    """Measure and print with --workers. Returns 0; raises what `run` raises."""
+    from .scaling import check, compare, tables
+
+    for option, used in (("against", args.against), ("layers", args.layers), ("task infer", args.task == "infer")):
+        if used:
+            raise UsageError(f"--workers: got --{option} beside it; leave one of them out")
+    rows: list[Row] = []
+    for name in args.names or SCALED:
+        name, preset = _resolve(name, args.preset)
+        batch = args.batch or _usual_batch(name)
+        check(args.workers, batch)
+        task = {"name": name, "preset": preset, "batch": batch, "threads": threads, "low_memory": args.low_memory}
+        task |= {"seconds": args.seconds, "repeats": args.repeats}
+        found = compare(task, args.workers, args.rounds)
+        rows += found
+        for title, head, lines in [] if args.json else tables(found):
+            print(title)
+            _print_table(head, lines)
+            print()
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    return 0
+
+
+def _usual_batch(name: str) -> int:
+    return 128 if name.endswith("_cifar") else 8
 
 
 def _resolve(name: str, preset: str | None) -> tuple[str, str]:
