@@ -52,18 +52,16 @@ class Run:
         for process in _descendants(self.process.pid):
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-                name = Path(f"/proc/{process}/cmdline").read_bytes()
-                ranks = [int(word.partition(b"=")[2]) for word in words if word.startswith(b"PMI_RANK=")]
-                if ranks and b"watcher.py" not in name:
-                    found[ranks[0]] = process
+                for word in words:
+                    if word.startswith(b"PMI_RANK="):
+                        found.setdefault(int(word.partition(b"=")[2]), process)  # and not for what it has started
         return found
 
     def wait(self, seconds=60):
         """(exit code, standard output, the lines of standard error) without what the launcher says."""
         out, err = self.process.communicate(timeout=seconds)
         self.seconds = time.monotonic() - self.started
-        lines = [line for line in err.splitlines() if not line.startswith("[mpiexec@")]
-        return self.process.returncode, _without_banner(out), lines
+        return self.process.returncode, _without_launcher(out), _without_launcher(err).splitlines()
 
 
 def run(size, *arguments, **environment):
@@ -88,7 +86,8 @@ def _descendants(process):
                 yield from _descendants(child)
 
 
-def _without_banner(text):
-    """MPICH's launcher puts one around the exit code of a worker that was killed."""
+def _without_launcher(text):
+    """MPICH's launcher speaks of Ctrl-C, and puts a banner around the exit code of a worker that was killed."""
     before, rule, rest = text.partition("=" * 83)
-    return before.rstrip("\n") + ("" if not rule else rest.rpartition("debugging suggestions")[2].rstrip("\n"))
+    text = before.rstrip("\n") + ("" if not rule else rest.rpartition("debugging suggestions")[2])
+    return "\n".join(line for line in text.splitlines() if not line.startswith("[mpiexec@")).rstrip("\n")
