@@ -86,7 +86,7 @@ def _digest(what: Any) -> str:
         what = [("/".join(path.parts[-2:]), path.stat().st_size) for path in what.paths]
     if isinstance(what, np.ndarray):
         digest = hashlib.sha256(f"{what.dtype} {what.shape}".encode())
-        digest.update(np.ascontiguousarray(what).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(what).reshape(-1).view(np.uint8).data)
     else:
         digest = hashlib.sha256(repr(what).encode())
     return digest.hexdigest()[:12]
