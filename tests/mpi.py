@@ -91,7 +91,7 @@ def until(condition, seconds=30):
 
 
 def _without_launcher(text):
-    """MPICH's launcher speaks of Ctrl-C, and puts a banner around the exit code of a worker that was killed."""
+    """MPICH's launcher speaks of Ctrl-C and of lost pipes, and has a banner for a worker that was killed."""
     before, rule, rest = text.partition("=" * 83)
     text = before.rstrip("\n") + ("" if not rule else rest.rpartition("debugging suggestions")[2])
-    return "\n".join(line for line in text.splitlines() if not line.startswith("[mpiexec@")).rstrip("\n")
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("[mpiexec@", "[proxy:"))).rstrip("\n")

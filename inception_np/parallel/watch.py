@@ -45,12 +45,12 @@ class Watch:
         self.error = ""  # what this worker has ended with
         self.all_done = threading.Event()
         self.done_here = False
-        alone = workers.on_this_machine() == workers.size  # on it
+        on_one_machine = workers.on_this_machine() == workers.size
         self.watcher: subprocess.Popen[bytes] | None = None
         told: dict[str, Any] = {}
         try:
             if workers.rank == 0:
-                told = self._start(HERE if alone else "")
+                told = self._start(HERE if on_one_machine else "")
             told = json.loads(workers.gather_texts(json.dumps(told))[0])
             if "why" in told:
                 raise RefusedError(
@@ -101,9 +101,9 @@ class Watch:
 
     def resume_with(self, advice: str) -> None:
         """Let the line about a dead worker end in this advice. Rank 0's counts."""
-        self.advice = advice
-        if self.workers.rank == 0:
+        if self.workers.rank == 0 and advice != self.advice:
             self._say(advice=advice)
+        self.advice = advice
 
     def _start(self, host: str) -> dict[str, Any]:
         """Start the watcher. Returns what the workers have to know."""

@@ -5,10 +5,10 @@
 
 A launcher of MPI that sees one worker die kills the others within milliseconds: none of them can say anything. This
 process is in a session of its own, which the launcher does not know. Each worker holds a connection to it, which the
-system closes when the worker ends, whatever has ended it, and before the launcher hears of it. The first connection to
-close is that of the worker that died first: epoll gives them in the order in which they closed. A machine that is lost
-closes nothing; TCP notices within 8 s that it answers no more (`keep_alive`). A worker that is stopped (SIGSTOP) is not
-dead: its system answers.
+system closes when the worker ends, whatever has ended it, and before the launcher hears of it: Linux closes the files
+of a dead process from the last that it opened to the first. The first connection to close is that of the worker that
+died first: epoll gives them in the order in which they closed. A machine that is lost closes nothing; TCP notices
+within 8 s that it answers no more (`keep_alive`). A worker that is stopped (SIGSTOP) is not dead: its system answers.
 
 Messages are lines of JSON.
 
