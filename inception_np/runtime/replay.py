@@ -43,8 +43,8 @@ from ..kernels.depthwise import has_kernel
 from ..kernels.elementwise import add_to, copy_to
 from ..kernels.lrn import POWERS
 from ..kernels.pool import fits_a_byte
-from ..layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind
-from ..layers.activation import Dropout, ReLU
+from ..layer import Layer, Mode, backward_of, forward_of, is_ours, named_buffers, named_params, of_kind
+from ..layers.activation import ReLU
 from ..layers.batchnorm import BatchNorm
 from ..layers.check import check_dy
 from ..layers.conv import Conv2D, ConvReLU
@@ -77,6 +77,11 @@ class Moment:
 
     def __init__(self, mode: Mode):
         self.mode = mode
+
+
+def may_write_gradients(layer: Layer) -> bool:
+    """False for a layer of ours with nothing below it, such as dropout."""
+    return bool(layer.children()) or not is_ours(layer)
 
 
 class NoGradient:
@@ -124,7 +129,7 @@ class HostCall(Layer):
             else:
                 add_to(into, now)
 
-        capturing().host_call(NoGradient(callback) if of_kind(self.layer, Dropout) else callback)
+        capturing().host_call(callback if may_write_gradients(self.layer) else NoGradient(callback))
         return dx[0] if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
