@@ -502,10 +502,7 @@ from inception_np.parallel import launcher
 launcher.abort = os._exit
 if rank == 1: sys.modules["mpi4py"] = None
 """
-    with (
-        pytest.raises(subprocess.TimeoutExpired),
-        Run(2, "-c", FAULTY.format(fault=fault), *SMALL) as started,
-    ):
+    with pytest.raises(subprocess.TimeoutExpired), Run(2, "-c", FAULTY.format(fault=fault), *SMALL) as started:
         started.wait(5)
 
 
