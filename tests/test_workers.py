@@ -448,8 +448,8 @@ def test_workers_with_other_options_refuse_in_one_line_and_write_nothing(tmp_pat
     other = [there if before == option else word for before, word in zip(["", *own], own, strict=False)]
     command = [MPIEXEC, "-n", "2", *own, ":", "-n", "1", *other]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    said = f"inception-np: error: {option}: rank 2 has {there}, rank 0 has {here}; start all workers with the same options"
-    assert (done.returncode, done.stderr) == (2, said + "\n") and not (tmp_path / "run").exists()
+    said = f"{option}: rank 2 has {there}, rank 0 has {here}; start all workers with the same options"
+    assert (done.returncode, done.stderr) == (2, f"inception-np: error: {said}\n") and not (tmp_path / "run").exists()
 
 
 class Taken(Workers):
