@@ -69,7 +69,7 @@ def distinct(shape: Shape, seed: int, dtype: DTypeLike = np.float64) -> np.ndarr
 
 def random_like(y: Any, seed: int | list[int]) -> Any:
     """Normal numbers in the structure of y, such as a dy: an array, or tuples and dicts of arrays (auxiliary heads)."""
-    rng = np.random.default_rng([seed, 2])
+    rng = np.random.default_rng([*np.atleast_1d(seed), 2])
     return map_tree(lambda a: rng.standard_normal(a.shape).astype(a.real.dtype), y)
 
 

@@ -685,6 +685,16 @@ def looked_ahead(folder, captured, monkeypatch):
         return trained(folder, "cuda", how, **LOOKING)[1]
 
 
+def test_an_eager_run_in_bf16_has_the_bits_of_the_captured_one(cupy, monkeypatch, tmp_path):
+    """As Muon's steps are: activations in bfloat16, not images in float32 all the way."""
+    with monkeypatch.context() as how:
+        how.setattr(loop, "on_tensor_cores", lambda x: False)
+        wanted = trained(tmp_path / "eager", "cuda", how, precision="bf16")[1]
+    got = trained(tmp_path / "captured", "cuda", monkeypatch, precision="bf16")[1]
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(got[name], values, name)
+
+
 def test_lookahead_after_a_captured_step_equals_the_eager_one_bit_for_bit(cupy, monkeypatch, tmp_path):
     wanted, got = (looked_ahead(tmp_path / str(captured), captured, monkeypatch) for captured in (False, True))
     assert [name for name in wanted if name.startswith("lookahead/")]

@@ -1020,7 +1020,7 @@ FAULTS = {
         ("join.cuh", "rsqrtf(var + eps)", "rsqrtf(var)"),
         ("join.cuh", "squares < 0 ? 0.f : (float)squares", "squares > 0 ? (float)squares : 0.f"),  # a NaN is hidden
         ("conv.cu", "part += group * out + column;", "part += column;"),
-        ("conv.cu", "of_teams : nullptr, teams", "of_teams : nullptr, teams - 1"),  # one team too few
+        ("conv.cu", "there ? teams : 0, O", "there ? teams - 1 : 0, O"),  # one team too few
         ("conv.cu", "min(team, blocks - first)", "team"),
         ("conv.cu", "min(share, pixels - own * share)", "share"),
         ("conv.cu", "tickets + 1 + own", "tickets + 1"),  # one ticket for all teams

@@ -13,6 +13,7 @@ This file and kernels/cuda/launch.py are the only ones that import CuPy, besides
 """
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,28 @@ def check_tensor_cores() -> None:
         raise DeviceError(
             f"cuda: got a GPU of compute capability {capability / 10}, {precision} needs 8.0; use --precision float32"
         )
+
+
+def use_gpu(number: int) -> str:
+    """Compute on this one of the GPUs from now on, or where they are fewer, on number modulo their count.
+
+    Returns its address on the machine's bus. For the thread that calls it, before its first array.
+    """
+    import cupy
+
+    gpu = cupy.cuda.Device(number % cupy.cuda.runtime.getDeviceCount())
+    gpu.use()
+    return str(gpu.pci_bus_id)
+
+
+def nccl() -> Any:
+    """CuPy's module of NCCL. Raises DeviceError where NVIDIA's library is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy says in five lines what is said in one below
+        from cupy.cuda import nccl
+    if not nccl.available:
+        raise DeviceError("cuda: several GPUs need NCCL, which is missing; pip install nvidia-nccl-cu13 (or -cu12)")
+    return nccl
 
 
 def _no_cuda() -> str | None:

@@ -55,12 +55,15 @@ class ELU(Layer):
     def forward(self, x: Array, mode: Mode, out: Array | None = None) -> tuple[Array, Any]:
         check_floating("ELU", x)
         xp, above = array_module(x), x.real > 0
-        y = copy_to(out, xp.where(above, x, xp.exp(xp.where(above, xp.zeros_like(x), x)) - 1))
+        y = xp.where(above, x, xp.exp(xp.where(above, xp.zeros_like(x), x)) - 1)
+        y = copy_to(out, y.astype(x.dtype, copy=False))  # CuPy's where makes float32 of bfloat16
         return y, y
 
     def backward(self, dy: Array, x: Any, y: Array, into: Array | None = None, need_dx: bool = True) -> Any:
         dy = check_dy("ELU", dy, y.shape, y.dtype)
-        return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1))) if need_dx else None
+        if not need_dx:
+            return None
+        return add_to(into, array_module(y).where(y.real > 0, dy, dy * (y + 1)).astype(dy.dtype, copy=False))
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape

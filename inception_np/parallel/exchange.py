@@ -24,16 +24,40 @@ the network, the kernels run. What backward itself cannot hide is the last bucke
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .tree import subtrees, tree_sum
+from ..backend.arrays import Array, array_module
+from .tree import Range, subtrees, tree_sum
 from .workers import NAP, Workers, bytes_of, wait
 
 
-class Exchange:
+class Shares:
+    """What each worker has of the shards, and of a vector that they take the mean of.
+
+    blocks: the shards of each worker. subtrees: those that it has to send the sums of; `held` are this worker's.
+    """
+
+    def __init__(self, workers: Workers, shards: int) -> None:
+        self.workers, self.shards = workers, shards
+        each = shards // workers.size
+        self.blocks: list[Range] = [(rank * each, (rank + 1) * each) for rank in range(workers.size)]
+        self.subtrees = [subtrees(block, (0, shards)) for block in self.blocks]
+        self.held = self.subtrees[workers.rank]
+
+    def cuts(self, length: int) -> list[int]:
+        """Where the workers' pieces of a vector begin, and the end of the last."""
+        return [length * w // self.workers.size for w in range(self.workers.size + 1)]
+
+    def mean_of(self, sums: Mapping[Range, Array], out: Array) -> None:
+        """Write the mean over all shards to `out`, from the sums over subtrees that cover them."""
+        share = float(out.dtype.type(1 / self.shards))
+        array_module(out).multiply(tree_sum(sums, (0, self.shards)), share, out=out)
+
+
+class Exchange(Shares):
     """Takes the means of arrays over all shards.
 
         exchange = Exchange(workers, 8)
@@ -46,11 +70,7 @@ class Exchange:
     """
 
     def __init__(self, workers: Workers, shards: int) -> None:
-        self.workers, self.shards = workers, shards
-        each = shards // workers.size
-        self.blocks = [(rank * each, (rank + 1) * each) for rank in range(workers.size)]
-        self.subtrees = [subtrees(block, (0, shards)) for block in self.blocks]
-        self.held = self.subtrees[workers.rank]
+        super().__init__(workers, shards)
         self.waited = 0.0
         self.comm: Any = workers.comm.Dup() if workers.size > 1 else None
         self.jobs: queue.Queue[tuple[list[np.ndarray], np.ndarray] | None] = queue.Queue()
@@ -58,10 +78,13 @@ class Exchange:
         self.error: Exception | None = None
         self.thread: threading.Thread | None = None
 
-    def mean(self, parts: Sequence[np.ndarray], out: np.ndarray) -> None:
-        """Begin to make `out` the mean over all shards of what the parts are the sums of."""
+    def mean(self, parts: Sequence[Array], out: Array) -> None:
+        """Begin to make `out` the mean over all shards of what the parts are the sums of.
+
+        A worker that is alone may have them on any device; several have NumPy arrays.
+        """
         if self.workers.size == 1:
-            np.multiply(tree_sum(dict(zip(self.held, parts, strict=True)), (0, self.shards)), self._share(out), out=out)
+            self.mean_of(dict(zip(self.held, parts, strict=True)), out)
             return
         if self.thread is None:
             self.thread = threading.Thread(target=self._run, name="exchange", daemon=True)
@@ -104,7 +127,7 @@ class Exchange:
     def _begin(self, parts: list[np.ndarray], out: np.ndarray) -> tuple[Any, Any]:
         """The first half and the sums; the second half is begun."""
         rank, size = self.workers.rank, self.workers.size
-        cuts = [out.size * w // size for w in range(size + 1)]
+        cuts = self.cuts(out.size)
         own = slice(cuts[rank], cuts[rank + 1])
         length = own.stop - own.start
         begun, found = [], {node: part[own] for node, part in zip(self.held, parts, strict=True)}
@@ -122,16 +145,13 @@ class Exchange:
                 )
             )
         wait(*begun)
-        np.multiply(tree_sum(found, (0, self.shards)), self._share(out), out=out[own])
+        self.mean_of(found, out[own])
         counts = [cuts[w + 1] - cuts[w] for w in range(size)]
         piece = out[own].copy()  # MPI may not read what it writes to
         request = self.comm.Iallgatherv(
             _message(piece, [length], [0], out.itemsize)[0], _message(out, counts, cuts[:-1], out.itemsize)
         )
         return request, (piece, out)
-
-    def _share(self, like: np.ndarray) -> Any:
-        return like.dtype.type(1 / self.shards)
 
 
 def _message(array: np.ndarray, counts: Any, starts: Any, itemsize: int) -> list[Any]:

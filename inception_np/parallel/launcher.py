@@ -23,8 +23,12 @@ def abort(code: int) -> NoReturn:
     """End this process and all others that were started with it, whether they have begun with MPI yet or not.
 
     MPICH's launcher takes no notice of a process that ends before MPI_Init, where the others would wait for it for
-    ever: it is told in its own language (PMI-1), as MPI_Abort does.
+    ever: it is told in its own language (PMI-1), as MPI_Abort does. It then ends with this code too, where otherwise
+    it might give that with which it killed another.
     """
+    from .watcher import wait_until_read
+
+    wait_until_read()
     with contextlib.suppress(KeyError, ValueError, OSError):
         os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
     os._exit(code)

@@ -176,6 +176,7 @@ class Watcher:
         """Write the line, and have everyone leave."""
         with contextlib.suppress(OSError):
             os.write(2, f"{line.rstrip()}\n".encode())
+        wait_until_read()
         self.over, self.until = True, time.monotonic() + LINGER
         for worker in self.workers.values():
             worker.tell(leave=code)
@@ -190,6 +191,17 @@ def ranks(numbers: Sequence[int]) -> str:
     if len(names) > 8:
         names[7:] = [f"{len(names) - 7} others"]
     return f"rank {names[0]}" if len(names) == 1 else f"ranks {', '.join(names[:-1])} and {names[-1]}"
+
+
+def wait_until_read(seconds: float = 1.0) -> None:
+    """Wait until the launcher has read what standard error has of ours: once told to abort it reads no more."""
+    with contextlib.suppress(ImportError, OSError):  # no Unix, or no pipe
+        import fcntl
+        import termios
+
+        end = time.monotonic() + seconds
+        while any(fcntl.ioctl(2, termios.FIONREAD, bytes(4))) and time.monotonic() < end:
+            time.sleep(0.005)
 
 
 def keep_alive(connection: socket.socket) -> None:

@@ -71,8 +71,18 @@ class Workers:
 
     def on_this_machine(self) -> int:
         """How many of the workers run on this machine."""
-        names = self.gather_texts(os.uname().nodename if hasattr(os, "uname") else "")
+        names = self.gather_texts(machine())
         return names.count(names[self.rank])
+
+    def number_on_this_machine(self) -> int:
+        """This worker's number among those on this machine, from 0."""
+        names = self.gather_texts(machine())
+        return names[: self.rank].count(names[self.rank])
+
+
+def machine() -> str:
+    """The name of this machine."""
+    return os.uname().nodename if hasattr(os, "uname") else ""
 
 
 ALONE = Workers()

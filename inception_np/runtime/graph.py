@@ -13,12 +13,15 @@ hence:
     refuses cuBLAS in a capture, so that no step of `precision` float32 can be captured
     the step's arrays come from a pool of its own, which lives as long as the graph: nothing else uses that memory
 
+Of a step in shards (training/captured_shards.py) a graph has the passes alone: gradients are exchanged between them and
+the updates.
+
 The tests capture and launch it on a stand-in too, whose kernels run on the CPU.
 """
 
 import contextlib
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,23 +40,21 @@ from ..models.network import Network
 from ..training.average import MovingAverage
 
 
-class CapturedStep:
-    """The training step of one network, optimiser and batch size.
+class CapturedPasses:
+    """A batch, forward and backward of one network and batch size: what adds to the gradient.
 
     images: (.., H, W, C) uint8 and labels: (..,), NumPy arrays that are brought to the device and stay there.
     mean, std: (C,), as batches.normalise takes them. pad, cutout: as batches.augment takes them.
 
-        step = CapturedStep(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
-        step(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
-        loss, right = step.totals()             # waits for the device; sums over images since the last call
+        passes = CapturedPasses(net, optimiser, images, labels, 256, mean=..., std=..., pad=4)
+        passes(index, crops=stream(seed, "augment", epoch, i), dropout=stream(seed, "dropout", epoch, i))
+        loss, right = passes.totals()           # waits for the device; sums over images since the last call
 
-    optimiser.lr and every batch norm's decay are read at each call. Other numbers (momentum, rates, smoothing, clip)
-    are part of the graph. Capturing leaves the weights and their averages as they were. Raises DeviceError where
-    convolutions would go to cuBLAS.
-
-    clip: the largest norm of the gradient, 0 for any. A gradient that is not finite is not hidden: the weights, and so
-    the losses after it, are not finite either. average: moved after each step, its updates counted.
+    Every batch norm's decay is read at each call. Other numbers (smoothing) are part of the graph. Capturing leaves the
+    weights, the gradient and the averages as they were. Raises DeviceError where convolutions would go to cuBLAS.
     """
+
+    numbers: ClassVar[dict[str, tuple[Shape, Any]]] = {}  # that the graph reads at each launch, beside those below
 
     def __init__(
         self,
@@ -68,15 +69,12 @@ class CapturedStep:
         pad: int = 4,
         cutout: int = 0,
         smoothing: float = 0.0,
-        clip: float = 0.0,
-        average: MovingAverage | None = None,
     ):
         if not device.on_tensor_cores(optimiser.data):
             raise device.DeviceError('CapturedStep: got precision "float32", which needs cuBLAS; use "tf32" or "bf16"')
         cupy = array_module(optimiser.data)
         self.net, self.optimiser, self.smoothing = net, optimiser, smoothing
         self.pad, self.cutout = pad, cutout
-        self.clip, self.average = clip, average
         self.images, self.labels = cupy.asarray(images), cupy.asarray(labels.astype(np.int32))
         std = np.asarray(std, np.float32)
         fill = np.rint(mean).astype(np.uint8)
@@ -85,10 +83,9 @@ class CapturedStep:
         # what the host writes before each launch, here and there
         layout = {
             "choice": ((batch_size, 6), np.int32),
-            "lr": ((1,), np.float32),
-            "rate": ((1,), np.float32),
             "words": ((6,), np.uint64),
             "decay": ((len(self.norms),), np.float64),
+            **self.numbers,
         }
         self.host_bytes, self.host = _views(np, layout)
         self.device_bytes, self.inputs = _views(cupy, layout)
@@ -101,9 +98,7 @@ class CapturedStep:
         self.before, self.after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
         self.pool = cupy.cuda.MemoryPool()
         cupy.cuda.runtime.deviceSynchronize()  # the new stream would not wait for what was begun on others
-        changed = [optimiser.data, optimiser.grad, *optimiser.state.values(), self.loss, self.right]
-        changed += [b.data for b in named_buffers(net).values()]
-        changed += average.means if average else []
+        changed = self._changed()
         kept = [a.copy() for a in changed]
         cupy.cuda.runtime.deviceSynchronize()
         with self.stream:
@@ -127,7 +122,7 @@ class CapturedStep:
         dropout: np.random.Generator,
         mirrored: np.ndarray | None = None,
     ) -> None:
-        """One step on the images `index` (batch_size,); does not wait for the device.
+        """One launch on the images `index` (batch_size,); does not wait for the device.
 
         crops: where crops and mirroring are drawn from, as batches.augment does; None takes the images as they are.
         dropout: a generator over Philox that nothing was drawn from. mirrored: as batches.augment takes it.
@@ -137,10 +132,9 @@ class CapturedStep:
             raise ValueError("CapturedStep: got a generator in use for dropout, wanted a fresh one from random.stream")
         host = self.host
         host["choice"][...] = choices(index, self.x.shape[1:3], self.pad, self.cutout, crops, mirrored)
-        host["lr"][...] = self.optimiser.lr
-        host["rate"][...] = self.average.next_rate() if self.average else 0
         host["words"][...] = words
         host["decay"][...] = [norm.decay for norm in self.norms]
+        self._write_numbers()
         null = array_module(self.x).cuda.Stream.null
         self.before.record(null)
         self.stream.wait_event(self.before)  # what was begun on the weights comes first
@@ -158,16 +152,21 @@ class CapturedStep:
             self.right[...] = 0
         return loss, right
 
+    def _changed(self) -> list[Array]:
+        """What a launch changes."""
+        return [self.optimiser.grad, self.loss, self.right, *(b.data for b in named_buffers(self.net).values())]
+
+    def _write_numbers(self) -> None:
+        """Write `numbers` into `host`."""
+
     def _step(self) -> None:
         """The step as it is captured, with arrays in place of numbers that change."""
-        lr, decays = self.optimiser.lr, [norm.decay_array for norm in self.norms]
-        self.optimiser.lr = self.inputs["lr"]
+        decays = [norm.decay_array for norm in self.norms]
         for i, norm in enumerate(self.norms):
             norm.decay_array = self.inputs["decay"][i : i + 1]
         try:
             self._train()
         finally:
-            self.optimiser.lr = lr
             for norm, decay in zip(self.norms, decays, strict=True):
                 norm.decay_array = decay
 
@@ -178,13 +177,51 @@ class CapturedStep:
         loss, dy = total_loss(y, self.chosen, self.net.aux_weight, self.smoothing)
         with side_stream(self.side_stream) if _all_ours(self.net) else contextlib.nullcontext():
             self.net.backward(dy, self.x, cache, need_dx=False)
+        self._update()
+        logits = y[0] if isinstance(y, tuple) else y
+        add_totals(logits, self.chosen, loss, self.loss, self.right)
+
+    def _update(self) -> None:
+        """What comes after backward."""
+
+
+class CapturedStep(CapturedPasses):
+    """The training step of one network, optimiser and batch size: its passes, and the updates after them.
+
+    optimiser.lr is read at each call too; other numbers of the optimiser (momentum, rates) are part of the graph.
+
+    clip: the largest norm of the gradient, 0 for any. A gradient that is not finite is not hidden: the weights, and so
+    the losses after it, are not finite either. average: moved after each step, its updates counted.
+    """
+
+    numbers: ClassVar[dict[str, tuple[Shape, Any]]] = {"lr": ((1,), np.float32), "rate": ((1,), np.float32)}
+
+    def __init__(self, *args: Any, clip: float = 0.0, average: MovingAverage | None = None, **options: Any):
+        self.clip, self.average = clip, average
+        super().__init__(*args, **options)
+
+    def _changed(self) -> list[Array]:
+        optimiser, means = self.optimiser, self.average.means if self.average else []
+        return [*super()._changed(), optimiser.data, *optimiser.state.values(), *means]
+
+    def _write_numbers(self) -> None:
+        self.host["lr"][...] = self.optimiser.lr
+        self.host["rate"][...] = self.average.next_rate() if self.average else 0
+
+    def _step(self) -> None:
+        lr = self.optimiser.lr
+        self.optimiser.lr = self.inputs["lr"]
+        try:
+            super()._step()
+        finally:
+            self.optimiser.lr = lr
+
+    def _update(self) -> None:
         if self.clip:
             clip_norm(self.optimiser.grad, self.clip)
         self.optimiser.step()
         if self.average:
             self.average.move(self.inputs["rate"])
-        logits = y[0] if isinstance(y, tuple) else y
-        add_totals(logits, self.chosen, loss, self.loss, self.right)
 
 
 def _views(xp: Any, layout: dict[str, tuple[Shape, Any]]) -> tuple[Array, dict[str, Array]]:

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import time
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,15 +44,18 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
+from ..parallel.agree import check_alike, digests, versions_and_processor
+from ..parallel.nccl import take_gpu
 from ..parallel.watch import resume_with
 from ..parallel.workers import ALONE, Workers, check_shards, of_process
 from . import results
 from .average import average_for, warm_statistics
+from .captured_shards import ShardedGraphStep
 from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
 from .muon import Muon
-from .options import MANY_IMAGES, Options, check, check_save_every, described
+from .options import MANY_IMAGES, Options, check, check_save_every, described, flag
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .shards import ShardedStep
@@ -86,6 +90,8 @@ def train(
     check(options)
     check_save_every(save_every)
     workers = of_process()
+    check_alike(workers, versions_and_processor, "install the same on all machines")
+    check_alike(workers, partial(asked_for, options, resume), "start all workers with the same options")
     check_shards(options.shards, workers)
     folder = Path(workers.gather_texts(os.fspath(output))[0])
     if workers.rank == 0:
@@ -121,6 +127,11 @@ def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedErro
     return StoppedError(f"train: stopped by {signal_name(number)} {what}", number)
 
 
+def asked_for(options: Options, resume: bool) -> dict[str, str]:
+    """What a run is to be, by the names on the command line."""
+    return {"--resume": str(resume), **{flag(name): str(value) for name, value in asdict(options).items()}}
+
+
 def resume_command(folder: Path) -> str:
     """What takes up the run in a folder. (Another number of workers, or one alone, would do as well.)"""
     workers = of_process()
@@ -142,12 +153,14 @@ class Run:
         self.pace = Pace(save_every)
         if o.device != "cpu":
             set_precision(o.precision)
+            take_gpu(self.workers)
         check_request(o.data, o.train_images, o.test_images)
         read = None if o.data in KNOWN else self.read()  # else later, so that a refusal comes before images are drawn
         self.net = network_for(o, force, read.size if read else None)
         self.frozen = frozen_params(self.net, o.freeze)  # its errors too
         self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" and self.writes else None
         self.data = as_asked(read or self.read(), o)
+        check_alike(self.workers, partial(digests, self.data), "give all workers the same images")
         whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
         if o.from_ and self.writes and not holds_run(folder):
             take_weights(self.net, self.data, o.from_)
@@ -172,9 +185,9 @@ class Run:
     def step_as_asked(self) -> TrainingStep:
         """In shards, or as a CUDA graph where products run on tensor cores (cuBLAS would not do), or else eager."""
         parts = (self.net, self.optimiser, self.data, self.options, self.average)
-        if self.options.shards:
-            return ShardedStep(*parts, self.workers)
         captured = on_tensor_cores(self.weights) and not isinstance(self.optimiser, Muon)
+        if self.options.shards:
+            return ShardedGraphStep(*parts, self.workers) if captured else ShardedStep(*parts, self.workers)
         return GraphStep(*parts) if captured else EagerStep(*parts)
 
     def read(self) -> Dataset:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, map_tree
+from ..backend.device import to_device_of
 from ..layers.loss import softmax_cross_entropy, total_loss
 
 Targets = list[tuple[float, Array]]  # (share, labels (N,)); the shares sum to 1, the largest comes first
@@ -22,7 +23,7 @@ def mix(x: Array, labels: Array, alpha: float, rng: np.random.Generator) -> tupl
     """A batch (N, H, W, C) and its labels (N,), mixed. x is not changed."""
     share = float(rng.beta(alpha, alpha))
     share = max(share, 1 - share)  # the same mixtures, with the names i and j the other way round
-    order = rng.permutation(len(labels))
+    order = to_device_of(rng.permutation(len(labels)), x)
     return share * x + (1 - share) * x[order], [(share, labels), (1 - share, labels[order])]
 
 

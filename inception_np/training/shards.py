@@ -6,13 +6,15 @@
 Each shard has a forward and a backward pass of its own, with batch statistics of its own images and random numbers of
 its own, whoever computes it. The gradient of the batch is the mean over its shards, and so are its losses and what
 batch norm's averages move by; all are summed up in one tree (parallel/tree.py). So the number of shards is part of what
-is computed, and the number of workers is not: the weights have the same bits for 1, 2, 4 and 8.
+is computed, and the number of workers is not: the weights have the same bits for 1, 2, 4 and 8. Of photographs in files
+a worker reads those of its own shards; images in memory are in that of every worker.
 
 A worker sums up its own shards as far as the tree goes. Like the bits of a counter, the sum over shards 0..1 waits for
 that over 2..3, and that over 0..3 for 4..7: of k shards, the binary digits of k at most are kept. While the last of
-them goes backward, what is finished of its gradient leaves (parallel/exchange.py).
+them goes backward, what is finished of its gradient leaves (parallel/exchange.py; between GPUs parallel/nccl.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,9 +23,11 @@ import numpy as np
 
 from ..backend.arrays import Array
 from ..backend.device import zeros
+from ..kernels.update import move_averages, pieces
 from ..layer import named_buffers, places_in_vectors, vectors
 from ..models.network import Network
 from ..parallel.exchange import Exchange
+from ..parallel.nccl import GpuExchange
 from ..parallel.tree import Range, are_siblings, tree_sum
 from ..parallel.workers import Workers
 from ..runtime.replay import Replay
@@ -32,6 +36,49 @@ from .watchdog import first_bad_layer
 
 BUCKET = 1 << 20  # bytes that a bucket has at least: smaller messages would wait longer than they travel
 NOWHERE = "the loss"  # what `first_bad_layer` gives where it finds no layer
+
+
+class Statistics:
+    """Batch norm's averages, what they were before a step, and what a shard has moved them by.
+
+    The last two are vectors, and `move_averages` carries numbers between them and the many small arrays: on a GPU it
+    takes all of them in one launch. With a rate of 1 it makes means that are 0 the arrays, and with a rate of 0 and
+    `back` the arrays the means, to the bit.
+    """
+
+    def __init__(self, net: Network, like: Array) -> None:
+        self.arrays = [buffer.data for buffer in named_buffers(net).values()]
+        ends = np.cumsum([a.size for a in self.arrays], dtype=int).tolist()
+        self.before, self.moves = (zeros((sum(a.size for a in self.arrays),), like.dtype, like) for _ in range(2))
+        self.views = [
+            [vector[end - a.size : end].reshape(a.shape) for a, end in zip(self.arrays, ends, strict=True)]
+            for vector in (self.before, self.moves)
+        ]
+        self.pieces = [pieces(views, self.arrays) if self.arrays else None for views in self.views]
+
+    def keep(self) -> None:
+        """They are now what they were before the step."""
+        self._copy_to(self.before, 0)
+
+    def take_moves(self) -> None:
+        """Find what they were moved by, and undo it."""
+        self._copy_to(self.moves, 1)
+        self.moves -= self.before
+        self._bring_back()
+
+    def move(self) -> None:
+        """Move them by `moves` from what they were before the step."""
+        self.before += self.moves
+        self._bring_back()
+
+    def _copy_to(self, vector: Array, which: int) -> None:
+        vector[...] = 0
+        if self.arrays:
+            move_averages(self.views[which], self.arrays, 1.0, self.pieces[which])
+
+    def _bring_back(self) -> None:
+        if self.arrays:
+            move_averages(self.views[0], self.arrays, 0.0, self.pieces[0], back=True)
 
 
 class Sum(NamedTuple):
@@ -50,15 +97,14 @@ class ShardedStep(EagerStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         o = self.options
-        self.exchange = Exchange(self.workers, o.shards)
+        between_gpus = self.workers.size > 1 and not isinstance(self.optimiser.grad, np.ndarray)
+        kind: type[Exchange | GpuExchange] = GpuExchange if between_gpus else Exchange
+        self.exchange = kind(self.workers, o.shards)
         self.own = range(*self.exchange.blocks[self.workers.rank])
-        self.averages = [buffer.data for buffer in named_buffers(self.net).values()]
-        moves = zeros((sum(a.size for a in self.averages),), self.optimiser.grad.dtype, self.optimiser.grad)
-        ends = np.cumsum([a.size for a in self.averages])
-        self.moves = [moves[end - a.size : end].reshape(a.shape) for a, end in zip(self.averages, ends, strict=True)]
-        gradients = [self.optimiser.grad[place] for place in buckets(self.net)]
-        self.buckets = [*gradients, *[moves] * bool(self.moves)]
-        self.passes = Replay(self.trained, low_memory=o.low_memory, parts=gradients, final=self.leave)
+        self.statistics = Statistics(self.net, self.optimiser.grad)
+        self.parts = [self.optimiser.grad[place] for place in buckets(self.net)]
+        self.buckets = [*self.parts, *[self.statistics.moves] * bool(self.statistics.arrays)]
+        self.passes = Replay(self.trained, low_memory=o.low_memory, parts=self.parts, final=self.leave)
         self.joined: list[Sum] = []  # with which the last shard's gradient is summed up,
         self.apart: list[Sum] | None = None  # and the others that are sent beside it; None before the last shard
 
@@ -67,27 +113,35 @@ class ShardedStep(EagerStep):
         return index[self.own.start * size : self.own.stop * size]
 
     def mean_gradients(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> tuple[Losses, int]:
-        before = [a.copy() for a in self.averages]
-        self.apart, sums, rows = None, list[Sum](), []
-        images, labels = self.data.train_images[index], self.data.train_labels[index]
-        for shard, part in zip(self.own, np.split(np.arange(len(index)), len(self.own)), strict=True):
+        images, labels, rows = self.data.train_images[index], self.data.train_labels[index], list[list[float]]()
+
+        def passes(part: slice, draw: Draw) -> None:
+            x, targets = self.batch(images[part], labels[part], draw, None if mirrored is None else mirrored[part])
+            losses, right = self.gradients(x, targets, draw("dropout"))
+            rows.append([*losses, right])
+
+        self.over_shards(len(index), draw, passes)
+        return self._means(np.array(rows))
+
+    def over_shards(self, count: int, draw: Draw, passes: Callable[[slice, Draw], None]) -> None:
+        """Fill the gradient vector with the mean over all shards, and move batch norm's averages by the mean move.
+
+        passes: adds the gradient of one shard, a slice of this worker's `count` images, to the vector, and moves the
+        averages; of the last shard it has `leave` called for every bucket of the vector.
+        """
+        self.statistics.keep()
+        self.apart, sums, size = None, list[Sum](), count // len(self.own)
+        for shard, start in zip(self.own, range(0, count, size), strict=True):
             if shard == self.own[-1]:
                 self.joined, self.apart = _carry(sums, shard, self.options.shards)
-            own_draw: Draw = partial(_drawn, draw, shard)
-            x, targets = self.batch(images[part], labels[part], own_draw, None if mirrored is None else mirrored[part])
-            losses, right = self.gradients(x, targets, own_draw("dropout"))
-            rows.append([*losses, right])
-            for average, old, move in zip(self.averages, before, self.moves, strict=True):
-                move[...] = average - old
-                average[...] = old
+            passes(slice(start, start + size), partial(_drawn, draw, shard))
+            self.statistics.take_moves()
             if shard != self.own[-1]:
                 sums = self._with_shard(sums, shard)
-        if self.moves:
+        if self.statistics.arrays:
             self.leave(len(self.buckets) - 1)
         self.exchange.wait()
-        for average, move in zip(self.averages, self.moves, strict=True):
-            average += move
-        return self._means(np.array(rows))
+        self.statistics.move()
 
     def _with_shard(self, sums: list[Sum], shard: int) -> list[Sum]:
         """The sums so far with that of a shard, whose gradient is taken out of the gradient vector."""

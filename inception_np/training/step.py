@@ -5,7 +5,8 @@
     losses, right = step.totals()            sums over the images since the last call
 
 `EagerStep` launches one operation after another (on the CPU, Replay runs them without Python), `ShardedStep` of
-shards.py does so for one part of the batch after the other, and `GraphStep` launches all of them as one CUDA graph.
+shards.py does so for one part of the batch after the other, and `GraphStep` launches all of them as one CUDA graph
+(`ShardedGraphStep` of captured_shards.py those of each part's passes).
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..backend.arrays import Array
-from ..backend.device import to_device_of
+from ..backend.device import on_tensor_cores, storage, to_device_of
 from ..data.batches import augment, normalise
 from ..data.dataset import Dataset
 from ..data.distort import distort
@@ -129,6 +130,8 @@ class EagerStep(TrainingStep):
         if options.augment:
             images = augment(images, data.pad, data.mean, draw("augment"), cutout=options.cutout, mirrored=mirrored)
         x = to_device_of(normalise(images, data.mean, data.std), self.optimiser.data)
+        if on_tensor_cores(x):
+            x = x.astype(storage(), copy=False)
         targets = [(1.0, to_device_of(labels, self.optimiser.data))]
         if options.mixup:
             x, targets = mix(x, targets[0][1], options.mixup, draw("mixup"))
@@ -168,24 +171,8 @@ class GraphStep(TrainingStep):
     def __post_init__(self) -> None:
         from ..runtime.graph import CapturedStep
 
-        data, o = self.data, self.options
-        for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
-            if used:
-                raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
-        self.captured = CapturedStep(
-            self.net,
-            self.optimiser,
-            data.train_images,
-            data.train_labels,
-            o.batch_size,
-            mean=data.mean,
-            std=data.std,
-            pad=data.pad if o.augment else 0,
-            cutout=o.cutout,
-            smoothing=o.smoothing,
-            clip=o.clip,
-            average=self.average if isinstance(self.average, MovingAverage) else None,
-        )
+        average = self.average if isinstance(self.average, MovingAverage) else None
+        self.captured = captured(CapturedStep, self, self.options.batch_size, clip=self.options.clip, average=average)
 
     def __call__(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> None:
         crops = draw("augment") if self.options.augment else None
@@ -196,6 +183,17 @@ class GraphStep(TrainingStep):
     def totals(self) -> tuple[Losses, int]:
         loss, right = self.captured.totals()
         return Losses(loss, loss, loss), right
+
+
+def captured(kind: Any, step: TrainingStep, batch_size: int, **more: Any) -> Any:
+    """CapturedStep or CapturedPasses of what a step knows. Raises ValueError for an option that no graph has."""
+    data, o = step.data, step.options
+    for option, used in (("--mixup", o.mixup > 0), ("--distort", o.distort > 0), ("--freeze", bool(o.freeze))):
+        if used:
+            raise ValueError(f"{option}: the captured step has no such thing; add --precision float32")
+    numbers = {"mean": data.mean, "std": data.std, "cutout": o.cutout, "smoothing": o.smoothing}
+    numbers["pad"] = data.pad if o.augment else 0
+    return kind(step.net, step.optimiser, data.train_images, data.train_labels, batch_size, **numbers, **more)
 
 
 def optimiser_for(net: Network, options: Options) -> SGD | RMSProp | Muon:

@@ -48,7 +48,12 @@ LIMITS = {  # seconds
     "counters": 60,
     "training": 480,
 }
-GPU_TESTS = ["tests/test_cuda_kernels.py", "tests/test_cuda_graph.py", "tests/gpu/test_device.py"]
+GPU_TESTS = [
+    "tests/test_cuda_kernels.py",
+    "tests/test_cuda_graph.py",
+    "tests/gpu/test_device.py",
+    "tests/gpu/test_shards.py",
+]
 
 
 class Visit:

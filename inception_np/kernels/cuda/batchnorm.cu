@@ -39,9 +39,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   if (!last_block(tickets + blockIdx.x, gridDim.y, &flag)) return;
   const Joiner j(at, blockDim.x * blockDim.y, wide);
   const int channel = blockIdx.x * wide + j.column;
-  const float* column = channel < C ? part + channel : nullptr;
-  const Moments all = join_moments(column, gridDim.y, C, share, rows, j, joined);
-  if (j.slot == 0 && column) write_moments(result + channel, C, all, rows, eps);
+  const Moments all = join_moments(part + channel, channel < C ? gridDim.y : 0, C, share, rows, j, joined);
+  if (j.slot == 0 && channel < C) write_moments(result + channel, C, all, rows, eps);
 }
 
 extern "C" __global__ void reciprocal_deviation(const float* __restrict__ var, float* __restrict__ rstd, float eps, int C) {
@@ -129,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   const float s = get(rstd), scale = s * (gamma ? get(gamma) : 1.f), old_dgamma = get(dgamma), old_dbeta = get(dbeta);
   const float old_mean = get(mean_average), old_var = get(var_average), keep = writes && decay ? (float)*decay : 0.f;
   const float new_mean = get(mean), new_var = get(var);
-  const Two sums = join_sums(channel < C ? part + channel : nullptr, gridDim.y, C, j, joined);
+  const Two sums = join_sums(part + channel, channel < C ? gridDim.y : 0, C, j, joined);
   if (!writes) return;
   const float plain = (float)sums.a, with_xhat = (float)(s * sums.b);
   dbeta[channel] = old_dbeta + plain;

@@ -401,10 +401,10 @@ extern "C" __global__ void __launch_bounds__(THREADS * SHARES, WARPS * 32 / (THR
   float *of_team = part + (long long)first * 2 * O + j.column, *of_teams = part + (long long)blocks * 2 * O + j.column;
   tickets += (blockIdx.z * gridDim.y + blockIdx.y) * (teams + 1);
   if (!last_block(tickets + 1 + own, members, &flag)) return;
-  const Moments m = join_moments(there ? of_team : nullptr, members, O, BM, min(share, pixels - own * share), j, scratch);
+  const Moments m = join_moments(of_team, there ? members : 0, O, BM, min(share, pixels - own * share), j, scratch);
   if (writes) *pixel(of_teams, 2 * own, O) = m.mean, *pixel(of_teams, 2 * own + 1, O) = m.squares;
   if (!last_block(tickets, teams, &flag)) return;
-  const Moments all = join_moments(there ? of_teams : nullptr, teams, O, share, pixels, j, scratch);
+  const Moments all = join_moments(of_teams, there ? teams : 0, O, share, pixels, j, scratch);
   if (writes) write_moments(moments + group * out + column + j.column, O, all, pixels, eps);
 }
 

@@ -65,7 +65,7 @@ extern "C" __global__ void sum_rows(const Real* __restrict__ x, float* part, flo
 
   const Joiner j(at, blockDim.x * blockDim.y, wide);
   const int channel = blockIdx.x * wide + j.column;
-  const double total = join_sum(channel < C ? part + channel : nullptr, gridDim.y, C, j, joined);
+  const double total = join_sum(part + channel, channel < C ? gridDim.y : 0, C, j, joined);
   if (j.slot == 0 && channel < C) into[channel] += (float)total;
 }
 
@@ -89,6 +89,6 @@ extern "C" __global__ void __launch_bounds__(256) sum_parts(Jobs jobs, int count
   const int i = (blockIdx.x - job.first) * j.wide + j.column;
   const bool there = i < job.count, writes = there && j.slot == 0;
   const float before = writes ? job.into[i] : 0.f;
-  const double all = join_sum(there ? job.part + i : nullptr, job.parts, job.count, j, scratch);
+  const double all = join_sum(job.part + i, there ? job.parts : 0, job.count, j, scratch);
   if (writes) job.into[i] = before + (float)all;
 }

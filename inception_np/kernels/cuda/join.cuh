@@ -58,21 +58,21 @@ __device__ __forceinline__ T sum_over_slots(T value, T* scratch, const Joiner& j
   return j.slot == 0 ? plus_column(value, scratch + j.column, j.slots, j.wide) : value;
 }
 
-// For slot 0, a column's sum over part (parts, pitch). part: where the column begins, or null where there is none.
+// For slot 0, a column's sum over part (parts, pitch). part: where the column begins. A thread without a column has 0 parts.
+// (A null pointer would not do: the compiler of CUDA 13.0 tests it too early where no lane of a warp has a column.)
 __device__ __forceinline__ double join_sum(const float* part, int parts, int pitch, const Joiner& j, double* scratch) {
   double all = 0;
-  if (part) EACH_PARTS(p, parts, j) all += sum(load_parts(part, p, parts, pitch, j));
+  EACH_PARTS(p, parts, j) all += sum(load_parts(part, p, parts, pitch, j));
   return sum_over_slots(all, scratch, j);
 }
 
 // The same for two sums, of part (parts, 2, pitch).
 __device__ __forceinline__ Two join_sums(const float* part, int parts, int pitch, const Joiner& j, Two* scratch) {
   Two all = {};
-  if (part)
-    EACH_PARTS(p, parts, j) {
-      const Parts a = load_parts(part, p, parts, 2 * pitch, j), b = load_parts(part + pitch, p, parts, 2 * pitch, j);
-      all += {sum(a), sum(b)};
-    }
+  EACH_PARTS(p, parts, j) {
+    const Parts a = load_parts(part, p, parts, 2 * pitch, j), b = load_parts(part + pitch, p, parts, 2 * pitch, j);
+    all += {sum(a), sum(b)};
+  }
   return sum_over_slots(all, scratch, j);
 }
 
@@ -87,22 +87,21 @@ struct Moments {
 };
 __device__ __forceinline__ Moments join_moments(const float* part, int parts, int pitch, int share, int rows, const Joiner& j,
                                                 Two* scratch) {
-  const float near = part ? __ldcg(part) : 0.f, n_last = rows - (parts - 1) * share;
+  const float near = parts > 0 ? __ldcg(part) : 0.f, n_last = rows - (parts - 1) * share;
   Two all = {};  // of deltas, and of squares
-  if (part)
-    EACH_PARTS(p, parts, j) {
-      const Parts means = load_parts(part, p, parts, 2 * pitch, j);
-      const Parts squares = load_parts(part + pitch, p, parts, 2 * pitch, j);
-      Parts of_means, of_squares;
+  EACH_PARTS(p, parts, j) {
+    const Parts means = load_parts(part, p, parts, 2 * pitch, j);
+    const Parts squares = load_parts(part + pitch, p, parts, 2 * pitch, j);
+    Parts of_means, of_squares;
 #pragma unroll
-      for (int k = 0; k < AT_ONCE; k++) {
-        const int q = p + k * j.slots;
-        const float n = q == parts - 1 ? n_last : share, delta = q < parts ? means.at[k] - near : 0.f;
-        of_means.at[k] = n * delta;
-        of_squares.at[k] = squares.at[k] + n * delta * delta;
-      }
-      all += {sum(of_means), sum(of_squares)};
+    for (int k = 0; k < AT_ONCE; k++) {
+      const int q = p + k * j.slots;
+      const float n = q == parts - 1 ? n_last : share, delta = q < parts ? means.at[k] - near : 0.f;
+      of_means.at[k] = n * delta;
+      of_squares.at[k] = squares.at[k] + n * delta * delta;
     }
+    all += {sum(of_means), sum(of_squares)};
+  }
   all = sum_over_slots(all, scratch, j);
   const double off = all.a / rows, squares = all.b - all.a * off;
   return {(float)(near + off), squares < 0 ? 0.f : (float)squares};  // rounding; a NaN stays
