@@ -138,13 +138,13 @@ def failures(tmp_path, size, said, *planted, dead=()):
 
 def test_what_all_say_is_written_once_and_at_once(tmp_path):
     lines, told, seconds = failures(tmp_path, 3, dict.fromkeys((1, 2, 0), "no room"))
-    assert lines == ["inception-np: error: no room"] and told == dict.fromkeys(range(3), {"leave": 3})
+    assert lines == ["inception-np: error: no room"] and told == {key: {"leave": 3} for key in range(3)}
     assert seconds < watcher.GRACE / 2
 
 
 def test_what_some_say_is_written_with_their_ranks_after_a_grace(tmp_path):
     lines, told, seconds = failures(tmp_path, 4, dict.fromkeys((3, 1), "no room"))
-    assert lines == ["inception-np: error: ranks 1 and 3: no room"] and told == dict.fromkeys(range(4), {"leave": 3})
+    assert lines == ["inception-np: error: ranks 1 and 3: no room"] and told == {key: {"leave": 3} for key in range(4)}
     assert watcher.GRACE <= seconds < watcher.GRACE + 1
 
 
@@ -437,10 +437,23 @@ def test_the_launcher_is_seen_in_the_environment(monkeypatch):
 
 # The command line under mpiexec.
 
-SMALL = (
-    "train --model bn_inception_cifar --width 0.0625 --train-images 64 --test-images 16 --batch-size 16 --lr 0.1 "
-    "--shards 4"
-).split()
+SMALL = [
+    "train",
+    "--model",
+    "bn_inception_cifar",
+    "--width",
+    "0.0625",
+    "--train-images",
+    "64",
+    "--test-images",
+    "16",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.1",
+    "--shards",
+    "4",
+]
 
 
 def inception_np(size, *words, **environment):
