@@ -12,7 +12,7 @@ from inception_np.backend import device as backend
 from inception_np.backend import threads
 from inception_np.compose import Concat, Residual, Sequential
 from inception_np.kernels import batchnorm
-from inception_np.layer import cast, named_buffers, walk
+from inception_np.layer import cast, named_buffers, places_in_vectors, vectors, walk
 from inception_np.layers.activation import ELU, Dropout, ReLU
 from inception_np.layers.batchnorm import BatchNorm
 from inception_np.layers.conv import Conv2D, ConvReLU
@@ -163,6 +163,36 @@ def small(rng=None):
         pool=GlobalAvgPool2D(),
         classes=Linear(6, 4, rng=rng),
     )
+
+
+class OwnDropout(Dropout):
+    """A layer of one's own, whose backward might write anywhere."""
+
+    def forward(self, x, mode):
+        return super().forward(x, mode)
+
+    def backward(self, dy, x, cache):
+        return super().backward(dy, x, cache)
+
+
+@pytest.mark.parametrize("dropout, early", [(Dropout, True), (OwnDropout, False)])
+def test_a_part_of_the_gradient_is_final_before_backward_ends_and_dropout_holds_none_up(dropout, early):
+    net = Sequential(a=Linear(6, 5), drop=dropout(0.5), b=Linear(5, 4), c=Linear(4, 3))
+    gradient, places = vectors(net)[1], places_in_vectors(net)
+    b, c = slice(places["b.weight"].start, places["b.bias"].stop), slice(places["c.weight"].start, None)
+    seen = []
+    passes = Replay(net, parts=[gradient[c], gradient[: b.stop]], final=lambda k: seen.append((k, gradient.copy())))
+    x, dy = (np.random.default_rng(0).standard_normal((3, 3, size), dtype=np.float32) for size in (6, 3))
+    for step in range(3):
+        seen.clear()
+        gradient[...] = 0
+        passes.forward(x[step], np.random.default_rng(step))
+        passes.backward(dy[step])
+        (first, then), (second, last) = seen
+        assert (first, second) == (0, 1) and np.array_equal(last, gradient)
+        assert np.array_equal(then[c], gradient[c]) and gradient[c].any() and gradient[b].any()
+        if step:  # the first step is written down
+            assert (not then[b].any()) == early
 
 
 def test_another_shape_number_of_threads_or_array_is_written_down_anew():

@@ -14,7 +14,8 @@ from inception_np.runtime.bench import scaling
 
 NET = Network("by hand", latency=0.001, bandwidth=1000.0)
 # A step of 10 s; bucket 0 leaves 3 s before the end of backward, bucket 1 at its end.
-MEASURED = Measured(10.0, [Bucket(400, 3.0), Bucket(100, 0.0)], additions=2000.0)
+BUCKETS = [Bucket(400, 3.0), Bucket(100, 0.0)]
+MEASURED = Measured(compute=10.0, work=15.0, update=1.5, buckets=BUCKETS, additions=2000.0)
 
 
 def test_a_bucket_travels_as_worked_out_by_hand():
@@ -41,10 +42,8 @@ def test_only_what_outlasts_backward_is_not_hidden(monkeypatch):
 def test_a_step_is_compute_and_what_is_not_hidden(monkeypatch):
     monkeypatch.setattr(model, "not_hidden", lambda measured, workers, network, slower=1.0: workers + slower / 100)
     assert model.step_apart(MEASURED, 8, NET) == pytest.approx(18.01)
-    # 4 workers on 2 cores, each exchanging for 0.6 s of a core; one worker had both: its images take as long
-    assert model.step_together(MEASURED, 4, NET, cpu=0.6, cores=2) == pytest.approx(10 + 1.2 + 4.04)
-    # 2 workers have two cores, and one had one
-    assert model.step_together(MEASURED, 2, NET, cpu=0.6, cores=2, gain=2) == pytest.approx(5 + 0.6 + 2.01)
+    # 4 workers on 2 cores, each with an optimiser's step and 0.6 s of exchange: (15 + 4 * 2.1) / 2
+    assert model.step_together(MEASURED, 4, NET, 0.6, cores=2, slower=4.0) == pytest.approx(11.7 + 4.04)
 
 
 @pytest.mark.parametrize("workers", [2, 4, 7])
@@ -81,11 +80,11 @@ def started(monkeypatch):
 
     def process(task, n):
         found.append((n, task))
-        step = {1: 8.0, 2: 9.0, 4: 10.0}[n] + (0, 100, 1)[len(found) % 3]  # the middle one of three is +1
+        step = {1: 8.0, 2: 9.0, 4: 10.0}[n] + (0, 100, 1)[(len(found) - 1) // 3 % 3]  # by round: the median is +1
         return {
-            "times": [step] * 3, "cpu": 2.0 * step, "waited": [0.5] * 3, "backward": 4.0, "alone": 1.5,
-            "buckets": [[1 << 20, 3.0], [1 << 10, 0.0]], "alone_cpu": 0.25, "tiny": 0.002, "large": 0.02,
-            "additions": 1e9, "sent": 0.0 if n == 1 else 7e6,
+            "times": [step] * 3, "cpu": 2.0 * step, "update": 0.5, "waited": [0.5] * 3, "late": [0.0] * 3,
+            "backward": 4.0, "buckets": [[1 << 20, 3.0], [1 << 10, 0.0]], "alone": 1.5, "alone_cpu": 0.25,
+            "tiny": 0.002, "large": 0.02, "additions": 1e9, "sent": 0.0 if n == 1 else 7e6,
         }  # fmt: skip
 
     monkeypatch.setattr(scaling, "_process", process)
@@ -108,12 +107,16 @@ def test_json_has_what_was_measured_and_what_is_predicted(started):
     assert all({"name", "task", "batch", "seconds", "against", "against_seconds", "ratio"} <= set(row) for row in rows)
     one, two, four = (row for row in rows if not row["predicted"])
     assert (one["workers"], one["against"], one["ratio"]) == (1, None, None)
-    assert (two["workers"], four["workers"]) == (2, 4)
+    assert [(row["workers"], row["seconds"], row["minimum"]) for row in (one, two, four)] == [
+        (1, 9.0, 8.0), (2, 10.0, 9.0), (4, 11.0, 10.0),
+    ]  # fmt: skip
     for row in (two, four):
         assert row["ratio"] == row["seconds"] / one["seconds"] and row["against_seconds"] == one["seconds"]
         assert row["ratio_of_cpu"] == row["cpu"] / one["cpu"]
         assert [b["left_at"] for b in row["buckets"]] == [0.25, 1.0]
-        assert row["predicted_seconds"] > one["seconds"]
+    # a step of a core's 16 s on two cores, of which 0.5 s are the optimiser's; 0.25 s for the exchange of each worker
+    for row, busy in ((two, 15.5 + 2 * 0.75), (four, 15.5 + 4 * 0.75)):
+        assert row["predicted_seconds"] == pytest.approx(busy / 2 + row["predicted_waited_seconds"])
     last = [row for row in rows if row["predicted"]]
     assert [row["workers"] for row in last if row["network"] == "Cray Aries"] == [8, 16, 32, 64, 128, 256, 512, 1024]
     for row in last:

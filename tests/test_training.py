@@ -30,7 +30,7 @@ from small_runs import (
 from inception_np import SGD, BatchNorm, ConvBNReLU, GlobalAvgPool2D, Linear, Sequential
 from inception_np.backend.errors import StoppedError, UsageError
 from inception_np.data.batches import alternating
-from inception_np.kernels.clip import clip_norm
+from inception_np.kernels.clip import CHUNK, clip_norm
 from inception_np.layer import Mode, cast, named_buffers, named_params, vectors
 from inception_np.layers.loss import softmax_cross_entropy, total_loss
 from inception_np.models import create_model
@@ -477,6 +477,12 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(tmp_path):
 def test_the_norm_to_clip_is_summed_in_float64():
     gradient = np.full(1_000_000, 1e-3, np.float32)
     np.testing.assert_allclose(clip_norm(gradient, np.inf), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8193, CHUNK, CHUNK + 1, 3 * CHUNK + 8191, 1_000_003])
+def test_the_norm_to_clip_has_the_bits_of_the_sum_over_all_squares(size):
+    gradient = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
+    assert clip_norm(gradient, np.inf) == float(np.sum(gradient * gradient, dtype=np.float64)) ** 0.5
 
 
 def test_averages_follow_their_equation_and_leave_the_weights_alone():

@@ -3,7 +3,6 @@
 Tests that start several processes need mpi4py and an mpiexec; they run `workers_program.py`.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mpi import MPIEXEC, needs_mpi
 from small_runs import SMALL, same_bits, tiny_networks, weights_of
 
 from inception_np import create_model
@@ -42,9 +42,6 @@ from reference import tree_sum as reference
 __all__ = ["tiny_networks"]  # a fixture
 
 HERE = Path(__file__).parent
-MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-WITHOUT = MPIEXEC is None or importlib.util.find_spec("mpi4py") is None
-mpi = pytest.mark.skipif(WITHOUT, reason="needs mpi4py and mpiexec: pip install 'inception-np[mpi]'")
 COUNTS = st.integers(1, 12).flatmap(
     lambda each: st.tuples(st.integers(1, 12), st.just(each))
 )  # workers, shards of each
@@ -128,13 +125,13 @@ def test_a_shard_that_nobody_has_is_missed():
 # ---- the exchange
 
 
-@mpi
+@needs_mpi
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_the_means_have_the_references_bits(count):
     all_done(run_workers(count, [{"do": "exchange", "shards": each * count} for each in (1, 2, 3, 8)]))
 
 
-@mpi
+@needs_mpi
 @pytest.mark.parametrize(
     "old, new",
     [
@@ -347,7 +344,7 @@ def equal_for_all(tmp_path, jobs, counts):
 FEW = {"model": "inception_v1_cifar", "width": 1 / 16, "shards": 8, "train_images": 48, "test_images": 40, "epochs": 2}
 
 
-@mpi
+@needs_mpi
 def test_a_run_has_the_same_bits_for_1_2_4_and_8_workers(tmp_path):
     """Every optimiser, both averages of the weights, clipping, augmentation, mixup, dropout; photographs in files."""
     photographs(tmp_path / "photographs")
@@ -373,7 +370,7 @@ def photographs(folder, count=60):
         Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(path)
 
 
-@mpi
+@needs_mpi
 def test_a_signal_to_one_worker_stops_all_of_them_after_the_same_step(tmp_path):
     options, stopped = options_of(**FEW), {"folder": str(tmp_path / "stopped")}
     done = run_workers(2, [{"do": "train", "options": options, "interrupt": 1, **stopped}])
@@ -385,7 +382,7 @@ def test_a_signal_to_one_worker_stops_all_of_them_after_the_same_step(tmp_path):
     assert same_bits(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
 
 
-@mpi
+@needs_mpi
 def test_a_number_that_is_not_finite_on_one_worker_is_named_by_all(tmp_path):
     jobs = [{"do": "train", "options": options_of(**FEW), "spoil": 4, "folder": str(tmp_path / "spoilt")}]
     done = run_workers(2, jobs)
@@ -393,13 +390,13 @@ def test_a_number_that_is_not_finite_on_one_worker_is_named_by_all(tmp_path):
     assert re.match(r"ValueError: train: the loss is nan in epoch 2, step 2 .*, first found in layer", done.stdout)
 
 
-@mpi
+@needs_mpi
 def test_six_shards_on_two_and_three_workers_have_the_bits_of_one(tmp_path):
     jobs = [{"do": "train", "options": options_of(**{**FEW, "shards": 6, "batch_size": 24})}]
     assert all(equal_for_all(tmp_path, jobs, (1, 2, 3)).values())
 
 
-@mpi
+@needs_mpi
 def test_a_run_killed_on_2_and_on_4_workers_ends_on_1_with_the_bits_of_one_that_nobody_killed(tmp_path):
     options = options_of(**FEW)
     for job, count in [({"do": "train", "options": options, "die": 2}, 2), ({"do": "resume", "die": 4}, 4)]:
@@ -413,7 +410,7 @@ def test_a_run_killed_on_2_and_on_4_workers_ends_on_1_with_the_bits_of_one_that_
     assert not same_bits(weights_of(tmp_path / "other"), weights_of(tmp_path / "whole"))  # shards count, workers do not
 
 
-@mpi
+@needs_mpi
 @pytest.mark.long
 def test_twenty_steps_of_every_network_have_the_same_bits_for_1_2_4_and_8_workers(tmp_path):
     names = [name for name in list_models() if name.endswith("_cifar")]
@@ -430,7 +427,7 @@ def test_twenty_steps_of_every_network_have_the_same_bits_for_1_2_4_and_8_worker
     assert all(found.values()), [key for key, same in found.items() if not same]
 
 
-@mpi
+@needs_mpi
 def test_eval_gives_the_same_figures_for_any_number_of_workers(tmp_path):
     all_done(run_workers(1, [{"do": "train", "folder": str(tmp_path), "options": options_of(**FEW)}]))
     command = [sys.executable, "-m", "inception_np", "eval", str(tmp_path / "checkpoint.safetensors"), "--json"]
@@ -440,6 +437,19 @@ def test_eval_gives_the_same_figures_for_any_number_of_workers(tmp_path):
     for count in (2, 3, 8):  # eight have six batches
         shared = subprocess.run([MPIEXEC, "-n", str(count), *command], capture_output=True, text=True, timeout=120)
         assert shared.returncode == 0 and json.loads(shared.stdout) == json.loads(alone.stdout), shared.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize("option, there, here", [("--lr", "0.5", "0.05"), ("--seed", "3", "0"), ("--epochs", "4", "1")])
+def test_workers_with_other_options_refuse_in_one_line_and_write_nothing(tmp_path, option, there, here):
+    own = [sys.executable, "-m", "inception_np", "train", "--model", "inception_v1_cifar", "--width", "0.0625"]
+    own += ["--train-images", "32", "--test-images", "16", "--shards", "4", "--output", str(tmp_path / "run")]
+    own += ["--lr", "0.05", "--seed", "0", "--epochs", "1"]
+    other = [there if before == option else word for before, word in zip(["", *own], own, strict=False)]
+    command = [MPIEXEC, "-n", "2", *own, ":", "-n", "1", *other]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = f"{option}: rank 2 has {there}, rank 0 has {here}; start all workers with the same options"
+    assert (done.returncode, done.stderr) == (2, f"inception-np: error: {said}\n") and not (tmp_path / "run").exists()
 
 
 class Taken(Workers):
@@ -531,7 +541,7 @@ def test_workers_without_mpi4py_are_told_what_to_install(launcher, monkeypatch):
         workers.of_process()
 
 
-@mpi
+@needs_mpi
 def test_an_mpiexec_of_another_mpi_is_noticed():
     """Each process then sees itself alone, and would train a run of its own."""
     environment = {**os.environ, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}

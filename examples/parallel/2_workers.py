@@ -41,6 +41,7 @@ def _():
     from inception_np.learn.workers import drawn_exchange, drawn_tree
     from inception_np.parallel.tree import are_siblings
     from inception_np.parallel.workers import Workers, check_shards
+    from inception_np.training.options import Options, check
 
     return (
         ConvBNReLU,
@@ -48,6 +49,7 @@ def _():
         GlobalAvgPool2D,
         Linear,
         Mode,
+        Options,
         SGD,
         Sequential,
         UsageError,
@@ -55,6 +57,7 @@ def _():
         Workers,
         are_siblings,
         by_worker,
+        check,
         check_shards,
         code,
         drawn_exchange,
@@ -524,13 +527,14 @@ def _(are_siblings, code, mo, sums_in_memory):
 
 
 @app.cell(hide_code=True)
-def _(UsageError, Workers, check_shards, mo):
+def _(Options, UsageError, Workers, check, check_shards, mo):
     def refusal(shards, batch, size):
         """What the program says to so many shards, images and workers; an empty text where it trains."""
         workers = Workers()
         workers.size = size
         try:
-            check_shards(shards, batch, workers)
+            check(Options(shards=shards, batch_size=batch))
+            check_shards(shards, workers)
         except UsageError as error:
             return str(error)
         return ""

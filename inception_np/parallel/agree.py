@@ -1,8 +1,8 @@
 """Workers that differ would train something that no worker alone computes: they refuse at the start.
 
-    check_alike(workers, versions_and_processor(), "install the same on all machines")
-    check_alike(workers, {"--seed": "3", ...}, "start all workers with the same options")
-    check_alike(workers, digests(data), "give all workers the same images")
+    check_alike(workers, versions_and_processor, "install the same on all machines")
+    check_alike(workers, lambda: {"--seed": "3", ...}, "start all workers with the same options")
+    check_alike(workers, partial(digests, data), "give all workers the same images")
 
 The bits of a sum depend on the width of the vectors that it is taken in, so that processors count as versions do.
 """
@@ -10,7 +10,7 @@ The bits of a sum depend on the width of the vectors that it is taken in, so tha
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,15 @@ from .workers import Workers
 LONGEST = 60  # letters of a fact that an error shows
 
 
-def check_alike(workers: Workers, facts: Mapping[str, str], advice: str) -> None:
-    """Raise the same UsageError on all workers unless the facts of all are those of rank 0. All call it at once.
+def check_alike(workers: Workers, facts: Callable[[], Mapping[str, str]], advice: str) -> None:
+    """Raise the same UsageError on all workers unless facts() of all are those of rank 0. All call it at once.
 
+    A worker that is alone does not ask for them.
     The error names the first fact that differs, the ranks where it does so alike, what they have and what rank 0 has.
     """
-    first, *others = (json.loads(text) for text in workers.gather_texts(json.dumps(dict(facts))))
+    if workers.size == 1:
+        return
+    first, *others = (json.loads(text) for text in workers.gather_texts(json.dumps(dict(facts()))))
     for name in dict.fromkeys(name for each in (first, *others) for name in each):
         here = [each.get(name, "nothing") for each in (first, *others)]
         other = next((value for value in here if value != here[0]), None)

@@ -29,9 +29,12 @@ What is assumed: all workers compute equally long, in step; all pairs of them ca
 bisection); sending takes no core from computing. The number of images for each worker stays what it is where compute
 was measured (weak scaling). For a batch that stays (strong scaling), measure compute with the batch of one worker.
 
-On one machine the workers share the cores, and so does the exchange: what it takes of them (`cpu` seconds of each
-worker) is taken from computing. n workers with the cores and the images of one compute as long as that one; each has a
-part of the cores, so that its buckets leave n times as early.
+On one machine the workers share the cores, and nothing is hidden from these: with W, U and E seconds of a core for the
+shards of a step, for an optimiser's step, which every worker takes, and for one worker's part of the exchange,
+
+    step(n) = (W + n U + n E) / cores + not hidden(n)
+
+where backward takes n times as long as on all cores, so that a bucket leaves n times as early.
 """
 
 from collections.abc import Sequence
@@ -69,6 +72,8 @@ class Measured(NamedTuple):
     """What one worker takes that has all cores of a machine."""
 
     compute: float  # seconds of a step without any exchange
+    work: float  # W and
+    update: float  # U: seconds of a core
     buckets: Sequence[Bucket]  # in the order in which they leave
     additions: float  # bytes a second of a sum
 
@@ -96,15 +101,14 @@ def step_apart(measured: Measured, workers: int, network: Network) -> float:
 
 
 def step_together(
-    measured: Measured, workers: int, network: Network, cpu: float, cores: int, gain: float = 1.0
+    measured: Measured, workers: int, network: Network, exchange: float, cores: int, slower: float
 ) -> float:
-    """Seconds of a step on one machine, for the images that one worker was measured with.
+    """Seconds of a step on so many cores of one machine, for the images that one worker was measured with.
 
-    cpu: seconds of a core that the exchange takes of each worker. cores: those that all workers compute on; gain: how
-    many times as many as the one worker did.
+    exchange: E. slower: as in `not_hidden`.
     """
-    shared = workers * cpu / cores
-    return measured.compute / gain + shared + not_hidden(measured, workers, network, workers / gain)
+    busy = measured.work + workers * (measured.update + exchange)
+    return busy / cores + not_hidden(measured, workers, network, slower)
 
 
 def network_of(tiny: float, large: float, size: int, workers: int, additions: float) -> Network:

@@ -43,7 +43,7 @@ from ..kernels.depthwise import has_kernel
 from ..kernels.elementwise import add_to, copy_to
 from ..kernels.lrn import POWERS
 from ..kernels.pool import fits_a_byte
-from ..layer import Layer, Mode, backward_of, forward_of, named_buffers, named_params, of_kind
+from ..layer import Layer, Mode, backward_of, forward_of, is_ours, named_buffers, named_params, of_kind
 from ..layers.activation import ReLU
 from ..layers.batchnorm import BatchNorm
 from ..layers.check import check_dy
@@ -77,6 +77,21 @@ class Moment:
 
     def __init__(self, mode: Mode):
         self.mode = mode
+
+
+def may_write_gradients(layer: Layer) -> bool:
+    """False for a layer of ours with nothing below it, such as dropout."""
+    return bool(layer.children()) or not is_ours(layer)
+
+
+class NoGradient:
+    """A function of the host that writes to no gradient."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def __call__(self) -> None:
+        self.function()
 
 
 class HostCall(Layer):
@@ -114,7 +129,7 @@ class HostCall(Layer):
             else:
                 add_to(into, now)
 
-        capturing().host_call(callback)
+        capturing().host_call(callback if may_write_gradients(self.layer) else NoGradient(callback))
         return dx[0] if need_dx else None
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -265,9 +280,11 @@ class Replay:
 def _ends(calls: Sequence[Any], parts: Sequence[Array]) -> list[int]:
     """For each part, before which of these calls it and the parts before it are final.
 
-    A kernel reads and writes at the addresses in its words. A function of the host may write to any gradient.
+    A kernel reads and writes at the addresses in its words. A function of the host may write to any gradient, unless it
+    is known for none.
     """
-    ends, end = [], max((i + 1 for i, call in enumerate(calls) if callable(call)), default=0)
+    may_write = [callable(call) and not isinstance(call, NoGradient) for call in calls]
+    ends, end = [], max((i + 1 for i, may in enumerate(may_write) if may), default=0)
     for part in parts:
         first = part.__array_interface__["data"][0]
         inside = (i for i in range(len(calls), end, -1) if _names(calls[i - 1], first, first + part.nbytes))
@@ -276,8 +293,8 @@ def _ends(calls: Sequence[Any], parts: Sequence[Array]) -> list[int]:
 
 
 def _names(words: Any, first: int, end: int) -> bool:
-    """Whether a kernel's call is told an address from `first` to before `end`."""
-    return bool(((words >= first) & (words < end)).any())
+    """Whether a call is one of a kernel, and told an address from `first` to before `end`."""
+    return not callable(words) and bool(((words >= first) & (words < end)).any())
 
 
 def _key(x: Array) -> tuple[Any, ...]:

@@ -1,8 +1,10 @@
 """`inception-np eval` and `inception-np predict`: what a checkpoint is good for."""
 
 import argparse
+import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_eval(args: argparse.Namespace) -> int:
     from ..backend.device import resolve_device, set_precision
     from ..layer import move
+    from ..parallel.agree import check_alike
     from ..parallel.workers import of_process
     from .evaluate import evaluate, evaluate_crops
     from .options import check_precision
@@ -69,7 +72,9 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.crops:
         accuracy, loss, _ = evaluate_crops(net, images, labels, preprocess_for(net, about), args.crops)
     else:
-        how = {"tta": args.tta, "workers": of_process()}
+        workers = of_process()
+        check_alike(workers, partial(told_apart, args.checkpoint, data), "give all workers the same files")
+        how = {"tta": args.tta, "workers": workers}
         accuracy, loss, _ = evaluate(net, images, labels, mean, std, args.batch_size, **how)
     if not math.isfinite(loss):
         raise ValueError(
@@ -81,6 +86,14 @@ def run_eval(args: argparse.Namespace) -> int:
     else:
         print(f"accuracy {accuracy:.2%} of {len(labels):,} test images of {data.name}, loss {loss:.4f}")
     return 0
+
+
+def told_apart(checkpoint: str, data: Any) -> dict[str, str]:
+    """What a checkpoint and a data set hold, in a few letters."""
+    from ..parallel.agree import digests
+
+    with open(checkpoint, "rb") as file:
+        return {checkpoint: hashlib.file_digest(file, "sha256").hexdigest(), **digests(data)}
 
 
 def test_images(

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import time
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,7 @@ from ..data.streams import say
 from ..layer import named_buffers, named_params, vectors, walk
 from ..layers.batchnorm import BatchNorm
 from ..layers.whitening import whiten
+from ..parallel.agree import check_alike, digests, versions_and_processor
 from ..parallel.nccl import take_gpu
 from ..parallel.watch import resume_with
 from ..parallel.workers import ALONE, Workers, check_shards, of_process
@@ -53,7 +55,7 @@ from .evaluate import evaluate
 from .fits import as_asked, image_side, network_for
 from .freeze import frozen_params
 from .muon import Muon
-from .options import MANY_IMAGES, Options, check, check_save_every, described
+from .options import MANY_IMAGES, Options, check, check_save_every, described, flag
 from .progress import Progress
 from .schedules import SCHEDULES, warm_up
 from .shards import ShardedStep
@@ -88,6 +90,8 @@ def train(
     check(options)
     check_save_every(save_every)
     workers = of_process()
+    check_alike(workers, versions_and_processor, "install the same on all machines")
+    check_alike(workers, partial(asked_for, options, resume), "start all workers with the same options")
     check_shards(options.shards, workers)
     folder = Path(workers.gather_texts(os.fspath(output))[0])
     if workers.rank == 0:
@@ -123,6 +127,11 @@ def stopped_outside(number: int, folder: Path, run: "Run | None") -> StoppedErro
     return StoppedError(f"train: stopped by {signal_name(number)} {what}", number)
 
 
+def asked_for(options: Options, resume: bool) -> dict[str, str]:
+    """What a run is to be, by the names on the command line."""
+    return {"--resume": str(resume), **{flag(name): str(value) for name, value in asdict(options).items()}}
+
+
 def resume_command(folder: Path) -> str:
     """What takes up the run in a folder. (Another number of workers, or one alone, would do as well.)"""
     workers = of_process()
@@ -151,6 +160,7 @@ class Run:
         self.frozen = frozen_params(self.net, o.freeze)  # its errors too
         self.tensorboard = results.TensorBoard(folder) if o.log == "tensorboard" and self.writes else None
         self.data = as_asked(read or self.read(), o)
+        check_alike(self.workers, partial(digests, self.data), "give all workers the same images")
         whiten(self.net, self.data.train_images, self.data.mean, self.data.std)
         if o.from_ and self.writes and not holds_run(folder):
             take_weights(self.net, self.data, o.from_)

@@ -6,7 +6,8 @@
 Each shard has a forward and a backward pass of its own, with batch statistics of its own images and random numbers of
 its own, whoever computes it. The gradient of the batch is the mean over its shards, and so are its losses and what
 batch norm's averages move by; all are summed up in one tree (parallel/tree.py). So the number of shards is part of what
-is computed, and the number of workers is not: the weights have the same bits for 1, 2, 4 and 8.
+is computed, and the number of workers is not: the weights have the same bits for 1, 2, 4 and 8. Of photographs in files
+a worker reads those of its own shards; images in memory are in that of every worker.
 
 A worker sums up its own shards as far as the tree goes. Like the bits of a counter, the sum over shards 0..1 waits for
 that over 2..3, and that over 0..3 for 4..7: of k shards, the binary digits of k at most are kept. While the last of

@@ -6,7 +6,8 @@ Their rows say
 
     ratio           seconds of a step, over those of one worker: its inverse is the throughput
     of minima, cpu  the same of the fastest steps, and of the cores' seconds that a step takes
-    not hidden      how long a step waits for means, of the slowest worker; that part of a step
+    not hidden      how long all workers wait for means, and which part of a step that is
+    late            how long the first of them waits for the last
     alone           an exchange while nothing is computed: what is to be hidden
     predicted       what parallel/model.py says, from one worker's steps and this machine's exchanges
 
@@ -92,6 +93,7 @@ class Side:
     minimum: float
     cpu: float
     waited: float
+    late: float
     alone: float
     alone_cpu: float
     tiny: float
@@ -106,13 +108,15 @@ class Side:
         middle = {key: median(run[key] for run in runs) for key in ("backward", "tiny", "large", "alone", "alone_cpu")}
         early = [median(run["buckets"][k][1] for run in runs) for k in range(len(runs[0]["buckets"]))]
         buckets = [Bucket(size, e) for (size, _), e in zip(runs[0]["buckets"], early, strict=True)]
+        cpu, update = min(run["cpu"] for run in runs), min(run["update"] for run in runs)
         return cls(
             seconds=median(times),
             minimum=min(times),
-            cpu=min(run["cpu"] for run in runs),
+            cpu=cpu,
             waited=median(t for run in runs for t in run["waited"]),
+            late=median(t for run in runs for t in run["late"]),
             sent=runs[0]["sent"],
-            measured=Measured(median(times), buckets, median(run["additions"] for run in runs)),
+            measured=Measured(median(times), cpu - update, update, buckets, median(run["additions"] for run in runs)),
             **middle,
         )
 
@@ -122,8 +126,13 @@ def _row(task: Row, most: int, n: int, side: Side, alone: Side) -> Row:
     row = {k: task[k] for k in ("name", "preset", "batch")}
     row |= {"task": "train", "workers": n, "shards": most, "threads": _threads(task["threads"], n)}
     row |= {"seconds": side.seconds, "minimum": side.minimum, "cpu": side.cpu, "predicted": False}
-    row |= {"waited_seconds": side.waited, "alone_seconds": side.alone, "alone_cpu": side.alone_cpu}
-    row |= {"sent_bytes": side.sent, "backward_seconds": side.backward}
+    row |= {
+        "waited_seconds": side.waited,
+        "late_seconds": side.late,
+        "alone_seconds": side.alone,
+        "alone_cpu": side.alone_cpu,
+    }
+    row |= {"sent_bytes": side.sent, "backward_seconds": side.backward, "update_cpu": side.measured.update}
     row["buckets"] = [
         {"bytes": size, "left_at": 1 - early / side.backward, "early_seconds": early}
         for size, early in side.measured.buckets
@@ -136,9 +145,9 @@ def _row(task: Row, most: int, n: int, side: Side, alone: Side) -> Row:
     here = network_of(side.tiny, side.large, LARGE, n, side.measured.additions)
     row |= {"latency": here.latency, "bandwidth": here.bandwidth, "additions": side.measured.additions}
     used = _cores_used(task["threads"], n)
-    gain = used / _cores_used(task["threads"], 1)
-    row["predicted_seconds"] = step_together(alone.measured, n, here, side.alone_cpu, used, gain)
-    row["predicted_waited_seconds"] = not_hidden(alone.measured, n, here, n / gain)
+    slower = n * _cores_used(task["threads"], 1) / used
+    row["predicted_seconds"] = step_together(alone.measured, n, here, side.alone_cpu, used, slower)
+    row["predicted_waited_seconds"] = not_hidden(alone.measured, n, here, slower)
     return row
 
 
@@ -191,14 +200,27 @@ def _measured_table(rows: list[Row]) -> Table:
     first = rows[0]
     title = f"{first['name']} ({first['preset']}): {first['batch']} images in {first['shards']} shards, on this machine"
     head = ["workers", "threads", "median ms", "min ms", "cpu ms", "throughput", "of minima", "of cpu"]
-    head += ["not hidden ms", "of a step", "alone ms", "sent MB", "predicted ms", "predicted not hidden ms"]
+    head += [
+        "not hidden ms",
+        "of a step",
+        "late ms",
+        "alone ms",
+        "its cpu ms",
+        "sent MB",
+        "predicted ms",
+        "not hidden ms",
+    ]
     lines = []
     for row in rows:
         line = [str(row["workers"]), str(row["threads"]), *map(_ms, (row["seconds"], row["minimum"], row["cpu"]))]
         if row["workers"] > 1:
             line += [f"{1 / row[key]:.3f}" for key in ("ratio", "ratio_of_minima", "ratio_of_cpu")]
             line += [_ms(row["waited_seconds"]), f"{100 * row['waited_seconds'] / row['seconds']:.1f} %"]
-            line += [_ms(row["alone_seconds"]), f"{row['sent_bytes'] / 1e6:.1f}", _ms(row["predicted_seconds"])]
+            line += [
+                *map(_ms, (row["late_seconds"], row["alone_seconds"], row["alone_cpu"])),
+                f"{row['sent_bytes'] / 1e6:.1f}",
+                _ms(row["predicted_seconds"]),
+            ]
             line += [_ms(row["predicted_waited_seconds"])]
         lines.append(line + [""] * (len(head) - len(line)))
     return title, head, lines

@@ -8,7 +8,9 @@ the gradient without computing one. Rank 0 prints a line of JSON:
 
     times       seconds of each step
     cpu         seconds of cores that the cheapest step takes, of all workers together
-    waited      seconds of each step for which the worker that waited longest waited for means
+    update      seconds of a core that one worker's optimiser takes of it, with the norm of the gradient
+    waited      seconds of each step for which all workers waited for means: what the exchange does not hide
+    late        seconds of each step for which the first of them waited for the last
     backward    seconds of the last shard's backward pass, which hides the exchange
     buckets     [bytes, seconds before that pass ended at which it left] of each bucket, in their order
     alone       seconds of an exchange of all buckets while nothing else is computed
@@ -32,6 +34,7 @@ import numpy as np
 from ...parallel.launcher import abort
 from ...parallel.workers import Workers, of_process
 from ...training.shards import ShardedStep
+from ...training.step import Draw, Losses
 from .side import batch_of
 
 LARGE = 8 << 20  # bytes
@@ -59,7 +62,13 @@ class ClockedStep(ShardedStep):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.passes: Any = ClockedPasses(self.passes)
+        self.computed = 0.0
         self.left = [0.0] * len(self.buckets)
+
+    def mean_gradients(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> tuple[Losses, int]:
+        found = super().mean_gradients(index, draw, mirrored)
+        self.computed = time.process_time()
+        return found
 
     def leave(self, number: int) -> None:
         if self.apart is not None:
@@ -112,6 +121,7 @@ def measure(task: dict[str, Any], workers: Workers) -> dict[str, Any]:
         call()
     times: list[float] = []
     busy: list[float] = []
+    update: list[float] = []
     waited: list[float] = []
     backward: list[float] = []
     before: list[list[float]] = []
@@ -121,6 +131,7 @@ def measure(task: dict[str, Any], workers: Workers) -> dict[str, Any]:
         call()
         times.append(time.perf_counter() - start)
         busy.append(time.process_time() - worked)
+        update.append(time.process_time() - step.computed)
         waited.append(exchange.waited)
         end = step.left[-1]  # batch norm's moves, or the last part of the gradient
         backward.append(end - step.passes.began)
@@ -141,6 +152,7 @@ def measure(task: dict[str, Any], workers: Workers) -> dict[str, Any]:
         found = [seconds_of(call, workers) for _ in range(EXCHANGES)]
         return median(wall for wall, _ in found), median(cpu for _, cpu in found)
 
+    all_waited = workers.gather(np.array(waited))
     alone, cpu = exchanged(all_means)
     a, one_each = np.zeros(LARGE // 4, np.float32), np.zeros(workers.size, np.float32)
     adding, _ = exchanged(lambda: a + a)
@@ -148,7 +160,9 @@ def measure(task: dict[str, Any], workers: Workers) -> dict[str, Any]:
     return {
         "times": times,
         "cpu": float(workers.gather(np.array(busy)).sum(axis=0).min()),
-        "waited": np.max(workers.gather(np.array(waited)), axis=0).tolist(),
+        "update": min(update),
+        "waited": all_waited.min(axis=0).tolist(),
+        "late": np.ptp(all_waited, axis=0).tolist(),
         "backward": median(backward),
         "buckets": [
             [bucket.nbytes, median(ends)] for bucket, ends in zip(step.buckets, zip(*before, strict=True), strict=True)
