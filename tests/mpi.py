@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,50 +21,59 @@ ROOT = Path(__file__).parents[1]
 
 
 class Run:
-    """A program in several processes: `with Run(2, "-c", TEXT) as run`. What is left at the end is killed."""
+    """A program in several processes: `with Run(2, "-c", TEXT) as run`. What is left at the end is killed.
+
+    All its processes have a mark in their environment, also those that they start.
+    """
 
     def __init__(self, size, *arguments, **environment):
         command = [MPIEXEC, "-n", str(size), sys.executable, *map(str, arguments)]
         paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        self.started = time.monotonic()
+        self.started, self.mark = time.monotonic(), f"TESTED_RUN={uuid.uuid4()}"
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": paths, **environment},
+            env={**os.environ, "PYTHONPATH": paths, **environment, **dict([self.mark.split("=")])},
         )
-        self.size = size
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self.workers().values():
+        for process in [self.process.pid, *self.processes()]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
-        if self.process.poll() is None:
-            self.process.kill()  # the launcher's other half then kills the workers
+                os.kill(process, signal.SIGKILL)
         self.process.communicate()
+
+    def processes(self):
+        """{process: its environment} of all that this run has started."""
+        found = {}
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                words = file.read_bytes().decode(errors="replace").split("\0")
+                if self.mark in words:
+                    found[int(file.parent.name)] = words
+        return found
 
     def workers(self):
         """The processes of the workers by their ranks."""
         found = {}
-        for process in _descendants(self.process.pid):
-            with contextlib.suppress(OSError):
-                words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-                name = Path(f"/proc/{process}/cmdline").read_bytes()
-                ranks = [int(word.partition(b"=")[2]) for word in words if word.startswith(b"PMI_RANK=")]
-                if ranks and b"watcher.py" not in name:
-                    found[ranks[0]] = process
+        for process, words in sorted(self.processes().items()):  # a worker before what it has started
+            for rank in (word.partition("=")[2] for word in words if word.startswith("PMI_RANK=")):
+                found.setdefault(int(rank), process)
         return found
 
     def wait(self, seconds=60):
-        """(exit code, standard output, the lines of standard error) without what the launcher says."""
+        """(exit code, standard output, the lines of standard error) without what the launcher says.
+
+        No process may be left soon after.
+        """
         out, err = self.process.communicate(timeout=seconds)
         self.seconds = time.monotonic() - self.started
-        lines = [line for line in err.splitlines() if not line.startswith("[mpiexec@")]
-        return self.process.returncode, _without_banner(out), lines
+        until(lambda: not self.processes(), 5)
+        return self.process.returncode, _without_launcher(out), _without_launcher(err).splitlines()
 
 
 def run(size, *arguments, **environment):
@@ -80,15 +90,8 @@ def until(condition, seconds=30):
     return found
 
 
-def _descendants(process):
-    for file in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, file.read_text().split()):
-                yield child
-                yield from _descendants(child)
-
-
-def _without_banner(text):
-    """MPICH's launcher puts one around the exit code of a worker that was killed."""
+def _without_launcher(text):
+    """MPICH's launcher speaks of Ctrl-C, and puts a banner around the exit code of a worker that was killed."""
     before, rule, rest = text.partition("=" * 83)
-    return before.rstrip("\n") + ("" if not rule else rest.rpartition("debugging suggestions")[2].rstrip("\n"))
+    text = before.rstrip("\n") + ("" if not rule else rest.rpartition("debugging suggestions")[2])
+    return "\n".join(line for line in text.splitlines() if not line.startswith("[mpiexec@")).rstrip("\n")

@@ -45,7 +45,7 @@ class Watch:
         self.error = ""  # what this worker has ended with
         self.all_done = threading.Event()
         self.done_here = False
-        alone = workers.on_this_machine() == workers.size
+        alone = workers.on_this_machine() == workers.size  # on it
         self.watcher: subprocess.Popen[bytes] | None = None
         told: dict[str, Any] = {}
         try:
@@ -154,14 +154,12 @@ def _leave(code: int, line: str = "") -> NoReturn:
 
 
 def _names() -> list[str]:
-    """By what names or addresses other machines may know this one."""
+    """By what other machines may know this one: its address on the way out, and its name."""
     found = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        found += socket.gethostbyname_ex(found[0])[2]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing, but chooses the address that others see (RFC 5737)
-        found.append(probe.getsockname()[0])
-    return list(dict.fromkeys(found))
+        probe.connect(("192.0.2.1", 9))  # an address of no machine (RFC 5737), and this sends nothing
+        found.insert(0, probe.getsockname()[0])
+    return found
 
 
 def _connected(told: dict[str, Any], rank: int) -> tuple[socket.socket | None, str]:

@@ -46,7 +46,7 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self.unread = connection, b""
         self.rank, self.host = -1, ""
-        self.ended = False  # it has said so: well, or with an error
+        self.ended = False  # it has said so: well, or with an error; it stays until all have
 
     def tell(self, **message: Any) -> None:
         with contextlib.suppress(OSError):
@@ -91,9 +91,8 @@ class Watcher:
     def rank_0_is_gone(self) -> None:
         """Its end of our standard input is closed: it matters where it died before it had a connection."""
         self.selector.unregister(0)
-        if 0 in self.missing:
+        if 0 in self.missing and not self.over:
             self.say_death(None)
-            self.over = True
 
     def read(self, worker: Worker) -> None:
         """Take what has come on a connection."""
@@ -148,9 +147,9 @@ class Watcher:
         if self.workers.get(worker.rank) is not worker:
             return
         del self.workers[worker.rank]
-        if self.over or worker.ended:
-            self.look()
-        elif self.failures:  # which came first
+        if self.over:
+            return
+        if self.failures:  # which came first
             self.say_failure()
         else:
             self.say_death(worker)
@@ -168,7 +167,8 @@ class Watcher:
         if len(self.failures) == self.size:
             chosen = min(self.failures)
         _, head, text, code = chosen
-        alike = sorted(failure[0] for failure in self.failures if failure[1:] == chosen[1:])
+        stopped = code > 128  # by a signal, which reaches the workers in different places
+        alike = sorted(each[0] for each in self.failures if each[1:] == chosen[1:] or (stopped and each[3] == code))
         named = "" if len(alike) == self.size else f"{ranks(alike)}: "
         self.end(f"{head}{named}{text}", code)
 

@@ -8,7 +8,9 @@ Only this file and exchange.py call MPI, through mpi4py. MPICH waits for a messa
 takes a core from whoever computes: here a process sleeps between two looks.
 """
 
+import contextlib
 import os
+import re
 import threading
 import time
 from functools import cache
@@ -122,7 +124,20 @@ def of_process() -> Workers:
             f"mpiexec: started {wanted} workers, of which this one sees {workers.size}: mpi4py has found another MPI "
             "than mpiexec's; start it with the mpiexec beside this Python"
         )
+    workers.gather(np.array(0))  # all have what the next line takes the name of
+    unlink_shared_memory()
     return workers
+
+
+def unlink_shared_memory() -> None:
+    """Take away the name of the memory that MPICH's processes share, a file: else it stays where they are killed.
+
+    The system frees it with the last process that has it.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
+        for path in set(re.findall(r"/dev/shm/mpich_\S+", maps.read())):
+            with contextlib.suppress(OSError):  # another one was faster
+                os.unlink(path)
 
 
 def check_shards(shards: int, workers: Workers) -> None:
