@@ -23,6 +23,8 @@ class Stand:
 
     def of(self, rank):
         class Workers:
+            size = len(self.texts)
+
             def gather_texts(_, text):
                 self.texts[rank] = text
                 self.all_here.wait(10)
@@ -37,7 +39,7 @@ def errors(*facts):
 
     def worker(rank):
         try:
-            check_alike(stand.of(rank), facts[rank], "start all with the same")
+            check_alike(stand.of(rank), lambda: facts[rank], "start all with the same")
         except UsageError as error:
             found[rank] = str(error)
 
@@ -169,7 +171,7 @@ from inception_np.parallel.agree import check_alike
 from inception_np.parallel.workers import of_process
 def run(_):
     seed = 7 if of_process().rank == 1 else 3
-    check_alike(of_process(), {"--seed": str(seed)}, "start all workers with the same options")
+    check_alike(of_process(), lambda: {"--seed": str(seed)}, "start all workers with the same options")
     return 0
 cli.run = run
 sys.exit(cli.main())
