@@ -592,6 +592,39 @@ def test_a_signal_to_mpiexec_or_to_a_worker_stops_all_with_one_line(tmp_path, wh
     assert sum("inception-np:" in line for line in lines) == 1
 
 
+# A signal comes to rank 1 after it has said that there was none, while it waits for what the others say.
+LATE = """
+import numpy as np
+from inception_np.parallel.workers import Workers
+from inception_np.training import loop
+def check_signals(run):
+    def gather(row):
+        rows = Workers.gather(run.workers, row)
+        if rank == 1 and run.done == 1 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return rows
+    run.workers.gather = gather
+    original(run)
+    del run.workers.gather
+original, sent = loop.Run.check_signals, []
+loop.Run.check_signals = check_signals
+{planted}
+"""
+LOST = """
+def original(run):
+    run.signals.caught = int(run.workers.gather(np.array(run.signals.caught)).max())
+    run.signals.check()
+"""
+
+
+@needs_mpi
+def test_a_signal_that_comes_while_the_workers_agree_is_not_lost(tmp_path):
+    words = [*SMALL, "--output", str(tmp_path / "run")]
+    code, _, lines = faulty(2, LATE.format(planted=""), *words)
+    assert code == 143 and lines[-1].startswith("inception-np: train: stopped by SIGTERM in epoch 1 after 2 of 4 steps")
+    assert faulty(2, LATE.format(planted=LOST), *words[:-1], str(tmp_path / "another"))[0] == 0
+
+
 @needs_mpi
 @pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
 def test_a_signal_at_the_start_is_one_line_too(tmp_path, delay):

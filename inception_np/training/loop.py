@@ -278,7 +278,10 @@ class Run:
     def check_signals(self) -> None:
         """Raise Interrupted if a signal has reached one of the workers, who all call this at the same places."""
         if self.workers.size > 1:
-            self.signals.caught = int(self.workers.gather(np.array(self.signals.caught)).max())
+            caught = int(self.workers.gather(np.array(self.signals.caught)).max())
+            if not caught:  # one that has arrived meanwhile counts at the next place, where all hear of it
+                return
+            self.signals.caught = caught
         self.signals.check()
 
     def train_step(self, index: np.ndarray) -> None:
