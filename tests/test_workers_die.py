@@ -625,6 +625,31 @@ def test_a_signal_that_comes_while_the_workers_agree_is_not_lost(tmp_path):
     assert faulty(2, LATE.format(planted=LOST), *words[:-1], str(tmp_path / "another"))[0] == 0
 
 
+# All workers are stopped, and rank 0 takes longer to save than the others may wait for an error of its own.
+SLOW = """
+from inception_np.parallel import watcher, workers
+from inception_np.training import loop
+def train_step(run, index):
+    os.kill(os.getpid(), signal.SIGTERM)
+def write_state(*state):
+    time.sleep(watcher.GRACE + 1)
+    original(*state)
+original, loop.write_state, loop.Run.train_step = loop.write_state, write_state, train_step
+loop.Run.add_totals = lambda run: None
+{planted}
+"""
+
+
+@needs_mpi
+def test_a_run_that_is_stopped_waits_until_rank_0_has_saved(tmp_path):
+    code, _, lines = faulty(2, SLOW.format(planted=""), *SMALL, "--output", str(tmp_path / "run"))
+    assert code == 143 and lines[-1].startswith("inception-np: train: stopped by SIGTERM in epoch 1 after 1 of 4 steps")
+    assert holds_run(tmp_path / "run")
+    alone = "loop.Run.stop, stop = lambda run, n: (setattr(run, 'workers', workers.ALONE), stop(run, n)), loop.Run.stop"
+    code, _, lines = faulty(2, SLOW.format(planted=alone), *SMALL, "--output", str(tmp_path / "another"))
+    assert code == 143 and "rank 1: train: stopped" in lines[-1] and not holds_run(tmp_path / "another")
+
+
 @needs_mpi
 @pytest.mark.parametrize("delay", [0.2, 0.4, 0.8])
 def test_a_signal_at_the_start_is_one_line_too(tmp_path, delay):

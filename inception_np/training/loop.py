@@ -464,6 +464,7 @@ class Run:
         self.add_totals()
         if self.saved != (self.epoch, self.step):
             self.save()
+        self.workers.gather(np.array(0))  # the others wait until rank 0 has saved
         raise StoppedError(
             f"train: stopped by {signal_name(number)} in epoch {self.epoch + 1} after {self.step} of {self.steps} "
             f"steps, all is saved; continue with: {resume_command(self.folder)}",
