@@ -18,7 +18,7 @@ from small_runs import ARGUMENTS, same_bits, timeless, weights_of
 
 from inception_np.parallel import launcher, watcher
 from inception_np.parallel.watch import WATCHER
-from inception_np.training.state import holds_run
+from inception_np.training.state import PREVIOUS, holds_run
 
 # The watcher alone: connections of a test stand for the workers.
 
@@ -691,7 +691,10 @@ def taken_up(folder, size):
 
 
 def line_about(victim, size, folder):
-    """What is said of a killed worker. Before all are there nobody knows which it was."""
+    """What may be said of a killed worker. Before all are there nobody knows which it was.
+
+    A state is written a moment before the watcher hears of the first one. (The same command then says --resume.)
+    """
     if not folder.exists():
         return {
             f"inception-np: error: a worker died at the start; {watcher.AGAIN}",
@@ -699,7 +702,8 @@ def line_about(victim, size, folder):
         }
     resume = f"continue with: mpiexec -n {size} inception-np train --resume --output {folder}"
     died = f"inception-np: error: rank {victim} died (on {socket.gethostname()}); "
-    return {died + (resume if holds_run(folder) else watcher.AGAIN)}
+    advice = [resume] * holds_run(folder) + [watcher.AGAIN] * (not (folder / PREVIOUS).exists())
+    return {died + each for each in advice}
 
 
 @needs_mpi
