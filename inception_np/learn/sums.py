@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array
-from ..parallel.tree import Range, are_siblings, subtrees, tree_sum
-
-
-def blocks(count: int, workers: int) -> list[Range]:
-    """The shards that each worker holds. Raises ValueError where they cannot be shared evenly."""
-    if workers < 1 or count % workers:
-        raise ValueError(f"blocks: got {count} shards for {workers} workers, wanted a multiple of the workers")
-    each = count // workers
-    return [(w * each, (w + 1) * each) for w in range(workers)]
+from ..parallel.tree import Range, are_siblings, blocks, subtrees, tree_sum
 
 
 def teams(count: int) -> list[int]:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ..parallel.tree import Range, middle, subtrees
-from .sums import blocks
+from ..parallel.tree import Range, blocks, middle, subtrees
 
 COLOURS = ("#8fbfe8", "#f3b98c", "#9fd69a", "#e3a3c8", "#c9b6e8", "#e6dd8a", "#a8dcd9", "#d9b9a0")
 GREY, EMPTY = "#e4e4e4", "#f7f7f7"

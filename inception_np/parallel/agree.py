@@ -27,8 +27,8 @@ LONGEST = 60  # letters of a fact that an error shows
 def check_alike(workers: Workers, facts: Callable[[], Mapping[str, str]], advice: str) -> None:
     """Raise the same UsageError on all workers unless facts() of all are those of rank 0. All call it at once.
 
-    A worker that is alone does not ask for them.
-    The error names the first fact that differs, the ranks where it does so alike, what they have and what rank 0 has.
+    A worker that is alone does not ask for them. The error names the first fact that differs, the ranks where it does
+    so alike, what they have and what rank 0 has.
     """
     if workers.size == 1:
         return

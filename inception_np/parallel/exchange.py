@@ -14,7 +14,7 @@ First every worker sends each owner its piece of all subtrees. The owner adds th
 that the brackets are where they always are, and no two workers add the same pair. Then it sends the mean to everyone.
 Of a vector of V bytes a worker sends and receives (n - 1) / n V in each half, 2 (n - 1) / n V in all, which is the
 least that any all-reduce can do (Patarasuk & Yuan 2009, theorem 1); with s subtrees for a worker, (1 + s) in place of
-2. s is 1 wherever the number of shards is a power of two. A ring or MPI_Allreduce sends as much, but adds in an order
+2. s is 1 wherever a worker has a power of two of shards. A ring or MPI_Allreduce sends as much, but adds in an order
 that depends on the number of workers.
 
 The vector goes in buckets, in the order in which backward finishes them, from a thread of its own: while it waits for
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.arrays import Array, array_module
-from .tree import Range, subtrees, tree_sum
+from .tree import Range, blocks, subtrees, tree_sum
 from .workers import NAP, Workers, bytes_of, wait
 
 
@@ -42,8 +42,7 @@ class Shares:
 
     def __init__(self, workers: Workers, shards: int) -> None:
         self.workers, self.shards = workers, shards
-        each = shards // workers.size
-        self.blocks: list[Range] = [(rank * each, (rank + 1) * each) for rank in range(workers.size)]
+        self.blocks = blocks(shards, workers.size)
         self.subtrees = [subtrees(block, (0, shards)) for block in self.blocks]
         self.held = self.subtrees[workers.rank]
 

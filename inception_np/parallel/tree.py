@@ -29,6 +29,14 @@ from ..backend.arrays import Array
 Range = tuple[int, int]  # shards from the first to before the second
 
 
+def blocks(count: int, workers: int) -> list[Range]:
+    """The shards that each worker holds. Raises ValueError where they cannot be shared evenly."""
+    if workers < 1 or count % workers:
+        raise ValueError(f"blocks: got {count} shards for {workers} workers, wanted a multiple of the workers")
+    each = count // workers
+    return [(w * each, (w + 1) * each) for w in range(workers)]
+
+
 def middle(node: Range) -> int:
     """Where a range of at least two shards is cut."""
     first, end = node

@@ -128,8 +128,7 @@ def resolve(**given: Any) -> Options:
     if given.get("train_images"):
         chosen["batch_size"] = max(2, min(chosen["batch_size"], given["train_images"]))
     if given.get("shards", 0) > 0:
-        shards = given["shards"]
-        chosen["batch_size"] = shards * max(2, -(-chosen["batch_size"] // shards))
+        chosen["batch_size"] = _cut_evenly(chosen["batch_size"], given["shards"])
     return Options(**{**chosen, **given})
 
 
@@ -187,10 +186,9 @@ def check(options: Options) -> None:
         if number != default and found != wanted:
             raise UsageError(f"{option}: got {number} with {whose} {found}, which has none; add {whose} {wanted}")
     if o.shards and (o.batch_size % o.shards or o.batch_size < 2 * o.shards):
-        fitting = o.shards * max(2, -(-o.batch_size // o.shards))
         raise UsageError(
             f"--shards: got {o.shards} with --batch-size {o.batch_size}; give shards of equally many images, two or "
-            f"more, such as --batch-size {fitting}"
+            f"more, such as --batch-size {_cut_evenly(o.batch_size, o.shards)}"
         )
     if o.option:
         own_options(known_model(o.model, "--model"), o.option)
@@ -263,6 +261,11 @@ def _has_batch_norm(model: str, preset: str, option: tuple[str, ...]) -> bool:
     """Whether the network has it; GoogLeNet as in the paper has none, unless it is asked for."""
     usual = not model.startswith(("inception_v1", "googlenet")) or preset not in ("paper", "caffe")
     return bool(own_options(model, option).get("batch_norm", usual)) if option else usual
+
+
+def _cut_evenly(batch_size: int, shards: int) -> int:
+    """The batch of this size or the next larger one that so many shards of two images or more make up."""
+    return shards * max(2, -(-batch_size // shards))
 
 
 def flag(field: str) -> str:

@@ -14,7 +14,7 @@ that over 2..3, and that over 0..3 for 4..7: of k shards, the binary digits of k
 them goes backward, what is finished of its gradient leaves (parallel/exchange.py; between GPUs parallel/nccl.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -32,10 +32,9 @@ from ..parallel.tree import Range, are_siblings, tree_sum
 from ..parallel.workers import Workers
 from ..runtime.replay import Replay
 from .step import Draw, EagerStep, Losses
-from .watchdog import first_bad_layer
+from .watchdog import NOWHERE, first_bad_layer
 
 BUCKET = 1 << 20  # bytes that a bucket has at least: smaller messages would wait longer than they travel
-NOWHERE = "the loss"  # what `first_bad_layer` gives where it finds no layer
 
 
 class Statistics:
@@ -130,11 +129,11 @@ class ShardedStep(EagerStep):
         averages; of the last shard it has `leave` called for every bucket of the vector.
         """
         self.statistics.keep()
-        self.apart, sums, size = None, list[Sum](), count // len(self.own)
-        for shard, start in zip(self.own, range(0, count, size), strict=True):
+        self.apart, sums = None, list[Sum]()
+        for shard, part, own_draw in self.own_shards(count, draw):
             if shard == self.own[-1]:
                 self.joined, self.apart = _carry(sums, shard, self.options.shards)
-            passes(slice(start, start + size), partial(_drawn, draw, shard))
+            passes(part, own_draw)
             self.statistics.take_moves()
             if shard != self.own[-1]:
                 sums = self._with_shard(sums, shard)
@@ -142,6 +141,12 @@ class ShardedStep(EagerStep):
             self.leave(len(self.buckets) - 1)
         self.exchange.wait()
         self.statistics.move()
+
+    def own_shards(self, count: int, draw: Draw) -> Iterator[tuple[int, slice, Draw]]:
+        """(shard, which of this worker's `count` images are in it, where it draws from) of each that it has."""
+        size = count // len(self.own)
+        for shard, start in zip(self.own, range(0, count, size), strict=True):
+            yield shard, slice(start, start + size), partial(_drawn, draw, shard)
 
     def _with_shard(self, sums: list[Sum], shard: int) -> list[Sum]:
         """The sums so far with that of a shard, whose gradient is taken out of the gradient vector."""
@@ -172,16 +177,10 @@ class ShardedStep(EagerStep):
     def culprit(self, index: np.ndarray, draw: Draw, mirrored: np.ndarray | None) -> str:
         """What was not finite first, in the first shard where something was."""
         self.passes = Replay(self.trained)
-        size = len(index) // len(self.own)
         found = NOWHERE
-        for shard, start in zip(self.own, range(0, len(index), size), strict=True):
-            part = slice(start, start + size)
-            passes = partial(
-                super().mean_gradients,
-                index[part],
-                partial(_drawn, draw, shard),
-                None if mirrored is None else mirrored[part],
-            )
+        for _, part, own_draw in self.own_shards(len(index), draw):
+            told = None if mirrored is None else mirrored[part]
+            passes = partial(super().mean_gradients, index[part], own_draw, told)
             if found == NOWHERE:
                 found = first_bad_layer(self.trained, passes)
         return next((text for text in self.workers.gather_texts(found) if text != NOWHERE), NOWHERE)

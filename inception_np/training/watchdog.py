@@ -46,6 +46,9 @@ def _layer(path: str, layer: Layer) -> str:
     return f"layer {path} ({type(layer).__name__})" if path else type(layer).__name__
 
 
+NOWHERE = "the loss"  # where a search finds no layer
+
+
 class _FoundError(Exception):
     """Carries a layer's name out of the network."""
 
@@ -79,7 +82,7 @@ def first_bad_layer(net: Layer, passes: Callable[[], Any]) -> str:
             passes()
     except _FoundError as found:
         return str(found)
-    return first_not_finite(net, Buffer) or "the loss"
+    return first_not_finite(net, Buffer) or NOWHERE
 
 
 def _all_finite(result: Any) -> bool:
